@@ -1,0 +1,39 @@
+# `make help` lists the targets. demo, test, lint and bench set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO_OUT ?= demo-out
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(READY) ## create .venv with everything that the demo and the tests need
+
+# torch goes first and pinned: an unpinned resolution may pick a CUDA build of several gigabytes.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## the main job: export, quantize, compile, run and compare the demo checkpoint
+	$(BIN)/moir-edge demo -o $(DEMO_OUT) --force
+
+test: $(READY) ## unit and end-to-end tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff, ruff format and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## the acceptance figures on the full test split (about half an hour)
+	$(BIN)/python -m moir_edge.benchmarks.acceptance -o $(DEMO_OUT)/acceptance.json
+
+clean: ## remove .venv, caches and the demo's output
+	rm -rf $(VENV) $(DEMO_OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

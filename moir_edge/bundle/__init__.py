@@ -1,0 +1,34 @@
+"""The bundle: one folder with graphs, engines, tokenizer, processor config and `manifest.json`."""
+
+from __future__ import annotations
+
+from moir_edge.bundle.manifest import (
+    COMPONENTS,
+    SCHEMA_VERSION,
+    ComponentEntry,
+    EngineEntry,
+    FileEntry,
+    Manifest,
+    ModelFacts,
+    SourceEntry,
+    TensorSpec,
+)
+from moir_edge.bundle.reader import Bundle, open_bundle
+from moir_edge.bundle.writer import check_replaceable, seal, staged_bundle
+
+__all__ = [
+    "COMPONENTS",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "ComponentEntry",
+    "EngineEntry",
+    "FileEntry",
+    "Manifest",
+    "ModelFacts",
+    "SourceEntry",
+    "TensorSpec",
+    "check_replaceable",
+    "open_bundle",
+    "seal",
+    "staged_bundle",
+]

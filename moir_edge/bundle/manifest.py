@@ -1,0 +1,113 @@
+"""The schema of `manifest.json`, the one file that tells what a bundle holds."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "COMPONENTS",
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "ComponentEntry",
+    "EngineEntry",
+    "FileEntry",
+    "Manifest",
+    "ModelFacts",
+    "SourceEntry",
+    "TensorSpec",
+]
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+COMPONENTS = ("vision", "embedding", "router", "decoder")
+
+Precision = Literal["fp32", "fp16", "int8-weight-only", "int4"]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(_Entry):
+    """One graph input or output; a string in `shape` is a dynamic axis, e.g. ``["batch", "sequence", 192]``."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class FileEntry(_Entry):
+    """One file of the bundle; `path` is relative to the bundle folder, with forward slashes."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class ComponentEntry(_Entry):
+    """One exported graph; `data` names the external weight files it reads, which components may share."""
+
+    graph: str
+    data: tuple[str, ...] = ()
+    precision: Precision
+    tensor_bytes: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class EngineEntry(_Entry):
+    """One compiled engine and what it needs in order to load."""
+
+    component: str
+    target: str
+    path: str
+    builder: Literal["tensorrt_rtx", "tensorrt"]
+    builder_version: str
+    compute_capability: str
+    build_seconds: float
+
+
+class SourceEntry(_Entry):
+    """The checkpoint that the bundle was made from; `sha256` covers its weight files in name order."""
+
+    name: str
+    sha256: str
+    architecture: str
+
+
+class ModelFacts(_Entry):
+    """What the runtime must know of the model and cannot read from the graphs."""
+
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    image_token_id: int
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    special_token_ids: tuple[int, ...]
+    image_size: int
+    tokens_per_tile: int
+
+
+class Manifest(_Entry):
+    """The whole manifest; every file of the bundle but the manifest itself stands in `files`."""
+
+    schema_version: int = SCHEMA_VERSION
+    created_with: dict[str, str] = Field(description="package name -> version, moir-edge first")
+    source: SourceEntry
+    model: ModelFacts
+    target: str
+    precision: Precision
+    router: dict[str, Any] | None
+    router_sha256: str | None
+    components: dict[str, ComponentEntry]
+    engines: tuple[EngineEntry, ...] = ()
+    calibration: dict[str, Any] | None = None
+    parity: dict[str, Any] = Field(default_factory=dict)
+    files: tuple[FileEntry, ...] = ()

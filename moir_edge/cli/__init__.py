@@ -1,0 +1,1 @@
+"""The command line: one module per command, each with `register(app)`; heavy imports wait for the command."""

@@ -1,0 +1,114 @@
+"""The `moir-edge` entry point: gathers the commands, and turns every error into one line and an exit code.
+
+Exit codes: 0 done, 1 a gate failed, 2 usage or environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+import typer
+
+from moir_edge.errors import MoirEdgeError
+
+__all__ = ["COMMANDS", "build_app", "main"]
+
+COMMANDS = ("export", "build", "run", "compare", "inspect", "targets", "demo")
+
+USAGE_ERROR = 2
+_BROKEN_PIPE = 141
+
+
+def build_app() -> typer.Typer:
+    """Return the application with every command of `COMMANDS` registered."""
+    app = typer.Typer(
+        name="moir-edge",
+        help="Export, quantize, run and compare vision-language models with a multi-modal "
+        "information router on edge devices.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for name in COMMANDS:
+        _register(app, name)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: The words after `moir-edge`; those of the process by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        result = build_app()(args=words, prog_name="moir-edge", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return USAGE_ERROR
+    except (click.Abort, KeyboardInterrupt):
+        print("error: interrupted; nothing was left behind", file=sys.stderr)  # noqa: T201
+        return USAGE_ERROR
+    except BrokenPipeError:
+        return _BROKEN_PIPE
+    except Exception as error:
+        return _report(error, verbose="-v" in words or "--verbose" in words)
+
+
+def _options(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    verbose: bool = typer.Option(False, "-v", "--verbose", help="Show the traceback of an error."),
+) -> None:
+    del verbose  # read by `main`, which sees the exception
+    if version:
+        from moir_edge import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _register(app: typer.Typer, name: str) -> None:
+    """Add a command; one whose module does not import stays in `--help` with the reason."""
+    try:
+        module = importlib.import_module(f"moir_edge.cli.{name}")
+    except ImportError as error:
+        reason = str(error)
+
+        @app.command(name, help=f"(unavailable: {reason})")
+        def unavailable() -> None:
+            from moir_edge.errors import EnvironmentProblem
+
+            raise EnvironmentProblem(f"`moir-edge {name}` cannot start: {reason}")
+
+        return
+    module.register(app)
+
+
+def _report(error: Exception, *, verbose: bool) -> int:
+    if verbose:
+        traceback.print_exception(error)
+    text = str(error) if isinstance(error, MoirEdgeError) else _unexpected(error)
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
+    return USAGE_ERROR
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        from moir_edge.environment import missing_package
+
+        return missing_package(error.name)
+    return (
+        f"{type(error).__name__}: {error} (run again with -v before the command for the traceback)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Which extra of the package brings which import, so that a missing one is named with its remedy."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from moir_edge.errors import EnvironmentProblem
+
+__all__ = ["missing_package", "require"]
+
+_EXTRA_OF = {
+    "torch": "export",
+    "transformers": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnx_ir": "export",
+    "safetensors": "export",
+    "tensorrt_rtx": "rtx",
+    "sklearn": "demo",
+}
+
+
+def missing_package(module: str) -> str:
+    """Return the one-line message for a module that is not installed."""
+    root = module.partition(".")[0]
+    extra = _EXTRA_OF.get(root)
+    remedy = f"pip install 'moir-edge[{extra}]'" if extra else f"pip install {root}"
+    return f"this needs the package {root!r}, which is not installed; install it with `{remedy}`"
+
+
+def require(*modules: str) -> None:
+    """Check that top-level modules can be imported, without importing them.
+
+    Args:
+        modules: Import names, such as ``"torch"``.
+
+    Raises:
+        EnvironmentProblem: The first one that is missing, with the extra that brings it.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise EnvironmentProblem(missing_package(module))
