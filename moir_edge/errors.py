@@ -45,7 +45,7 @@ class UnsupportedError(MoirEdgeError):
     """The target, precision, operation or architecture is not one that moir-edge handles."""
 
 
-class EnvironmentProblem(MoirEdgeError):
+class EnvironmentProblem(MoirEdgeError):  # noqa: N818 (EnvironmentError is a builtin)
     """Something this machine lacks: a package, disk space, a device."""
 
 

@@ -1,0 +1,68 @@
+"""The entry point: fast, lean, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from moir_edge.cli import main as cli
+from moir_edge.errors import DataError
+
+HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "tensorrt_rtx", "pydantic", "numpy", "PIL")
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in cli.COMMANDS)
+    assert "unavailable" not in out
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_has_help_and_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([name, "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize("statement", ["import moir_edge", "import moir_edge.cli.main as m; m.build_app()"])
+def test_start_up_imports_nothing_heavy(statement: str) -> None:
+    code = f"{statement}\nimport sys\nprint([m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_command_and_flag_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["exprot"]) == 2
+    assert "No such command 'exprot'" in capsys.readouterr().err
+    assert cli.main(["targets", "--nonsense"]) == 2
+
+
+def test_deliberate_error_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise DataError("line one\nline two")
+
+    monkeypatch.setattr(cli, "build_app", lambda: lambda **_: fail())
+    assert cli.main(["run"]) == 2
+    assert capsys.readouterr().err == "error: line one line two\n"
+    assert cli.main(["-v", "run"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_missing_package_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli, "build_app", lambda: lambda **_: fail())
+    assert cli.main(["export"]) == 2
+    assert "pip install 'moir-edge[export]'" in capsys.readouterr().err
