@@ -1,0 +1,184 @@
+"""Evaluation data: JSON lines of images, prompt and accepted answers, checked line by line on reading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moir_edge.errors import DataError, closest
+
+__all__ = ["TASKS", "Row", "parse_row", "read_rows"]
+
+TASKS = ("vqa", "statement", "caption")
+DEFAULT_TASK = "vqa"
+_KEYS = ("id", "task", "image", "images", "prompt", "context", "answers", "group")
+_MISSPELT = {
+    "answer": "answers",
+    "label": "answers",
+    "question": "prompt",
+    "text": "prompt",
+    "contexts": "context",
+    "prompts": "prompt",
+    "tasks": "task",
+    "img": "image",
+    "image_path": "image",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One question to a vision-language model.
+
+    Attributes:
+        id: Name of the row in reports; the line number (from 1) where the file gives none.
+        task: `vqa` (question, short answer), `statement` (true or false of the images) or `caption`.
+        images: Image files in the order in which the model sees them, at least one.
+        prompt: The question, statement or request.
+        context: A sentence about the images that goes in front of the prompt, or None.
+        answers: Accepted answers or reference captions; empty where the row carries none.
+        group: Rows with the same group share a sentence (statement consistency), or None.
+    """
+
+    id: str
+    task: str
+    images: tuple[Path, ...]
+    prompt: str
+    context: str | None = None
+    answers: tuple[str, ...] = ()
+    group: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The user's words as the model gets them, after the images."""
+        return f"{self.context} {self.prompt}" if self.context else self.prompt
+
+
+def read_rows(path: str | Path, *, limit: int | None = None) -> list[Row]:
+    """Read a data file.
+
+    Args:
+        path: JSON lines of ``{"id"?, "task"?, "image" | "images", "prompt", "context"?, "answers"?, "group"?}``.
+            Image paths are relative to the folder of the file. Blank lines are skipped. Keys besides these
+            are ignored, unless one looks like a misspelling of a known key that the row lacks.
+        limit: Read this many rows at most.
+
+    Raises:
+        DataError: The file is missing or empty, or a line cannot be used; the message starts with `file:line`.
+    """
+    source = Path(path)
+    rows: list[Row] = []
+    for number, line in _numbered_lines(source):
+        if limit is not None and len(rows) >= limit:
+            break
+        where = f"{source}:{number}"
+        rows.append(parse_row(_json_object(line, where), where, source.parent, str(number)))
+    if not rows:
+        raise DataError(f"{source} holds no rows; write one JSON object per line")
+    return rows
+
+
+def parse_row(record: Mapping[str, Any], where: str, folder: Path, name: str) -> Row:
+    """Check one decoded line and turn it into a `Row`.
+
+    Args:
+        record: The decoded JSON object.
+        where: `file:line`, the start of every error message.
+        folder: What image paths are relative to.
+        name: The row's id where the record has none.
+
+    Raises:
+        DataError: A key is missing, misspelt or of the wrong type, or an image file does not exist.
+    """
+    _refuse_misspelt(record, where)
+    return Row(
+        id=_string(record, "id", where) or name,
+        task=_task(record, where),
+        images=_images(record, where, folder),
+        prompt=_prompt(record, where),
+        context=_string(record, "context", where),
+        answers=_strings(record, "answers", where),
+        group=_string(record, "group", where),
+    )
+
+
+def _numbered_lines(source: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with source.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"cannot read {source}: {error.strerror or error}") from error
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not valid JSON ({error}); write one object per line") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: got a JSON {type(record).__name__}, expected an object {{...}}")
+    return record
+
+
+def _refuse_misspelt(record: Mapping[str, Any], where: str) -> None:
+    for key in record:
+        meant = _MISSPELT.get(key)
+        if meant is not None and meant not in record:
+            raise DataError(f"{where}: unknown key {key!r}, did you mean {meant!r}?")
+
+
+def _task(record: Mapping[str, Any], where: str) -> str:
+    task = _string(record, "task", where) or DEFAULT_TASK
+    if task not in TASKS:
+        raise DataError(f"{where}: unknown task {task!r}; {closest(task, TASKS)}")
+    return task
+
+
+def _images(record: Mapping[str, Any], where: str, folder: Path) -> tuple[Path, ...]:
+    if "image" in record and "images" in record:
+        raise DataError(f"{where}: both 'image' and 'images' are given; keep one of them")
+    if "images" in record:
+        names = _strings(record, "images", where)
+    else:
+        name = _string(record, "image", where)
+        names = (name,) if name else ()
+    if not names:
+        raise DataError(f"{where}: no image; give 'image' (one path) or 'images' (a list of paths)")
+    for name in names:
+        if not (folder / name).is_file():
+            raise DataError(f"{where}: image {folder / name} does not exist")
+    return tuple(folder / name for name in names)
+
+
+def _prompt(record: Mapping[str, Any], where: str) -> str:
+    if "prompt" not in record:
+        raise DataError(f"{where}: key 'prompt' is missing; the keys are {', '.join(_KEYS)}")
+    prompt = _string(record, "prompt", where)
+    if prompt is None or not prompt.strip():
+        raise DataError(f"{where}: 'prompt' is empty; write the question or request")
+    return prompt
+
+
+def _string(record: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = record.get(key)
+    if value is None:
+        return None
+    # ids and groups are often plain numbers in published data sets
+    if key in ("id", "group") and isinstance(value, int):
+        return str(value)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {key!r} must be a string, got {type(value).__name__}")
+    return value
+
+
+def _strings(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = record.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise DataError(f"{where}: {key!r} must be a list of strings, got {json.dumps(value)[:60]}")
+    return tuple(value)

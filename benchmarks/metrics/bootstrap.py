@@ -1,0 +1,88 @@
+"""Bootstrap intervals of means and of paired ratios, so that a difference can be told from luck."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CONFIDENCE", "RESAMPLES", "Interval", "mean_interval", "ratio_interval"]
+
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+_CHUNK = 50
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % bootstrap interval (percentile method), in the figure's own unit."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean_interval(scores: Sequence[float], *, seed: int = 0) -> Interval:
+    """Return the mean of per-row scores with its interval.
+
+    Args:
+        scores: One score per row, at least one.
+        seed: Seed of the resampling.
+
+    Raises:
+        ValueError: There is no score.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError("mean_interval needs at least one score")
+    means = _resampled_means(values[None], seed)[0]
+    return _interval(float(values.mean()), means)
+
+
+def ratio_interval(
+    scores: Sequence[float], reference: Sequence[float], *, seed: int = 0
+) -> Interval | None:
+    """Return mean(scores) / mean(reference) with an interval over rows drawn in pairs.
+
+    Args:
+        scores: One score per row.
+        reference: The reference's score on the same rows.
+        seed: Seed of the resampling.
+
+    Returns:
+        The ratio (1 is full recovery), or None where the reference scores nothing at all.
+
+    Raises:
+        ValueError: The lists differ in length or are empty.
+    """
+    pair = np.asarray([scores, reference], dtype=np.float64)
+    if pair.ndim != 2 or pair.shape[1] == 0:
+        raise ValueError("ratio_interval needs two score lists of the same rows, at least one row")
+    total = pair.mean(axis=1)
+    if total[1] <= 0:
+        return None
+    means = _resampled_means(pair, seed)
+    # a resample in which the reference scores nothing has no ratio
+    defined = means[1] > 0
+    return _interval(float(total[0] / total[1]), means[0][defined] / means[1][defined])
+
+
+def _resampled_means(values: Floats, seed: int) -> Floats:
+    """Return the means of `RESAMPLES` draws with replacement; values (lists, rows) -> (lists, resamples)."""
+    generator = np.random.default_rng(seed)
+    rows = values.shape[1]
+    chunks = []
+    for start in range(0, RESAMPLES, _CHUNK):
+        drawn = generator.integers(0, rows, size=(min(_CHUNK, RESAMPLES - start), rows))
+        chunks.append(values[:, drawn].mean(axis=2))
+    return np.concatenate(chunks, axis=1)
+
+
+def _interval(value: float, samples: Floats) -> Interval:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(samples, [tail, 1 - tail]) if samples.size else (value, value)
+    return Interval(value, float(low), float(high))

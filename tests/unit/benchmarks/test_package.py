@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import moir_edge.benchmarks
+
+FOLDER = Path(moir_edge.benchmarks.__file__).resolve().parent
+
+
+def test_bare_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER.parent))
+    monkeypatch.delitem(sys.modules, "benchmarks", raising=False)
+    with pytest.raises(ImportError, match=r"write `import moir_edge\.benchmarks`"):
+        importlib.import_module("benchmarks")
+
+
+def test_public_names_resolve() -> None:
+    for name in moir_edge.benchmarks.__all__:
+        assert getattr(moir_edge.benchmarks, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = moir_edge.benchmarks.nothing
+
+
+def test_measuring_needs_the_base_install_only() -> None:
+    """Everything but the torch candidate itself imports without torch, transformers and onnxruntime."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'onnx', 'onnxruntime'): sys.modules[name] = None\n"
+        "import moir_edge.benchmarks as b\n"
+        "[getattr(b, name) for name in b.__all__]\n"
+        "import moir_edge.benchmarks.metrics, moir_edge.benchmarks.worker\n"
+        "import moir_edge.benchmarks.candidates.bundle, moir_edge.benchmarks.candidates.checkpoint\n"
+    )
+    root = Path(moir_edge.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
