@@ -1,0 +1,222 @@
+"""Attach a router to a Hugging Face vision-language model through hooks, and save, load and inspect such a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+
+from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.router.config import RouterConfig
+from moir_edge.router.hooks import Routing, RoutingHooks
+from moir_edge.router.token import TokenRouter
+
+__all__ = [
+    "Routing",
+    "hooks_removed",
+    "last_routing",
+    "load_retrofitted",
+    "remove_router",
+    "retrofit",
+    "router_disabled",
+]
+
+MODULE_NAME = "moir_router"
+
+
+def retrofit(
+    model: PreTrainedModel,
+    config: RouterConfig | None = None,
+    *,
+    special_token_ids: Iterable[int] | None = None,
+) -> TokenRouter:
+    """Attach a fresh router to `model`, in place; its outputs stay the same to the bit until the router is trained.
+
+    The router becomes the submodule `moir_router` (float32) and the config entry of that name, so that
+    `save_pretrained` writes both; `load_retrofitted` reads them back. The model's class stays as it is.
+
+    Args:
+        model: A model whose config has an `image_token_id` and whose language model takes `inputs_embeds`.
+        config: Settings of the router; None for the defaults.
+        special_token_ids: Ids that never take part, `tokenizer.all_special_ids`; None takes the begin, end and
+            padding ids that the model's config names.
+
+    Returns:
+        The router, which is also `model.moir_router`.
+
+    Raises:
+        UnsupportedError: The model is no vision-language model, or has a router already.
+    """
+    if isinstance(getattr(model, MODULE_NAME, None), TokenRouter):
+        raise UnsupportedError(
+            f"retrofit: this {type(model).__name__} has a router already; call remove_router(model) first"
+        )
+    _image_token_id(model)
+    config = config or RouterConfig()
+    ids = _named_special_ids(model) if special_token_ids is None else special_token_ids
+    record = {**config.to_record(), "special_token_ids": sorted({int(item) for item in ids})}
+    setattr(model.config, MODULE_NAME, record)
+    router = _attach(model)
+    weight = model.get_input_embeddings().weight
+    router.to(weight.device)
+    router.train(model.training)
+    return router
+
+
+def load_retrofitted(source: str | PathLike[str], **kwargs: Any) -> PreTrainedModel:
+    """Load a checkpoint that was saved with a router; the model is in evaluation mode, as `from_pretrained` leaves it.
+
+    Args:
+        source: Folder, or id on the Hugging Face hub.
+        **kwargs: Passed on to `from_pretrained`, e.g. `dtype` or `device_map`; the router stays float32.
+
+    Raises:
+        DataError: The checkpoint has no router, or lacks some of its weights.
+        UnsupportedError: The checkpoint is no vision-language model.
+    """
+    hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
+    config = kwargs.pop("config", None) or AutoConfig.from_pretrained(source, **hub)
+    if not isinstance(getattr(config, MODULE_NAME, None), dict):
+        raise DataError(
+            f"{source}: its config.json has no {MODULE_NAME!r} entry, so it holds no router; "
+            "attach one with moir_edge.router.retrofit"
+        )
+    if type(config) not in AutoModelForImageTextToText._model_mapping:
+        raise UnsupportedError(
+            f"{source}: model type {config.model_type!r} is no vision-language model of transformers"
+        )
+    base = AutoModelForImageTextToText._model_mapping[type(config)]
+    kwargs["output_loading_info"] = True
+    model, info = _with_router(base).from_pretrained(source, config=config, **kwargs)
+    model.__class__ = base
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(f"{MODULE_NAME}."))
+    if missing:
+        raise DataError(
+            f"{source}: {len(missing)} router weights are missing, the first is {missing[0]!r}; "
+            "save the model again with save_pretrained"
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def remove_router(model: PreTrainedModel) -> TokenRouter:
+    """Take the router off: hooks, submodule and config entry; the model is the base model again.
+
+    Returns:
+        The router, with its weights.
+
+    Raises:
+        UnsupportedError: The model has no router.
+    """
+    hooks = _hooks(model)
+    hooks.detach()
+    router = hooks.router
+    delattr(model, MODULE_NAME)
+    delattr(model.config, MODULE_NAME)
+    del model._moir_hooks
+    return router
+
+
+@contextmanager
+def hooks_removed(model: PreTrainedModel) -> Iterator[None]:
+    """Take the hooks off for the time of the block, e.g. to trace a component; does nothing without a router."""
+    hooks = getattr(model, "_moir_hooks", None)
+    if hooks is not None:
+        hooks.detach()
+    try:
+        yield
+    finally:
+        if hooks is not None:
+            hooks.attach()
+
+
+@contextmanager
+def router_disabled(model: PreTrainedModel) -> Iterator[None]:
+    """Run the base model for the time of the block: nothing is routed or recorded.
+
+    Raises:
+        UnsupportedError: The model has no router.
+    """
+    hooks = _hooks(model)
+    before, hooks.enabled = hooks.enabled, False
+    try:
+        yield
+    finally:
+        hooks.enabled = before
+
+
+def last_routing(model: PreTrainedModel) -> Routing | None:
+    """Return the routing of the last prefill, without autograd graph; None before the first, or if it had no image.
+
+    Raises:
+        UnsupportedError: The model has no router.
+    """
+    return _hooks(model).last
+
+
+def _attach(model: PreTrainedModel) -> TokenRouter:
+    """Create the submodule that the model's config describes and hook it in."""
+    record = dict(getattr(model.config, MODULE_NAME))
+    special_ids = record.pop("special_token_ids", [])
+    router = TokenRouter(
+        RouterConfig.from_record(record), model.get_input_embeddings().weight.shape[1]
+    )
+    model.add_module(MODULE_NAME, router)
+    # Read by from_pretrained: the router keeps float32 whatever dtype is asked for.
+    model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), MODULE_NAME}
+    language_model = model.get_decoder()
+    hooks = RoutingHooks(
+        router,
+        model,
+        language_model,
+        image_token_id=_image_token_id(model),
+        special_ids=special_ids,
+    )
+    hooks.attach()
+    model._moir_hooks = hooks
+    return router
+
+
+def _with_router(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """Return a subclass whose constructor attaches the router, so that from_pretrained fills its weights too."""
+
+    def build(self: PreTrainedModel, config: Any, *args: Any, **kwargs: Any) -> None:
+        base.__init__(self, config, *args, **kwargs)
+        _attach(self)
+
+    return type(base.__name__, (base,), {"__init__": build, "__module__": base.__module__})
+
+
+def _hooks(model: PreTrainedModel) -> RoutingHooks:
+    hooks = getattr(model, "_moir_hooks", None)
+    if not isinstance(hooks, RoutingHooks):
+        raise UnsupportedError(
+            f"this {type(model).__name__} has no router; attach one with moir_edge.router.retrofit "
+            "or load a retrofitted checkpoint with load_retrofitted"
+        )
+    return hooks
+
+
+def _image_token_id(model: PreTrainedModel) -> int:
+    value = getattr(model.config, "image_token_id", None)
+    if value is None or not hasattr(model, "get_decoder") or model.get_decoder() is model:
+        raise UnsupportedError(
+            f"{type(model).__name__} (model type {model.config.model_type!r}) has no image_token_id or no language "
+            "model inside; a router needs a vision-language model such as SmolVLM or LLaVA"
+        )
+    return int(value)
+
+
+def _named_special_ids(model: PreTrainedModel) -> set[int]:
+    configs = [model.config, model.config.get_text_config(), model.generation_config]
+    found: set[int] = set()
+    for config in configs:
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(config, name, None)
+            found.update(
+                value if isinstance(value, (list, tuple)) else [value] if value is not None else []
+            )
+    return found

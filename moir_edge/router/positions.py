@@ -1,0 +1,79 @@
+"""Which tokens of a prompt take part in routing, in numpy alone: the device runtime and the torch hook share this rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from moir_edge.errors import ShapeError
+
+__all__ = ["PromptPositions", "prompt_positions"]
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class PromptPositions(NamedTuple):
+    """Sequence positions of the tokens that take part, packed to the left of each row.
+
+    Both widths are at least 1, so that no graph input is ever empty.
+
+    Attributes:
+        image_positions: (batch, image_tokens) int64; -1 fills the rows of samples with fewer image tokens.
+        text_positions: (batch, text_tokens) int64; 0 where `text_mask` is False.
+        text_mask: (batch, text_tokens) bool, True where a text token stands.
+    """
+
+    image_positions: IntArray
+    text_positions: IntArray
+    text_mask: BoolArray
+
+
+def prompt_positions(
+    input_ids: npt.ArrayLike,
+    attention_mask: npt.ArrayLike | None,
+    image_token_id: int,
+    special_ids: Iterable[int],
+) -> PromptPositions:
+    """Find the image tokens and the text tokens of a prompt.
+
+    Text tokens are all tokens that are neither image tokens, nor padding, nor special tokens.
+
+    Args:
+        input_ids: (batch, sequence) token ids of the prompt, padded on either side.
+        attention_mask: (batch, sequence), 0 at padding; None when nothing is padded.
+        image_token_id: The id that stands where an image feature goes.
+        special_ids: The tokenizer's special token ids.
+
+    Raises:
+        ShapeError: The ids are not two-dimensional, or the mask has another shape.
+    """
+    ids = np.asarray(input_ids)
+    mask = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask) != 0
+    if ids.ndim != 2 or mask.shape != ids.shape:
+        raise ShapeError(
+            f"prompt positions: got input_ids {ids.shape} and attention_mask {mask.shape}; "
+            "expected one (batch, sequence) shape for both"
+        )
+    image = (ids == image_token_id) & mask
+    special = np.isin(ids, np.fromiter(special_ids, np.int64))
+    text = mask & ~special & (ids != image_token_id)
+    image_positions, image_valid = _pack(image)
+    text_positions, text_mask = _pack(text)
+    return PromptPositions(
+        np.where(image_valid, image_positions, -1),
+        np.where(text_mask, text_positions, 0),
+        text_mask,
+    )
+
+
+def _pack(member: BoolArray) -> tuple[IntArray, BoolArray]:
+    """Move the positions of the True entries (batch, sequence) to the left, in order: (batch, width) each."""
+    counts = member.sum(axis=1)
+    width = max(1, int(counts.max(initial=0)))
+    order = np.argsort(~member, axis=1, kind="stable")[:, :width].astype(np.int64)
+    valid = np.arange(width) < counts[:, None]
+    return order, valid[:, : order.shape[1]]

@@ -1,0 +1,346 @@
+"""The token router: scores every token's information density and enriches the weak ones from the other modality."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moir_edge.errors import ShapeError
+from moir_edge.router.config import RouterConfig
+
+__all__ = ["RouterOutput", "TokenRouter"]
+
+# The constants below are shared by the numpy reference and the ONNX bodies (moir_edge/ops), which spell them anew.
+LAYER_NORM_EPSILON = 1e-5
+# Prompts repeat tokens, and copies of a token differ only by rounding noise that depends on the kernel. A slope along
+# the token order, far above that noise and far below any real difference, makes every runtime prefer the first copy.
+DENSITY_SLOPE = 2.0**-18
+SIMILARITY_SLOPE = 2.0**-14
+DENSITY_FLOOR = 1e-6
+ABSENT = -1e9
+# A row whose absolute values sum to more than float32 holds counts as non-finite.
+FLOAT32_MAX = 3.4028234e38
+
+
+@dataclass(frozen=True)
+class RouterOutput:
+    """Result of one routing; T = image_tokens + text_tokens, image tokens first.
+
+    Attributes:
+        inputs_embeds: (batch, sequence, hidden), dtype of the input.
+        scores: (batch, T) float32 information density in [0, 1]; 0 where no token stands or the sample is not routed.
+        indices: (batch, T, top_k) int64 sequence positions of the sources, best first; -1 where none.
+        margin: (batch, T) float32, best minus runner-up similarity of a routed token; 0 with a single source.
+        gate: (batch, T) float32 strength of the enrichment in [0, 1]; 0 for tokens that are not routed.
+    """
+
+    inputs_embeds: Tensor
+    scores: Tensor
+    indices: Tensor
+    margin: Tensor
+    gate: Tensor
+
+    def detached(self) -> RouterOutput:
+        """Return the same result without its autograd graph."""
+        return RouterOutput(
+            **{name: getattr(self, name).detach() for name in self.__dataclass_fields__}
+        )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The tokens of one modality on their way through the router, float32.
+
+    rows (batch, tokens, hidden) as given; tokens: rows, zero where invalid; normalized: LayerNorm of tokens;
+    positions, valid, density, gate: (batch, tokens).
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    normalized: Tensor
+    positions: Tensor
+    valid: Tensor
+    density: Tensor
+    gate: Tensor
+
+
+class ModalityProjections(nn.Module):
+    """The router's weights for the tokens of one modality: as scored, as source and as destination.
+
+    Args:
+        config: Settings of the router.
+        hidden: Width D of the language model.
+        is_source: Whether this modality enriches the other one.
+        is_destination: Whether this modality is enriched.
+    """
+
+    def __init__(
+        self, config: RouterConfig, hidden: int, *, is_source: bool, is_destination: bool
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden, eps=LAYER_NORM_EPSILON)
+        if config.density == "confidence":
+            self.head = nn.Linear(hidden, 1)
+        if is_source:
+            self.key = nn.Linear(hidden, config.rank, bias=False)
+            self.down = nn.Linear(hidden, config.rank, bias=False)
+        if is_destination:
+            self.query = nn.Linear(hidden, config.rank, bias=False)
+            self.up = nn.Linear(config.rank, hidden, bias=False)
+            if config.merge == "concat":
+                self.own = nn.Linear(hidden, config.rank, bias=False)
+            if config.merge == "interpolate":
+                # Here the blend starts at zero, not W_o: x + g·(W_o c − x) would change x even where W_o is zero.
+                self.blend = nn.Parameter(torch.zeros(hidden))
+            else:
+                nn.init.zeros_(self.up.weight)
+
+
+class TokenRouter(nn.Module):
+    """Token-level router between the embeddings and the language model.
+
+    For each direction dst ← src, with density s ∈ [0, 1] and LN(·) a LayerNorm per modality:
+    a_ij = (W_q LN(x_i))·(W_k LN(y_j))/√r + log s_j; the top-k of a_i are weighted by a softmax over those k;
+    x_i ← x_i + g_i · W_o Σ_j w_ij y_j with g_i = 1 − s_i on weak tokens and W_o = up · down of rank r.
+
+    Merges: `add` as above; `concat` applies a low-rank map to [LN(x_i); Σ_j w_ij y_j];
+    `interpolate` gives x_i + g_i · tanh(blend) ⊙ (W_o Σ_j w_ij y_j − x_i).
+
+    Args:
+        config: Settings of the router.
+        hidden_size: Width D of the language model's embeddings.
+
+    Source: design.md §4 of this project, after the MoIR write-ups' scoring, lookup and enrichment.
+    """
+
+    def __init__(self, config: RouterConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.hidden_size = hidden_size
+        to_image = config.direction != "image-to-text"
+        to_text = config.direction != "text-to-image"
+        self.image = ModalityProjections(
+            config, hidden_size, is_source=to_text, is_destination=to_image
+        )
+        self.text = ModalityProjections(
+            config, hidden_size, is_source=to_image, is_destination=to_text
+        )
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        image_positions: Tensor,
+        text_positions: Tensor,
+        text_mask: Tensor,
+    ) -> RouterOutput:
+        """Route one batch of prompts; the smooth gate is used in training mode, the hard one otherwise.
+
+        Args:
+            inputs_embeds: (batch, sequence, hidden) embeddings with the image features in place.
+            image_positions: (batch, image_tokens) int64; negative where a sample has fewer image tokens.
+            text_positions: (batch, text_tokens) int64; any value where `text_mask` is False.
+            text_mask: (batch, text_tokens) bool, True where a text token stands.
+
+        Raises:
+            ShapeError: The shapes do not fit each other or the router's width.
+        """
+        self._check(inputs_embeds, image_positions, text_positions, text_mask)
+        # Scores are float32 whatever the model's dtype, under autocast too.
+        with torch.autocast(device_type=inputs_embeds.device.type, enabled=False):
+            image_rows, image_valid = _gather(inputs_embeds, image_positions, image_positions >= 0)
+            text_rows, text_valid = _gather(inputs_embeds, text_positions, text_mask)
+            usable = _usable(image_rows, image_valid) & _usable(text_rows, text_valid)
+            image = self._score(self.image, image_rows, image_positions, image_valid & usable)
+            text = self._score(self.text, text_rows, text_positions, text_mask & usable)
+            image_open, text_open = self._open_sides(image, text)
+            image_out, image_indices, image_margin, image_gate = self._route(
+                self.image, image, self.text, text, image_open
+            )
+            text_out, text_indices, text_margin, text_gate = self._route(
+                self.text, text, self.image, image, text_open
+            )
+        return RouterOutput(
+            _scatter(inputs_embeds, image, image_out, text, text_out),
+            torch.cat([image.density, text.density], dim=1),
+            torch.cat([image_indices, text_indices], dim=1),
+            torch.cat([image_margin, text_margin], dim=1),
+            torch.cat([image_gate, text_gate], dim=1),
+        )
+
+    def _check(self, embeds: Tensor, image: Tensor, text: Tensor, mask: Tensor) -> None:
+        if embeds.ndim != 3 or embeds.shape[-1] != self.hidden_size:
+            raise ShapeError(
+                f"token router: got inputs_embeds {tuple(embeds.shape)}; "
+                f"expected (batch, sequence, {self.hidden_size})"
+            )
+        batch = embeds.shape[0]
+        if (
+            image.ndim != 2
+            or text.ndim != 2
+            or mask.shape != text.shape
+            or {
+                image.shape[0],
+                text.shape[0],
+            }
+            != {batch}
+        ):
+            raise ShapeError(
+                f"token router: got image_positions {tuple(image.shape)}, text_positions {tuple(text.shape)}, "
+                f"text_mask {tuple(mask.shape)}; expected ({batch}, image_tokens) and twice ({batch}, text_tokens)"
+            )
+
+    def _score(
+        self, own: ModalityProjections, rows: Tensor, positions: Tensor, valid: Tensor
+    ) -> _Side:
+        tokens = torch.where(valid[..., None], rows, 0.0)
+        normalized = F.layer_norm(
+            tokens,
+            (self.hidden_size,),
+            own.norm.weight.float(),
+            own.norm.bias.float(),
+            own.norm.eps,
+        )
+        if self.config.density == "confidence":
+            logit = F.linear(normalized, own.head.weight.float(), own.head.bias.float())
+            density = torch.sigmoid(logit[..., 0])
+        else:
+            density = entropy_density(tokens)
+        density = density * valid
+        gate = (1.0 - density) * self._weakness(density, valid)
+        return _Side(rows, tokens, normalized, positions, valid, density, gate)
+
+    def _weakness(self, density: Tensor, valid: Tensor) -> Tensor:
+        """Return how weak each token counts, (batch, tokens) in [0, 1]: a step in inference, a slope in training."""
+        config, smooth = self.config, self.training
+        weakness = []
+        if config.threshold is not None:
+            under = (config.threshold - density) / config.temperature
+            weakness.append(
+                torch.sigmoid(under) if smooth else (density < config.threshold).float()
+            )
+        if config.ratio is not None:
+            ordered = density + DENSITY_SLOPE * valid.float().cumsum(dim=1)
+            ordered = torch.where(valid, ordered, 9.0)
+            low, high = _boundary(ordered.detach(), valid, config.ratio)
+            under = ((low + high) / 2 - ordered) / config.temperature
+            weakness.append(torch.sigmoid(under) if smooth else (ordered <= low).float())
+        return torch.stack(weakness).amax(dim=0) * valid
+
+    def _open_sides(self, image: _Side, text: _Side) -> tuple[Tensor | float, Tensor | float]:
+        """Return which side may be enriched, per sample (batch, 1) for `auto`: image, text."""
+        if self.config.direction == "auto":
+            image_mean = image.density.sum(1) / image.valid.sum(1).clamp_min(1)
+            text_mean = text.density.sum(1) / text.valid.sum(1).clamp_min(1)
+            image_open = (text_mean >= image_mean).float()[:, None]
+            return image_open, 1.0 - image_open
+        return 1.0, 1.0
+
+    def _route(
+        self,
+        own: ModalityProjections,
+        dst: _Side,
+        other: ModalityProjections,
+        src: _Side,
+        is_open: Tensor | float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Enrich `dst` from `src`: rows (batch, tokens, hidden), indices, margin, gate."""
+        if not hasattr(own, "query"):
+            indices = dst.positions.new_full((*dst.positions.shape, self.config.top_k), -1)
+            zeros = torch.zeros_like(dst.density)
+            return dst.rows, indices, zeros, zeros
+        gate = dst.gate * is_open
+        weights, picks, found, margin = self._look_up(own, dst, other, src)
+        values = F.linear(src.tokens, other.down.weight.float())  # (batch, sources, rank)
+        values = F.pad(values, (0, 0, 0, 1))
+        batch = torch.arange(values.shape[0], device=values.device)[:, None, None]
+        context = (weights[..., None] * values[batch, picks]).sum(dim=2)  # (batch, tokens, rank)
+        if self.config.merge == "concat":
+            context = context + F.linear(dst.normalized, own.own.weight.float())
+        update = F.linear(context, own.up.weight.float())
+        if self.config.merge == "interpolate":
+            update = torch.tanh(own.blend.float()) * (update - dst.tokens)
+        routed = found & (gate > 0)[..., None]
+        indices = torch.where(routed, F.pad(src.positions, (0, 1))[batch, picks], -1)
+        margin = torch.where(routed[..., 0], margin, 0.0)
+        return dst.tokens + gate[..., None] * update, indices, margin, gate
+
+    def _look_up(
+        self, own: ModalityProjections, dst: _Side, other: ModalityProjections, src: _Side
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Find the k most similar sources: weights, picks, found (batch, tokens, k) and margin (batch, tokens).
+
+        A pick equals the number of sources where there are fewer than k of them.
+        """
+        k, sources = self.config.top_k, src.density.shape[1]
+        query = F.linear(dst.normalized, own.query.weight.float()) / math.sqrt(self.config.rank)
+        key = F.linear(src.normalized, other.key.weight.float())
+        prior = torch.log(src.density.clamp_min(DENSITY_FLOOR))
+        prior = prior - SIMILARITY_SLOPE * src.valid.float().cumsum(dim=1)
+        prior = torch.where(src.valid, prior, ABSENT)
+        similarity = query @ key.transpose(1, 2) + prior[:, None]  # (batch, tokens, sources)
+        similarity = F.pad(similarity, (0, k + 1), value=ABSENT)
+        # A stable sort, since torch.topk leaves the order of equal values open.
+        values, picks = torch.sort(similarity, dim=-1, descending=True, stable=True)
+        found = values[..., : k + 1] > ABSENT / 2
+        margin = torch.where(found[..., 1], values[..., 0] - values[..., 1], 0.0)
+        weights = torch.softmax(values[..., :k], dim=-1)
+        return weights, picks[..., :k].clamp_max(sources), found[..., :k], margin
+
+
+def entropy_density(tokens: Tensor) -> Tensor:
+    """Return the entropy of each token's energy over its channels, as a share of the highest possible: (…,) in [0, 1].
+
+    Args:
+        tokens: (…, hidden) float32.
+    """
+    energy = tokens.square()
+    share = energy / energy.sum(dim=-1, keepdim=True).clamp_min(1e-30)
+    entropy = -(share * torch.log(share.clamp_min(1e-30))).sum(dim=-1)
+    return (entropy / math.log(tokens.shape[-1])).clamp(0.0, 1.0)
+
+
+def _gather(embeds: Tensor, positions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Read rows in float32: (batch, tokens, hidden); positions outside the sequence are an error upstream."""
+    safe = torch.where(valid, positions, 0)
+    batch = torch.arange(embeds.shape[0], device=embeds.device)[:, None]
+    return embeds[batch, safe].float(), valid
+
+
+def _usable(rows: Tensor, valid: Tensor) -> Tensor:
+    """Return whether a side has a token and only finite ones: (batch, 1) bool."""
+    finite = rows.detach().abs().sum(dim=-1) <= FLOAT32_MAX
+    return valid.any(dim=1, keepdim=True) & (finite | ~valid).all(dim=1, keepdim=True)
+
+
+def _boundary(ordered: Tensor, valid: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
+    """Return the highest weak and the lowest other value, (batch, 1) each.
+
+    Args:
+        ordered: (batch, tokens) densities with the slope added, 9 where invalid.
+        valid: (batch, tokens), which tokens count.
+        ratio: Share ρ of the n valid tokens that is weak: ⌊ρ·n + ½⌋ of them.
+    """
+    count = valid.float().sum(dim=1, keepdim=True)
+    quota = torch.floor(count * ratio + 0.5)
+    edges = F.pad(ordered.sort(dim=1).values, (1, 1), value=9.0)
+    low, high = (edges.gather(1, quota.long() + step) for step in (0, 1))
+    # All tokens weak, or none: the boundary lies a whole density beyond the last one.
+    low = torch.where(quota > 0, low, high - 2.0)
+    return low, torch.where(quota < count, high, low + 2.0)
+
+
+def _scatter(
+    embeds: Tensor, image: _Side, image_rows: Tensor, text: _Side, text_rows: Tensor
+) -> Tensor:
+    """Write the enriched rows back in their places; rows of invalid tokens go to a spare row that is cut off."""
+    batch, length, _ = embeds.shape
+    valid = torch.cat([image.valid, text.valid], dim=1)
+    positions = torch.where(valid, torch.cat([image.positions, text.positions], dim=1), length)
+    rows = torch.cat([image_rows, text_rows], dim=1).to(embeds.dtype)
+    padded = F.pad(embeds, (0, 0, 0, 1))
+    at = torch.arange(batch, device=embeds.device)[:, None]
+    return padded.index_put((at, positions), rows)[:, :length]
