@@ -1,0 +1,125 @@
+"""Turn traced graphs into a bundle folder in one precision."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import onnx_ir as ir
+
+from moir_edge import __version__
+from moir_edge.bundle import ComponentEntry, Manifest, seal, staged_bundle
+from moir_edge.export.assets import write_assets
+from moir_edge.export.components import Progress, TracedModel, silent
+from moir_edge.export.parity import measure_parity, require_fp32_parity
+from moir_edge.export.precisions import PrecisionName, apply_precision, plan_precisions
+from moir_edge.export.writing import WrittenGraph, write_graphs
+
+__all__ = ["assemble", "package_versions"]
+
+_PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "onnx-ir")
+
+
+def assemble(
+    traced: TracedModel,
+    output: str | Path,
+    *,
+    target: str = "cpu",
+    precision: str = "fp32",
+    component_precision: Mapping[str, str] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write one bundle from graphs that were traced once.
+
+    Args:
+        traced: From `trace_components`; left as it is, so that more bundles can follow.
+        output: The bundle folder to be.
+        target: Device profile.
+        precision: Precision of the bundle.
+        component_precision: Overrides by component.
+        force: Replace a bundle that stands at `output`.
+        progress: Called as ``progress(stage, done, total)``.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        UnsupportedError: Unknown target, precision or component, or the target lacks the precision.
+        ToleranceError: A float32 bundle differs from torch by more than its tolerance.
+        BundleError: `output` exists and may not be replaced.
+        EnvironmentProblem: The disk is full or not writable.
+    """
+    plan = plan_precisions(traced.graphs, target, precision, component_precision)
+    report = progress or silent
+    with staged_bundle(output, force=force) as folder:
+        models = _convert(traced, plan, report)
+        written = write_graphs(models, folder)
+        write_assets(traced.checkpoint, folder)
+        manifest = Manifest(
+            created_with=package_versions(),
+            source=traced.checkpoint.source,
+            model=traced.facts,
+            target=target,
+            precision=cast(PrecisionName, precision),
+            router=traced.router_record,
+            router_sha256=traced.router_sha256,
+            components=_entries(traced, plan, written),
+            parity=_parity(traced, plan, folder, report),
+        )
+        seal(folder, manifest)
+    return Path(output)
+
+
+def _convert(
+    traced: TracedModel, plan: Mapping[str, PrecisionName], report: Progress
+) -> dict[str, ir.Model]:
+    models = {}
+    for done, (name, graph) in enumerate(traced.graphs.items()):
+        report("convert weights", done, len(plan))
+        models[name] = apply_precision(graph.clone(), plan[name])
+    report("convert weights", len(plan), len(plan))
+    return models
+
+
+def _entries(
+    traced: TracedModel,
+    plan: Mapping[str, PrecisionName],
+    written: Mapping[str, WrittenGraph],
+) -> dict[str, ComponentEntry]:
+    return {
+        name: ComponentEntry(
+            graph=graph.graph,
+            data=graph.data,
+            precision=plan[name],
+            tensor_bytes=graph.tensor_bytes,
+            inputs=traced.specs[name].inputs,
+            outputs=traced.specs[name].outputs,
+        )
+        for name, graph in written.items()
+    }
+
+
+def _parity(
+    traced: TracedModel, plan: Mapping[str, PrecisionName], folder: Path, report: Progress
+) -> dict[str, Any]:
+    """Measure the written graphs against torch, keep the figures in ``reports/parity.json`` too."""
+    report("parity", 0, 1)
+    figures = measure_parity(traced, folder)
+    if set(plan.values()) == {"fp32"}:
+        require_fp32_parity(figures)
+    reports = folder / "reports"
+    reports.mkdir(exist_ok=True)
+    (reports / "parity.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    report("parity", 1, 1)
+    return figures
+
+
+def package_versions() -> dict[str, str]:
+    """Return package name to version for what shaped the bundle, moir-edge first."""
+    return {"moir-edge": __version__} | {
+        name: importlib.metadata.version(name) for name in _PACKAGES
+    }

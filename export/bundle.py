@@ -1,0 +1,62 @@
+"""`export_bundle`: from a checkpoint to a bundle in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from moir_edge.bundle import COMPONENTS, check_replaceable
+from moir_edge.export.assemble import assemble
+from moir_edge.export.checkpoints import load_checkpoint
+from moir_edge.export.components import Progress, trace_components
+from moir_edge.export.precisions import plan_precisions
+
+__all__ = ["export_bundle"]
+
+
+def export_bundle(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    target: str = "cpu",
+    precision: str = "fp32",
+    component_precision: Mapping[str, str] | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Export a checkpoint to a bundle folder; it appears whole or not at all.
+
+    For several precisions of one checkpoint call `trace_components` once and `assemble` for each.
+
+    Args:
+        checkpoint: Folder or hub id of a vision-language model, with or without a router.
+        output: The bundle folder to be.
+        target: Device profile.
+        precision: ``fp32``, ``fp16``, ``int8-weight-only`` or ``int4``.
+        component_precision: Overrides by component, such as ``{"vision": "fp32"}``.
+        force: Replace a bundle that stands at `output`.
+        progress: Called as ``progress(stage, done, total)``.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        UnsupportedError: Unknown target, precision, component or architecture.
+        DataError: The checkpoint cannot be loaded.
+        ToleranceError: A float32 bundle differs from torch by more than its tolerance.
+        BundleError: `output` exists and may not be replaced.
+        EnvironmentProblem: The disk is full or not writable.
+    """
+    # Everything that can be refused is refused before the long work.
+    check_replaceable(Path(output), force=force)
+    plan_precisions(COMPONENTS, target, precision, component_precision)
+    traced = trace_components(load_checkpoint(checkpoint), progress=progress)
+    return assemble(
+        traced,
+        output,
+        target=target,
+        precision=precision,
+        component_precision=component_precision,
+        force=force,
+        progress=progress,
+    )

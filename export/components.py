@@ -1,0 +1,145 @@
+"""Trace the components of a checkpoint once; every precision is assembled from the same graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from typing import Any
+
+import onnx_ir as ir
+from torch import nn
+
+from moir_edge.bundle import ModelFacts, TensorSpec
+from moir_edge.export.attention import export_attention
+from moir_edge.export.checkpoints import Checkpoint
+from moir_edge.export.facts import model_facts
+from moir_edge.export.tracing import ComponentSpec, trace
+from moir_edge.export.wrappers import DecoderGraph, EmbeddingGraph
+
+__all__ = ["Progress", "TracedModel", "component_specs", "silent", "trace_components"]
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(stage, done, total)``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracedModel:
+    """A checkpoint as float32 graphs, ready to be assembled in any precision.
+
+    Attributes:
+        checkpoint: The loaded checkpoint; parity is measured against its model.
+        facts: What the runtime must know of the model.
+        graphs: Component name to cleaned graph, in storage order.
+        specs: Component name to its interface.
+    """
+
+    checkpoint: Checkpoint
+    facts: ModelFacts
+    graphs: Mapping[str, ir.Model]
+    specs: Mapping[str, ComponentSpec]
+
+    @property
+    def router_record(self) -> dict[str, Any] | None:
+        """The router's settings as plain JSON data, or None."""
+        router = self.checkpoint.router
+        return None if router is None else router.config.to_record()
+
+    @property
+    def router_sha256(self) -> str | None:
+        """The hash of the router's settings, or None."""
+        router = self.checkpoint.router
+        return None if router is None else router.config.hash()
+
+
+def trace_components(checkpoint: Checkpoint, *, progress: Progress | None = None) -> TracedModel:
+    """Trace every component of a checkpoint.
+
+    Args:
+        checkpoint: From `moir_edge.export.checkpoints.load_checkpoint`.
+        progress: Called as ``progress("trace", done, total)`` around each component.
+    """
+    report = progress or silent
+    facts = model_facts(checkpoint)
+    specs = component_specs(checkpoint, facts)
+    graphs: dict[str, ir.Model] = {}
+    with checkpoint.without_router(), export_attention(checkpoint.model):
+        for done, (name, spec) in enumerate(specs.items()):
+            report("trace", done, len(specs))
+            graphs[name] = trace(_module(checkpoint, name).eval(), spec)
+    report("trace", len(specs), len(specs))
+    return TracedModel(checkpoint=checkpoint, facts=facts, graphs=graphs, specs=specs)
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+def _module(checkpoint: Checkpoint, name: str) -> nn.Module:
+    model, architecture = checkpoint.model, checkpoint.architecture
+    if name == "vision":
+        return architecture.vision_graph(model)
+    if name == "embedding":
+        return EmbeddingGraph(model.get_input_embeddings())
+    return DecoderGraph(
+        model.get_submodule(architecture.language_model), model.get_submodule(architecture.lm_head)
+    )
+
+
+def component_specs(checkpoint: Checkpoint, facts: ModelFacts) -> dict[str, ComponentSpec]:
+    """Return the interface of each traced component, in storage order."""
+    specs = (_vision(checkpoint, facts), _embedding(facts), _decoder(checkpoint, facts))
+    wanted = checkpoint.architecture.components
+    return {spec.name: spec for spec in specs if spec.name in wanted}
+
+
+def _vision(checkpoint: Checkpoint, facts: ModelFacts) -> ComponentSpec:
+    features = _float("image_features", "images", facts.tokens_per_tile, facts.hidden_size)
+    return ComponentSpec(
+        name="vision",
+        inputs=checkpoint.architecture.vision_inputs(checkpoint.config),
+        outputs=(features,),
+    )
+
+
+def _embedding(facts: ModelFacts) -> ComponentSpec:
+    return ComponentSpec(
+        name="embedding",
+        inputs=(_int("input_ids", "batch", "sequence"),),
+        outputs=(_float("inputs_embeds", "batch", "sequence", facts.hidden_size),),
+    )
+
+
+def _decoder(checkpoint: Checkpoint, facts: ModelFacts) -> ComponentSpec:
+    axes = checkpoint.architecture.position_axes
+    positions = ("batch", "sequence") if axes == 1 else (axes, "batch", "sequence")
+    inputs = (
+        _float("inputs_embeds", "batch", "sequence", facts.hidden_size),
+        _int("attention_mask", "batch", "total_sequence"),
+        _int("position_ids", *positions),
+    )
+    return ComponentSpec(
+        name="decoder",
+        inputs=(*inputs, *_cache(facts, "past_key_values", "past_sequence")),
+        outputs=(
+            _float("logits", "batch", 1, facts.vocab_size),
+            *_cache(facts, "present", "total_sequence"),
+        ),
+        grouped=len(inputs),
+    )
+
+
+def _cache(facts: ModelFacts, prefix: str, axis: str) -> list[TensorSpec]:
+    return [
+        _float(f"{prefix}.{layer}.{part}", "batch", facts.num_kv_heads, axis, facts.head_dim)
+        for layer in range(facts.num_layers)
+        for part in ("key", "value")
+    ]
+
+
+def _float(name: str, *shape: int | str) -> TensorSpec:
+    return TensorSpec(name=name, dtype="float32", shape=shape)
+
+
+def _int(name: str, *shape: int | str) -> TensorSpec:
+    return TensorSpec(name=name, dtype="int64", shape=shape)

@@ -1,0 +1,74 @@
+"""What the runtime must know of a model, read from its configs and tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from moir_edge.bundle import ModelFacts
+from moir_edge.errors import DataError
+from moir_edge.export.checkpoints import Checkpoint
+
+__all__ = ["model_facts"]
+
+
+def model_facts(checkpoint: Checkpoint) -> ModelFacts:
+    """Gather the facts for `manifest.model`.
+
+    Raises:
+        DataError: Neither the generation config, the model nor the tokenizer names an end-of-text token.
+    """
+    config, architecture = checkpoint.config, checkpoint.architecture
+    text = architecture.text_config(config)
+    heads = text.num_attention_heads
+    eos = _eos_token_ids(checkpoint)
+    return ModelFacts(
+        model_type=config.model_type,
+        hidden_size=text.hidden_size,
+        num_layers=text.num_hidden_layers,
+        num_kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocab_size=checkpoint.model.get_submodule(architecture.lm_head).weight.shape[0],
+        context_length=text.max_position_embeddings,
+        image_token_id=architecture.image_token_id(config),
+        eos_token_ids=eos,
+        pad_token_id=_pad_token_id(checkpoint, eos),
+        special_token_ids=_special_token_ids(checkpoint),
+        image_size=architecture.image_size(config),
+        tokens_per_tile=architecture.tokens_per_tile(config),
+    )
+
+
+def _sources(checkpoint: Checkpoint) -> tuple[Any, ...]:
+    """Return where token ids may stand, the most binding first."""
+    text = checkpoint.architecture.text_config(checkpoint.config)
+    return (checkpoint.model.generation_config, checkpoint.config, text, checkpoint.tokenizer)
+
+
+def _eos_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
+    for source in _sources(checkpoint):
+        found = getattr(source, "eos_token_id", None)
+        if found is not None:
+            ids: Iterable[int] = [found] if isinstance(found, int) else found
+            return tuple(int(token) for token in ids)
+    raise DataError(
+        f"{checkpoint.name} names no eos_token_id, so generation could never stop; "
+        "set it in generation_config.json"
+    )
+
+
+def _pad_token_id(checkpoint: Checkpoint, eos: tuple[int, ...]) -> int:
+    for source in _sources(checkpoint):
+        found = getattr(source, "pad_token_id", None)
+        if isinstance(found, int) and found >= 0:
+            return found
+    # Padding is masked, so any valid id serves.
+    return eos[0]
+
+
+def _special_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """Return the ids that the router never touches: those it was tuned with, else the tokenizer's."""
+    attached = getattr(checkpoint.config, "moir_router", None)
+    if attached is not None and attached.get("special_token_ids") is not None:
+        return tuple(sorted(int(token) for token in attached["special_token_ids"]))
+    return tuple(sorted(int(token) for token in checkpoint.tokenizer.all_special_ids))

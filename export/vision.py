@@ -1,0 +1,80 @@
+"""Vision towers as fixed-size graphs: control flow that depends on the image becomes constants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["PatchGridVision", "SelectedLayersVision"]
+
+
+class PatchGridVision(nn.Module):
+    """SigLIP tower and connector of the Idefics 3 / SmolVLM family, for full square tiles.
+
+    The model derives position ids from a patch mask by bucketing; with a full mask they are constant, so
+    the position embeddings stand in the graph as one tensor, and attention needs no mask.
+    """
+
+    def __init__(self, tower: Any, connector: nn.Module) -> None:
+        super().__init__()
+        self.patch_embedding = tower.embeddings.patch_embedding
+        self.encoder = tower.encoder
+        self.post_layernorm = tower.post_layernorm
+        self.connector = connector
+        self.register_buffer("positions", _full_grid_positions(tower))
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Map (images, 3, height, width) to (images, tokens, hidden)."""
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+        encoded = self.encoder(inputs_embeds=patches + self.positions, attention_mask=None)
+        features: torch.Tensor = self.connector(self.post_layernorm(encoded.last_hidden_state))
+        return features
+
+
+class SelectedLayersVision(nn.Module):
+    """CLIP-like tower, hidden states of chosen layers side by side, and the projector of LLaVA."""
+
+    def __init__(
+        self,
+        tower: nn.Module,
+        projector: nn.Module,
+        *,
+        layers: int | Sequence[int],
+        drop_class_token: bool,
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.projector = projector
+        self.layers = (layers,) if isinstance(layers, int) else tuple(layers)
+        self.first_row = 1 if drop_class_token else 0
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Map (images, 3, height, width) to (images, tokens, hidden)."""
+        outputs = self.tower(pixel_values, output_hidden_states=True, return_dict=True)
+        chosen = [outputs.hidden_states[index][:, self.first_row :] for index in self.layers]
+        features: torch.Tensor = self.projector(torch.cat(chosen, dim=-1))
+        return features
+
+
+def _full_grid_positions(tower: Any) -> torch.Tensor:
+    """Return what the tower adds to the patches of a full tile, (1, patches, width)."""
+    embeddings = tower.embeddings
+    side = embeddings.num_patches_per_side
+    size = side * embeddings.patch_size
+    weight = embeddings.patch_embedding.weight
+    blank = torch.zeros(1, weight.shape[1], size, size, dtype=weight.dtype)
+    full = torch.ones(1, side, side, dtype=torch.bool)
+    looked_up: list[torch.Tensor] = []
+    # The tower's own look-up is listened to, so its bucketing rule is not repeated here.
+    handle = embeddings.position_embedding.register_forward_hook(
+        lambda _module, _inputs, output: looked_up.append(output.detach())
+    )
+    try:
+        with torch.no_grad():
+            embeddings(blank, patch_attention_mask=full)
+    finally:
+        handle.remove()
+    return looked_up[0].clone()

@@ -1,0 +1,136 @@
+"""Write graphs with their weights outside, so that a weight which two components use lies on disk once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx_ir as ir
+
+__all__ = ["EXTERNAL_BYTES", "WrittenGraph", "write_graphs"]
+
+# Smaller tensors, and every integer constant that a shape may need, stay in the graph.
+EXTERNAL_BYTES = 512
+_ALIGNMENT = 64
+_PRODUCER = "moir-edge"
+_NAMED_OPERATORS = frozenset({"MatMul", "Gemm", "Conv", "Gather"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenGraph:
+    """What lies on disk for one component.
+
+    Attributes:
+        graph: File name of the ONNX graph.
+        data: File names of the weights that it reads; the first is its own unless it has none.
+        tensor_bytes: Bytes of the tensors stored with this component; one that another component stored
+            first counts there.
+    """
+
+    graph: str
+    data: tuple[str, ...]
+    tensor_bytes: int
+
+
+@dataclass
+class _Place:
+    file: str
+    offset: int
+    length: int
+
+
+@dataclass
+class _Store:
+    """Content digest of every tensor on disk, with its place."""
+
+    folder: Path
+    places: dict[str, _Place] = field(default_factory=dict)
+
+
+def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> dict[str, WrittenGraph]:
+    """Write ``<component>.onnx`` and ``<component>.data`` for each component.
+
+    Args:
+        models: Component name to model, in the order of storage: the embedding before the decoder that
+            shares its table. The models are left as they are.
+        folder: An existing folder.
+
+    Returns:
+        What was written, by component name.
+    """
+    store = _Store(folder)
+    return {name: _write_graph(name, model.clone(), store) for name, model in models.items()}
+
+
+def _write_graph(name: str, model: ir.Model, store: _Store) -> WrittenGraph:
+    own = f"{name}.data"
+    used: set[str] = set()
+    stored_bytes = 0
+    with (store.folder / own).open("wb") as stream:
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            if not _goes_outside(tensor):
+                stored_bytes += tensor.nbytes
+                continue
+            place, is_new = _place(tensor, own, stream, store)
+            stored_bytes += place.length if is_new else 0
+            used.add(place.file)
+            value.const_value = _external(tensor, str(value.name), place, store.folder)
+    if own not in used:
+        (store.folder / own).unlink()
+    _strip(model)
+    (store.folder / f"{name}.onnx").write_bytes(ir.to_proto(model).SerializeToString())
+    data = tuple(sorted(used, key=lambda file: (file != own, file)))
+    return WrittenGraph(graph=f"{name}.onnx", data=data, tensor_bytes=stored_bytes)
+
+
+def _goes_outside(tensor: ir.TensorProtocol) -> bool:
+    return tensor.nbytes >= EXTERNAL_BYTES and tensor.dtype != ir.DataType.INT64
+
+
+def _place(
+    tensor: ir.TensorProtocol, own: str, stream: BinaryIO, store: _Store
+) -> tuple[_Place, bool]:
+    """Return where the tensor's bytes lie, writing them if no component has, and whether they are new."""
+    content = tensor.tobytes()
+    digest = hashlib.sha256(content).hexdigest()
+    known = store.places.get(digest)
+    if known is not None:
+        return known, False
+    stream.write(b"\0" * (-stream.tell() % _ALIGNMENT))
+    place = _Place(own, stream.tell(), len(content))
+    stream.write(content)
+    store.places[digest] = place
+    return place, True
+
+
+def _external(
+    tensor: ir.TensorProtocol, name: str, place: _Place, folder: Path
+) -> ir.ExternalTensor:
+    return ir.ExternalTensor(
+        place.file,
+        place.offset,
+        place.length,
+        tensor.dtype,
+        shape=tensor.shape,  # type: ignore[arg-type]  # a static Shape, as every initializer has
+        name=name,
+        base_dir=folder,
+    )
+
+
+def _strip(model: ir.Model) -> None:
+    """Drop what no runtime reads: inferred shapes, and the names of nodes that carry no weight."""
+    model.producer_name, model.producer_version = _PRODUCER, None
+    model.graph.name = _PRODUCER
+    outputs = set(model.graph.outputs)
+    for node in model.graph:
+        if node.op_type not in _NAMED_OPERATORS or "." not in str(node.name):
+            node.name = None
+        for value in node.outputs:
+            if value not in outputs:
+                value.shape, value.type = None, None

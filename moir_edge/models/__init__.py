@@ -1,0 +1,9 @@
+"""Facts per Hugging Face `model_type`; one file each, so that adding one is adding a file and an import."""
+
+from __future__ import annotations
+
+from moir_edge.models import llava, smolvlm  # noqa: F401  (importing registers them)
+from moir_edge.models.base import Architecture
+from moir_edge.models.registry import architecture_names, get_architecture, register
+
+__all__ = ["Architecture", "architecture_names", "get_architecture", "register"]

@@ -1,0 +1,79 @@
+"""What the exporter must know of one Hugging Face `model_type`, in one class per type.
+
+A module of this package imports no torch at its top level: facts are read from configs, and the methods that
+take a model receive it from a caller that has torch already.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from moir_edge.bundle import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Architecture"]
+
+
+class Architecture(ABC):
+    """Facts of one architecture; subclass it, set the class attributes and put it in the registry.
+
+    Attributes:
+        model_type: The Hugging Face `model_type` that the config of a checkpoint carries.
+        components: The graphs that a bundle of this architecture holds, the optional router left out. A
+            model that only encodes (CLIP, ViLT) has no ``decoder``.
+        position_axes: Position numbers per token: 1, or 3 for M-RoPE (time, height, width), where
+            `position_ids` of the decoder is ``(3, batch, sequence)``.
+        language_model: Dotted path of the decoder stack inside the Hugging Face model.
+        lm_head: Dotted path of the output projection.
+    """
+
+    model_type: ClassVar[str]
+    components: ClassVar[tuple[str, ...]] = ("vision", "embedding", "decoder")
+    position_axes: ClassVar[int] = 1
+    language_model: ClassVar[str]
+    lm_head: ClassVar[str] = "lm_head"
+
+    @abstractmethod
+    def image_size(self, config: Any) -> int:
+        """Return the side of the square tile that the vision tower takes, in px."""
+
+    @abstractmethod
+    def tokens_per_tile(self, config: Any) -> int:
+        """Return how many image tokens one tile becomes after the projector."""
+
+    @abstractmethod
+    def vision_graph(self, model: Any) -> torch.nn.Module:
+        """Return the module to trace for `vision`: tower, feature selection and projector.
+
+        Args:
+            model: The Hugging Face model, in eval mode.
+
+        Returns:
+            A module whose forward takes the inputs of `vision_inputs` in order and returns
+            ``image_features`` of shape (images, tokens_per_tile, hidden).
+        """
+
+    @abstractmethod
+    def model_pixels(self, tiles: torch.Tensor, rows: int) -> torch.Tensor:
+        """Lay tiles out as the Hugging Face model's `pixel_values`.
+
+        Args:
+            tiles: Float32, (rows × tiles per row, 3, height, width), row after row.
+            rows: The batch size.
+        """
+
+    def vision_inputs(self, config: Any) -> tuple[TensorSpec, ...]:
+        """Return the inputs of the `vision` graph; Qwen-VL would add ``image_grid_thw`` here."""
+        size = self.image_size(config)
+        return (TensorSpec(name="pixel_values", dtype="float32", shape=("images", 3, size, size)),)
+
+    def text_config(self, config: Any) -> Any:
+        """Return the config of the language model."""
+        return config.get_text_config()
+
+    def image_token_id(self, config: Any) -> int:
+        """Return the id of the placeholder token that image features replace."""
+        return int(config.image_token_id)

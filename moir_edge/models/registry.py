@@ -1,0 +1,43 @@
+"""The table of architectures, by Hugging Face `model_type`."""
+
+from __future__ import annotations
+
+from moir_edge.errors import UnsupportedError, closest
+from moir_edge.models.base import Architecture
+
+__all__ = ["architecture_names", "get_architecture", "register"]
+
+_ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def register(architecture: type[Architecture]) -> type[Architecture]:
+    """Put an architecture in the table; use it as a class decorator.
+
+    Raises:
+        ValueError: Its `model_type` is taken.
+    """
+    name = architecture.model_type
+    if name in _ARCHITECTURES:
+        raise ValueError(f"model_type {name!r} is registered already")
+    _ARCHITECTURES[name] = architecture()
+    return architecture
+
+
+def architecture_names() -> tuple[str, ...]:
+    """Return every known `model_type`, sorted."""
+    return tuple(sorted(_ARCHITECTURES))
+
+
+def get_architecture(model_type: str) -> Architecture:
+    """Return the facts of a `model_type`.
+
+    Raises:
+        UnsupportedError: It is unknown; the message lists the known ones.
+    """
+    found = _ARCHITECTURES.get(model_type)
+    if found is None:
+        raise UnsupportedError(
+            f"model_type {model_type!r} is no vision-language model that moir-edge can export; "
+            f"{closest(model_type, _ARCHITECTURES)}"
+        )
+    return found

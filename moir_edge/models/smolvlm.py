@@ -1,0 +1,40 @@
+"""SmolVLM: a SigLIP tower, pixel shuffle and one linear projection in front of a Llama decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from moir_edge.models.base import Architecture
+from moir_edge.models.registry import register
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["SmolVlm"]
+
+
+@register
+class SmolVlm(Architecture):
+    """`SmolVLMForConditionalGeneration`; a large image is cut into tiles, each one row of `vision`."""
+
+    model_type: ClassVar[str] = "smolvlm"
+    language_model: ClassVar[str] = "model.text_model"
+
+    def image_size(self, config: Any) -> int:
+        """Return the side of one tile, in px."""
+        return int(config.vision_config.image_size)
+
+    def tokens_per_tile(self, config: Any) -> int:
+        """Return the patches of one tile, divided by the square of the pixel shuffle's factor."""
+        side = self.image_size(config) // int(config.vision_config.patch_size)
+        return int(side // int(config.scale_factor)) ** 2
+
+    def vision_graph(self, model: Any) -> torch.nn.Module:
+        """Return tower and connector with every patch valid."""
+        from moir_edge.export.vision import PatchGridVision
+
+        return PatchGridVision(model.model.vision_model, model.model.connector)
+
+    def model_pixels(self, tiles: torch.Tensor, rows: int) -> torch.Tensor:
+        """Return (rows, tiles per row, 3, height, width)."""
+        return tiles.reshape(rows, -1, *tiles.shape[1:])
