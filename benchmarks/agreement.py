@@ -1,0 +1,123 @@
+"""How far a candidate does the same as the reference: token sequences, and the router's choices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moir_edge.benchmarks.candidates import Answer, RoutingRow
+from moir_edge.benchmarks.schema import RoutingAgreement, TokenAgreement
+
+__all__ = ["routing_agreement", "token_agreement"]
+
+_LEAST_NORM = 1e-12
+
+Floats = NDArray[np.float64]
+
+
+def token_agreement(answers: Sequence[Answer], reference: Sequence[Answer]) -> TokenAgreement:
+    """Compare greedy token sequences.
+
+    Args:
+        answers: One per row.
+        reference: The reference's answers to the same rows.
+
+    Raises:
+        ValueError: The lists differ in length.
+    """
+    pairs = [(a.token_ids, b.token_ids) for a, b in zip(answers, reference, strict=True)]
+    return TokenAgreement(
+        rows=len(pairs),
+        identical_percent=100.0 * float(np.mean([a == b for a, b in pairs])),
+        leading_percent=100.0 * float(np.mean([_leading_share(a, b) for a, b in pairs])),
+    )
+
+
+def routing_agreement(
+    maps: Sequence[RoutingRow], reference: Sequence[RoutingRow]
+) -> RoutingAgreement | None:
+    """Compare routing maps on the tokens that the reference routes.
+
+    Positions alone mislead: two tokens that look alike swap places under quantization and nothing is lost. The
+    margin says how close such choices are, the matched cosine what they change.
+
+    Args:
+        maps: One per prompt.
+        reference: The reference's maps of the same prompts.
+
+    Returns:
+        The figures, or None where the reference routes no token.
+
+    Raises:
+        ValueError: The lists differ in length, or a prompt has other tokens than in the reference.
+    """
+    pairs = [_Pair(own, ref) for own, ref in zip(maps, reference, strict=True)]
+    tokens = sum(int(pair.routed.sum()) for pair in pairs)
+    if tokens == 0:
+        return None
+    either = sum(int((pair.own_routed | pair.routed).sum()) for pair in pairs)
+    both = sum(int((pair.own_routed & pair.routed).sum()) for pair in pairs)
+    return RoutingAgreement(
+        rows=len(pairs),
+        tokens=tokens,
+        index_percent=100.0 * _mean([pair.index_shares() for pair in pairs]),
+        best_index_percent=100.0 * _mean([pair.best_matches() for pair in pairs]),
+        routed_percent=100.0 * both / either,
+        margin=_median([pair.own.margins[pair.routed] for pair in pairs]),
+        reference_margin=_median([pair.ref.margins[pair.routed] for pair in pairs]),
+        matched_cosine=_mean([pair.cosines() for pair in pairs]),
+    )
+
+
+class _Pair:
+    """Two routing maps of one prompt; `routed` are the tokens that the reference routes."""
+
+    def __init__(self, own: RoutingRow, ref: RoutingRow) -> None:
+        if not np.array_equal(own.positions, ref.positions):
+            raise ValueError(
+                f"routing maps of different tokens: {own.positions.size} and {ref.positions.size} "
+                "positions; the candidates do not tokenize the prompt alike"
+            )
+        self.own, self.ref = own, ref
+        self.routed = ref.gates > 0
+        self.own_routed = own.gates > 0
+
+    def index_shares(self) -> Floats:
+        """Per routed token, the share of the reference's sources found among the candidate's."""
+        own, ref = self.own.sources[self.routed], self.ref.sources[self.routed]
+        wanted = ref >= 0
+        found = (ref[:, :, None] == own[:, None, :]).any(axis=2) & wanted
+        share: Floats = found.sum(axis=1) / np.maximum(wanted.sum(axis=1), 1)
+        return share
+
+    def best_matches(self) -> Floats:
+        """Per routed token, 1 if the best source is the same."""
+        same = self.own.sources[self.routed, 0] == self.ref.sources[self.routed, 0]
+        return same.astype(np.float64)
+
+    def cosines(self) -> Floats:
+        """Per routed token that the candidate routes too, the cosine of what both fetched."""
+        at = self.routed & self.own_routed
+        own, ref = self.own.matched[at].astype(np.float64), self.ref.matched[at].astype(np.float64)
+        norms = np.linalg.norm(own, axis=1) * np.linalg.norm(ref, axis=1)
+        cosines: Floats = (own * ref).sum(axis=1) / np.maximum(norms, _LEAST_NORM)
+        return cosines
+
+
+def _leading_share(tokens: tuple[int, ...], reference: tuple[int, ...]) -> float:
+    longer = max(len(tokens), len(reference))
+    if longer == 0:
+        return 1.0
+    same = [a == b for a, b in zip(tokens, reference, strict=False)]
+    return (same.index(False) if False in same else len(same)) / longer
+
+
+def _mean(parts: Sequence[Floats]) -> float:
+    values = np.concatenate(parts)
+    return float(values.mean()) if values.size else 0.0
+
+
+def _median(parts: Sequence[NDArray[np.float32]]) -> float:
+    return float(np.median(np.concatenate(parts)))

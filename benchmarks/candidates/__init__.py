@@ -1,0 +1,29 @@
+"""What is compared: a torch checkpoint or a bundle, behind one protocol, each in a process of its own."""
+
+from __future__ import annotations
+
+from moir_edge.benchmarks.candidates.base import (
+    Answer,
+    Candidate,
+    CandidateFacts,
+    CandidateSpec,
+    Loaded,
+    Reply,
+    RoutingRow,
+    TimedAnswer,
+    load_candidate,
+    spec_of,
+)
+
+__all__ = [
+    "Answer",
+    "Candidate",
+    "CandidateFacts",
+    "CandidateSpec",
+    "Loaded",
+    "Reply",
+    "RoutingRow",
+    "TimedAnswer",
+    "load_candidate",
+    "spec_of",
+]

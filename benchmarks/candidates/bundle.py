@@ -1,0 +1,138 @@
+"""A bundle as a candidate, run by the project's own torch-free runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moir_edge.benchmarks.candidates.base import (
+    Answer,
+    CandidateFacts,
+    CandidateSpec,
+    RoutingRow,
+    TimedAnswer,
+)
+from moir_edge.benchmarks.data import Row
+from moir_edge.errors import DataError
+
+__all__ = ["BundleCandidate", "decoded_image"]
+
+_PARTS = ("preprocess", "vision", "embedding", "router", "prefill")
+_CACHED_IMAGES = 256
+
+
+@lru_cache(maxsize=_CACHED_IMAGES)
+def decoded_image(path: Path) -> Any:
+    """Return an image file as an upright RGB Pillow image; recently used ones are kept.
+
+    Raises:
+        DataError: The file is missing, truncated or no image.
+    """
+    from moir_edge.runtime.images import read_image
+
+    return read_image(path)
+
+
+class BundleCandidate:
+    """A loaded bundle.
+
+    Args:
+        spec: What to load.
+
+    Raises:
+        MoirEdgeError: The bundle cannot be loaded.
+    """
+
+    def __init__(self, spec: CandidateSpec) -> None:
+        from moir_edge.runtime.model import load
+
+        self._model = load(spec.source, threads=spec.threads)
+        self._max_new_tokens = spec.max_new_tokens
+        self._end_tokens = frozenset(self._model.manifest.model.eos_token_ids)
+
+    @property
+    def facts(self) -> CandidateFacts:
+        """What it is."""
+        manifest = self._model.manifest
+        components = manifest.components
+        files = {name for entry in components.values() for name in (entry.graph, *entry.data)}
+        return CandidateFacts(
+            precision=manifest.precision,
+            component_precisions={name: entry.precision for name, entry in components.items()},
+            weights_bytes=sum(self._model.bundle.file(name).stat().st_size for name in files),
+            has_router=self._model.sessions.has_router,
+            backend=f"ONNX Runtime {version('onnxruntime')} ({self._model.sessions.provider})",
+        )
+
+    def answer(self, rows: Sequence[Row]) -> list[Answer]:
+        """Answer a batch of rows."""
+        done = self._generate(rows, router=True, max_new_tokens=self._max_new_tokens)
+        return self._answers(done)
+
+    def timed(self, row: Row, *, router: bool, max_new_tokens: int) -> TimedAnswer:
+        """Answer one row and take the runtime's own times."""
+        _decode_images([row])
+        done = self._generate([row], router=router, max_new_tokens=max_new_tokens)
+        timings = done.timings
+        parts = {name: getattr(timings, f"{name}_ms") for name in _PARTS}
+        parts["other"] = timings.ttft_ms - sum(parts.values())
+        return TimedAnswer(
+            answer=self._answers(done)[0],
+            ttft_ms=timings.ttft_ms,
+            component_ms=parts,
+            token_ms=timings.decode_ms,
+        )
+
+    def route(self, rows: Sequence[Row]) -> list[RoutingRow]:
+        """Return the routing map of each row."""
+        from moir_edge.runtime.generation import prompt_embeddings
+        from moir_edge.runtime.routing import routing_maps
+        from moir_edge.runtime.timing import Stopwatch
+
+        model, facts = self._model, self._model.manifest.model
+        images, prompts, contexts = _inputs(rows)
+        inputs = model.encode(prompts, images, context=contexts)
+        embeds, _ = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=False)
+        _, arrays = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=True)
+        if arrays is None:
+            raise DataError("the router saw no image or no text in any of these rows")
+        width = inputs.input_ids.shape[1]
+        maps = routing_maps(facts, inputs, arrays)
+        return [
+            RoutingRow(
+                positions=one.positions,
+                sources=one.indices,
+                margins=one.margin,
+                gates=one.gate,
+                matched=embeds[row, width - len(prompt.ids) :][np.maximum(one.indices[:, 0], 0)],
+            )
+            for row, (one, prompt) in enumerate(zip(maps, inputs.prompts, strict=True))
+        ]
+
+    def _generate(self, rows: Sequence[Row], *, router: bool, max_new_tokens: int) -> Any:
+        images, prompts, contexts = _inputs(rows)
+        return self._model.generate(
+            prompts, images, context=contexts, max_new_tokens=max_new_tokens, router=router
+        )
+
+    def _answers(self, done: Any) -> list[Answer]:
+        return [
+            Answer(
+                text=text.strip(),
+                token_ids=tuple(token for token in ids if token not in self._end_tokens),
+            )
+            for text, ids in zip(done.texts, done.token_ids, strict=True)
+        ]
+
+
+def _decode_images(rows: Sequence[Row]) -> list[list[Any]]:
+    return [[decoded_image(path) for path in row.images] for row in rows]
+
+
+def _inputs(rows: Sequence[Row]) -> tuple[list[list[Any]], list[str], list[str | None]]:
+    return _decode_images(rows), [row.prompt for row in rows], [row.context for row in rows]

@@ -1,0 +1,299 @@
+"""The report as data: what `report.json` holds, with units in the names and every raw sample kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "REPORT_SCHEMA_VERSION",
+    "CandidateReport",
+    "ChangedAnswer",
+    "ComparisonReport",
+    "DataFacts",
+    "GateResult",
+    "Machine",
+    "Percent",
+    "RouterOverhead",
+    "RoutingAgreement",
+    "RowResult",
+    "Samples",
+    "Settings",
+    "TaskFigures",
+    "TokenAgreement",
+]
+
+REPORT_SCHEMA_VERSION = 1
+
+Unit = Literal["ms", "tokens/s"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Samples(_Record):
+    """Raw samples in the order of measurement, and the percentiles derived from them."""
+
+    unit: Unit
+    median: float
+    p10: float
+    p90: float
+    p99: float
+    mean: float
+    samples: tuple[float, ...]
+
+    @classmethod
+    def of(cls, samples: Sequence[float], unit: Unit) -> Samples:
+        """Derive the percentiles.
+
+        Args:
+            samples: At least one.
+            unit: Unit of every sample.
+
+        Raises:
+            ValueError: There is no sample.
+        """
+        if not samples:
+            raise ValueError("Samples needs at least one sample")
+        values = [float(value) for value in samples]
+        p10, median, p90, p99 = (float(q) for q in np.percentile(values, [10, 50, 90, 99]))
+        return cls(
+            unit=unit,
+            median=median,
+            p10=p10,
+            p90=p90,
+            p99=p99,
+            mean=float(np.mean(values)),
+            samples=tuple(values),
+        )
+
+
+class Percent(_Record):
+    """A figure in % with its 95 % bootstrap interval."""
+
+    percent: float
+    low: float
+    high: float
+
+
+class TaskFigures(_Record):
+    """Score of one task.
+
+    Attributes:
+        metric: `VQA accuracy`, `accuracy` (both 0 to 100) or `CIDEr-D` (0 to 10, ×10 as published).
+        rows: Rows that carry answers.
+        score: The score, with its 95 % bootstrap interval `low` to `high`.
+        consistency: NLVR2 consistency in %, where rows carry a group.
+        recovery: Score over the reference's score; None for a reference that scores nothing.
+    """
+
+    metric: str
+    rows: int
+    score: float
+    low: float
+    high: float
+    consistency: float | None = None
+    recovery: Percent | None = None
+
+
+class TokenAgreement(_Record):
+    """Greedy token sequences against the reference's.
+
+    Attributes:
+        rows: Rows compared.
+        identical_percent: Rows whose whole sequence is the same.
+        leading_percent: Tokens before the first difference, of the longer sequence; mean over rows.
+    """
+
+    rows: int
+    identical_percent: float
+    leading_percent: float
+
+
+class RoutingAgreement(_Record):
+    """Routing maps against the reference's, on the tokens that the reference routes.
+
+    Attributes:
+        rows: Prompts compared.
+        tokens: Routed tokens compared.
+        index_percent: Mean share of the reference's source positions that are found again.
+        best_index_percent: Tokens whose best source is the same.
+        routed_percent: Tokens routed by both, of those routed by either.
+        margin: Median similarity margin (best minus runner-up) of this candidate.
+        reference_margin: The same of the reference.
+        matched_cosine: Mean cosine between the embeddings of the best sources.
+    """
+
+    rows: int
+    tokens: int
+    index_percent: float
+    best_index_percent: float
+    routed_percent: float
+    margin: float
+    reference_margin: float
+    matched_cosine: float
+
+
+class RouterOverhead(_Record):
+    """Time to first token with the router on against off, taken in turns on the same rows.
+
+    Attributes:
+        on: TTFT with the router.
+        off: TTFT without, sample i next to sample i of `on`.
+        overhead: Median of the paired differences over the median of `off`.
+        component_percent: Time inside the router over TTFT, median; None where it is not timed apart.
+    """
+
+    on: Samples
+    off: Samples
+    overhead: Percent
+    component_percent: float | None
+
+
+class RowResult(_Record):
+    """One answer; `score` is None where the row carries no answers."""
+
+    id: str
+    task: str
+    text: str
+    score: float | None
+
+
+class ChangedAnswer(_Record):
+    """A row whose score differs from the reference's."""
+
+    id: str
+    task: str
+    prompt: str
+    images: tuple[str, ...]
+    answers: tuple[str, ...]
+    reference_text: str
+    text: str
+    reference_score: float
+    score: float
+
+
+class CandidateReport(_Record):
+    """All figures of one candidate.
+
+    Attributes:
+        peak_memory_bytes: Highest resident memory of its own process up to the end of the batch-1 latency phase:
+            Python and its libraries, the weights (mapped files too), activations and KV cache.
+        libraries_memory_bytes: The part that stood before the weights were loaded.
+        ttft: Time to first token per sample, vision included.
+        tpot: Time per output token after the first, one sample per answer of at least two tokens.
+        decode_rate: Tokens per second after the first token, per answer.
+        components: The parts of TTFT.
+        recovery: Unweighted mean of the tasks' recovery; None for the reference itself.
+    """
+
+    name: str
+    source: str
+    kind: str
+    backend: str
+    precision: str
+    component_precisions: dict[str, str]
+    has_router: bool
+    weights_bytes: int
+    load_seconds: float
+    peak_memory_bytes: int
+    libraries_memory_bytes: int
+    ttft: Samples
+    tpot: Samples | None
+    decode_rate: Samples | None
+    components: dict[str, Samples]
+    router_overhead: RouterOverhead | None
+    tasks: dict[str, TaskFigures]
+    recovery: Percent | None
+    token_agreement: TokenAgreement | None
+    routing: RoutingAgreement | None
+    changed: tuple[ChangedAnswer, ...]
+    rows: tuple[RowResult, ...]
+
+
+class GateResult(_Record):
+    """One bound on one candidate; `value` is None where the figure could not be measured, which fails the gate."""
+
+    candidate: str
+    figure: str
+    value: float | None
+    bound: float
+    relation: Literal[">=", "<="]
+    unit: str
+    passed: bool
+
+    def sentence(self) -> str:
+        """Return the result as one line for people."""
+        value = "not measured" if self.value is None else f"{self.value:.2f}{self.unit}"
+        verdict = "passed" if self.passed else "FAILED"
+        return f"{verdict}: {self.candidate} {self.figure} {value}, bound {self.relation} {self.bound:g}{self.unit}"
+
+
+class Machine(_Record):
+    """The machine and how busy it was.
+
+    Attributes:
+        steal_percent: CPU time that the hypervisor gave to others during the latency phase; None if unknown.
+        load_average_before: 1-minute load when the comparison started.
+        load_average_after: The same at the end of the latency phase.
+    """
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    packages: dict[str, str]
+    load_average_before: float
+    load_average_after: float
+    steal_percent: float | None
+
+
+class DataFacts(_Record):
+    """The data file that was used, and its rows by task."""
+
+    path: str
+    sha256: str
+    rows: int
+    tasks: dict[str, int]
+
+
+class Settings(_Record):
+    """How it was measured."""
+
+    threads: int
+    batch_size: int
+    max_new_tokens: int
+    latency_rows: int
+    latency_repeats: int
+    warm_up_rows: int
+    routing_rows: int
+    bootstrap_resamples: int
+    seed: int
+
+
+class ComparisonReport(_Record):
+    """A whole comparison; the first candidate is the reference."""
+
+    schema_version: int = REPORT_SCHEMA_VERSION
+    created: str
+    version: str
+    data: DataFacts
+    settings: Settings
+    machine: Machine
+    candidates: tuple[CandidateReport, ...]
+    gates: tuple[GateResult, ...]
+
+    @property
+    def reference(self) -> CandidateReport:
+        """The candidate that recovery and agreement refer to."""
+        return self.candidates[0]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate held (also where there is none)."""
+        return all(gate.passed for gate in self.gates)
