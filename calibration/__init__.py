@@ -1,0 +1,20 @@
+"""Float graphs to standard QDQ graphs; imported as `moir_edge.calibration`."""
+
+from __future__ import annotations
+
+if __name__ != "moir_edge.calibration":
+    raise ImportError(f"import this package as moir_edge.calibration, not as {__name__}")
+
+from moir_edge.calibration.granularity import PerBlock, PerOutputChannel
+from moir_edge.calibration.quantize import quantize
+from moir_edge.calibration.summary import QuantizationSummary, QuantizedWeight
+from moir_edge.calibration.weights import quantize_weights
+
+__all__ = [
+    "PerBlock",
+    "PerOutputChannel",
+    "QuantizationSummary",
+    "QuantizedWeight",
+    "quantize",
+    "quantize_weights",
+]

@@ -1,0 +1,67 @@
+"""`moir-edge targets`: the device profiles, their precisions and their engine builders."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from moir_edge.targets import Target
+
+__all__ = ["register"]
+
+_NOTES = """\
+(in brackets): the hardware has it, this version does not export it yet; nor int8 (W8A8) and bf16.
+tensorrt builds on the device; tensorrt_rtx ahead of time on any machine; onnxruntime needs no engine."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("targets")(targets)
+
+
+def targets(
+    as_json: bool = typer.Option(False, "--json", help="Print the table as a JSON list."),
+) -> None:
+    """List the targets: SM, memory, precisions and engine builder."""
+    from moir_edge.targets import TARGETS
+
+    if as_json:
+        typer.echo(json.dumps([target.to_dict() for target in TARGETS.values()], indent=1))
+        return
+    _print_table()
+
+
+def _print_table() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from moir_edge.targets import TARGETS
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("target", no_wrap=True)
+    table.add_column("SM", justify="right")
+    table.add_column("memory", justify="right")
+    table.add_column("precisions")
+    table.add_column("engine builder", no_wrap=True)
+    for target in TARGETS.values():
+        table.add_row(
+            target.name,
+            "–" if target.sm is None else str(target.sm),
+            "–" if target.memory_gb is None else f"{target.memory_gb} GB",
+            _precisions(target),
+            target.builder,
+        )
+    Console(highlight=False).print(table)
+    typer.echo(f"\n{_NOTES}")
+
+
+def _precisions(target: Target) -> str:
+    from moir_edge.targets import available_precisions
+
+    exported = available_precisions(target)
+    covered = {*exported, "int8"}
+    others = " ".join(name for name in target.hardware_precisions if name not in covered)
+    return " ".join(exported) + (f" ({others})" if others else "")
