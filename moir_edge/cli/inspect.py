@@ -1,0 +1,189 @@
+"""`moir-edge inspect`: what a bundle holds, and whether every file of it is intact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from moir_edge.bundle import Bundle, Manifest, TensorSpec
+
+__all__ = ["register", "summarise"]
+
+_PLAIN_WIDTH = 130  # a file or pipe has no width of its own; this keeps one tensor per line
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    bundle: Path = typer.Argument(help="Bundle folder."),
+    verify: bool = typer.Option(True, help="Prove every file by its hash."),
+    as_json: bool = typer.Option(False, "--json", help="Print everything as JSON."),
+) -> None:
+    """Show a bundle's components, engines and parity figures, and verify its files."""
+    from moir_edge.bundle import open_bundle
+
+    opened = open_bundle(bundle, verify=verify)
+    summary = summarise(opened, verified=verify)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+        return
+    _print(opened.manifest, summary)
+
+
+def summarise(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
+    """Return what `moir-edge inspect --json` prints.
+
+    Args:
+        bundle: An opened bundle.
+        verified: Whether its files were proven by their hashes.
+    """
+    manifest = bundle.manifest
+    engine_paths = {engine.path for engine in manifest.engines}
+    stored = sum(entry.bytes for entry in manifest.files if entry.path not in engine_paths)
+    stored += (bundle.path / "manifest.json").stat().st_size
+    tensors = sum(component.tensor_bytes for component in manifest.components.values())
+    return {
+        "bundle": str(bundle.path),
+        "schema_version": manifest.schema_version,
+        "source": manifest.source.model_dump(mode="json"),
+        "model": manifest.model.model_dump(mode="json"),
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "router": manifest.router,
+        "components": _components(manifest),
+        "engines": [engine.model_dump(mode="json") for engine in manifest.engines],
+        "parity": manifest.parity,
+        "bytes": stored,
+        "tensor_bytes": tensors,
+        "bytes_ratio": round(stored / tensors, 4) if tensors else None,
+        "engine_bytes": sum(entry.bytes for entry in manifest.files if entry.path in engine_paths),
+        "files": len(manifest.files),
+        "verified": verified,
+        "created_with": manifest.created_with,
+    }
+
+
+def _components(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Return the components; a data file that two of them read counts for the first one."""
+    sizes = {entry.path: entry.bytes for entry in manifest.files}
+    counted: set[str] = set()
+    table = {}
+    for name, component in manifest.components.items():
+        own = [path for path in (component.graph, *component.data) if path not in counted]
+        counted.update(own)
+        table[name] = {
+            **component.model_dump(mode="json"),
+            "bytes": sum(sizes.get(path, 0) for path in own),
+            "shared": [path for path in component.data if path not in own],
+        }
+    return table
+
+
+def _print(manifest: Manifest, summary: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console(markup=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _PLAIN_WIDTH)
+    source = manifest.source
+    console.print(summary["bundle"], style="bold", highlight=False, soft_wrap=True)
+    console.print(
+        f"{source.architecture} from {source.name} (sha256 {source.sha256[:12]}…), "
+        f"target {manifest.target}, precision {manifest.precision}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_component_table(manifest, summary["components"]))
+    if manifest.engines:
+        console.print(_engine_table(manifest))
+    for line in _closing_lines(manifest, summary):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _component_table(manifest: Manifest, components: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("component", "precision", "size", "inputs", "outputs", title_justify="left")
+    for name, component in manifest.components.items():
+        shared = components[name]["shared"]
+        note = f"\n+ {', '.join(shared)}" if shared else ""
+        table.add_row(
+            name,
+            component.precision,
+            _size(components[name]["bytes"]) + note,
+            _tensors(component.inputs),
+            _tensors(component.outputs),
+        )
+    return table
+
+
+def _engine_table(manifest: Manifest) -> Any:
+    from rich.table import Table
+
+    sizes = {entry.path: entry.bytes for entry in manifest.files}
+    table = Table("engine", "target", "SM", "builder", "size", "built in")
+    for engine in manifest.engines:
+        table.add_row(
+            engine.component,
+            engine.target,
+            engine.compute_capability,
+            f"{engine.builder} {engine.builder_version}",
+            _size(sizes.get(engine.path, 0)),
+            f"{engine.build_seconds:.1f} s",
+        )
+    return table
+
+
+def _closing_lines(manifest: Manifest, summary: dict[str, Any]) -> list[str]:
+    ratio = summary["bytes_ratio"]
+    lines = [
+        f"size: {_size(summary['bytes'])} on disk for {_size(summary['tensor_bytes'])} of tensors"
+        + (f" (ratio {ratio:.3f})" if ratio else "")
+        + (f", engines {_size(summary['engine_bytes'])}" if manifest.engines else "")
+    ]
+    router = manifest.router
+    lines.append(f"router: {_pairs(router)}" if router else "router: none")
+    for name, figures in manifest.parity.items():
+        shown = _pairs(figures) if isinstance(figures, dict) else _figure(figures)
+        lines.append(f"parity {name}: {shown}")
+    if summary["verified"]:
+        lines.append(f"files: {summary['files']}, all hashes verified")
+    else:
+        lines.append(f"files: {summary['files']}, hashes not verified (--no-verify)")
+    return lines
+
+
+def _tensors(specs: tuple[TensorSpec, ...]) -> str:
+    """Return one line per tensor; the key-value cache, which repeats per layer, as one."""
+    lines = []
+    caches = [spec for spec in specs if spec.name.startswith(("past_key_values.", "present."))]
+    for spec in specs:
+        if spec not in caches:
+            lines.append(f"{spec.name} {_shape(spec)}")
+    if caches:
+        stem = caches[0].name.split(".")[0]
+        lines.append(f"{stem}.0…{len(caches) // 2 - 1} {_shape(caches[0])}")
+    return "\n".join(lines)
+
+
+def _shape(spec: TensorSpec) -> str:
+    return "(" + ", ".join(str(axis) for axis in spec.shape) + f") {spec.dtype}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _pairs(data: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_figure(value)}" for key, value in data.items())
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

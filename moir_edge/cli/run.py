@@ -1,0 +1,161 @@
+"""`moir-edge run`: a bundle answers a prompt about images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from moir_edge.runtime import EdgeModel, Generation, RoutingMap
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("run")(run)
+
+
+def run(
+    bundle: Path = typer.Argument(help="Bundle folder."),
+    prompt: str = typer.Option(..., "-p", "--prompt", help="What to ask."),
+    image: list[Path] = typer.Option([], "-i", "--image", help="Image file; repeatable, in order."),
+    context: str | None = typer.Option(None, help="A sentence to put before the prompt."),
+    router: str = typer.Option("on", help="on or off."),
+    routing_map: Path | None = typer.Option(
+        None, help="Write what the router did as a PNG picture."
+    ),
+    routing_json: Path | None = typer.Option(None, help="Write what the router did as JSON."),
+    max_new_tokens: int = typer.Option(64, help="Tokens of the answer at most."),
+    temperature: float = typer.Option(0.0, help="0 is greedy."),
+    top_p: float = typer.Option(1.0, help="Draw from the most likely tokens up to this sum."),
+    top_k: int = typer.Option(0, help="Draw from this many most likely tokens; 0 takes all."),
+    seed: int | None = typer.Option(None, help="Makes drawing repeatable."),
+    stop: list[str] = typer.Option([], help="End the answer before this string; repeatable."),
+    stream: bool = typer.Option(True, help="Print the answer while it grows."),
+    threads: int | None = typer.Option(None, help="CPU threads; all physical cores by default."),
+    provider: str | None = typer.Option(None, help="cpu or cuda; cuda where it is available."),
+    verify: bool = typer.Option(True, help="Prove every file of the bundle by its hash first."),
+    as_json: bool = typer.Option(False, "--json", help="Print answer, tokens and timings as JSON."),
+) -> None:
+    """Answer a prompt about images with a bundle; needs neither torch nor transformers."""
+    _check_options(router, routing_map or routing_json)
+    from moir_edge.runtime.chat import user_message
+    from moir_edge.runtime.images import read_image
+    from moir_edge.runtime.sampling import GenerationSettings
+
+    # Everything that the user may have got wrong is found before the graphs are loaded.
+    user_message(prompt, images=len(image), context=context)
+    pictures = [read_image(path) for path in image]
+    settings: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "seed": seed,
+        "stop": tuple(stop),
+        "router": router == "on",
+    }
+    GenerationSettings(**settings)
+    from moir_edge import load
+
+    model = load(bundle, threads=threads, provider=provider, verify=verify)  # type: ignore[arg-type]
+    text = model.stream(prompt, pictures, context=context, **settings)
+    show_pieces = stream and not as_json
+    for piece in text:
+        if show_pieces:
+            typer.echo(piece, nl=False)
+    _write_maps(model, text.result, pictures, routing_map, routing_json)
+    if as_json:
+        typer.echo(json.dumps(_as_dict(text.result, bundle, router), indent=1, ensure_ascii=False))
+        return
+    typer.echo("" if show_pieces else text.result.texts[0])
+    typer.echo(_status_line(model, text.result, router), err=True)
+
+
+def _check_options(router: str, wanted_map: Path | None) -> None:
+    from moir_edge.errors import DataError, UnsupportedError
+
+    if router not in ("on", "off"):
+        raise UnsupportedError(f"--router {router!r}: expected on or off")
+    if router == "off" and wanted_map is not None:
+        raise DataError(f"{wanted_map} needs the router; leave out --router off")
+
+
+def _write_maps(
+    model: EdgeModel,
+    generation: Generation,
+    pictures: list[Any],
+    png: Path | None,
+    json_file: Path | None,
+) -> None:
+    if png is None and json_file is None:
+        return
+    routing = _only_map(model, generation)
+    if json_file is not None:
+        data = json.dumps(routing.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        _write(json_file, data.encode())
+    if png is not None:
+        from io import BytesIO
+
+        from moir_edge.runtime.routing_picture import draw_routing_map
+
+        buffer = BytesIO()
+        draw_routing_map(routing, pictures).save(buffer, format="PNG")
+        _write(png, buffer.getvalue())
+
+
+def _only_map(model: EdgeModel, generation: Generation) -> RoutingMap:
+    from moir_edge.errors import DataError, UnsupportedError
+
+    if generation.routing is not None:
+        return generation.routing[0]
+    if not model.sessions.has_router:
+        raise UnsupportedError(
+            f"{model.bundle.path} holds no router, so there is no routing map; "
+            "export a retrofitted checkpoint"
+        )
+    raise DataError("a routing map needs an image and a prompt; give at least one --image")
+
+
+def _write(path: Path, data: bytes) -> None:
+    from moir_edge.errors import EnvironmentProblem
+
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot write {path}: {error.strerror}; give another path"
+        ) from error
+
+
+def _as_dict(generation: Generation, bundle: Path, router: str) -> dict[str, Any]:
+    from moir_edge.runtime.timing import peak_memory_bytes
+
+    return {
+        "bundle": str(bundle),
+        "text": generation.texts[0],
+        "token_ids": list(generation.token_ids[0]),
+        "finish_reason": generation.finish_reasons[0],
+        "prompt_tokens": generation.prompt_tokens[0],
+        "router": router == "on" and generation.routing is not None,
+        "timings": generation.timings.to_dict(),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def _status_line(model: EdgeModel, generation: Generation, router: str) -> str:
+    timings = generation.timings
+    speed = timings.tokens_per_second
+    parts = [
+        f"{generation.prompt_tokens[0]} prompt tokens",
+        f"{len(generation.token_ids[0])} generated",
+        f"first token {timings.ttft_ms:.1f} ms (vision {timings.vision_ms:.1f}, "
+        f"router {timings.router_ms:.1f}, prefill {timings.prefill_ms:.1f})",
+        *([f"{speed:.1f} tok/s"] if speed else []),
+        f"router {router if model.sessions.has_router else 'absent'}",
+    ]
+    return "[" + " · ".join(parts) + "]"

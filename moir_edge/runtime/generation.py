@@ -1,0 +1,182 @@
+"""The generation loop: vision, embedding, router and prompt once, then one decoder step per token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.errors import BundleError
+from moir_edge.runtime.answers import AnswerRow, FinishReason
+from moir_edge.runtime.processor import ModelInputs
+from moir_edge.runtime.routing import RoutingMap, routing_maps
+from moir_edge.runtime.sampling import GenerationSettings, Sampler
+from moir_edge.runtime.sessions import GraphSessions, RouterArrays
+from moir_edge.runtime.timing import Stopwatch, Timings
+from moir_edge.runtime.tokenizer import Tokenizer
+
+__all__ = ["Generation", "GenerationRun", "prompt_embeddings"]
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """The answers to one batch.
+
+    Attributes:
+        texts: One answer per row, special tokens and the stop string left out.
+        token_ids: Generated ids per row, the stop token included where one was generated.
+        finish_reasons: Why each row ended: ``"stop_token"``, ``"stop_string"`` or ``"length"``.
+        prompt_tokens: Prompt tokens per row, image tokens included.
+        timings: Where the time went.
+        routing: One map per row; None where no router ran.
+    """
+
+    texts: tuple[str, ...]
+    token_ids: tuple[tuple[int, ...], ...]
+    finish_reasons: tuple[FinishReason, ...]
+    prompt_tokens: tuple[int, ...]
+    timings: Timings
+    routing: tuple[RoutingMap, ...] | None
+
+
+class GenerationRun:
+    """One batch on its way: iterate to get each step's new text per row, then take `result`.
+
+    Args:
+        sessions: The bundle's graphs.
+        facts: What the manifest says of the model.
+        tokenizer: Decodes the answers.
+        inputs: The encoded batch.
+        settings: How to generate.
+        watch: Started when the call came in, so that the time to first token holds everything.
+    """
+
+    def __init__(
+        self,
+        *,
+        sessions: GraphSessions,
+        facts: ModelFacts,
+        tokenizer: Tokenizer,
+        inputs: ModelInputs,
+        settings: GenerationSettings,
+        watch: Stopwatch,
+    ) -> None:
+        self._sessions = sessions
+        self._facts = facts
+        self._inputs = inputs
+        self._settings = settings
+        self._watch = watch
+        self._router_arrays: RouterArrays | None = None
+        self.rows = [
+            AnswerRow(
+                tokenizer,
+                min(settings.max_new_tokens, facts.context_length - length),
+                facts.eos_token_ids,
+                settings.stop,
+            )
+            for length in inputs.prompt_lengths
+        ]
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        """Yield, after every step, the text of each row that became certain."""
+        sampler = Sampler(self._settings, len(self.rows))
+        embeds, self._router_arrays = prompt_embeddings(
+            self._sessions, self._facts, self._inputs, self._watch, router=self._settings.router
+        )
+        with self._watch.part("prefill"):
+            logits, state = self._sessions.prefill(embeds, self._inputs.attention_mask)
+        tokens = sampler(logits)
+        self._watch.first_token()
+        yield self._accept(tokens)
+        while not self._finished:
+            with self._watch.step():
+                tokens = sampler(self._sessions.decode(tokens, state))
+            yield self._accept(tokens)
+
+    @property
+    def result(self) -> Generation:
+        """The answers so far; final once iteration has ended."""
+        arrays = self._router_arrays
+        return Generation(
+            texts=tuple(row.text for row in self.rows),
+            token_ids=tuple(tuple(row.token_ids) for row in self.rows),
+            finish_reasons=tuple(row.finish_reason or "length" for row in self.rows),
+            prompt_tokens=self._inputs.prompt_lengths,
+            timings=self._watch.result(),
+            routing=None if arrays is None else routing_maps(self._facts, self._inputs, arrays),
+        )
+
+    @property
+    def _finished(self) -> bool:
+        return all(row.finish_reason is not None for row in self.rows)
+
+    def _accept(self, tokens: npt.NDArray[np.int64]) -> tuple[str, ...]:
+        return tuple(row.push(int(token)) for row, token in zip(self.rows, tokens, strict=True))
+
+
+def prompt_embeddings(
+    sessions: GraphSessions,
+    facts: ModelFacts,
+    inputs: ModelInputs,
+    watch: Stopwatch,
+    *,
+    router: bool,
+) -> tuple[Floats, RouterArrays | None]:
+    """Return what the decoder sees of the prompt, and what the router did to it.
+
+    Args:
+        sessions: The bundle's graphs.
+        facts: What the manifest says of the model.
+        inputs: The encoded batch.
+        watch: Takes the times of ``vision``, ``embedding`` and ``router``.
+        router: Run the router if the bundle has one.
+
+    Returns:
+        Embeddings (batch, sequence, hidden) float32, and the router's outputs or None.
+
+    Raises:
+        BundleError: The vision graph gives another number of image tokens than the prompt holds.
+    """
+    features: Floats | None = None
+    if inputs.pixel_values is not None:
+        with watch.part("vision"):
+            features = sessions.image_features(inputs.pixel_values)
+    with watch.part("embedding"):
+        embeds = sessions.embed(inputs.input_ids)
+        if features is not None:
+            embeds = _place(embeds, features, inputs.input_ids == facts.image_token_id)
+    if not (router and sessions.has_router):
+        return embeds, None
+    with watch.part("router"):
+        return _route(sessions, facts, inputs, embeds)
+
+
+def _place(embeds: Floats, features: Floats, at: npt.NDArray[np.bool_]) -> Floats:
+    """Put image features (images, tokens, hidden) where the prompt has image tokens, in order."""
+    rows = features.reshape(-1, features.shape[-1])
+    if len(rows) != int(at.sum()):
+        raise BundleError(
+            f"the vision graph gave {len(rows)} image tokens and the prompt holds {int(at.sum())}; "
+            "the bundle's tokens_per_tile does not fit its graph, export it again"
+        )
+    placed = embeds.copy()
+    placed[at] = rows
+    return placed
+
+
+def _route(
+    sessions: GraphSessions, facts: ModelFacts, inputs: ModelInputs, embeds: Floats
+) -> tuple[Floats, RouterArrays | None]:
+    from moir_edge.router.positions import prompt_positions
+
+    image_positions, text_positions, text_mask = prompt_positions(
+        inputs.input_ids, inputs.attention_mask, facts.image_token_id, facts.special_token_ids
+    )
+    if not (image_positions >= 0).any() or not text_mask.any():
+        return embeds, None  # one side is missing in every row: the router changes nothing
+    return sessions.route(embeds, image_positions, text_positions, text_mask)

@@ -1,0 +1,198 @@
+"""From prompts and images to the arrays that the graphs take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.errors import BundleError, DataError
+from moir_edge.runtime.chat import ChatTemplate, Messages
+from moir_edge.runtime.image_processing import (
+    ImageProcessor,
+    ProcessedImage,
+    View,
+    image_processor_from,
+)
+from moir_edge.runtime.images import ImageInput, read_image
+from moir_edge.runtime.placeholders import ImageTokens, expander_for
+from moir_edge.runtime.tokenizer import Tokenizer
+
+__all__ = ["EncodedPrompt", "ModelInputs", "Processor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPrompt:
+    """One row of a batch before padding.
+
+    Attributes:
+        text: The rendered prompt with one image token per image: what a person would read.
+        expanded: The prompt as tokenized, image tokens repeated.
+        ids: Token ids of `expanded`.
+        offsets: Per token, (start, end) in characters of `expanded`.
+        images: Per image, the views that its tiles show.
+    """
+
+    text: str
+    expanded: str
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    images: tuple[tuple[View, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInputs:
+    """A left-padded batch.
+
+    Attributes:
+        input_ids: (batch, sequence) int64.
+        attention_mask: (batch, sequence) int64, 0 at padding.
+        pixel_values: (images, 3, height, width) float32, the tiles of all rows in order, or None.
+        prompts: One per row.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    attention_mask: npt.NDArray[np.int64]
+    pixel_values: npt.NDArray[np.float32] | None
+    prompts: tuple[EncodedPrompt, ...]
+
+    @property
+    def prompt_lengths(self) -> tuple[int, ...]:
+        """Prompt tokens per row, padding not counted."""
+        return tuple(len(prompt.ids) for prompt in self.prompts)
+
+
+class Processor:
+    """Tokenizer, chat template and image processor of one model.
+
+    Args:
+        folder: A bundle or checkpoint folder with the Hugging Face JSON files.
+        facts: What the manifest says of the model.
+
+    Raises:
+        BundleError: A file is missing or cannot be read.
+        UnsupportedError: The image processor or the model type is unknown.
+    """
+
+    def __init__(self, folder: Path, facts: ModelFacts) -> None:
+        self.facts = facts
+        self.tokenizer = Tokenizer.from_folder(folder)
+        self.chat_template = ChatTemplate.from_folder(folder, self.tokenizer.special_tokens)
+        self.image_processor: ImageProcessor = image_processor_from(_image_config(folder))
+        self._expand = expander_for(facts.model_type)
+        self._image_tokens = ImageTokens(
+            image=self.tokenizer.token(facts.image_token_id),
+            tokens_per_tile=facts.tokens_per_tile,
+            special_tokens=self.tokenizer.special_tokens,
+        )
+
+    def __call__(
+        self, conversations: Sequence[Messages], images: Sequence[Sequence[ImageInput]]
+    ) -> ModelInputs:
+        """Encode a batch.
+
+        Args:
+            conversations: One list of messages per row.
+            images: The images of each row, in the order in which its messages name them.
+
+        Raises:
+            DataError: An image cannot be used, image parts and images differ in number, or a prompt
+                is longer than the model's context.
+        """
+        prompts: list[EncodedPrompt] = []
+        tiles: list[npt.NDArray[np.float32]] = []
+        for messages, sources in zip(conversations, images, strict=True):
+            processed = [self.image_processor(read_image(source)) for source in sources]
+            prompts.append(self.encode(self.chat_template.render(messages), processed))
+            tiles.extend(image.pixel_values for image in processed)
+        input_ids, attention_mask = _left_padded(
+            [prompt.ids for prompt in prompts], self.facts.pad_token_id
+        )
+        return ModelInputs(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values=np.concatenate(tiles) if tiles else None,
+            prompts=tuple(prompts),
+        )
+
+    def encode(self, text: str, images: Sequence[ProcessedImage]) -> EncodedPrompt:
+        """Expand the image tokens of a rendered prompt and tokenize it.
+
+        Raises:
+            DataError: See `__call__`.
+        """
+        expanded = self._expanded(text, images)
+        # A template that writes the start token itself must not get a second one (as transformers).
+        start = self.tokenizer.special_tokens.get("bos_token")
+        written = start is not None and expanded.startswith(start)
+        encoded = self.tokenizer.encode(expanded, add_special_tokens=not written)
+        self._check_length(encoded.ids, images)
+        return EncodedPrompt(
+            text=text,
+            expanded=expanded,
+            ids=encoded.ids,
+            offsets=encoded.offsets,
+            images=tuple(image.views for image in images),
+        )
+
+    def _expanded(self, text: str, images: Sequence[ProcessedImage]) -> str:
+        pieces = text.split(self._image_tokens.image)
+        if len(pieces) - 1 != len(images):
+            raise DataError(
+                f"the prompt names {len(pieces) - 1} image(s) and {len(images)} were given; "
+                f"give one image per {self._image_tokens.image} and leave that word out of the prompt"
+            )
+        joined = pieces[0]
+        for image, piece in zip(images, pieces[1:], strict=True):
+            joined += self._expand(self._image_tokens, image.rows, image.columns) + piece
+        return joined
+
+    def _check_length(self, ids: Sequence[int], images: Sequence[ProcessedImage]) -> None:
+        limit = self.facts.context_length
+        if len(ids) < limit:
+            return
+        from_images = sum(token == self.facts.image_token_id for token in ids)
+        tiles = sum(len(image.views) for image in images)
+        raise DataError(
+            f"the prompt has {len(ids)} tokens ({from_images} of them from {tiles} image tile(s)), "
+            f"the model's context holds {limit} with at least one for the answer; "
+            "shorten the prompt or give fewer images"
+        )
+
+
+def _image_config(folder: Path) -> dict[str, Any]:
+    """Return the image processor's JSON object; transformers looks in the same order."""
+    for name, part in (
+        ("processor_config.json", "image_processor"),
+        ("preprocessor_config.json", ""),
+    ):
+        path = folder / name
+        if not path.is_file():
+            continue
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config = config.get(part) if part else config
+        if isinstance(config, dict):
+            return config
+    raise BundleError(
+        f"{folder} has neither preprocessor_config.json nor an image_processor in "
+        "processor_config.json; export the bundle again"
+    )
+
+
+def _left_padded(
+    rows: Sequence[Sequence[int]], pad_token_id: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return ids and mask, (batch, sequence) each; the last token of every row is in the last column."""
+    width = max(len(row) for row in rows)
+    ids = np.full((len(rows), width), pad_token_id, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids[index, width - len(row) :] = row
+        mask[index, width - len(row) :] = 1
+    return ids, mask

@@ -1,0 +1,256 @@
+"""What the router did to one prompt, in words a person can read: token, word, image cell, sources."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.runtime.image_processing import Box, View
+from moir_edge.runtime.processor import EncodedPrompt, ModelInputs
+from moir_edge.runtime.sessions import RouterArrays
+
+__all__ = ["Cell", "RoutedToken", "RoutingMap", "Source", "routing_maps"]
+
+Side = Literal["image", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """The part of an image that one image token stands for.
+
+    Attributes:
+        image: Which image of the prompt, from 0.
+        view: ``"whole"``, ``"tile"``, ``"global"`` or ``"crop"``.
+        tile_row: Row of the tile in a split image.
+        tile_column: Column of the tile in a split image.
+        row: Row in the view's grid.
+        column: Column in the view's grid.
+        box: (left, top, right, bottom) in the upright image, as fractions of its size.
+    """
+
+    image: int
+    view: str
+    tile_row: int
+    tile_column: int
+    row: int
+    column: int
+    box: Box
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A token that information was taken from; `word` for text, `cell` for image tokens."""
+
+    side: Side
+    position: int
+    word: str | None = None
+    cell: Cell | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutedToken:
+    """One token that the router enriched.
+
+    Attributes:
+        side: The side it is on.
+        position: Its place in the prompt, padding not counted.
+        word: The word it belongs to (text).
+        cell: The part of the image it stands for (image; None for a class token).
+        score: Information density in [0, 1]; low is weak.
+        gate: How strongly it was enriched, above 0.
+        margin: Similarity of the best source minus that of the runner-up.
+        sources: Where the information came from, the best first.
+    """
+
+    side: Side
+    position: int
+    word: str | None
+    cell: Cell | None
+    score: float
+    gate: float
+    margin: float
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True)
+class RoutingMap:
+    """The router's work on one prompt; arrays over its T candidate tokens, image tokens first.
+
+    Attributes:
+        prompt: The prompt.
+        tokens_per_tile: Image tokens per view.
+        image_tokens: How many of the T candidates are image tokens.
+        positions: (T,) int64, places in the prompt, padding not counted.
+        scores: (T,) float32, information density in [0, 1].
+        indices: (T, k) int64, places of the sources, -1 where none.
+        margin: (T,) float32, best minus runner-up similarity.
+        gate: (T,) float32, 0 for tokens that were not routed.
+    """
+
+    prompt: EncodedPrompt
+    tokens_per_tile: int
+    image_tokens: int
+    positions: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    indices: npt.NDArray[np.int64]
+    margin: npt.NDArray[np.float32]
+    gate: npt.NDArray[np.float32]
+
+    @cached_property
+    def routed(self) -> tuple[RoutedToken, ...]:
+        """The tokens that were enriched, image tokens first."""
+        return tuple(self._routed(int(row)) for row in np.flatnonzero(self.gate > 0))
+
+    def cell(self, position: int) -> Cell | None:
+        """Return what the image token at a place in the prompt shows; None for other tokens."""
+        ordinal = self._image_ordinals.get(position)
+        if ordinal is None:
+            return None
+        tile, token = divmod(ordinal, self.tokens_per_tile)
+        image, view = self._views[tile]
+        side = math.isqrt(self.tokens_per_tile)
+        token -= self.tokens_per_tile - side * side  # a class token stands before the grid
+        if token < 0:
+            return None
+        row, column = divmod(token, side)
+        return Cell(
+            image=image,
+            view=view.kind,
+            tile_row=view.row,
+            tile_column=view.column,
+            row=row,
+            column=column,
+            box=_part_of(view.box, row, column, side),
+        )
+
+    def word(self, position: int) -> str:
+        """Return the word of the prompt that the token at a place belongs to."""
+        text = self.prompt.expanded
+        start, end = self.prompt.offsets[position]
+        token = text[start:end]
+        if not token.strip():
+            return token
+        start += len(token) - len(token.lstrip())
+        end -= len(token) - len(token.rstrip())
+        low, high = self._bounds(position)
+        while start > low and not text[start - 1].isspace():
+            start -= 1
+        while end < high and not text[end].isspace():
+            end += 1
+        return text[start:end].strip(".,;:!?\"'()[]") or text[start:end]
+
+    def cells(self) -> Iterator[tuple[int, Cell]]:
+        """Yield (row of the arrays, cell) for every image token that has one."""
+        for row in range(self.image_tokens):
+            cell = self.cell(int(self.positions[row]))
+            if cell is not None:
+                yield row, cell
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-able data."""
+        image, text = slice(None, self.image_tokens), slice(self.image_tokens, None)
+        return {
+            "prompt": self.prompt.text,
+            "image_tokens": self.image_tokens,
+            "text_tokens": len(self.positions) - self.image_tokens,
+            "tokens_per_tile": self.tokens_per_tile,
+            "images": [[asdict(view) for view in views] for views in self.prompt.images],
+            "image_scores": _rounded(self.scores[image]),
+            "text_scores": [
+                {"position": int(position), "word": self.word(int(position)), "score": score}
+                for position, score in zip(
+                    self.positions[text], _rounded(self.scores[text]), strict=True
+                )
+            ],
+            "routed": [_without_none(asdict(token)) for token in self.routed],
+        }
+
+    def _routed(self, row: int) -> RoutedToken:
+        position = int(self.positions[row])
+        own = self._source(position)
+        return RoutedToken(
+            side=own.side,
+            position=position,
+            word=own.word,
+            cell=own.cell,
+            score=float(self.scores[row]),
+            gate=float(self.gate[row]),
+            margin=float(self.margin[row]),
+            sources=tuple(self._source(int(at)) for at in self.indices[row] if at >= 0),
+        )
+
+    def _source(self, position: int) -> Source:
+        if position in self._image_ordinals:
+            return Source(side="image", position=position, cell=self.cell(position))
+        return Source(side="text", position=position, word=self.word(position))
+
+    @cached_property
+    def _image_ordinals(self) -> dict[int, int]:
+        places = self.positions[: self.image_tokens]
+        return {int(position): ordinal for ordinal, position in enumerate(places)}
+
+    @cached_property
+    def _views(self) -> list[tuple[int, View]]:
+        return [(index, view) for index, views in enumerate(self.prompt.images) for view in views]
+
+    def _bounds(self, position: int) -> tuple[int, int]:
+        """Return the characters between the nearest tokens that are no part of the user's text."""
+        text_places = set(self.positions[self.image_tokens :].tolist())
+        before, after = position, position
+        while before - 1 in text_places:
+            before -= 1
+        while after + 1 in text_places:
+            after += 1
+        return self.prompt.offsets[before][0], self.prompt.offsets[after][1]
+
+
+def routing_maps(
+    facts: ModelFacts, inputs: ModelInputs, arrays: RouterArrays
+) -> tuple[RoutingMap, ...]:
+    """Split the router's outputs of a batch into one map per row, with padding removed."""
+    width = inputs.input_ids.shape[1]
+    images = arrays.image_positions.shape[1]
+    maps = []
+    for row, prompt in enumerate(inputs.prompts):
+        padding = width - len(prompt.ids)
+        valid = np.concatenate([arrays.image_positions[row] >= 0, arrays.text_mask[row]])
+        places = np.concatenate([arrays.image_positions[row], arrays.text_positions[row]])
+        sources = arrays.indices[row][valid]
+        maps.append(
+            RoutingMap(
+                prompt=prompt,
+                tokens_per_tile=facts.tokens_per_tile,
+                image_tokens=int(valid[:images].sum()),
+                positions=places[valid] - padding,
+                scores=arrays.scores[row][valid],
+                indices=np.where(sources >= 0, sources - padding, -1),
+                margin=arrays.margin[row][valid],
+                gate=arrays.gate[row][valid],
+            )
+        )
+    return tuple(maps)
+
+
+def _part_of(box: Box, row: int, column: int, side: int) -> Box:
+    width, height = (box[2] - box[0]) / side, (box[3] - box[1]) / side
+    left, top = box[0] + column * width, box[1] + row * height
+    return left, top, left + width, top + height
+
+
+def _rounded(values: npt.NDArray[np.float32]) -> list[float]:
+    return [round(float(value), 5) for value in values]
+
+
+def _without_none(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _without_none(value) for key, value in data.items() if value is not None}
+    if isinstance(data, list | tuple):
+        return [_without_none(value) for value in data]
+    return data

@@ -1,0 +1,309 @@
+"""The routing map as a picture: how dense each part of the image is, and which words enriched it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from moir_edge.errors import DataError
+from moir_edge.runtime.images import ImageInput, read_image
+from moir_edge.runtime.routing import Cell, RoutedToken, RoutingMap
+
+__all__ = ["draw_routing_map"]
+
+Colour: TypeAlias = "tuple[int, int, int]"
+Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
+
+_PANEL = 440  # longest side of one panel in pixels
+_MARGIN = 24
+_WIDTH = 2 * _PANEL + 3 * _MARGIN
+_LINE = 24
+_INK: Colour = (32, 36, 44)
+_MUTED: Colour = (110, 116, 128)
+_PAPER: Colour = (255, 255, 255)
+_OTHER: Colour = (150, 150, 150)
+# Told apart also with the common colour-vision deficiencies (Okabe and Ito's order, yellow darkened).
+_WORD_COLOURS: tuple[Colour, ...] = (
+    (230, 159, 0),
+    (0, 114, 178),
+    (0, 158, 115),
+    (204, 61, 40),
+    (204, 121, 167),
+    (86, 180, 233),
+    (150, 140, 20),
+    (110, 64, 170),
+)
+_HEAT: tuple[Colour, ...] = (
+    (48, 18, 95),
+    (40, 90, 160),
+    (30, 160, 140),
+    (150, 205, 70),
+    (253, 231, 37),
+)
+_MAX_WORDS_ENRICHED = 8
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The cells of one image that tile it once: its tiles, or its overview."""
+
+    image: int
+    is_overview: bool
+    rows: tuple[int, ...]
+    cells: tuple[Cell, ...]
+
+
+def draw_routing_map(routing: RoutingMap, images: Sequence[ImageInput]) -> Image.Image:
+    """Draw what the router did over the images of a prompt.
+
+    Per image, the left panel shows the information density of every cell (dark is weak); the right
+    one fills each enriched cell with the colour of the word that it took most from, the stronger the
+    gate the fuller, and numbers the cells that words took from. The legend names the words.
+
+    Args:
+        routing: The map of one prompt.
+        images: The same images as were given with the prompt, in order.
+
+    Returns:
+        An RGB picture, as wide as two panels and as high as it takes.
+
+    Raises:
+        DataError: The number of images is not the prompt's.
+    """
+    if len(images) != len(routing.prompt.images):
+        raise DataError(
+            f"the routing map has {len(routing.prompt.images)} image(s), {len(images)} were given; "
+            "give the same images as with the prompt"
+        )
+    pictures = [read_image(image) for image in images]
+    colours = _word_colours(routing)
+    enriched = _enriched_words(routing)
+    blocks = [_header(routing)]
+    for layer in _layers(routing):
+        blocks.append(_layer_block(routing, layer, pictures[layer.image], colours, enriched))
+    blocks.append(_legend(routing, colours, enriched))
+    return _stack(blocks)
+
+
+def _word_colours(routing: RoutingMap) -> dict[str, Colour]:
+    """Give the words that most image cells took from a colour each."""
+    counts = Counter(_best_word(token) for token in routing.routed if token.side == "image")
+    words = [word for word, _ in counts.most_common(len(_WORD_COLOURS)) if word is not None]
+    return dict(zip(words, _WORD_COLOURS, strict=False))
+
+
+def _best_word(token: RoutedToken) -> str | None:
+    return token.sources[0].word if token.sources else None
+
+
+def _enriched_words(routing: RoutingMap) -> list[RoutedToken]:
+    """Return the words that took most from the image, the strongest gate first."""
+    words = [token for token in routing.routed if token.side == "text" and _best_cell(token)]
+    return sorted(words, key=lambda token: -token.gate)[:_MAX_WORDS_ENRICHED]
+
+
+def _best_cell(token: RoutedToken) -> Cell | None:
+    return token.sources[0].cell if token.sources else None
+
+
+def _layers(routing: RoutingMap) -> list[_Layer]:
+    found: dict[tuple[int, bool], list[tuple[int, Cell]]] = {}
+    for row, cell in routing.cells():
+        found.setdefault((cell.image, cell.view == "global"), []).append((row, cell))
+    return [
+        _Layer(image, is_overview, tuple(row for row, _ in cells), tuple(cell for _, cell in cells))
+        for (image, is_overview), cells in found.items()
+    ]
+
+
+def _header(routing: RoutingMap) -> Image.Image:
+    image_side = sum(token.side == "image" for token in routing.routed)
+    text_side = len(routing.routed) - image_side
+    texts = len(routing.positions) - routing.image_tokens
+    question = " ".join(routing.prompt.text.split())
+    lines = _wrapped(question, _font(18), _WIDTH - 2 * _MARGIN)[:4]
+    block = Image.new("RGB", (_WIDTH, _MARGIN + (len(lines) + 1) * 26), _PAPER)
+    draw = ImageDraw.Draw(block)
+    for number, line in enumerate(lines):
+        draw.text((_MARGIN, _MARGIN + number * 26), line, fill=_INK, font=_font(18))
+    draw.text(
+        (_MARGIN, _MARGIN + len(lines) * 26),
+        f"enriched: {image_side} of {routing.image_tokens} image tokens, {text_side} of {texts} text tokens",
+        fill=_MUTED,
+        font=_font(15),
+    )
+    return block
+
+
+def _layer_block(
+    routing: RoutingMap,
+    layer: _Layer,
+    picture: Image.Image,
+    colours: dict[str, Colour],
+    enriched: list[RoutedToken],
+) -> Image.Image:
+    scale = _PANEL / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    panel = picture.resize(size, Image.Resampling.BICUBIC)
+    name = f"image {layer.image + 1}" + (", overview" if layer.is_overview else "")
+    block = Image.new("RGB", (_WIDTH, size[1] + _LINE + 58), _PAPER)
+    draw = ImageDraw.Draw(block)
+    right = 2 * _MARGIN + _PANEL
+    draw.text((_MARGIN, 0), f"{name}: information density", fill=_INK, font=_font(15))
+    draw.text((right, 0), f"{name}: enriched cells, by word", fill=_INK, font=_font(15))
+    block.paste(_density_panel(routing, layer, panel), (_MARGIN, _LINE))
+    block.paste(_links_panel(routing, layer, panel, colours, enriched), (right, _LINE))
+    _scale_bar(draw, routing, _LINE + size[1] + 8)
+    return block
+
+
+def _density_panel(routing: RoutingMap, layer: _Layer, panel: Image.Image) -> Image.Image:
+    grey = panel.convert("L").convert("RGB")
+    heat = grey.copy()
+    draw = ImageDraw.Draw(heat)
+    low, high = _score_range(routing)
+    for row, cell in zip(layer.rows, layer.cells, strict=True):
+        share = (float(routing.scores[row]) - low) / (high - low)
+        draw.rectangle(_pixels(cell, panel.size), fill=_heat_colour(share))
+    return Image.blend(grey, heat, 0.62)
+
+
+def _links_panel(
+    routing: RoutingMap,
+    layer: _Layer,
+    panel: Image.Image,
+    colours: dict[str, Colour],
+    enriched: list[RoutedToken],
+) -> Image.Image:
+    faded = Image.blend(panel, Image.new("RGB", panel.size, _PAPER), 0.45).convert("RGBA")
+    cells = set(layer.cells)
+    for token in routing.routed:
+        if token.cell in cells:
+            faded = _tinted(faded, token, colours.get(_best_word(token) or "", _OTHER))
+    draw = ImageDraw.Draw(faded)
+    numbers: dict[Cell, list[str]] = {}
+    for number, token in enumerate(enriched, start=1):
+        cell = _best_cell(token)
+        if cell in cells and cell is not None:
+            numbers.setdefault(cell, []).append(str(number))
+    for cell, shown in numbers.items():
+        _marker(draw, cell, panel.size, ",".join(shown))
+    return faded.convert("RGB")
+
+
+def _tinted(panel: Image.Image, token: RoutedToken, colour: Colour) -> Image.Image:
+    if token.cell is None:
+        return panel
+    left, top, right, bottom = _pixels(token.cell, panel.size)
+    shade = Image.new("RGBA", panel.size, (0, 0, 0, 0))
+    opacity = round(255 * (0.30 + 0.45 * min(1.0, max(0.0, token.gate))))
+    ImageDraw.Draw(shade).rectangle(
+        (left, top, right, bottom), fill=(*colour, opacity), outline=(*colour, 255), width=2
+    )
+    return Image.alpha_composite(panel, shade)
+
+
+def _marker(draw: ImageDraw.ImageDraw, cell: Cell, size: tuple[int, int], text: str) -> None:
+    left, top, right, bottom = _pixels(cell, size)
+    font = _font(13)
+    half = max(10.0, draw.textlength(text, font=font) / 2 + 5)
+    x = min(max((left + right) / 2, half), size[0] - half)
+    y = min(max((top + bottom) / 2, 10), size[1] - 10)
+    draw.rounded_rectangle(
+        (x - half, y - 10, x + half, y + 10), radius=10, fill=_INK, outline=_PAPER
+    )
+    draw.text((x, y), text, fill=_PAPER, font=font, anchor="mm")
+
+
+def _legend(
+    routing: RoutingMap, colours: dict[str, Colour], enriched: list[RoutedToken]
+) -> Image.Image:
+    counts = Counter(_best_word(token) for token in routing.routed if token.side == "image")
+    named = [(word, counts[word], colour) for word, colour in colours.items()]
+    others = sum(counts.values()) - sum(count for _, count, _ in named)
+    if others:
+        named.append(("other words", others, _OTHER))
+    height = _LINE * (max(len(named), len(enriched), 1) + 1) + _MARGIN
+    block = Image.new("RGB", (_WIDTH, height), _PAPER)
+    draw = ImageDraw.Draw(block)
+    right = 2 * _MARGIN + _PANEL
+    draw.text((_MARGIN, 0), "words that the image took most from", fill=_INK, font=_font(15))
+    for line, (word, count, colour) in enumerate(named, start=1):
+        top = line * _LINE
+        draw.rectangle((_MARGIN, top + 3, _MARGIN + 16, top + 19), fill=colour)
+        label = _fitted(f"{word}  ({count} cell{'s' if count != 1 else ''})", _PANEL - 30)
+        draw.text((_MARGIN + 26, top + 1), label, fill=_INK, font=_font(15))
+    draw.text((right, 0), "words that took from the image (numbered)", fill=_INK, font=_font(15))
+    for line, token in enumerate(enriched, start=1):
+        label = _fitted(f"{line}  {token.word}  (gate {token.gate:.2f})", _PANEL)
+        draw.text((right, line * _LINE + 1), label, fill=_INK, font=_font(15))
+    if not enriched:
+        draw.text((right, _LINE + 1), "none", fill=_MUTED, font=_font(15))
+    return block
+
+
+def _scale_bar(draw: ImageDraw.ImageDraw, routing: RoutingMap, top: int) -> None:
+    low, high = _score_range(routing)
+    width = 160
+    for step in range(width):
+        colour = _heat_colour(step / (width - 1))
+        draw.line((_MARGIN + 76 + step, top, _MARGIN + 76 + step, top + 12), fill=colour)
+    font = _font(13)
+    draw.text((_MARGIN, top - 1), f"weak {low:.2f}", fill=_MUTED, font=font)
+    draw.text((_MARGIN + 84 + width, top - 1), f"{high:.2f} dense", fill=_MUTED, font=font)
+
+
+def _score_range(routing: RoutingMap) -> tuple[float, float]:
+    scores = routing.scores[: routing.image_tokens]
+    low, high = float(scores.min()), float(scores.max())
+    return low, max(high, low + 1e-6)
+
+
+def _pixels(cell: Cell, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    left, top, right, bottom = cell.box
+    x0, y0 = round(left * size[0]), round(top * size[1])
+    return x0, y0, max(x0, round(right * size[0]) - 1), max(y0, round(bottom * size[1]) - 1)
+
+
+def _heat_colour(share: float) -> Colour:
+    place = min(1.0, max(0.0, share)) * (len(_HEAT) - 1)
+    lower = min(int(place), len(_HEAT) - 2)
+    mixed = np.array(_HEAT[lower]) + (place - lower) * (np.array(_HEAT[lower + 1]) - _HEAT[lower])
+    red, green, blue = (int(value) for value in mixed)
+    return red, green, blue
+
+
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
+    lines, line = [], ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > width:
+            lines.append(line)
+            longer = word
+        line = longer
+    return [*lines, line]
+
+
+def _fitted(text: str, width: int) -> str:
+    font = _font(15)
+    while len(text) > 1 and font.getlength(text) > width:
+        text = text[:-2] + "…"
+    return text
+
+
+def _stack(blocks: Sequence[Image.Image]) -> Image.Image:
+    canvas = Image.new("RGB", (_WIDTH, sum(block.height for block in blocks)), _PAPER)
+    top = 0
+    for block in blocks:
+        canvas.paste(block, (0, top))
+        top += block.height
+    return canvas
