@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moir_edge.router.config import RouterConfig
-    from moir_edge.router.positions import PromptPositions, prompt_positions
     from moir_edge.router.attach import (
         Routing,
         hooks_removed,
@@ -16,6 +14,8 @@ if TYPE_CHECKING:
         retrofit,
         router_disabled,
     )
+    from moir_edge.router.config import RouterConfig
+    from moir_edge.router.positions import PromptPositions, prompt_positions
     from moir_edge.router.token import RouterOutput, TokenRouter
 
 __all__ = [

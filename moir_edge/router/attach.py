@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from moir_edge.errors import DataError, UnsupportedError
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 MODULE_NAME = "moir_router"
+HOOKS_NAME = "_moir_hooks"
 
 
 def retrofit(
@@ -60,8 +62,7 @@ def retrofit(
     record = {**config.to_record(), "special_token_ids": sorted({int(item) for item in ids})}
     setattr(model.config, MODULE_NAME, record)
     router = _attach(model)
-    weight = model.get_input_embeddings().weight
-    router.to(weight.device)
+    router.to(_embedding_weight(model).device)
     router.train(model.training)
     return router
 
@@ -84,13 +85,11 @@ def load_retrofitted(source: str | PathLike[str], **kwargs: Any) -> PreTrainedMo
             f"{source}: its config.json has no {MODULE_NAME!r} entry, so it holds no router; "
             "attach one with moir_edge.router.retrofit"
         )
-    if type(config) not in AutoModelForImageTextToText._model_mapping:
-        raise UnsupportedError(
-            f"{source}: model type {config.model_type!r} is no vision-language model of transformers"
-        )
-    base = AutoModelForImageTextToText._model_mapping[type(config)]
+    base = _model_class(config, source)
     kwargs["output_loading_info"] = True
-    model, info = _with_router(base).from_pretrained(source, config=config, **kwargs)
+    # Typed as the model alone, but a pair under output_loading_info.
+    loaded: Any = _with_router(base).from_pretrained(source, config=config, **kwargs)
+    model, info = loaded
     model.__class__ = base
     missing = sorted(key for key in info["missing_keys"] if key.startswith(f"{MODULE_NAME}."))
     if missing:
@@ -98,8 +97,9 @@ def load_retrofitted(source: str | PathLike[str], **kwargs: Any) -> PreTrainedMo
             f"{source}: {len(missing)} router weights are missing, the first is {missing[0]!r}; "
             "save the model again with save_pretrained"
         )
-    loaded: PreTrainedModel = model
-    return loaded
+    _realign(model)
+    retrofitted: PreTrainedModel = model
+    return retrofitted
 
 
 def remove_router(model: PreTrainedModel) -> TokenRouter:
@@ -116,14 +116,14 @@ def remove_router(model: PreTrainedModel) -> TokenRouter:
     router = hooks.router
     delattr(model, MODULE_NAME)
     delattr(model.config, MODULE_NAME)
-    del model._moir_hooks
+    delattr(model, HOOKS_NAME)
     return router
 
 
 @contextmanager
 def hooks_removed(model: PreTrainedModel) -> Iterator[None]:
     """Take the hooks off for the time of the block, e.g. to trace a component; does nothing without a router."""
-    hooks = getattr(model, "_moir_hooks", None)
+    hooks = getattr(model, HOOKS_NAME, None)
     if hooks is not None:
         hooks.detach()
     try:
@@ -161,22 +161,19 @@ def _attach(model: PreTrainedModel) -> TokenRouter:
     """Create the submodule that the model's config describes and hook it in."""
     record = dict(getattr(model.config, MODULE_NAME))
     special_ids = record.pop("special_token_ids", [])
-    router = TokenRouter(
-        RouterConfig.from_record(record), model.get_input_embeddings().weight.shape[1]
-    )
+    router = TokenRouter(RouterConfig.from_record(record), _embedding_weight(model).shape[1])
     model.add_module(MODULE_NAME, router)
     # Read by from_pretrained: the router keeps float32 whatever dtype is asked for.
     model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), MODULE_NAME}
-    language_model = model.get_decoder()
     hooks = RoutingHooks(
         router,
         model,
-        language_model,
+        _language_model(model),
         image_token_id=_image_token_id(model),
         special_ids=special_ids,
     )
     hooks.attach()
-    model._moir_hooks = hooks
+    setattr(model, HOOKS_NAME, hooks)
     return router
 
 
@@ -190,8 +187,18 @@ def _with_router(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return type(base.__name__, (base,), {"__init__": build, "__module__": base.__module__})
 
 
+def _realign(model: nn.Module) -> None:
+    """Copy the weights out of the mapped file, where they lie at any byte offset.
+
+    CPU kernels round differently on unaligned memory: without the copy, a reloaded model differs in the last bits.
+    """
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
+
+
 def _hooks(model: PreTrainedModel) -> RoutingHooks:
-    hooks = getattr(model, "_moir_hooks", None)
+    hooks = getattr(model, HOOKS_NAME, None)
     if not isinstance(hooks, RoutingHooks):
         raise UnsupportedError(
             f"this {type(model).__name__} has no router; attach one with moir_edge.router.retrofit "
@@ -202,12 +209,37 @@ def _hooks(model: PreTrainedModel) -> RoutingHooks:
 
 def _image_token_id(model: PreTrainedModel) -> int:
     value = getattr(model.config, "image_token_id", None)
-    if value is None or not hasattr(model, "get_decoder") or model.get_decoder() is model:
+    if value is None or _language_model(model) is model:
         raise UnsupportedError(
             f"{type(model).__name__} (model type {model.config.model_type!r}) has no image_token_id or no language "
             "model inside; a router needs a vision-language model such as SmolVLM or LLaVA"
         )
     return int(value)
+
+
+def _language_model(model: Any) -> nn.Module:
+    decoder: nn.Module = model.get_decoder()
+    return decoder
+
+
+def _embedding_weight(model: Any) -> Tensor:
+    """Return the token embedding, (vocabulary, hidden)."""
+    weight: Tensor = model.get_input_embeddings().weight
+    return weight
+
+
+def _model_class(config: Any, source: str | PathLike[str]) -> type[PreTrainedModel]:
+    """Return the class that the Auto class would load for this config."""
+    mapping: Any = AutoModelForImageTextToText._model_mapping
+    if type(config) not in mapping:
+        raise UnsupportedError(
+            f"{source}: model type {config.model_type!r} is no vision-language model of transformers"
+        )
+    found = mapping[type(config)]
+    candidates = found if isinstance(found, tuple) else (found,)
+    named = [item for item in candidates if item.__name__ in (config.architectures or ())]
+    chosen: type[PreTrainedModel] = (named or candidates)[0]
+    return chosen
 
 
 def _named_special_ids(model: PreTrainedModel) -> set[int]:
