@@ -84,7 +84,7 @@ class WeightUse:
 
 def _take_over(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     """Put `new` wherever `old` stands, as a graph output too, under the same name."""
-    new.dtype, new.shape = old.dtype, old.shape
+    new.type, new.shape = old.type, old.shape
     name, old.name = old.name, None
     new.name = name
     old.replace_all_uses_with(new, replace_graph_outputs=True)

@@ -1,0 +1,188 @@
+"""Turn a float32 graph into a strongly typed float16 one whose inputs and outputs stay float32.
+
+Matrix products and convolutions run in float16; what sums squares, exponentiates or counts runs in float32. Everything
+between follows its inputs, the wider type winning, so that a normalisation stays in float32 from end to end and the cache,
+which is float32 outside, is never rounded twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from moir_edge.errors import UnsupportedError
+
+__all__ = ["HALF_OPERATORS", "WIDE_OPERATORS", "to_half"]
+
+HALF_OPERATORS = frozenset(
+    {"Conv", "ConvTranspose", "DequantizeLinear", "Einsum", "Gemm", "MatMul"}
+)
+"""Operators that run in float16: their cost is in their weights or their products."""
+
+WIDE_OPERATORS = frozenset(
+    {
+        *("BatchNormalization", "GroupNormalization", "InstanceNormalization"),
+        *("LayerNormalization", "LpNormalization", "RMSNormalization"),
+        *("ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum"),
+        *("ReduceSumSquare", "Pow", "Sqrt", "Reciprocal", "Exp", "Log", "Softmax", "LogSoftmax"),
+        *("Cos", "Sin", "CumSum", "Range", "Resize", "TopK"),
+    }
+)
+"""Operators that stay in float32: squares and exponentials pass float16's 65,504, and positions need its digits."""
+
+_HALF_MAX = float(np.finfo(np.float16).max)
+_FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+
+
+def to_half(model: ir.Model, *, keep_fp32: Sequence[str] = ()) -> None:
+    """Convert a graph in place.
+
+    Requires: no control flow and no model-local functions on the way; weights are initializers.
+    Ensures: inputs and outputs keep their types; every operator gets floats of one type; weights of matrix
+    products are float16; constants past ±65,504 that are needed in float16, as attention masks are, are
+    clamped to it.
+
+    Args:
+        model: Edited in place.
+        keep_fp32: Names, or patterns, of nodes to keep in float32, such as ``*.router.*``.
+
+    Raises:
+        UnsupportedError: The graph holds If, Loop or Scan, or a value whose type is unknown.
+    """
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _require_types(model)
+    converter = _Converter(model.graph)
+    for node in list(model.graph):
+        converter.convert(node, wide=_is_kept(node, keep_fp32))
+    converter.restore_outputs()
+    converter.remove_unused()
+
+
+def _is_kept(node: ir.Node, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(node.name or "", pattern) for pattern in patterns)
+
+
+def _require_types(model: ir.Model) -> None:
+    """Raise unless the type of every value is known, inferring it where a pass dropped it."""
+    values = [value for node in model.graph for value in node.outputs]
+    if any(value.dtype is None for value in values):
+        common.ShapeInferencePass()(model)
+    for node in model.graph:
+        if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+            raise UnsupportedError(
+                f"node {node.name!r} ({node.op_type}) holds a graph; fp16 handles straight graphs only"
+            )
+        if node.op_type != "Constant" and any(
+            value.dtype is None for value in node.outputs if value.name
+        ):
+            raise UnsupportedError(
+                f"the output type of node {node.name!r} ({node.op_type}) is unknown; "
+                "export the graph with type information"
+            )
+
+
+class _Converter:
+    """Holds the converted copies of values, so that each is made once."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._copies: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+
+    def convert(self, node: ir.Node, *, wide: bool) -> None:
+        """Give one node floats of one type; its producers are converted already."""
+        if node.op_type == "Cast" or not any(_is_float(value) for value in node.outputs):
+            # A comparison or a Cast takes either type, but its floats must agree.
+            self._unify(node, self._follow(node))
+            return
+        chosen = _FLOAT if wide or node.op_type in WIDE_OPERATORS else self._type_of(node)
+        self._unify(node, chosen)
+        for output in node.outputs:
+            if _is_float(output):
+                # A new type object: clones of a graph share theirs with the original.
+                output.type = ir.TensorType(chosen)
+
+    def _type_of(self, node: ir.Node) -> ir.DataType:
+        if node.op_type in HALF_OPERATORS:
+            return _HALF
+        # A table is a weight: gathering from it in float16 keeps it small, and a tied head shares it.
+        if node.op_type == "Gather" and _is_initializer(node.inputs[0]):
+            return _HALF
+        return self._follow(node)
+
+    def _follow(self, node: ir.Node) -> ir.DataType:
+        """Return the widest type among the inputs; constants take whatever the others have."""
+        moving = [value for value in node.inputs if _is_float(value) and not _is_initializer(value)]
+        is_half = bool(moving) and all(value.dtype == _HALF for value in moving if value)
+        return _HALF if is_half else _FLOAT
+
+    def _unify(self, node: ir.Node, dtype: ir.DataType) -> None:
+        for index, value in enumerate(node.inputs):
+            if value is not None and _is_float(value) and value.dtype != dtype:
+                node.replace_input_with(index, self._as(value, dtype, before=node))
+
+    def _as(self, value: ir.Value, dtype: ir.DataType, before: ir.Node | None) -> ir.Value:
+        key = (value, dtype)
+        if key not in self._copies:
+            if _is_initializer(value):
+                self._copies[key] = self._constant(value, dtype)
+            else:
+                self._copies[key] = self._cast(value, dtype, before)
+        return self._copies[key]
+
+    def _constant(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        tensor = value.const_value
+        if tensor is None:
+            raise UnsupportedError(f"the constant {value.name!r} has no value")
+        array = np.clip(tensor.numpy(), -_HALF_MAX, _HALF_MAX).astype(dtype.numpy())
+        name = f"{value.name}_half"
+        copy = ir.Value(
+            name=name,
+            type=ir.TensorType(dtype),
+            shape=value.shape,
+            const_value=ir.Tensor(array, dtype=dtype, name=name),
+        )
+        self._graph.initializers[name] = copy
+        return copy
+
+    def _cast(self, value: ir.Value, dtype: ir.DataType, before: ir.Node | None) -> ir.Value:
+        suffix = "half" if dtype == _HALF else "float"
+        node = ir.node(
+            "Cast", inputs=[value], attributes={"to": dtype}, name=f"{value.name}/{suffix}"
+        )
+        output = node.outputs[0]
+        output.name, output.shape = f"{value.name}/{suffix}", value.shape
+        output.type = ir.TensorType(dtype)
+        if before is None:
+            self._graph.append(node)
+        else:
+            self._graph.insert_before(before, node)
+        return output
+
+    def restore_outputs(self) -> None:
+        """Cast float16 graph outputs back to float32 under their own names."""
+        for index, output in enumerate(self._graph.outputs):
+            if output.dtype != _HALF:
+                continue
+            name = output.name
+            output.name = f"{name}_half"
+            restored = self._cast(output, _FLOAT, before=None)
+            restored.name, restored.shape = name, output.shape
+            self._graph.outputs[index] = restored
+
+    def remove_unused(self) -> None:
+        """Drop the float32 constants that nothing reads any more."""
+        for name, value in list(self._graph.initializers.items()):
+            if not value.uses() and not value.is_graph_output():
+                self._graph.initializers.pop(name)
+
+
+def _is_float(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype in (_FLOAT, _HALF)
+
+
+def _is_initializer(value: ir.Value | None) -> bool:
+    return value is not None and value.is_initializer()

@@ -1,0 +1,113 @@
+"""How large each named axis may be in a compiled engine: one table, derived from the model's facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from moir_edge.bundle import ModelFacts
+from moir_edge.errors import UnsupportedError
+
+__all__ = ["AxisRange", "Profile", "component_profiles"]
+
+_MAX_BATCH = 4
+# Attention memory grows with new tokens × all tokens: longer prompts go through the engine in pieces of this
+# many tokens, which the cache makes exact.
+_MAX_NEW_TOKENS = 2048
+_TYPICAL_TOKENS = 256
+_TYPICAL_TEXT_TOKENS = 64
+# A large SmolVLM image makes 17 tiles; each costs activation memory in the vision tower.
+_MAX_TILES = 20
+
+
+@dataclass(frozen=True)
+class AxisRange:
+    """Smallest, most usual and largest size of an axis; kernels are chosen for the most usual one."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min <= self.opt <= self.max:
+            raise ValueError(f"no ascending sizes: {self}")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One optimization profile of an engine.
+
+    Attributes:
+        name: ``default``; the decoder has ``prefill`` (index 0) and ``decode`` (index 1) instead.
+        axes: Range by axis name.
+    """
+
+    name: str
+    axes: Mapping[str, AxisRange]
+
+    def sizes(
+        self, tensor: str, shape: Sequence[int | str]
+    ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Return smallest, most usual and largest shape of an input.
+
+        Args:
+            tensor: Its name, for the error.
+            shape: Numbers and axis names, as the manifest has them.
+
+        Raises:
+            UnsupportedError: An axis name that is not in the table.
+        """
+        ranges = [self._range(tensor, axis) for axis in shape]
+        return (
+            tuple(axis.min for axis in ranges),
+            tuple(axis.opt for axis in ranges),
+            tuple(axis.max for axis in ranges),
+        )
+
+    def _range(self, tensor: str, axis: int | str) -> AxisRange:
+        if isinstance(axis, int):
+            return AxisRange(axis, axis, axis)
+        if axis not in self.axes:
+            raise UnsupportedError(
+                f"input {tensor!r} has the axis {axis!r}; engines know {', '.join(sorted(self.axes))}"
+            )
+        return self.axes[axis]
+
+
+def component_profiles(component: str, model: ModelFacts) -> tuple[Profile, ...]:
+    """Return the optimization profiles of a component's engine, in their order in the engine.
+
+    The decoder has two, so that the one-token step gets kernels of its own: ``prefill`` takes many new tokens
+    after a cache that may be empty, ``decode`` exactly one after a cache that is not.
+
+    Args:
+        component: ``vision``, ``embedding``, ``router`` or ``decoder``.
+        model: Supplies context length and image tokens per tile.
+    """
+    context = model.context_length
+    shared = {
+        "batch": AxisRange(1, 1, _MAX_BATCH),
+        "sequence": _up_to(context, _TYPICAL_TOKENS),
+        "images": _up_to(min(_MAX_TILES, context // max(1, model.tokens_per_tile)), 1),
+        "image_tokens": _up_to(context, model.tokens_per_tile),
+        "text_tokens": _up_to(context, _TYPICAL_TEXT_TOKENS),
+    }
+    if component != "decoder":
+        return (Profile("default", shared),)
+    prefill = {
+        "sequence": _up_to(min(context, _MAX_NEW_TOKENS), _TYPICAL_TOKENS),
+        "past_sequence": AxisRange(0, 0, context - 1),
+        "total_sequence": _up_to(context, _TYPICAL_TOKENS),
+    }
+    past = _up_to(context - 1, _TYPICAL_TOKENS)
+    decode = {
+        "sequence": AxisRange(1, 1, 1),
+        "past_sequence": past,
+        "total_sequence": AxisRange(past.min + 1, past.opt + 1, past.max + 1),
+    }
+    return (Profile("prefill", shared | prefill), Profile("decode", shared | decode))
+
+
+def _up_to(largest: int, usual: int) -> AxisRange:
+    largest = max(1, largest)
+    return AxisRange(1, max(1, min(usual, largest)), largest)
