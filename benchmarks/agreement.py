@@ -100,8 +100,9 @@ class _Pair:
     def cosines(self) -> Floats:
         """Per routed token that the candidate routes too, the cosine of what both fetched."""
         at = self.routed & self.own_routed
-        own, ref = self.own.matched[at].astype(np.float64), self.ref.matched[at].astype(np.float64)
-        norms = np.linalg.norm(own, axis=1) * np.linalg.norm(ref, axis=1)
+        own: Floats = self.own.matched[at].astype(np.float64)
+        ref: Floats = self.ref.matched[at].astype(np.float64)
+        norms: Floats = np.linalg.norm(own, axis=1) * np.linalg.norm(ref, axis=1)
         cosines: Floats = (own * ref).sum(axis=1) / np.maximum(norms, _LEAST_NORM)
         return cosines
 

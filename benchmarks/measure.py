@@ -11,6 +11,7 @@ from moir_edge.benchmarks.process import Measured
 
 __all__ = [
     "LatencyPlan",
+    "OverheadPairs",
     "Progress",
     "batches",
     "latency_sample",
@@ -63,7 +64,7 @@ def latency_sample(rows: Sequence[Row], count: int) -> tuple[int, ...]:
     for index, row in enumerate(rows):
         by_task.setdefault(row.task, []).append(index)
     share = -(-count // len(by_task))
-    spread = [[own[at * len(own) // share] for at in range(min(share, len(own)))] if len(own) >= share else own for own in by_task.values()]
+    spread = [_evenly(own, share) for own in by_task.values()]
     turns = [own[turn] for turn in range(share) for own in spread if turn < len(own)]
     return tuple(turns[:count])
 
@@ -153,6 +154,11 @@ def measure_routing(
         maps.update(zip(group, routed, strict=True))
         progress(f"routing: {candidate.spec.name}", len(maps), len(sample))
     return [maps[at] for at in range(len(sample))]
+
+
+def _evenly(indices: Sequence[int], count: int) -> list[int]:
+    count = min(count, len(indices))
+    return [indices[at * len(indices) // count] for at in range(count)]
 
 
 def _rotated(count: int, turn: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -100,10 +101,8 @@ class CandidateProcess:
 
     def close(self) -> None:
         """End the process."""
-        try:
+        with contextlib.suppress(OSError):  # it may be gone already
             self._connection.send((CLOSE, {}))
-        except OSError:
-            pass  # it is gone already
         self._connection.close()
         try:
             self._process.wait(_CLOSE_SECONDS)
@@ -149,7 +148,9 @@ class CandidateProcess:
         code = self._process.wait()
         reason = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         hint = "; if memory ran out, compare fewer candidates at once" if code == -9 else ""
-        return EnvironmentProblem(f"the process of {self.spec.name} {reason}{hint}{self._last_words()}")
+        return EnvironmentProblem(
+            f"the process of {self.spec.name} {reason}{hint}{self._last_words()}"
+        )
 
     def _last_words(self) -> str:
         self._log.seek(0)

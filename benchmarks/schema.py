@@ -185,8 +185,8 @@ class CandidateReport(_Record):
             Python and its libraries, the weights (mapped files too), activations and KV cache.
         libraries_memory_bytes: The part that stood before the weights were loaded.
         ttft: Time to first token per sample, vision included.
-        tpot: Time per output token after the first, one sample per answer of at least two tokens.
-        decode_rate: Tokens per second after the first token, per answer.
+        tpot: Time of each output token after the first, the end token too, over all answers.
+        decode_rate: Tokens per second after the first token, one sample per answer of at least two tokens.
         components: The parts of TTFT.
         recovery: Unweighted mean of the tasks' recovery; None for the reference itself.
     """

@@ -52,7 +52,9 @@ def row_scores(rows: Sequence[Row], answers: Sequence[Answer]) -> Scores:
     ]
     captions = [at for at, row in enumerate(rows) if row.task == "caption" and row.answers]
     texts = [answers[at].text for at in captions]
-    for at, score in zip(captions, cider_d(texts, [rows[at].answers for at in captions]), strict=True):
+    for at, score in zip(
+        captions, cider_d(texts, [rows[at].answers for at in captions]), strict=True
+    ):
         scores[at] = score
     return scores
 

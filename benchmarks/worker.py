@@ -73,9 +73,7 @@ class _Worker:
         return self._loaded().answer([self._rows[index] for index in indices])
 
     def timed(self, index: int, router: bool, max_new_tokens: int) -> Any:
-        return self._loaded().timed(
-            self._rows[index], router=router, max_new_tokens=max_new_tokens
-        )
+        return self._loaded().timed(self._rows[index], router=router, max_new_tokens=max_new_tokens)
 
     def route(self, indices: Sequence[int]) -> Any:
         return self._loaded().route([self._rows[index] for index in indices])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moir_edge.benchmarks.data import Row
+from moir_edge.errors import DataError
 
 __all__ = [
     "Answer",
@@ -27,6 +29,8 @@ __all__ = [
 ]
 
 Kind = Literal["checkpoint", "bundle"]
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,18 +151,30 @@ class Candidate(Protocol):
         """Return the routing map of each row; only where `facts.has_router`."""
 
 
-def spec_of(source: str | Path, *, threads: int, max_new_tokens: int) -> CandidateSpec:
-    """Tell a bundle (a folder with a manifest) from a checkpoint (another folder, or a hub id).
+def spec_of(
+    source: str | Path, *, threads: int, max_new_tokens: int, hub: bool = False
+) -> CandidateSpec:
+    """Tell a bundle (a folder with a manifest) from a checkpoint (a folder with a config, or a hub id).
 
     Args:
         source: What the user named.
         threads: Threads for one operation.
         max_new_tokens: Longest answer, in tokens.
+        hub: Take `owner/name` for a hub id where no such folder exists.
+
+    Raises:
+        DataError: It is neither.
     """
     from moir_edge.bundle.manifest import MANIFEST_NAME
 
     path = Path(source)
     kind: Kind = "bundle" if (path / MANIFEST_NAME).is_file() else "checkpoint"
+    if not path.is_dir() and not (hub and _HUB_ID.fullmatch(str(source))):
+        raise DataError(f"{source}: no such folder; give a bundle or a checkpoint")
+    if kind == "checkpoint" and path.is_dir() and not (path / "config.json").is_file():
+        raise DataError(
+            f"{source} is neither a bundle (no {MANIFEST_NAME}) nor a checkpoint (no config.json)"
+        )
     name = path.resolve().name if path.is_dir() else str(source)
     return CandidateSpec(
         name=name, source=str(source), kind=kind, threads=threads, max_new_tokens=max_new_tokens

@@ -44,12 +44,13 @@ class CheckpointCandidate:
     def __init__(self, spec: CandidateSpec) -> None:
         require("torch", "transformers")
         import torch
-        from transformers import AutoProcessor
+        import transformers
 
         torch.set_num_threads(spec.threads)
         self._spec = spec
         try:
-            self._processor: Any = AutoProcessor.from_pretrained(spec.source)
+            processors: Any = transformers.AutoProcessor  # its from_pretrained is not typed
+            self._processor = processors.from_pretrained(spec.source)
             self._model = _load_model(spec.source).eval()
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -104,9 +105,7 @@ class CheckpointCandidate:
         if routing is None:
             raise DataError("the router saw no image or no text in any of these rows")
         padding = (inputs["attention_mask"] == 0).sum(dim=1).tolist()
-        return [
-            _routing_row(routing, row, pad, embeddings[0]) for row, pad in enumerate(padding)
-        ]
+        return [_routing_row(routing, row, pad, embeddings[0]) for row, pad in enumerate(padding)]
 
     def _router(self, on: bool) -> AbstractContextManager[Any]:
         if on or not hasattr(self._model, _ROUTER_MODULE):

@@ -117,6 +117,8 @@ def _similarity(prediction: _Document, reference: _Document) -> float:
         if norm > 0:
             target = reference.vectors[n]
             shared = prediction.vectors[n].keys() & target.keys()
-            dot = sum(min(prediction.vectors[n][gram], target[gram]) * target[gram] for gram in shared)
+            dot = sum(
+                min(prediction.vectors[n][gram], target[gram]) * target[gram] for gram in shared
+            )
             cosines += dot / norm
     return penalty * cosines / MAX_NGRAM

@@ -12,8 +12,20 @@ HUMAN_ANSWERS = 10
 
 _AGREEING = 3
 _ARTICLES = frozenset({"a", "an", "the"})
-_DIGIT_WORDS = "zero one two three four five six seven eight nine ten".split()
-_DIGITS = {word: str(value) for value, word in enumerate(_DIGIT_WORDS)} | {"none": "0"}
+_DIGITS = {
+    "none": "0",
+    "zero": "0",
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+}
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _LOOSE_PERIOD = re.compile(r"\.(?!\d)")
@@ -36,7 +48,9 @@ _CONTRACTED = """
 
 def _contractions() -> dict[str, str]:
     """Map every form with exactly one apostrophe left out to the full form."""
-    table = {"somebody'd": "somebodyd"}  # reversed in the official table, and kept so that scores agree
+    table = {
+        "somebody'd": "somebodyd"
+    }  # reversed in the official table, and kept so that scores agree
     for form in _CONTRACTED.split():
         for at, letter in enumerate(form):
             if letter == "'":

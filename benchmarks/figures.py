@@ -1,0 +1,177 @@
+"""From raw measurements of one candidate to its part of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moir_edge.benchmarks.agreement import routing_agreement, token_agreement
+from moir_edge.benchmarks.candidates import Answer, RoutingRow, TimedAnswer
+from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.measure import OverheadPairs
+from moir_edge.benchmarks.metrics.bootstrap import CONFIDENCE, RESAMPLES
+from moir_edge.benchmarks.process import Measured
+from moir_edge.benchmarks.schema import (
+    CandidateReport,
+    ChangedAnswer,
+    Percent,
+    RouterOverhead,
+    RoutingAgreement,
+    RowResult,
+    Samples,
+)
+from moir_edge.benchmarks.scores import Scores, overall_recovery, row_scores, task_figures
+
+__all__ = ["RawResult", "candidate_report", "router_overhead"]
+
+MAX_CHANGED = 50
+COMPONENT_ORDER = ("preprocess", "vision", "embedding", "router", "prefill", "other")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawResult:
+    """Everything that was measured on one candidate.
+
+    Attributes:
+        candidate: The candidate.
+        timed: Answers of the latency phase.
+        overhead: Pairs with the router on and off; None without a router.
+        peak_memory_bytes: Peak resident memory at the end of the latency phase.
+        answers: One per row of the data.
+        maps: Routing maps of the routing sample; None without a router.
+    """
+
+    candidate: Measured
+    timed: Sequence[TimedAnswer]
+    overhead: OverheadPairs | None
+    peak_memory_bytes: int
+    answers: Sequence[Answer]
+    maps: Sequence[RoutingRow] | None
+
+
+def candidate_report(
+    raw: RawResult, reference: RawResult | None, rows: Sequence[Row], *, seed: int
+) -> CandidateReport:
+    """Derive every figure of a candidate.
+
+    Args:
+        raw: Its measurements.
+        reference: Those of the reference; None if this is the reference.
+        rows: The data.
+        seed: Seed of the bootstrap.
+    """
+    spec, loaded = raw.candidate.spec, raw.candidate.loaded
+    scores = row_scores(rows, raw.answers)
+    base = None if reference is None else row_scores(rows, reference.answers)
+    token_ms = [ms for timed in raw.timed for ms in timed.token_ms]
+    rates = [1000 * len(t.token_ms) / sum(t.token_ms) for t in raw.timed if t.token_ms]
+    return CandidateReport(
+        name=spec.name,
+        source=spec.source,
+        kind=spec.kind,
+        backend=loaded.facts.backend,
+        precision=loaded.facts.precision,
+        component_precisions=dict(loaded.facts.component_precisions),
+        has_router=loaded.facts.has_router,
+        weights_bytes=loaded.facts.weights_bytes,
+        load_seconds=loaded.load_seconds,
+        peak_memory_bytes=raw.peak_memory_bytes,
+        libraries_memory_bytes=loaded.libraries_memory_bytes,
+        ttft=Samples.of([timed.ttft_ms for timed in raw.timed], "ms"),
+        tpot=Samples.of(token_ms, "ms") if token_ms else None,
+        decode_rate=Samples.of(rates, "tokens/s") if rates else None,
+        components=_components(raw.timed),
+        router_overhead=router_overhead(raw.overhead, seed=seed) if raw.overhead else None,
+        tasks=task_figures(rows, scores, base, seed=seed),
+        recovery=None if base is None else overall_recovery(rows, scores, base, seed=seed),
+        token_agreement=token_agreement(raw.answers, reference.answers) if reference else None,
+        routing=_routing(raw, reference),
+        changed=_changed(rows, raw, scores, reference, base),
+        rows=_row_results(rows, raw.answers, scores),
+    )
+
+
+def router_overhead(pairs: OverheadPairs, *, seed: int) -> RouterOverhead:
+    """Compare paired times to first token with the router on and off.
+
+    Args:
+        pairs: At least one pair.
+        seed: Seed of the bootstrap over pairs.
+    """
+    on = np.array([timed.ttft_ms for timed in pairs.on])
+    off = np.array([timed.ttft_ms for timed in pairs.off])
+    drawn = np.random.default_rng(seed).integers(0, on.size, size=(RESAMPLES, on.size))
+    # medians, because one interrupted run would move a mean by more than the router costs
+    resampled = 100 * np.median((on - off)[drawn], axis=1) / np.median(off[drawn], axis=1)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(resampled, [tail, 1 - tail])
+    inside = [
+        100 * t.component_ms["router"] / t.ttft_ms for t in pairs.on if "router" in t.component_ms
+    ]
+    return RouterOverhead(
+        on=Samples.of(on.tolist(), "ms"),
+        off=Samples.of(off.tolist(), "ms"),
+        overhead=Percent(
+            percent=float(100 * np.median(on - off) / np.median(off)),
+            low=float(low),
+            high=float(high),
+        ),
+        component_percent=float(np.median(inside)) if inside else None,
+    )
+
+
+def _components(timed: Sequence[TimedAnswer]) -> dict[str, Samples]:
+    """Return the parts of TTFT in the order in which they run."""
+    names = {name for one in timed for name in one.component_ms}
+    return {
+        name: Samples.of([one.component_ms.get(name, 0.0) for one in timed], "ms")
+        for name in COMPONENT_ORDER
+        if name in names
+    }
+
+
+def _routing(raw: RawResult, reference: RawResult | None) -> RoutingAgreement | None:
+    if reference is None or raw.maps is None or reference.maps is None:
+        return None
+    return routing_agreement(raw.maps, reference.maps)
+
+
+def _changed(
+    rows: Sequence[Row],
+    raw: RawResult,
+    scores: Scores,
+    reference: RawResult | None,
+    base: Scores | None,
+) -> tuple[ChangedAnswer, ...]:
+    """Return the rows whose score moved, the greatest losses first."""
+    if reference is None or base is None:
+        return ()
+    changed = [
+        ChangedAnswer(
+            id=row.id,
+            task=row.task,
+            prompt=row.text,
+            images=tuple(str(path) for path in row.images),
+            answers=row.answers,
+            reference_text=theirs.text,
+            text=own.text,
+            reference_score=before,
+            score=now,
+        )
+        for row, own, theirs, now, before in zip(
+            rows, raw.answers, reference.answers, scores, base, strict=True
+        )
+        if now is not None and before is not None and now != before
+    ]
+    return tuple(sorted(changed, key=lambda one: one.score - one.reference_score)[:MAX_CHANGED])
+
+
+def _row_results(
+    rows: Sequence[Row], answers: Sequence[Answer], scores: Scores
+) -> tuple[RowResult, ...]:
+    return tuple(
+        RowResult(id=row.id, task=row.task, text=answer.text, score=score)
+        for row, answer, score in zip(rows, answers, scores, strict=True)
+    )

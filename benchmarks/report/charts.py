@@ -1,0 +1,194 @@
+"""The four charts of the page: trade-off, recovery by task, time to first token by component, and its spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from moir_edge.benchmarks.report.svg import (
+    Scale,
+    draw,
+    element,
+    marker,
+    nice_ticks,
+    padded_range,
+)
+from moir_edge.benchmarks.report.text import milliseconds
+from moir_edge.benchmarks.schema import CandidateReport
+
+__all__ = ["component_chart", "recovery_chart", "spread_chart", "trade_off_chart"]
+
+WIDTH = 640
+LEFT = 150
+RIGHT = 24
+ROW = 46
+AXIS = 44
+
+Candidates = Sequence[CandidateReport]
+
+
+def trade_off_chart(candidates: Candidates) -> str | None:
+    """Draw median time to first token against recovery; None where nothing was scored."""
+    points = [
+        (at, one, one.recovery.percent if one.recovery else 100.0)
+        for at, one in enumerate(candidates)
+        if at == 0 or one.recovery
+    ]
+    if len(points) == 1:
+        return None
+    height, top, bottom = 330, 20, 330 - AXIS
+    x = Scale(0.0, max(one.ttft.p90 for _, one, _ in points) * 1.1, 70, WIDTH - RIGHT)
+    y = Scale(*_recovery_range(candidates), bottom, top)
+    parts = [_grid_x(x, top, bottom, "ms"), _grid_y(y, 70, WIDTH - RIGHT)]
+    parts += [_label(WIDTH / 2 + 30, height - 6, "time to first token, median and p10–p90 (ms)")]
+    parts += [_label(16, height / 2 - 10, "recovery (%)", rotate=True)]
+    for at, one, percent in points:
+        parts.append(_line(x(one.ttft.p10), y(percent), x(one.ttft.p90), y(percent), f"s{at}"))
+        if at and one.recovery:
+            at_x = x(one.ttft.median)
+            parts.append(_line(at_x, y(one.recovery.low), at_x, y(one.recovery.high), f"s{at}"))
+    for at, one, percent in points:
+        tip = f"{one.name}: {milliseconds(one.ttft.median)}, {percent:.1f} %"
+        parts.append(marker(at, x(one.ttft.median), y(percent), 7, tip))
+    description = "; ".join(
+        f"{o.name} {milliseconds(o.ttft.median)}, {p:.1f} %" for _, o, p in points
+    )
+    return draw("Latency against accuracy", description, WIDTH, height, *parts)
+
+
+def recovery_chart(candidates: Candidates) -> str | None:
+    """Draw the recovery of every task with its interval; None where nothing was scored."""
+    tasks = [task for task, own in candidates[0].tasks.items() if own.rows]
+    others = list(enumerate(candidates))[1:]
+    if not tasks or not any(one.recovery for _, one in others):
+        return None
+    band = max(ROW, 20 * len(others) + 14)
+    height = band * len(tasks) + AXIS + 10
+    x = Scale(*_recovery_range(candidates), LEFT, WIDTH - RIGHT)
+    parts = [_grid_x(x, 10, height - AXIS, "%"), _line(x(100), 10, x(100), height - AXIS, "base")]
+    described = []
+    for row, task in enumerate(tasks):
+        parts.append(_row_name(10 + band * (row + 0.5), task, candidates[0].tasks[task].metric))
+        for slot, (at, one) in enumerate(others):
+            recovery = one.tasks[task].recovery if task in one.tasks else None
+            if recovery is None:
+                continue
+            y = 10 + band * row + band * (slot + 1) / (len(others) + 1)
+            tip = f"{one.name}, {task}: {recovery.percent:.1f} % ({recovery.low:.1f}–{recovery.high:.1f})"
+            parts.append(_line(x(recovery.low), y, x(recovery.high), y, f"s{at}"))
+            parts.append(marker(at, x(recovery.percent), y, 5.5, tip))
+            described.append(tip)
+    parts.append(
+        _label((LEFT + WIDTH) / 2, height - 6, "score / reference's score, 95 % interval (%)")
+    )
+    return draw("Recovery by task", "; ".join(described), WIDTH, height, *parts)
+
+
+def component_chart(candidates: Candidates) -> str:
+    """Draw the median of each part of the time to first token as stacked bars."""
+    height = ROW * len(candidates) + AXIS + 10
+    totals = [sum(part.median for part in one.components.values()) for one in candidates]
+    x = Scale(0.0, max(totals) * 1.12, LEFT, WIDTH - RIGHT)
+    parts = [_grid_x(x, 10, height - AXIS, "ms")]
+    described = []
+    for row, (one, total) in enumerate(zip(candidates, totals, strict=True)):
+        y = 10 + ROW * row + 10
+        parts.append(_row_name(y + 13, one.name, one.precision))
+        start = 0.0
+        for name, part in one.components.items():
+            tip = f"{one.name}, {name}: {milliseconds(part.median)} ({100 * part.median / total:.0f} %)"
+            width = max(x(start + part.median) - x(start), 0.0)
+            bar = {"x": x(start), "y": y, "width": width, "height": 26, "class_": f"bar p-{name}"}
+            parts.append(element("rect", element("title", escape(tip)), **bar))
+            start += part.median
+            described.append(tip)
+        parts.append(_label(x(total) + 6, y + 18, milliseconds(total), anchor="start"))
+    parts.append(_label((LEFT + WIDTH) / 2, height - 6, "median time of each part (ms)"))
+    return draw("Where the time to first token goes", "; ".join(described), WIDTH, height, *parts)
+
+
+def spread_chart(candidates: Candidates) -> str:
+    """Draw every sample of the time to first token, with median and p10–p90."""
+    height = ROW * len(candidates) + AXIS + 10
+    high = max(max(one.ttft.samples) for one in candidates) * 1.05
+    x = Scale(0.0, high, LEFT, WIDTH - RIGHT)
+    parts = [_grid_x(x, 10, height - AXIS, "ms")]
+    described = []
+    for row, one in enumerate(candidates):
+        middle = 10 + ROW * (row + 0.5)
+        parts.append(_row_name(middle, one.name, f"{len(one.ttft.samples)} samples"))
+        box = {"x": x(one.ttft.p10), "width": x(one.ttft.p90) - x(one.ttft.p10)}
+        parts.append(element("rect", y=middle - 13, height=26, class_=f"box s{row}", **box))
+        for at, sample in enumerate(one.ttft.samples):
+            # a fixed pattern instead of chance keeps the page the same from run to run
+            offset = (at * 7 % 19 - 9) * 1.1
+            parts.append(
+                element("circle", cx=x(sample), cy=middle + offset, r=1.8, class_=f"dot s{row}")
+            )
+        tip = f"{one.name}: median {milliseconds(one.ttft.median)}, p10–p90 {milliseconds(one.ttft.p10)} to {milliseconds(one.ttft.p90)}"
+        parts.append(
+            _line(
+                x(one.ttft.median), middle - 15, x(one.ttft.median), middle + 15, f"median s{row}"
+            )
+        )
+        described.append(tip)
+    parts.append(_label((LEFT + WIDTH) / 2, height - 6, "time to first token, every sample (ms)"))
+    return draw("Spread of the time to first token", "; ".join(described), WIDTH, height, *parts)
+
+
+def _recovery_range(candidates: Candidates) -> tuple[float, float]:
+    values = [100.0]
+    for one in candidates[1:]:
+        parts = [one.recovery, *(figures.recovery for figures in one.tasks.values())]
+        values += [edge for part in parts if part for edge in (part.low, part.high)]
+    return padded_range([min(*values, 98.0), max(*values, 101.0)], 0.08)
+
+
+def _grid_x(x: Scale, top: float, bottom: float, unit: str) -> str:
+    lines = []
+    for tick in nice_ticks(x.low, x.high):
+        lines.append(_line(x(tick), top, x(tick), bottom, "grid"))
+        lines.append(_label(x(tick), bottom + 17, f"{tick:g}" + (" %" if unit == "%" else "")))
+    return element("g", *lines, aria_hidden="true")
+
+
+def _grid_y(y: Scale, left: float, right: float) -> str:
+    lines = []
+    for tick in nice_ticks(y.low, y.high):
+        lines.append(_line(left, y(tick), right, y(tick), "base" if tick == 100 else "grid"))
+        lines.append(_label(left - 8, y(tick) + 4, f"{tick:g}", anchor="end"))
+    return element("g", *lines, aria_hidden="true")
+
+
+def _row_name(middle: float, name: str, detail: str) -> str:
+    return _label(LEFT - 12, middle - 2, _short(name), anchor="end", strong=True) + _label(
+        LEFT - 12, middle + 13, detail, anchor="end"
+    )
+
+
+def _short(name: str, length: int = 20) -> str:
+    return name if len(name) <= length else f"…{name[1 - length :]}"
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
+    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=f"line {name}")
+
+
+def _label(
+    x: float,
+    y: float,
+    text: str,
+    *,
+    anchor: str = "middle",
+    rotate: bool = False,
+    strong: bool = False,
+) -> str:
+    return element(
+        "text",
+        escape(text),
+        x=x,
+        y=y,
+        text_anchor=anchor,
+        class_="strong" if strong else None,
+        transform=f"rotate(-90 {x:.0f} {y:.0f})" if rotate else None,
+    )

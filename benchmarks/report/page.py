@@ -1,0 +1,105 @@
+"""The comparison as one HTML page that needs no network: styles, charts and pictures are inside."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from moir_edge.benchmarks.report import charts
+from moir_edge.benchmarks.report.table import figure_rows
+from moir_edge.benchmarks.report.text import (
+    NOT_MEASURED,
+    bytes_text,
+    headline,
+    interval_text,
+    milliseconds,
+    score_text,
+    verdict,
+)
+from moir_edge.benchmarks.schema import CandidateReport, ChangedAnswer, ComparisonReport
+
+__all__ = ["render_html"]
+
+SHOWN_CHANGES = 8
+THUMBNAIL_PX = 96
+_TEMPLATE = "report.html.j2"
+
+
+def render_html(report: ComparisonReport) -> str:
+    """Return the page.
+
+    Args:
+        report: The report. Pictures of changed answers are read from its image paths; one that is gone is left out.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters.update(
+        bytes=bytes_text, ms=milliseconds, interval=interval_text, score=score_text
+    )
+    source = files("moir_edge.benchmarks").joinpath("templates", _TEMPLATE).read_text("utf-8")
+    return environment.from_string(source).render(_context(report))
+
+
+def _context(report: ComparisonReport) -> dict[str, Any]:
+    candidates = report.candidates
+    return {
+        "report": report,
+        "reference": report.reference,
+        "others": list(enumerate(candidates))[1:],
+        "verdict": verdict(report),
+        "headline": headline,
+        "figures": [row for row in figure_rows(report) if _worth_showing(row[1])],
+        "charts": _charts(candidates),
+        "parts": _component_names(candidates),
+        "routed": [one for one in candidates[1:] if one.routing],
+        "changes": [
+            (at, one, [(change, _thumbnails(change)) for change in one.changed[:SHOWN_CHANGES]])
+            for at, one in list(enumerate(candidates))[1:]
+        ],
+        "not_measured": NOT_MEASURED,
+    }
+
+
+def _charts(candidates: Sequence[CandidateReport]) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    drawn = {
+        "trade_off": charts.trade_off_chart(candidates),
+        "recovery": charts.recovery_chart(candidates),
+        "components": charts.component_chart(candidates),
+        "spread": charts.spread_chart(candidates),
+    }
+    # the charts escape what they print; Markup keeps jinja2 from escaping it again
+    return {name: Markup(chart) if chart else None for name, chart in drawn.items()}
+
+
+def _component_names(candidates: Sequence[CandidateReport]) -> list[str]:
+    return list(dict.fromkeys(name for one in candidates for name in one.components))
+
+
+def _worth_showing(cells: Sequence[str]) -> bool:
+    return any(cell != NOT_MEASURED for cell in cells)
+
+
+def _thumbnails(change: ChangedAnswer) -> list[str]:
+    return [url for path in change.images if (url := _thumbnail(Path(path))) is not None]
+
+
+def _thumbnail(path: Path) -> str | None:
+    """Return a small PNG as a data URL, or None if the picture is no longer there."""
+    from moir_edge.errors import DataError
+    from moir_edge.runtime.images import read_image
+
+    try:
+        image = read_image(path)
+    except DataError:
+        return None
+    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

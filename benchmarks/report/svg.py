@@ -1,0 +1,91 @@
+"""A few SVG helpers: elements, scales and axis ticks. Colours are CSS classes of the page, so themes apply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+__all__ = ["Scale", "draw", "element", "marker", "nice_ticks", "padded_range"]
+
+_MARKERS = 4
+
+
+def element(name: str, *children: str, **attributes: object) -> str:
+    """Return an element; children are markup, attribute names take `_` for `-` and a trailing `_` for keywords."""
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_plain(value), quote=True)}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return f"<{name}{written}>{''.join(children)}</{name}>"
+
+
+def draw(title: str, description: str, width: int, height: int, *children: str) -> str:
+    """Return a whole drawing that a screen reader announces by title and description."""
+    return element(
+        "svg",
+        element("title", escape(title)),
+        element("desc", escape(description)),
+        *children,
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        aria_label=f"{title}. {description}",
+    )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps figures in [low, high] linearly to pixels in [start, end]."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Return the pixel of a figure; figures beyond the range stay at its edge."""
+        share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+
+def padded_range(values: Sequence[float], share: float = 0.12) -> tuple[float, float]:
+    """Return the range of the values, widened at both ends by a share of it."""
+    low, high = min(values), max(values)
+    room = (high - low) * share or max(abs(high) * share, 1.0)
+    return low - room, high + room
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Return about `count` round figures inside [low, high]."""
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw)
+    first = math.ceil(low / step)
+    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def marker(series: int, x: float, y: float, size: float, title: str) -> str:
+    """Return the marker of a series; shapes differ, so that colour is not needed to tell them apart."""
+    tip = element("title", escape(title))
+    name = f"mark s{series}"
+    shape = series % _MARKERS
+    if shape == 0:
+        return element("circle", tip, class_=name, cx=x, cy=y, r=size)
+    if shape == 1:
+        side = size * 1.8
+        return element(
+            "rect", tip, class_=name, x=x - side / 2, y=y - side / 2, width=side, height=side
+        )
+    tall = size * 1.3
+    points = {
+        2: [(0, -tall), (tall, 0), (0, tall), (-tall, 0)],
+        3: [(0, -tall), (tall, tall * 0.8), (-tall, tall * 0.8)],
+    }[shape]
+    text = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in points)
+    return element("polygon", tip, class_=name, points=text)
+
+
+def _plain(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,98 @@
+"""The comparison as tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from moir_edge.benchmarks.report.text import (
+    NOT_MEASURED,
+    bytes_text,
+    interval_text,
+    milliseconds,
+    score_text,
+)
+from moir_edge.benchmarks.schema import CandidateReport, ComparisonReport
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["figure_rows", "print_report"]
+
+Cell = Callable[[CandidateReport], str]
+
+
+def figure_rows(report: ComparisonReport) -> list[tuple[str, list[str]]]:
+    """Return the figures as (name, one cell per candidate), the order of every table."""
+    reference = report.reference
+    tasks = list(dict.fromkeys(task for one in report.candidates for task in one.tasks))
+    columns: list[tuple[str, Cell]] = [
+        ("precision", lambda one: one.precision),
+        ("weights on disk", lambda one: bytes_text(one.weights_bytes)),
+        ("peak memory", lambda one: bytes_text(one.peak_memory_bytes)),
+        ("TTFT median", lambda one: milliseconds(one.ttft.median)),
+        ("TTFT p90", lambda one: milliseconds(one.ttft.p90)),
+        ("TPOT median", lambda one: milliseconds(one.tpot.median) if one.tpot else NOT_MEASURED),
+        (
+            "tokens/s median",
+            lambda one: _number(one.decode_rate.median if one.decode_rate else None),
+        ),
+        *((f"{task}: {_metric(report, task)}", _task_cell(task)) for task in tasks),
+        ("recovery", lambda one: _against(one, reference, interval_text(one.recovery))),
+        ("same token sequence", lambda one: _against(one, reference, _tokens(one))),
+        ("router indices found", lambda one: _against(one, reference, _routing(one))),
+        ("router overhead", lambda one: _overhead(one)),
+    ]
+    return [(name, [cell(one) for one in report.candidates]) for name, cell in columns]
+
+
+def print_report(report: ComparisonReport, console: Console) -> None:
+    """Print the figures and the gates.
+
+    Args:
+        report: The report.
+        console: Where to print.
+    """
+    from rich.table import Table
+
+    table = Table(title=f"{report.data.rows} rows of {report.data.path}", title_justify="left")
+    table.add_column("")
+    for candidate in report.candidates:
+        suffix = " (reference)" if candidate is report.reference else ""
+        table.add_column(f"{candidate.name}{suffix}", justify="right")
+    for name, cells in figure_rows(report):
+        if any(cell != NOT_MEASURED for cell in cells):
+            table.add_row(name, *cells)
+    console.print(table)
+    for gate in report.gates:
+        console.print(
+            gate.sentence(), style="green" if gate.passed else "bold red", highlight=False
+        )
+
+
+def _task_cell(task: str) -> Cell:
+    return lambda one: score_text(one.tasks[task]) if task in one.tasks else NOT_MEASURED
+
+
+def _metric(report: ComparisonReport, task: str) -> str:
+    return next(one.tasks[task].metric for one in report.candidates if task in one.tasks)
+
+
+def _against(one: CandidateReport, reference: CandidateReport, text: str) -> str:
+    return NOT_MEASURED if one is reference else text
+
+
+def _tokens(one: CandidateReport) -> str:
+    return f"{one.token_agreement.identical_percent:.1f} %" if one.token_agreement else NOT_MEASURED
+
+
+def _routing(one: CandidateReport) -> str:
+    return f"{one.routing.index_percent:.2f} %" if one.routing else NOT_MEASURED
+
+
+def _overhead(one: CandidateReport) -> str:
+    return interval_text(one.router_overhead.overhead if one.router_overhead else None)
+
+
+def _number(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:.1f}"

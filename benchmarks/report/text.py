@@ -1,0 +1,69 @@
+"""How figures are spelled, the same in the terminal and on the page."""
+
+from __future__ import annotations
+
+from moir_edge.benchmarks.schema import CandidateReport, ComparisonReport, Percent, TaskFigures
+
+__all__ = [
+    "NOT_MEASURED",
+    "bytes_text",
+    "headline",
+    "interval_text",
+    "milliseconds",
+    "score_text",
+    "verdict",
+]
+
+NOT_MEASURED = "–"
+_MEGABYTE = 1e6
+
+
+def bytes_text(count: int) -> str:
+    """Return a size in MB or GB (powers of ten)."""
+    megabytes = count / _MEGABYTE
+    return f"{megabytes / 1000:.2f} GB" if megabytes >= 1000 else f"{megabytes:.1f} MB"
+
+
+def milliseconds(value: float) -> str:
+    """Return a time in ms with about three digits."""
+    return (
+        f"{value:.0f} ms"
+        if value >= 100
+        else f"{value:.1f} ms"
+        if value >= 1
+        else f"{value:.2f} ms"
+    )
+
+
+def score_text(figures: TaskFigures) -> str:
+    """Return a score in its own scale: % for accuracies, plain for CIDEr-D."""
+    return f"{figures.score:.2f}" if figures.metric == "CIDEr-D" else f"{figures.score:.1f} %"
+
+
+def interval_text(figure: Percent | None) -> str:
+    """Return a percentage with its 95 % interval."""
+    if figure is None:
+        return NOT_MEASURED
+    return f"{figure.percent:.1f} % ({figure.low:.1f}–{figure.high:.1f})"
+
+
+def verdict(report: ComparisonReport) -> str:
+    """Return what came of the gates, in a few words."""
+    failed = sum(not gate.passed for gate in report.gates)
+    total = len(report.gates)
+    if total == 0:
+        return "no gates set"
+    return f"{failed} of {total} gates failed" if failed else f"all {total} gates passed"
+
+
+def headline(candidate: CandidateReport, reference: CandidateReport) -> str:
+    """Return one sentence that sums a candidate up against the reference."""
+    size = candidate.weights_bytes / reference.weights_bytes
+    ttft = candidate.ttft.median / reference.ttft.median
+    speed = f"{1 / ttft:.1f}× faster" if ttft < 1 else f"{ttft:.1f}× slower"
+    kept = (
+        f"Keeps {candidate.recovery.percent:.1f} % of the reference's score"
+        if candidate.recovery
+        else "Scores were not compared (no answers in the data)"
+    )
+    return f"{kept} at {100 * size:.0f} % of its weight bytes; first token {speed}."

@@ -1,0 +1,111 @@
+"""`moir-edge compare`: a checkpoint against bundles, with a report and gates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from moir_edge.benchmarks import ComparisonReport
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("compare")(compare)
+
+
+def compare(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="The reference: a checkpoint folder or hub id, or a bundle where there is no torch."
+        ),
+    ],
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare with it.")],
+    data: Annotated[
+        Path, typer.Option(help="JSON lines: image or images, prompt, context, answers, task.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the report.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Use the first rows only.")] = None,
+    latency_rows: Annotated[int, typer.Option(min=1, help="Rows that are timed.")] = 30,
+    latency_repeats: Annotated[int, typer.Option(min=1, help="Rounds over those rows.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch for accuracy.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads per operation; all cores by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
+    min_recovery: Annotated[
+        float | None, typer.Option(min=0, help="Gate: least mean recovery over tasks, in %.")
+    ] = None,
+    min_task_recovery: Annotated[
+        float | None, typer.Option(min=0, help="Gate: least recovery of every task, in %.")
+    ] = None,
+    max_router_overhead: Annotated[
+        float | None, typer.Option(help="Gate: most TTFT that the router adds, in %.")
+    ] = None,
+    max_ttft_ratio: Annotated[
+        float | None, typer.Option(min=0, help="Gate: largest TTFT over the reference's.")
+    ] = None,
+    min_token_agreement: Annotated[
+        float | None,
+        typer.Option(min=0, max=100, help="Gate: least share of identical answers, in %."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a report at -o.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON, without raw samples.")
+    ] = False,
+) -> None:
+    """Compare a checkpoint with bundles: size, latency, memory, accuracy, router; exit 1 if a gate fails."""
+    from moir_edge.benchmarks import GateBounds
+    from moir_edge.benchmarks import compare as run
+    from moir_edge.cli.progress import progress_bar
+
+    bounds = GateBounds(
+        min_recovery=min_recovery,
+        min_task_recovery=min_task_recovery,
+        max_router_overhead=max_router_overhead,
+        max_ttft_ratio=max_ttft_ratio,
+        min_token_agreement=min_token_agreement,
+    )
+    with progress_bar(quiet=as_json) as progress:
+        report = run(
+            checkpoint,
+            bundles,
+            data,
+            output,
+            limit=limit,
+            latency_rows=latency_rows,
+            latency_repeats=latency_repeats,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            threads=threads,
+            seed=seed,
+            bounds=bounds,
+            force=force,
+            progress=progress,
+        )
+    _show(report, output, as_json=as_json)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _show(report: ComparisonReport, output: Path, *, as_json: bool) -> None:
+    """Print the report; failed gates go to standard error, so that they are seen behind a pipe too."""
+    from rich.console import Console
+
+    from moir_edge.benchmarks.output import HTML_NAME, summary_json
+    from moir_edge.benchmarks.report import print_report
+
+    if as_json:
+        typer.echo(summary_json(report))
+    else:
+        print_report(report, Console())
+        typer.echo(f"report: {output / HTML_NAME}")
+    for gate in report.gates:
+        if not gate.passed:
+            typer.echo(gate.sentence(), err=True)
