@@ -108,7 +108,7 @@ def _parity(
 ) -> dict[str, Any]:
     """Measure the written graphs against torch, keep the figures in ``reports/parity.json`` too."""
     report("parity", 0, 1)
-    figures = measure_parity(traced, folder)
+    figures = measure_parity(traced, folder, plan)
     if set(plan.values()) == {"fp32"}:
         require_fp32_parity(figures)
     reports = folder / "reports"

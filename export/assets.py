@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from moir_edge.errors import DataError
 from moir_edge.export.checkpoints import Checkpoint
@@ -35,6 +37,7 @@ def write_assets(checkpoint: Checkpoint, folder: Path) -> None:
             f"{checkpoint.name} has no fast tokenizer; convert it so that tokenizer.json exists"
         )
     _write_processor(checkpoint, folder)
+    _compact(folder / "tokenizer.json")
     checkpoint.model.generation_config.save_pretrained(folder)
 
 
@@ -42,7 +45,8 @@ def _write_processor(checkpoint: Checkpoint, folder: Path) -> None:
     from transformers import AutoProcessor
 
     try:
-        AutoProcessor.from_pretrained(checkpoint.folder).save_pretrained(folder)
+        processor: Any = AutoProcessor
+        processor.from_pretrained(checkpoint.folder).save_pretrained(folder)
     except (ImportError, OSError, ValueError):
         # Some processors ask for packages (video, number words) that a bundle has no use for.
         for name in _PROCESSOR_FILES:
@@ -53,3 +57,11 @@ def _write_processor(checkpoint: Checkpoint, folder: Path) -> None:
             f"{checkpoint.name} has neither processor_config.json nor preprocessor_config.json; "
             "save its processor next to the weights"
         )
+
+
+def _compact(path: Path) -> None:
+    """Rewrite a JSON file without its indentation, which is half of a tokenizer's bytes."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(
+        json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8"
+    )

@@ -43,18 +43,18 @@ def grouped_attention(
         (batch, sequence, heads, head_dim), and None in place of the weights.
     """
     del module
-    batch, heads, sequence, head_dim = query.shape
+    _, heads, sequence, head_dim = query.shape
     kv_heads = key.shape[1]
     # Scaling the query, not the scores, keeps the product small enough for float16.
     scaled = query * (head_dim**-0.5 if scaling is None else scaling)
     if heads != kv_heads:
-        scaled = scaled.unflatten(1, (kv_heads, heads // kv_heads)).flatten(2, 3)
+        scaled = torch.unflatten(scaled, 1, (kv_heads, heads // kv_heads)).flatten(2, 3)
     scores = torch.matmul(scaled, key.transpose(2, 3))
     if attention_mask is not None:
         scores = scores + attention_mask
     output = torch.matmul(torch.softmax(scores, dim=-1), value)
     if heads != kv_heads:
-        output = output.unflatten(2, (heads // kv_heads, sequence)).flatten(1, 2)
+        output = torch.unflatten(output, 2, (heads // kv_heads, sequence)).flatten(1, 2)
     return output.transpose(1, 2), None
 
 

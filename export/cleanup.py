@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
 
 from moir_edge.bundle import TensorSpec
 from moir_edge.errors import UnsupportedError
+from moir_edge.export.naming import name_parameters, number_values
 
-__all__ = ["AXIS_NAMES", "check_graph", "clean", "fold_transposed_weights", "set_interface"]
+__all__ = [
+    "AXIS_NAMES",
+    "check_graph",
+    "clean",
+    "drop_default_attributes",
+    "fold_transposed_weights",
+    "merge_reshapes",
+    "set_interface",
+]
 
 AXIS_NAMES = frozenset(
     {
@@ -49,18 +59,21 @@ def clean(
     fold_transposed_weights(model)
     # Large weights stay out of constant folding: the pass above has done the only fold that they need.
     model = optimizer.optimize(model, input_size_limit=1 << 14, output_size_limit=1 << 14)
+    merge_reshapes(model)
     for step in (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.DeduplicateInitializersPass(size_limit=1 << 14),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]  # untyped in onnx_ir
         common.RemoveUnusedOpsetsPass(),
         common.ClearMetadataAndDocStringPass(),
     ):
         model = step(model).model
+    drop_default_attributes(model)
     set_interface(model, inputs=inputs, outputs=outputs)
-    _shorten_names(model)
+    name_parameters(model)
+    number_values(model)
     check_graph(model)
     return model
 
@@ -106,6 +119,47 @@ def _replace_by_transposed(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> 
     graph.initializers[new_name] = value
 
 
+def merge_reshapes(model: ir.Model) -> None:
+    """Let a Reshape of a Reshape read the first one's input; only the last shape counts."""
+    for node in model.graph:
+        source = node.inputs[0].producer() if node.op_type == "Reshape" and node.inputs[0] else None
+        # Without allowzero a 0 in the shape would copy an axis of the first one's output.
+        if (
+            source is None
+            or source.op_type != "Reshape"
+            or not node.attributes.get_int("allowzero", 0)
+        ):
+            continue
+        node.replace_input_with(0, source.inputs[0])
+
+
+def drop_default_attributes(model: ir.Model) -> None:
+    """Remove attributes that say what the operator does anyway.
+
+    A Reshape's allowzero goes too: no axis of a graph here is ever empty but the past, which none reshapes.
+    """
+    opset = model.opset_imports[""]
+    for node in model.graph:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        defaults = onnx.defs.get_schema(node.op_type, opset, "").attributes
+        for name, attribute in list(node.attributes.items()):
+            default = (
+                onnx.helper.get_attribute_value(defaults[name].default_value)
+                if (defaults[name].default_value.name)
+                else None
+            )
+            value = attribute.value
+            if isinstance(default, bytes):
+                default = default.decode()
+            if (node.op_type, name) == ("Reshape", "allowzero") or _same(value, default):
+                node.attributes.pop(name)
+
+
+def _same(value: object, default: object) -> bool:
+    return default is not None and value == default
+
+
 def set_interface(
     model: ir.Model, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> None:
@@ -128,39 +182,6 @@ def set_interface(
 def _without_symbols(shape: ir.Shape | None) -> ir.Shape | None:
     """Keep a shape only where it is all numbers: a made-up symbol reads like a real axis."""
     return shape if shape is not None and shape.is_static() else None
-
-
-def _shorten_names(model: ir.Model) -> None:
-    """Give short names to intermediate values and constants; parameters and the interface keep theirs."""
-    graph = model.graph
-    fixed = {value.name for value in (*graph.inputs, *graph.outputs)}
-    fixed |= {name for name, value in graph.initializers.items() if "." in name}
-    values = [value for node in graph for value in node.outputs]
-    counter = 0
-    for value in (*graph.initializers.values(), *values):
-        if value.name in fixed:
-            continue
-        value.name = f"_{_base36(counter)}"
-        counter += 1
-    for index, node in enumerate(graph):
-        node.name = _node_name(node, index)
-
-
-def _node_name(node: ir.Node, index: int) -> str:
-    """Name a node after the parameter that it applies, else by its number."""
-    for value in node.inputs:
-        if value is not None and value.is_initializer() and "." in str(value.name):
-            return str(value.name).removesuffix(".weight")
-    return f"{node.op_type}_{_base36(index)}"
-
-
-def _base36(number: int) -> str:
-    digits = ""
-    while True:
-        number, digit = divmod(number, 36)
-        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
-        if number == 0:
-            return digits
 
 
 def check_graph(model: ir.Model) -> None:

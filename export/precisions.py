@@ -14,7 +14,6 @@ __all__ = ["apply_precision", "plan_precisions"]
 
 PrecisionName = Literal["fp32", "fp16", "int8-weight-only", "int4"]
 
-_WEIGHT_ONLY = ("int8-weight-only", "int4")
 # Components that do not follow the bundle's precision: the router stays exact, and 4 bits cost a vision
 # tower or a look-up table more accuracy than they save bytes.
 _DEFAULTS: dict[str, dict[str, str]] = {
@@ -49,7 +48,7 @@ def plan_precisions(
             raise UnsupportedError(f"unknown component {component!r}: {closest(component, names)}")
     if overrides.get("router", "fp32") != "fp32":
         raise UnsupportedError("the router stays in fp32: its look-up decides which tokens match")
-    plan = {name: precision for name in names} | _DEFAULTS.get(precision, {}) | {"router": "fp32"}
+    plan = dict.fromkeys(names, precision) | _DEFAULTS.get(precision, {}) | {"router": "fp32"}
     plan |= overrides
     return {name: cast(PrecisionName, plan[name]) for name in names}
 
@@ -65,7 +64,7 @@ def apply_precision(model: ir.Model, precision: PrecisionName) -> ir.Model:
         from moir_edge.export.half import to_half
 
         to_half(model)
-    elif precision in _WEIGHT_ONLY:
+    elif precision == "int8-weight-only" or precision == "int4":
         from moir_edge.calibration.weights import quantize_weights
 
         quantize_weights(model, precision)

@@ -85,7 +85,8 @@ class DecoderGraph(nn.Module):
         Returns:
             Logits (batch, 1, vocab), then key and value of each layer, grown by `sequence`.
         """
-        cache = DynamicCache(list(zip(past[0::2], past[1::2], strict=True)))
+        # Typed as a mixture of layer kinds; full attention has been checked for.
+        cache: Any = DynamicCache(list(zip(past[0::2], past[1::2], strict=True)))
         hidden = self.lm(
             inputs_embeds=inputs_embeds,
             attention_mask=decoder_mask(
@@ -102,8 +103,9 @@ class DecoderGraph(nn.Module):
         # A tied head as a product of matrices becomes Gemm with transB, which reads the (vocab, hidden)
         # table of the embedding as it lies; an untied one becomes MatMul on (hidden, vocab).
         if self.tied:
-            return self.lm_head(hidden[:, -1])[:, None]
-        logits: torch.Tensor = self.lm_head(hidden[:, -1:])
+            logits: torch.Tensor = self.lm_head(hidden[:, -1])[:, None]
+        else:
+            logits = self.lm_head(hidden[:, -1:])
         return logits
 
 

@@ -10,10 +10,13 @@ from typing import BinaryIO
 
 import onnx_ir as ir
 
+from moir_edge.export.naming import number_values
+
 __all__ = ["EXTERNAL_BYTES", "WrittenGraph", "write_graphs"]
 
-# Smaller tensors, and every integer constant that a shape may need, stay in the graph.
-EXTERNAL_BYTES = 512
+# Smaller tensors, for which a file name and place cost more than they save, and every integer constant that a shape
+# may need stay in the graph.
+EXTERNAL_BYTES = 2048
 _ALIGNMENT = 64
 _PRODUCER = "moir-edge"
 _NAMED_OPERATORS = frozenset({"MatMul", "Gemm", "Conv", "Gather"})
@@ -84,7 +87,7 @@ def _write_graph(name: str, model: ir.Model, store: _Store) -> WrittenGraph:
     if own not in used:
         (store.folder / own).unlink()
     _strip(model)
-    (store.folder / f"{name}.onnx").write_bytes(ir.to_proto(model).SerializeToString())
+    (store.folder / f"{name}.onnx").write_bytes(_serialize(model))
     data = tuple(sorted(used, key=lambda file: (file != own, file)))
     return WrittenGraph(graph=f"{name}.onnx", data=data, tensor_bytes=stored_bytes)
 
@@ -124,13 +127,17 @@ def _external(
 
 
 def _strip(model: ir.Model) -> None:
-    """Drop what no runtime reads: inferred shapes, and the names of nodes that carry no weight."""
+    """Drop what no runtime reads: long names of values, and names of nodes that carry no weight."""
     model.producer_name, model.producer_version = _PRODUCER, None
     model.graph.name = _PRODUCER
-    outputs = set(model.graph.outputs)
+    number_values(model)
     for node in model.graph:
         if node.op_type not in _NAMED_OPERATORS or "." not in str(node.name):
             node.name = None
-        for value in node.outputs:
-            if value not in outputs:
-                value.shape, value.type = None, None
+
+
+def _serialize(model: ir.Model) -> bytes:
+    proto = ir.to_proto(model)
+    # Inferred types of intermediate values follow from the operators; every runtime infers them anew.
+    del proto.graph.value_info[:]
+    return bytes(proto.SerializeToString(deterministic=True))

@@ -1,0 +1,143 @@
+"""Run the graphs of a folder one after another in ONNX Runtime, as the device's runtime does, for parity only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from moir_edge.bundle import ModelFacts
+from moir_edge.router.positions import prompt_positions
+from moir_edge.targets import session_config
+
+__all__ = ["ChainStep", "GraphChain"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainStep:
+    """Outputs of one pass, and what the next one needs.
+
+    Attributes:
+        logits: (batch, vocab) float32, of the last position.
+        cache: Keys and values by output name without ``present.``.
+        mask: (batch, total_sequence) attention mask so far.
+        image_features: (images, tokens, hidden), or None.
+        text_embeds: (batch, sequence, hidden), straight from `embedding`.
+        routing: The router's outputs by name, or None where nothing was routed.
+    """
+
+    logits: Array
+    cache: Mapping[str, Array]
+    mask: Array
+    image_features: Array | None = None
+    text_embeds: Array
+    routing: Mapping[str, Array] | None = None
+
+
+class GraphChain:
+    """Sessions of every component of a folder.
+
+    Args:
+        folder: Holds ``<component>.onnx``.
+        precisions: Component name to precision.
+        facts: The model's facts.
+    """
+
+    def __init__(self, folder: Path, precisions: Mapping[str, str], facts: ModelFacts) -> None:
+        self._facts = facts
+        self._sessions = {
+            name: _session(folder / f"{name}.onnx", name, precision)
+            for name, precision in precisions.items()
+        }
+
+    def prefill(self, input_ids: Array, mask: Array, tiles: Array) -> ChainStep:
+        """Run the prompt.
+
+        Args:
+            input_ids: (batch, sequence) int64, padded on the left.
+            mask: (batch, sequence) int64.
+            tiles: (images, 3, height, width) float32, in the order of their tokens; may have no rows.
+        """
+        text = self._run("embedding", {"input_ids": input_ids})["inputs_embeds"]
+        features = (
+            self._run("vision", {"pixel_values": tiles})["image_features"] if len(tiles) else None
+        )
+        embeds = _place_features(text, input_ids == self._facts.image_token_id, features)
+        routing = self._route(embeds, input_ids, mask) if features is not None else None
+        embeds = embeds if routing is None else routing["routed_embeds"]
+        logits, cache = self._decode(embeds, mask, _positions(mask), self._empty_cache(len(mask)))
+        return ChainStep(
+            logits=logits,
+            cache=cache,
+            mask=mask,
+            image_features=features,
+            text_embeds=text,
+            routing=routing,
+        )
+
+    def step(self, previous: ChainStep, token_ids: Array) -> ChainStep:
+        """Append one token, (batch, 1) int64, to each row."""
+        text = self._run("embedding", {"input_ids": token_ids})["inputs_embeds"]
+        mask = np.concatenate([previous.mask, np.ones_like(token_ids)], axis=1)
+        logits, cache = self._decode(text, mask, _positions(mask)[:, -1:], previous.cache)
+        return ChainStep(logits=logits, cache=cache, mask=mask, text_embeds=text)
+
+    def _route(self, embeds: Array, input_ids: Array, mask: Array) -> dict[str, Array] | None:
+        if "router" not in self._sessions:
+            return None
+        facts = self._facts
+        places = prompt_positions(input_ids, mask, facts.image_token_id, facts.special_token_ids)
+        return self._run("router", {"inputs_embeds": embeds, **places._asdict()})
+
+    def _decode(
+        self, embeds: Array, mask: Array, positions: Array, cache: Mapping[str, Array]
+    ) -> tuple[Array, dict[str, Array]]:
+        past = {f"past_key_values.{name}": value for name, value in cache.items()}
+        feed = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}
+        outputs = self._run("decoder", feed | past)
+        logits = outputs.pop("logits")[:, 0]
+        return logits, {name.removeprefix("present."): value for name, value in outputs.items()}
+
+    def _empty_cache(self, batch: int) -> dict[str, Array]:
+        facts = self._facts
+        empty = np.zeros((batch, facts.num_kv_heads, 0, facts.head_dim), np.float32)
+        return {
+            f"{layer}.{part}": empty
+            for layer in range(facts.num_layers)
+            for part in ("key", "value")
+        }
+
+    def _run(self, name: str, feed: Mapping[str, Array]) -> dict[str, Array]:
+        session = self._sessions[name]
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+def _session(path: Path, component: str, precision: str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    for key, value in session_config(component, precision, ort.__version__).items():
+        options.add_session_config_entry(key, value)
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _place_features(text: Array, is_image: Array, features: Array | None) -> Array:
+    """Put image features, in order, where the image tokens stand: (batch, sequence, hidden)."""
+    if features is None:
+        return text
+    embeds = text.copy()
+    embeds[is_image] = features.reshape(-1, features.shape[-1])
+    return embeds
+
+
+def _positions(mask: Array) -> Array:
+    """Number the real tokens of each row from 0; padding takes 0."""
+    positions: Array = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    return positions

@@ -1,0 +1,89 @@
+"""Figures on the router's choices: the same sources, or others that carry the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["RoutingFigures"]
+
+Array = npt.NDArray[Any]
+
+
+class RoutingFigures:
+    """Gathers agreement over prompts.
+
+    Positions alone misreport a router whose candidates are alike, so the share of equal source sets comes with the
+    similarity margin, and with the cosine between the tokens that either side picked.
+    """
+
+    def __init__(self) -> None:
+        self._overlaps: list[Array] = []
+        self._cosines: list[Array] = []
+        self._margins: list[Array] = []
+        self._score_error = 0.0
+        self._gate_flips = 0
+
+    def add(self, model: Any, got: Mapping[str, Array]) -> None:
+        """Compare one prefill of the router graph with the last one of the torch model.
+
+        Args:
+            model: A model with a router that has just run the same prompt.
+            got: ``router_scores``, ``router_indices``, ``router_margin``, ``router_gate`` and ``routed_embeds`` of the
+                graph; shapes as in `moir_edge.router.RouterOutput`.
+        """
+        from moir_edge.router import last_routing
+
+        routing = last_routing(model)
+        if routing is None:
+            return
+        expected = {name: getattr(routing.output, name).numpy() for name in _FIELDS}
+        routed = expected["gate"] > 0  # (batch, tokens)
+        self._gate_flips += int((routed != (got["router_gate"] > 0)).sum())
+        scores = np.abs(got["router_scores"] - expected["scores"])
+        self._score_error = max(self._score_error, float(scores.max(initial=0.0)))
+        self._margins.append(expected["margin"][routed])
+        ours, theirs = got["router_indices"][routed], expected["indices"][routed]  # (routed, k)
+        self._overlaps.append(_overlap(ours, theirs))
+        batch = np.broadcast_to(np.arange(len(routed))[:, None], routed.shape)[routed]
+        self._cosines.append(_cosine(expected["inputs_embeds"], batch, ours, theirs))
+
+    def summary(self) -> dict[str, float | int] | None:
+        """Return the figures as plain JSON data, or None if nothing was routed."""
+        overlaps = np.concatenate(self._overlaps) if self._overlaps else np.zeros(0)
+        if not len(overlaps):
+            return None
+        margins = np.concatenate(self._margins)
+        return {
+            "routed_tokens": len(overlaps),
+            "index_agreement": float(overlaps.mean()),
+            "matched_token_cosine": float(np.concatenate(self._cosines).mean()),
+            "margin_median": float(np.median(margins)),
+            "margin_minimum": float(margins.min()),
+            "score_max_abs_error": self._score_error,
+            "gate_flips": self._gate_flips,
+        }
+
+
+_FIELDS = ("inputs_embeds", "scores", "indices", "margin", "gate")
+
+
+def _overlap(ours: Array, theirs: Array) -> Array:
+    """Return the share of each token's sources that both picked, (tokens,) in [0, 1]."""
+    valid = theirs >= 0
+    shared = (theirs[:, :, None] == ours[:, None, :]).any(axis=-1) & valid
+    share: Array = shared.sum(axis=1) / np.maximum(valid.sum(axis=1), 1)
+    return share
+
+
+def _cosine(embeds: Array, batch: Array, ours: Array, theirs: Array) -> Array:
+    """Return the cosine between the tokens that either picked at each rank, (picks,)."""
+    both = (ours >= 0) & (theirs >= 0)
+    rows = np.broadcast_to(batch[:, None], ours.shape)[both]
+    left, right = embeds[rows, ours[both]], embeds[rows, theirs[both]]  # (picks, hidden)
+    norms = np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1)
+    cosine: Array = (left * right).sum(axis=-1) / np.maximum(norms, 1e-12)
+    return cosine
