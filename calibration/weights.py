@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from moir_edge.calibration.granularity import Granularity, PerBlock, PerOutputChannel
@@ -177,7 +178,9 @@ class _Rewriter:
             self._stored[name] = (values, scale, array)
         return self._stored[name]
 
-    def _initializer(self, name: str, array: np.ndarray, dtype: ir.DataType) -> ir.Value:  # type: ignore[type-arg]
+    def _initializer(
+        self, name: str, array: npt.NDArray[np.int8] | npt.NDArray[np.float32], dtype: ir.DataType
+    ) -> ir.Value:
         tensor = ir.Tensor(array.astype(dtype.numpy()), dtype=dtype, name=name)
         value = ir.Value(
             name=name,
