@@ -9,6 +9,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Annotated
 
 import click
 import typer
@@ -64,8 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(
-    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
-    verbose: bool = typer.Option(False, "-v", "--verbose", help="Show the traceback of an error."),
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")
+    ] = False,
 ) -> None:
     del verbose  # read by `main`, which sees the exception
     if version:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -16,14 +17,20 @@ def register(app: typer.Typer) -> None:
 
 
 def retrofit(
-    checkpoint: str = typer.Argument(help="Hugging Face VLM: a folder or a hub id."),
-    output: Path = typer.Option(..., "-o", "--output", help="Folder of the new checkpoint."),
-    density: str = typer.Option("confidence", help="Token score: confidence or entropy."),
-    ratio: float = typer.Option(0.5, help="Share of the tokens of a modality that is enriched."),
-    top_k: int = typer.Option(4, help="Sources per weak token."),
-    direction: str = typer.Option("both", help="both, text-to-image, image-to-text or auto."),
-    merge: str = typer.Option("add", help="add, concat or interpolate."),
-    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+    checkpoint: Annotated[str, typer.Argument(help="Hugging Face VLM: a folder or a hub id.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new checkpoint.")],
+    density: Annotated[
+        str, typer.Option(help="Token score: confidence or entropy.")
+    ] = "confidence",
+    ratio: Annotated[
+        float, typer.Option(help="Share of the tokens of a modality that is enriched.")
+    ] = 0.5,
+    top_k: Annotated[int, typer.Option(help="Sources per weak token.")] = 4,
+    direction: Annotated[
+        str, typer.Option(help="both, text-to-image, image-to-text or auto.")
+    ] = "both",
+    merge: Annotated[str, typer.Option(help="add, concat or interpolate.")] = "add",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Attach a token router to a VLM; the logits stay as they were until it is tuned."""
     from moir_edge.environment import require

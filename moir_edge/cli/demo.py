@@ -1,0 +1,176 @@
+"""`moir-edge demo`: the whole chain on the checkpoint that ships inside the package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moir_edge.cli.progress import ProgressCallback
+
+__all__ = ["register"]
+
+PRECISIONS = ("fp32", "int8-weight-only", "int4")
+_SEED = 0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("demo")(demo)
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")] = Path(
+        "demo-out"
+    ),
+    target: Annotated[str, typer.Option(help="Target whose engines are built.")] = "rtx-40",
+    rows: Annotated[int, typer.Option(min=3, help="Rows of the test split to compare on.")] = 1200,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an earlier demo at the output.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print where everything lies, as JSON.")
+    ] = False,
+) -> None:
+    """Export, quantize, compile, run and compare the demo checkpoint, and report."""
+    from moir_edge.cli.progress import progress_bar
+    from moir_edge.demo import checkpoint_path
+    from moir_edge.environment import require
+    from moir_edge.targets import check_precision, get_target
+
+    for precision in PRECISIONS:
+        check_precision(get_target(target), precision)
+    require("torch", "transformers", "onnx", "onnxscript", "sklearn")
+    _prepare_output(output, force=force)
+    checkpoint = checkpoint_path()
+    say = _silent if as_json else typer.echo
+    with progress_bar(quiet=as_json) as progress:
+        with _stage("data", say):
+            data = _write_data(output / "data", rows)
+        with _stage("export", say):
+            bundles = _export(checkpoint, output, target, progress)
+        with _stage("run", say):
+            answer = _run(bundles["int4"], data, output / "routing-map.png", say)
+        with _stage("compare", say):
+            report = _compare(checkpoint, list(bundles.values()), data, output, progress)
+    if not as_json:
+        _print_report(report)
+    _print_places(output, data, bundles, answer, as_json=as_json)
+
+
+def _prepare_output(output: Path, *, force: bool) -> None:
+    """Make room for the demo; only a folder that an earlier demo wrote is ever removed."""
+    from moir_edge.errors import DataError
+
+    mark = output / ".moir-edge-demo"
+    if output.exists():
+        if not force:
+            raise DataError(f"{output} exists; give another -o or replace it with --force")
+        if not mark.is_file() and any(output.iterdir()):
+            raise DataError(f"{output} was not written by the demo, so --force will not replace it")
+        shutil.rmtree(output)
+    output.mkdir(parents=True)
+    mark.touch()
+
+
+@contextmanager
+def _stage(name: str, say: Any) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    say(f"{name}: {time.perf_counter() - started:.0f} s")
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+def _write_data(folder: Path, rows: int) -> Path:
+    from moir_edge.demo import demo_rows, write_jsonl
+
+    return write_jsonl(demo_rows("test", count=rows, seed=_SEED), folder)
+
+
+def _export(
+    checkpoint: Path, output: Path, target: str, progress: ProgressCallback
+) -> dict[str, Path]:
+    from moir_edge.export import assemble, load_checkpoint, trace_components
+
+    traced = trace_components(load_checkpoint(checkpoint), progress=progress)
+    return {
+        precision: assemble(
+            traced,
+            output / f"bundle-{precision}",
+            target=target,
+            precision=precision,
+            progress=lambda stage, done, total, name=precision: progress(
+                f"{name}: {stage}", done, total
+            ),
+        )
+        for precision in PRECISIONS
+    }
+
+
+def _run(bundle: Path, data: Path, picture: Path, say: Any) -> dict[str, Any]:
+    """Ask the first question of the data in a process of its own, as a device would."""
+    from moir_edge.benchmarks import read_rows
+    from moir_edge.errors import EnvironmentProblem
+
+    row = next(row for row in read_rows(data) if row.task == "vqa")
+    words = ["run", str(bundle), "--prompt", row.prompt, "--routing-map", str(picture)]
+    for image in row.images:
+        words += ["--image", str(image)]
+    command = [sys.executable, "-m", "moir_edge.cli.main", *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise EnvironmentProblem(f"the runtime failed: {done.stderr.strip()}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    say(f"$ moir-edge {' '.join(_quoted(word) for word in words)}")
+    say(f"{answer['text']}    (expected: {row.answers[0]})")
+    return answer
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)
+
+
+def _compare(
+    checkpoint: Path, bundles: list[Path], data: Path, output: Path, progress: ProgressCallback
+) -> Any:
+    from moir_edge.benchmarks import compare
+
+    return compare(checkpoint, bundles, data, output / "report", progress=progress)
+
+
+def _print_report(report: Any) -> None:
+    from rich.console import Console
+
+    from moir_edge.benchmarks.report import print_report
+
+    print_report(report, Console())
+
+
+def _print_places(
+    output: Path, data: Path, bundles: dict[str, Path], answer: dict[str, Any], *, as_json: bool
+) -> None:
+    places = {
+        "data": str(data),
+        **{f"bundle {precision}": str(path) for precision, path in bundles.items()},
+        "engines": str(bundles["fp32"] / "engines"),
+        "routing map": str(output / "routing-map.png"),
+        "report": str(output / "report" / "report.html"),
+    }
+    if as_json:
+        typer.echo(json.dumps({**places, "answer": answer["text"]}, indent=1))
+        return
+    for name, path in places.items():
+        typer.echo(f"{name + ':':<26}{path}")

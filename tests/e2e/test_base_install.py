@@ -1,0 +1,69 @@
+"""The device's install: the wheel without extras, in a fresh environment, answers like the full one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+FORBIDDEN = ("torch", "transformers", "onnx", "onnxscript", "tensorrt_rtx", "sklearn")
+
+
+@pytest.fixture(scope="module")
+def device_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that holds the base install and nothing more."""
+    folder = tmp_path_factory.mktemp("device")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
+    return python
+
+
+def run_json(python: Path, bundle: Path, image: Path) -> dict[str, object]:
+    words = ["run", str(bundle), "--image", str(image), "--prompt", "how many digits are there ?"]
+    code = "import sys; from moir_edge.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [python, "-c", code, *words, "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_base_install_has_none_of_the_export_packages(device_python: Path) -> None:
+    code = (
+        "import importlib.util as u\n"
+        f"print([m for m in {FORBIDDEN!r} if u.find_spec(m) is not None])\n"
+        "import sys, moir_edge\n"
+        "print([m for m in ('onnxruntime', 'numpy', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([device_python, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+def test_base_install_gives_the_same_text(
+    device_python: Path, demo_bundle: Path, demo_image: Path
+) -> None:
+    ours = run_json(Path(sys.executable), demo_bundle, demo_image)
+    device = run_json(device_python, demo_bundle, demo_image)
+    assert device["text"] == ours["text"]
+    assert device["token_ids"] == ours["token_ids"]
+
+
+def test_export_in_a_base_install_names_the_extra(device_python: Path, tmp_path: Path) -> None:
+    code = "import sys; from moir_edge.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [device_python, "-c", code, "export", "x", "-o", str(tmp_path / "b")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: this needs the package 'torch'")
+    assert "pip install 'moir-edge[export]'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
