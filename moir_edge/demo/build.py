@@ -1,0 +1,132 @@
+"""Build the demo VLM from nothing: a byte-level tokenizer, a processor and a small SmolVLM with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "IMAGE_TOKENS",
+    "build_model",
+    "build_processor",
+    "build_tokenizer",
+    "save_folder",
+]
+
+IMAGE_SIZE = 96
+PATCH_SIZE = 8
+SCALE_FACTOR = 2
+IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE // SCALE_FACTOR) ** 2
+VOCABULARY_SIZE = 512
+
+PAD, EOS, BOS = "<|endoftext|>", "<end_of_utterance>", "<|im_start|>"
+IMAGE, IMAGE_EDGE, GLOBAL_IMAGE = "<image>", "<fake_token_around_image>", "<global-img>"
+
+CHAT_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def build_tokenizer(texts: Iterable[str]) -> Any:
+    """Train a byte-level BPE tokenizer, which encodes any text without an unknown token.
+
+    Args:
+        texts: Sentences of the demo language, one per item.
+
+    Returns:
+        A `PreTrainedTokenizerFast` of exactly `VOCABULARY_SIZE` entries.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = [PAD, BOS, EOS, IMAGE, IMAGE_EDGE, GLOBAL_IMAGE]
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    missing = VOCABULARY_SIZE - core.get_vocab_size()
+    core.add_special_tokens([f"<reserved_{index}>" for index in range(missing)])
+    wrap: Any = PreTrainedTokenizerFast
+    return wrap(
+        tokenizer_object=core,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        additional_special_tokens=[IMAGE, IMAGE_EDGE, GLOBAL_IMAGE],
+        model_max_length=512,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_processor(tokenizer: Any) -> Any:
+    """Wrap the tokenizer with the PIL image processor (one 96 × 96 px tile) and the chat template."""
+    from transformers import Idefics3Processor
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    images = SmolVLMImageProcessorPil(
+        do_image_splitting=False,
+        size={"longest_edge": IMAGE_SIZE},
+        max_image_size={"longest_edge": IMAGE_SIZE},
+    )
+    return Idefics3Processor(
+        images, tokenizer, image_seq_len=IMAGE_TOKENS, chat_template=CHAT_TEMPLATE
+    )
+
+
+def build_model(tokenizer: Any) -> Any:
+    """Build the SmolVLM class at the demo's geometry with random weights (seed torch beforehand)."""
+    from transformers import GenerationConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
+
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids["pad_token_id"] = tokenizer.pad_token_id
+    config = SmolVLMConfig(
+        vision_config={
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH_SIZE,
+        },
+        text_config={
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "head_dim": 32,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": True,
+            **ids,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        scale_factor=SCALE_FACTOR,
+        tie_word_embeddings=True,
+        **ids,
+    )
+    model = SmolVLMForConditionalGeneration(config)
+    generation: Any = GenerationConfig
+    model.generation_config = generation(do_sample=False, max_new_tokens=64, **ids)
+    return model
+
+
+def save_folder(model: Any, processor: Any, folder: Path) -> None:
+    """Write weights, configs, tokenizer and processor in the layout that `from_pretrained` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)

@@ -1,0 +1,229 @@
+"""Token sequences for training: one image prefix followed by many independent question-answer segments."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from moir_edge.demo.batches import Augmentation, augmented_pixels, cell_labels
+from moir_edge.demo.build import EOS, GLOBAL_IMAGE, IMAGE, IMAGE_EDGE, IMAGE_TOKENS
+from moir_edge.demo.data import CONTEXT_PROBABILITY, TASKS, DemoRow
+from moir_edge.demo.questions import CAPTION_PROMPTS, ask, captions, describe_part
+from moir_edge.demo.scenes import Scene, related_scene, sample_scene
+from moir_edge.demo.statements import describe_side, state
+
+__all__ = [
+    "PackedBatch", "Packer", "Segment", "drop_words", "language_samples", "mixed_batches", "pack_rows",
+]  # fmt: skip
+
+_DROP_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One user text and its answer; `task` indexes `TASKS`."""
+
+    task: int
+    text: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """Rows that share one number of images.
+
+    Attributes:
+        ids: (batch, length) int64 token ids, right-padded.
+        segments: (batch, length) int64: 0 the image prefix, 1.. the segments, -1 padding. A token sees the prefix and
+            its own segment.
+        positions: (batch, length) int64: every segment starts right after the prefix.
+        labels: (batch, length) int64: the id at answer positions, else -100 (not shifted).
+        tasks: (batch, length) int64: index into `TASKS` at answer positions, else -1.
+        pixels: (batch * images, 96, 96, 3) uint8.
+        cells: (batch * images, 9, 3) int64, see `VisionBatch.labels`.
+        images: Images per row.
+    """
+
+    ids: npt.NDArray[np.int64]
+    segments: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    tasks: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.uint8]
+    cells: npt.NDArray[np.int64]
+    images: int
+
+
+def drop_words(text: str, probability: float, rng: random.Random) -> str:
+    """Drop each word with the given probability; one word always stays."""
+    words = text.split(" ")
+    kept = [word for word in words if rng.random() >= probability]
+    return " ".join(kept or [rng.choice(words)])
+
+
+class Packer:
+    """Tokenizes segments as the chat template formats them and packs them behind one image prefix.
+
+    Args:
+        tokenizer_json: The text of a `tokenizer.json`.
+    """
+
+    def __init__(self, tokenizer_json: str) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+
+    def prefix(self, images: int) -> list[int]:
+        """Return the tokens up to and including the last image."""
+        image = IMAGE_EDGE + GLOBAL_IMAGE + IMAGE * IMAGE_TOKENS + IMAGE_EDGE
+        ids: list[int] = self._tokenizer.encode("<|im_start|>User:" + image * images).ids
+        return ids
+
+    def pack(
+        self,
+        rows: Sequence[Sequence[Segment]],
+        *,
+        images: int,
+        pixels: npt.NDArray[np.uint8],
+        cells: npt.NDArray[np.int64],
+    ) -> PackedBatch:
+        """Pack one list of segments per row; `pixels` and `cells` hold `images` entries per row."""
+        prefix = self.prefix(images)
+        flat = [segment for row in rows for segment in row]
+        texts = [f"{segment.text}{EOS}\nAssistant:" for segment in flat]
+        answers = [f" {segment.answer}{EOS}" for segment in flat]
+        asked = iter([item.ids for item in self._tokenizer.encode_batch(texts)])
+        told = iter([item.ids for item in self._tokenizer.encode_batch(answers)])
+        columns: list[list[list[int]]] = [[], [], [], [], []]
+        for row in rows:
+            start = len(prefix)
+            lines = [prefix[:], [0] * start, list(range(start)), [-100] * start, [-1] * start]
+            for index, segment in enumerate(row):
+                user, answer = next(asked), next(told)
+                size = len(user) + len(answer)
+                lines[0] += user + answer
+                lines[1] += [index + 1] * size
+                lines[2] += range(start, start + size)
+                lines[3] += [-100] * len(user) + answer
+                lines[4] += [-1] * len(user) + [segment.task] * len(answer)
+            for column, line in zip(columns, lines, strict=True):
+                column.append(line)
+        length = max(len(line) for line in columns[0])
+        padded = [
+            np.array([line + [fill] * (length - len(line)) for line in column], np.int64)
+            for column, fill in zip(columns, (0, -1, 0, -100, -1), strict=True)
+        ]
+        return PackedBatch(
+            ids=padded[0], segments=padded[1], positions=padded[2], labels=padded[3], tasks=padded[4],
+            pixels=pixels, cells=cells, images=images,
+        )  # fmt: skip
+
+
+def _with_context(prompt: str, context: str, rng: random.Random) -> str:
+    """Put the context in front at the data set's rate; some of the contexts lose words."""
+    if rng.random() >= CONTEXT_PROBABILITY:
+        return prompt
+    if rng.random() < _DROP_SHARE:
+        context = drop_words(context, rng.uniform(0.1, 0.7), rng)
+    return f"{context} {prompt}"
+
+
+def _single_segments(scene: Scene, rng: random.Random, questions: int) -> list[Segment]:
+    result = []
+    for _ in range(questions):
+        _, prompt, answer, item = ask(scene, rng)
+        result.append(
+            Segment(0, _with_context(prompt, describe_part(scene, rng, item), rng), answer)
+        )
+    prompt = _with_context(rng.choice(CAPTION_PROMPTS), describe_part(scene, rng), rng)
+    return [*result, Segment(2, prompt, captions(scene)[0])]
+
+
+def _pair_segments(pair: tuple[Scene, Scene], rng: random.Random, statements: int) -> list[Segment]:
+    result = []
+    for _ in range(statements):
+        truth = rng.random() < 0.5
+        _, sentence = state(pair, truth, rng)
+        text = _with_context(sentence, describe_side(pair, rng), rng)
+        result.append(Segment(1, text, "true" if truth else "false"))
+    return result
+
+
+def mixed_batches(
+    *,
+    tokenizer_json: str,
+    seed: int,
+    singles: int,
+    pairs: int,
+    questions: int = 6,
+    statements: int = 7,
+    packed: bool = True,
+    blur_share: float = 0.12,
+) -> Iterator[tuple[PackedBatch, PackedBatch]]:
+    """Yield endless (one-image batch, two-image batch) pairs from the training digits.
+
+    Args:
+        tokenizer_json: Content of `tokenizer.json`.
+        seed: Seed of scenes, texts and pixels.
+        singles: One-image rows a batch.
+        pairs: Two-image rows a batch.
+        questions: Questions per one-image row, besides its caption.
+        statements: Statements per two-image row.
+        packed: False keeps one segment per row, so that the model's own forward can take the batch.
+        blur_share: Share of blurred images.
+    """
+    packer, rng = Packer(tokenizer_json), random.Random(seed)
+    pixel_rng = np.random.default_rng(seed)
+    augmentation = Augmentation(blur_share=blur_share)
+
+    def keep(segments: list[Segment]) -> list[Segment]:
+        return segments if packed else [rng.choice(segments)]
+
+    while True:
+        scenes = [sample_scene(rng, "train") for _ in range(singles)]
+        single = packer.pack(
+            [keep(_single_segments(scene, rng, questions)) for scene in scenes],
+            images=1,
+            pixels=augmented_pixels(scenes, pixel_rng, augmentation),
+            cells=cell_labels(scenes),
+        )
+        left = [sample_scene(rng, "train") for _ in range(pairs)]
+        both = [(scene, related_scene(rng, "train", scene)) for scene in left]
+        scenes = [scene for pair in both for scene in pair]
+        double = packer.pack(
+            [keep(_pair_segments(pair, rng, statements)) for pair in both],
+            images=2,
+            pixels=augmented_pixels(scenes, pixel_rng, augmentation),
+            cells=cell_labels(scenes),
+        )
+        yield single, double
+
+
+def pack_rows(packer: Packer, rows: Sequence[DemoRow]) -> PackedBatch:
+    """Pack data rows with the same number of images as they are, one segment each."""
+    scenes = [scene for row in rows for scene in row.scenes]
+    pixels = np.stack([np.asarray(image) for row in rows for image in row.images])
+    segments = []
+    for row in rows:
+        text = row.prompt if row.context is None else f"{row.context} {row.prompt}"
+        segments.append([Segment(TASKS.index(row.task), text, row.answers[0])])
+    return packer.pack(
+        segments, images=len(rows[0].images), pixels=pixels, cells=cell_labels(scenes)
+    )
+
+
+def language_samples(count: int) -> list[str]:
+    """Return sentences that cover the demo language, for training the tokenizer."""
+    rng = random.Random("language")
+    texts = ["User:", "\nAssistant:"]
+    for _ in range(count):
+        scene = sample_scene(rng, "train")
+        pair = (scene, related_scene(rng, "train", scene))
+        for segment in _single_segments(scene, rng, 4) + _pair_segments(pair, rng, 4):
+            texts += [segment.text, f" {segment.text}", f" {segment.answer}"]
+        texts += captions(scene)
+    return texts
