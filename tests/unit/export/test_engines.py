@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from moir_edge.bundle import (
+    ComponentEntry,
+    Manifest,
+    ModelFacts,
+    SourceEntry,
+    TensorSpec,
+    open_bundle,
+    seal,
+    staged_bundle,
+)
+from moir_edge.bundle.manifest import Precision
+from moir_edge.calibration import quantize
+from moir_edge.errors import UnsupportedError
+from moir_edge.export.engines import add_engines, build_engines
+from moir_edge.export.half import to_half
+
+trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra `rtx`)")
+
+HIDDEN, VOCABULARY = 64, 96
+_TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+
+IDS = TensorSpec(name="input_ids", dtype="int64", shape=("batch", "sequence"))
+EMBEDS = TensorSpec(name="inputs_embeds", dtype="float32", shape=("batch", "sequence", HIDDEN))
+PAST = TensorSpec(name="past", dtype="float32", shape=("batch", "past_sequence", HIDDEN))
+PRESENT = TensorSpec(name="present", dtype="float32", shape=("batch", "total_sequence", HIDDEN))
+LOGITS = TensorSpec(name="logits", dtype="float32", shape=("batch", 1, VOCABULARY))
+
+
+def _random(*shape: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    weights: dict[str, np.ndarray],
+) -> onnx.ModelProto:
+    def values(specs: tuple[TensorSpec, ...]) -> list[onnx.ValueInfoProto]:
+        return [helper.make_tensor_value_info(s.name, _TYPES[s.dtype], s.shape) for s in specs]
+
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "test", values(inputs), values(outputs), tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def _embedding() -> onnx.ModelProto:
+    node = helper.make_node("Gather", ["embed", "input_ids"], ["inputs_embeds"], name="embed")
+    return _model([node], (IDS,), (EMBEDS,), {"embed": _random(VOCABULARY, HIDDEN, seed=0)})
+
+
+def _decoder(operator: str = "Softmax") -> onnx.ModelProto:
+    """One attention step over a cache, and the tied head on the last position."""
+    node = helper.make_node
+    nodes = [
+        node("MatMul", ["inputs_embeds", "wq"], ["q"], name="q"),
+        node("MatMul", ["inputs_embeds", "wk"], ["k"], name="k"),
+        node("Concat", ["past", "k"], ["present"], name="concat", axis=1),
+        node("Transpose", ["present"], ["kt"], name="transpose", perm=[0, 2, 1]),
+        node("MatMul", ["q", "kt"], ["scores"], name="scores"),
+        node(operator, ["scores"], ["weights"], name="attend"),
+        node("MatMul", ["weights", "present"], ["mixed"], name="mix"),
+        node("Gather", ["mixed", "last"], ["final"], name="last", axis=1),
+        node("Gemm", ["final", "embed"], ["flat"], name="head", transB=1),
+        node("Unsqueeze", ["flat", "axis"], ["logits"], name="unsqueeze"),
+    ]
+    weights = {
+        "wq": _random(HIDDEN, HIDDEN, seed=1),
+        "wk": _random(HIDDEN, HIDDEN, seed=2),
+        "embed": _random(VOCABULARY, HIDDEN, seed=0),
+        "last": np.array(-1, np.int64),
+        "axis": np.array([1], np.int64),
+    }
+    return _model(nodes, (EMBEDS, PAST), (LOGITS, PRESENT), weights)
+
+
+def _converted(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    if precision in ("int8-weight-only", "int4"):
+        return quantize(model, precision)[0]  # type: ignore[arg-type]
+    converted = ir.from_proto(model)
+    if precision == "fp16":
+        to_half(converted)
+    return ir.to_proto(converted)
+
+
+def _manifest(precision: Precision) -> Manifest:
+    facts = ModelFacts(
+        model_type="smolvlm",
+        hidden_size=HIDDEN,
+        num_layers=1,
+        num_kv_heads=1,
+        head_dim=HIDDEN,
+        vocab_size=VOCABULARY,
+        context_length=128,
+        image_token_id=3,
+        eos_token_ids=(2,),
+        pad_token_id=0,
+        special_token_ids=(0, 1, 2, 3),
+        image_size=32,
+        tokens_per_tile=4,
+    )
+    interfaces = {"embedding": ((IDS,), (EMBEDS,)), "decoder": ((EMBEDS, PAST), (LOGITS, PRESENT))}
+    components = {
+        name: ComponentEntry(
+            graph=f"{name}.onnx",
+            data=(f"{name}.data",),
+            precision=precision,
+            tensor_bytes=1,
+            inputs=inputs,
+            outputs=outputs,
+        )
+        for name, (inputs, outputs) in interfaces.items()
+    }
+    return Manifest(
+        created_with={"moir-edge": "0"},
+        source=SourceEntry(name="test", sha256="0", architecture="Test"),
+        model=facts,
+        target="cpu",
+        precision=precision,
+        router=None,
+        router_sha256=None,
+        components=components,
+    )
+
+
+MakeBundle = Callable[..., tuple[Path, Manifest]]
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> MakeBundle:
+    def make(
+        precision: Precision = "fp32", decoder: onnx.ModelProto | None = None
+    ) -> tuple[Path, Manifest]:
+        folder = tmp_path / "bundle"
+        models = {"embedding": _embedding(), "decoder": decoder or _decoder()}
+        with staged_bundle(folder) as staging:
+            for name, model in models.items():
+                # External data, as the exporter writes it, has to be found beside the graph.
+                onnx.save(
+                    _converted(model, precision),
+                    staging / f"{name}.onnx",
+                    save_as_external_data=True,
+                    location=f"{name}.data",
+                    size_threshold=256,
+                )
+            manifest = seal(staging, _manifest(precision))
+        return folder, manifest
+
+    return make
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-weight-only", "int4"])
+def test_every_precision_builds(make_bundle: MakeBundle, precision: Precision) -> None:
+    folder, manifest = make_bundle(precision)
+    entries = build_engines(folder, manifest, "rtx-40")
+    assert [entry.component for entry in entries] == ["embedding", "decoder"]
+    for entry in entries:
+        assert entry.path == f"engines/rtx-40/{entry.component}.engine"
+        assert (folder / entry.path).stat().st_size > 10_000
+        assert entry.compute_capability == "8.9"
+        assert entry.builder_version == trt.__version__
+        assert entry.build_seconds > 0
+
+
+def test_int4_is_refused_on_a_target_that_lacks_it(make_bundle: MakeBundle) -> None:
+    folder, manifest = make_bundle("int4")
+    with pytest.raises(UnsupportedError, match="INT4 needs SM 80 or later; rtx-20 is SM 75"):
+        build_engines(folder, manifest, "rtx-20")
+    assert not (folder / "engines").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("jetson-thor", "built by TensorRT on the device itself"), ("cpu", "cpu has no engines")],
+)
+def test_targets_without_ahead_of_time_builds(
+    make_bundle: MakeBundle, target: str, reason: str
+) -> None:
+    folder, manifest = make_bundle()
+    with pytest.raises(UnsupportedError, match=reason):
+        build_engines(folder, manifest, target)
+    with pytest.raises(UnsupportedError, match=reason):
+        add_engines(folder, target)
+
+
+def test_progress_rises_to_its_total_per_component(make_bundle: MakeBundle) -> None:
+    folder, manifest = make_bundle()
+    calls: list[tuple[str, int, int]] = []
+    build_engines(folder, manifest, "rtx-30", progress=lambda *call: calls.append(call))
+    for component in ("embedding", "decoder"):
+        steps = [(step, total) for name, step, total in calls if name == component]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == (100, 100)
+        assert len(steps) > 3
+
+
+def test_an_error_in_the_callback_stops_the_build(make_bundle: MakeBundle) -> None:
+    folder, manifest = make_bundle()
+    before = _files(folder)
+
+    def interrupt(component: str, step: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engines(folder, manifest, "rtx-40", progress=interrupt)
+    assert _files(folder) == before
+
+
+def test_a_refused_node_is_named_and_nothing_is_left(make_bundle: MakeBundle) -> None:
+    folder, manifest = make_bundle(decoder=_decoder(operator="Det"))
+    before = _files(folder)
+    with pytest.raises(UnsupportedError) as error:
+        build_engines(folder, manifest, "rtx-40")
+    message = str(error.value)
+    assert message.startswith("TensorRT-RTX cannot parse decoder.onnx at node 'attend' (Det)")
+    assert "\n" not in message
+    assert _files(folder) == before
+
+
+def test_a_damaged_graph_is_one_line(make_bundle: MakeBundle) -> None:
+    folder, manifest = make_bundle()
+    (folder / "embedding.onnx").write_bytes(b"no graph")
+    with pytest.raises(UnsupportedError, match="embedding.onnx") as error:
+        build_engines(folder, manifest, "rtx-40")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_weights_are_one_line(make_bundle: MakeBundle) -> None:
+    folder, manifest = make_bundle()
+    (folder / "embedding.data").unlink()
+    with pytest.raises(UnsupportedError, match="embedding") as error:
+        build_engines(folder, manifest, "rtx-40")
+    assert "\n" not in str(error.value)
+
+
+def test_add_engines_lists_and_replaces(make_bundle: MakeBundle) -> None:
+    folder, _ = make_bundle()
+    assert add_engines(folder, "rtx-40") == folder
+    add_engines(folder, "rtx-50")
+    add_engines(folder, "rtx-40")
+    manifest = open_bundle(folder).manifest
+    assert [(entry.target, entry.component) for entry in manifest.engines] == [
+        ("rtx-50", "embedding"),
+        ("rtx-50", "decoder"),
+        ("rtx-40", "embedding"),
+        ("rtx-40", "decoder"),
+    ]
+    listed = {entry.path for entry in manifest.files}
+    assert {entry.path for entry in manifest.engines} < listed
+    assert json.loads((folder / "manifest.json").read_text())["target"] == "cpu"
+
+
+def test_add_engines_leaves_the_bundle_as_it_was_on_failure(make_bundle: MakeBundle) -> None:
+    folder, _ = make_bundle(decoder=_decoder(operator="Det"))
+    before = _files(folder)
+    with pytest.raises(UnsupportedError):
+        add_engines(folder, "rtx-40")
+    assert _files(folder) == before
+    open_bundle(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+
+
+def test_add_engines_without_hard_links(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = make_bundle()
+
+    def refuse(source: Path, destination: Path) -> None:
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr("moir_edge.export.engines.os.link", refuse)
+    add_engines(folder, "rtx-40")
+    assert len(open_bundle(folder).manifest.engines) == 2
+
+
+def test_a_full_disk_leaves_no_engine(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, manifest = make_bundle()
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        build_engines(folder, manifest, "rtx-40")
+    assert not (folder / "engines").exists()

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+
+from moir_edge.bundle import COMPONENTS, ModelFacts
+from moir_edge.errors import UnsupportedError
+from moir_edge.export.profiles import AxisRange, component_profiles
+
+
+def _facts(context_length: int = 512, tokens_per_tile: int = 36) -> ModelFacts:
+    return ModelFacts(
+        model_type="smolvlm",
+        hidden_size=192,
+        num_layers=4,
+        num_kv_heads=3,
+        head_dim=32,
+        vocab_size=512,
+        context_length=context_length,
+        image_token_id=3,
+        eos_token_ids=(2,),
+        pad_token_id=0,
+        special_token_ids=(0, 1, 2, 3),
+        image_size=96,
+        tokens_per_tile=tokens_per_tile,
+    )
+
+
+@pytest.mark.parametrize("context", [1, 2, 64, 512, 8192])
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_ranges_ascend_at_every_context_length(component: str, context: int) -> None:
+    for profile in component_profiles(component, _facts(context)):
+        for axis in profile.axes.values():
+            assert 0 <= axis.min <= axis.opt <= axis.max
+
+
+def test_decoder_has_prefill_and_decode() -> None:
+    prefill, decode = component_profiles("decoder", _facts())
+    assert (prefill.name, decode.name) == ("prefill", "decode")
+    assert prefill.axes["past_sequence"].min == 0
+    assert prefill.axes["sequence"] == AxisRange(1, 256, 512)
+    assert decode.axes["sequence"] == AxisRange(1, 1, 1)
+    # The whole context can be reached, one token at a time.
+    assert decode.axes["total_sequence"].max == 512
+    for size in ("min", "opt", "max"):
+        past, total = (
+            getattr(decode.axes[name], size) for name in ("past_sequence", "total_sequence")
+        )
+        assert total == past + 1
+
+
+def test_long_prompts_go_in_pieces() -> None:
+    prefill, _ = component_profiles("decoder", _facts(8192))
+    assert prefill.axes["sequence"].max == 2048
+    assert prefill.axes["past_sequence"].max == 8191
+
+
+def test_tiles_fit_the_context() -> None:
+    (vision,) = component_profiles("vision", _facts(512, 36))
+    assert vision.axes["images"].max == 14
+    (vision,) = component_profiles("vision", _facts(16, 36))
+    assert vision.axes["images"].max == 1
+
+
+def test_sizes_of_an_input() -> None:
+    _, decode = component_profiles("decoder", _facts())
+    assert decode.sizes("past", ("batch", 3, "past_sequence", 32)) == (
+        (1, 3, 1, 32),
+        (1, 3, 256, 32),
+        (4, 3, 511, 32),
+    )
+
+
+def test_an_unknown_axis_is_named() -> None:
+    (vision,) = component_profiles("vision", _facts())
+    with pytest.raises(
+        UnsupportedError, match="input 'pixels' has the axis 'frames'; engines know"
+    ):
+        vision.sizes("pixels", ("frames", 3))
+
+
+def test_a_falling_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="no ascending sizes"):
+        AxisRange(2, 1, 3)
