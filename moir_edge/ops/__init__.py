@@ -1,0 +1,39 @@
+"""The custom op domain `moir_edge`: schema, ONNX function bodies, numpy reference and the router graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moir_edge.ops.functions import function_protos
+    from moir_edge.ops.graph import ROUTER_INPUTS, ROUTER_OUTPUTS, router_graph
+    from moir_edge.ops.schema import DOMAIN, OPS, VERSION, onnx_schemas
+
+__all__ = [
+    "DOMAIN",
+    "OPS",
+    "ROUTER_INPUTS",
+    "ROUTER_OUTPUTS",
+    "VERSION",
+    "function_protos",
+    "onnx_schemas",
+    "router_graph",
+]
+
+_HOMES = {
+    "function_protos": "functions",
+    "ROUTER_INPUTS": "graph",
+    "ROUTER_OUTPUTS": "graph",
+    "router_graph": "graph",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    # Imported on first use: the op names are of interest where onnx is not installed.
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'schema')}"), name)
+    globals()[name] = value
+    return value
