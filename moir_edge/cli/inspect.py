@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,9 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    bundle: Path = typer.Argument(help="Bundle folder."),
-    verify: bool = typer.Option(True, help="Prove every file by its hash."),
-    as_json: bool = typer.Option(False, "--json", help="Print everything as JSON."),
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    verify: Annotated[bool, typer.Option(help="Prove every file by its hash.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show a bundle's components, engines and parity figures, and verify its files."""
     from moir_edge.bundle import open_bundle

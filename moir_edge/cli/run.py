@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,26 +20,46 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    bundle: Path = typer.Argument(help="Bundle folder."),
-    prompt: str = typer.Option(..., "-p", "--prompt", help="What to ask."),
-    image: list[Path] = typer.Option([], "-i", "--image", help="Image file; repeatable, in order."),
-    context: str | None = typer.Option(None, help="A sentence to put before the prompt."),
-    router: str = typer.Option("on", help="on or off."),
-    routing_map: Path | None = typer.Option(
-        None, help="Write what the router did as a PNG picture."
-    ),
-    routing_json: Path | None = typer.Option(None, help="Write what the router did as JSON."),
-    max_new_tokens: int = typer.Option(64, help="Tokens of the answer at most."),
-    temperature: float = typer.Option(0.0, help="0 is greedy."),
-    top_p: float = typer.Option(1.0, help="Draw from the most likely tokens up to this sum."),
-    top_k: int = typer.Option(0, help="Draw from this many most likely tokens; 0 takes all."),
-    seed: int | None = typer.Option(None, help="Makes drawing repeatable."),
-    stop: list[str] = typer.Option([], help="End the answer before this string; repeatable."),
-    stream: bool = typer.Option(True, help="Print the answer while it grows."),
-    threads: int | None = typer.Option(None, help="CPU threads; all physical cores by default."),
-    provider: str | None = typer.Option(None, help="cpu or cuda; cuda where it is available."),
-    verify: bool = typer.Option(True, help="Prove every file of the bundle by its hash first."),
-    as_json: bool = typer.Option(False, "--json", help="Print answer, tokens and timings as JSON."),
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    prompt: Annotated[str, typer.Option("-p", "--prompt", help="What to ask.")],
+    image: Annotated[
+        list[Path] | None, typer.Option("-i", "--image", help="Image file; repeatable, in order.")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="A sentence to put before the prompt.")
+    ] = None,
+    router: Annotated[str, typer.Option(help="on or off.")] = "on",
+    routing_map: Annotated[
+        Path | None, typer.Option(help="Write what the router did as a PNG picture.")
+    ] = None,
+    routing_json: Annotated[
+        Path | None, typer.Option(help="Write what the router did as JSON.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer at most.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the most likely tokens up to this sum.")
+    ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option(help="Draw from this many most likely tokens; 0 takes all.")
+    ] = 0,
+    seed: Annotated[int | None, typer.Option(help="Makes drawing repeatable.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End the answer before this string; repeatable.")
+    ] = None,
+    stream: Annotated[bool, typer.Option(help="Print the answer while it grows.")] = True,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; all physical cores by default.")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="cpu or cuda; cuda where it is available.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option(help="Prove every file of the bundle by its hash first.")
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print answer, tokens and timings as JSON.")
+    ] = False,
 ) -> None:
     """Answer a prompt about images with a bundle; needs neither torch nor transformers."""
     _check_options(router, routing_map or routing_json)
@@ -48,15 +68,16 @@ def run(
     from moir_edge.runtime.sampling import GenerationSettings
 
     # Everything that the user may have got wrong is found before the graphs are loaded.
-    user_message(prompt, images=len(image), context=context)
-    pictures = [read_image(path) for path in image]
+    images = image or []
+    user_message(prompt, images=len(images), context=context)
+    pictures = [read_image(path) for path in images]
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
         "top_k": top_k,
         "seed": seed,
-        "stop": tuple(stop),
+        "stop": tuple(stop or ()),
         "router": router == "on",
     }
     GenerationSettings(**settings)

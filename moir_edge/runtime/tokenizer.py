@@ -96,6 +96,9 @@ class Tokenizer:
 class GrowingText:
     """Text that is decoded while its tokens arrive; joined, the pieces equal the text decoded at once.
 
+    (Broken UTF-8 under a byte-fallback tokenizer is the exception: decoded at once, a broken byte
+    turns the valid byte tokens before it into replacement characters as well.)
+
     A piece is held back while it ends inside a multi-byte character. Only the last few tokens are
     decoded again at each step, so the cost per token does not grow with the text.
     """

@@ -1,0 +1,218 @@
+"""The generation loop on a hand-built bundle, against numpy that recomputes every token from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import moir_edge
+from moir_edge.errors import DataError, EnvironmentProblem, UnsupportedError
+from moir_edge.runtime import EdgeModel
+
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bundle: Path) -> EdgeModel:
+    return moir_edge.load(tiny_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def rows(picture: Callable[..., Image.Image]) -> list[tuple[str, list[Image.Image]]]:
+    return [
+        ("What is left?", [picture(12, 12)]),
+        ("Both images show a green four", [picture(20, 9, 1), picture(7, 30, 2)]),
+        ("no image at all", []),
+        (
+            "And a much longer question than all the others, with three pictures",
+            [picture(12, 12, n) for n in range(3)],
+        ),
+    ]
+
+
+def _expected(
+    model: EdgeModel, reference: Any, prompt: str, images: list[Image.Image], router: bool
+) -> list[int]:
+    facts = model.manifest.model
+    inputs = model.encode(prompt, images)
+    ids = inputs.input_ids[0]
+    embeds = reference.table[ids].copy()
+    if inputs.pixel_values is not None:
+        embeds[ids == facts.image_token_id] = reference.image_features(inputs.pixel_values).reshape(
+            -1, 8
+        )
+        if router:
+            embeds = embeds + np.float32(0.5)  # what the hand-built router does
+    return reference.greedy(embeds, facts.eos_token_ids[0], COUNT)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("router", [True, False])
+@pytest.mark.parametrize("row", range(4))
+def test_one_prompt_equals_the_reference(
+    model: EdgeModel, reference: Any, rows: list[Any], row: int, router: bool
+) -> None:
+    prompt, images = rows[row]
+    generation = model.generate(prompt, images, max_new_tokens=COUNT, router=router)
+    assert list(generation.token_ids[0]) == _expected(model, reference, prompt, images, router)
+    assert generation.texts[0] == model.processor.tokenizer.decode(generation.token_ids[0])
+    assert (generation.routing is not None) == (router and bool(images))
+
+
+@pytest.mark.parametrize("order", [[0, 1], [3, 0, 1], [1, 1, 3, 0]])
+def test_a_batch_gives_each_row_what_it_gets_alone(
+    model: EdgeModel, rows: list[Any], order: list[int]
+) -> None:
+    alone = [model.generate(*rows[row], max_new_tokens=COUNT) for row in order]
+    batch = model.generate(
+        [rows[row][0] for row in order], [rows[row][1] for row in order], max_new_tokens=COUNT
+    )
+    assert batch.texts == tuple(one.texts[0] for one in alone)
+    assert batch.token_ids == tuple(one.token_ids[0] for one in alone)
+    assert batch.prompt_tokens == tuple(one.prompt_tokens[0] for one in alone)
+
+
+def test_streaming_joins_to_the_same_text(model: EdgeModel, rows: list[Any]) -> None:
+    prompt, images = rows[1]
+    stream = model.stream(prompt, images, max_new_tokens=COUNT)
+    pieces = list(stream)
+    assert all(pieces)
+    assert "".join(pieces) == model.generate(prompt, images, max_new_tokens=COUNT).texts[0]
+    assert stream.result.timings.ttft_ms > 0
+
+
+def test_a_stop_string_ends_text_and_stream(model: EdgeModel, rows: list[Any]) -> None:
+    prompt, images = rows[0]
+    whole = model.generate(prompt, images, max_new_tokens=COUNT).texts[0]
+    middle = whole[len(whole) // 2 :][:3]
+    stopped = model.generate(prompt, images, max_new_tokens=COUNT, stop=[middle])
+    assert stopped.texts[0] == whole[: whole.find(middle)]
+    assert stopped.finish_reasons == ("stop_string",)
+    assert (
+        "".join(model.stream(prompt, images, max_new_tokens=COUNT, stop=[middle]))
+        == stopped.texts[0]
+    )
+    assert len(stopped.token_ids[0]) < COUNT
+
+
+def test_a_finished_row_waits_for_the_others(
+    make_bundle: Callable[..., Path], model: EdgeModel, rows: list[Any], tmp_path: Path
+) -> None:
+    # Make the third token of the first row the stop token: that row ends there, the other goes on.
+    first = model.generate(*rows[0], max_new_tokens=COUNT).token_ids[0]
+    ending = moir_edge.load(make_bundle(tmp_path / "b", eos_token_ids=(first[2],)), threads=1)
+    batch = ending.generate(
+        [rows[0][0], rows[1][0]], [rows[0][1], rows[1][1]], max_new_tokens=COUNT
+    )
+    assert batch.token_ids[0] == first[: first.index(first[2]) + 1]
+    assert batch.finish_reasons[0] == "stop_token"
+    alone = ending.generate(*rows[1], max_new_tokens=COUNT)
+    assert batch.token_ids[1] == alone.token_ids[0]
+
+
+def test_the_context_length_ends_an_answer(
+    make_bundle: Callable[..., Path], model: EdgeModel, rows: list[Any], tmp_path: Path
+) -> None:
+    length = model.encode(*rows[0]).prompt_lengths[0]
+    short = moir_edge.load(make_bundle(tmp_path / "b", context_length=length + 3), threads=1)
+    generation = short.generate(*rows[0], max_new_tokens=COUNT)
+    assert generation.token_ids[0] == model.generate(*rows[0], max_new_tokens=3).token_ids[0]
+    assert generation.finish_reasons == ("length",)
+    with pytest.raises(DataError, match=f"context holds {length + 3} "):
+        short.generate("Quite some more words than before, so it is too long", rows[0][1])
+
+
+def test_sampling_repeats_with_its_seed(model: EdgeModel, rows: list[Any]) -> None:
+    prompt, images = rows[1]
+    options: dict[str, Any] = {
+        "max_new_tokens": COUNT,
+        "temperature": 3.0,
+        "top_k": 40,
+        "top_p": 0.95,
+    }
+    first, second, other = (
+        model.generate(prompt, images, seed=seed, **options).token_ids for seed in (5, 5, 6)
+    )
+    assert first == second
+    assert first != other
+
+
+def test_a_conversation_is_a_prompt_too(model: EdgeModel, rows: list[Any]) -> None:
+    prompt, images = rows[0]
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+    assert model.generate([turn], images).texts == model.generate(prompt, images).texts
+    turns = [turn, {"role": "assistant", "content": [{"type": "text", "text": "Blue."}]}, turn]
+    assert (
+        model.generate(turns, images * 2).prompt_tokens[0]
+        > model.generate([turn], images).prompt_tokens[0]
+    )
+    with pytest.raises(DataError, match="context goes with a string prompt"):
+        model.generate([turn], images, context="More.")
+
+
+def test_the_context_sentence_precedes_the_prompt(model: EdgeModel, rows: list[Any]) -> None:
+    prompt, images = rows[0]
+    joined = model.generate(f"It rains. {prompt}", images)
+    assert model.generate(prompt, images, context="It rains.").texts == joined.texts
+    both = model.encode([prompt, prompt], [images, images], context=["It rains.", None])
+    assert [("It rains." in row.text) for row in both.prompts] == [True, False]
+
+
+def test_lists_must_fit_together(model: EdgeModel, rows: list[Any]) -> None:
+    with pytest.raises(DataError, match=r"2 prompt\(s\) need as many entries in images"):
+        model.generate(["a", "b"], [rows[0][1]])
+    with pytest.raises(DataError, match="entries in context"):
+        model.generate(["a", "b"], [None, None], context=["only one"])
+    with pytest.raises(DataError, match="there is no prompt"):
+        model.generate([], [])
+    with pytest.raises(DataError, match="the prompt is empty"):
+        model.generate("", rows[0][1])
+
+
+def test_timings_cover_the_parts(model: EdgeModel, rows: list[Any]) -> None:
+    timings = model.generate(*rows[3], max_new_tokens=4).timings
+    parts = [
+        timings.preprocess_ms,
+        timings.vision_ms,
+        timings.embedding_ms,
+        timings.router_ms,
+        timings.prefill_ms,
+    ]
+    assert all(part > 0 for part in parts)
+    assert sum(parts) <= timings.ttft_ms
+    without = model.generate(*rows[2], max_new_tokens=4, router=False).timings
+    assert without.vision_ms == without.router_ms == 0
+
+
+def test_decode_times_are_one_sample_per_further_token(model: EdgeModel, rows: list[Any]) -> None:
+    generation = model.generate(*rows[1], max_new_tokens=5)
+    assert len(generation.timings.decode_ms) == len(generation.token_ids[0]) - 1
+
+
+def test_a_bundle_without_router_runs(
+    make_bundle: Callable[..., Path], model: EdgeModel, rows: list[Any], tmp_path: Path
+) -> None:
+    plain = moir_edge.load(make_bundle(tmp_path / "plain", router=False), threads=1)
+    generation = plain.generate(*rows[0], max_new_tokens=COUNT)
+    assert (
+        generation.token_ids
+        == model.generate(*rows[0], max_new_tokens=COUNT, router=False).token_ids
+    )
+    assert generation.routing is None
+    with pytest.raises(UnsupportedError, match="holds no router, so there is no routing map"):
+        plain.routing_map(*rows[0])
+
+
+def test_providers_are_checked(tiny_bundle: Path) -> None:
+    import onnxruntime
+
+    with pytest.raises(UnsupportedError, match="unknown provider 'gpu'"):
+        moir_edge.load(tiny_bundle, provider="gpu")  # type: ignore[arg-type]
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("CUDA is available here, so its absence cannot be shown")
+    with pytest.raises(EnvironmentProblem, match=r"pip install 'moir-edge\[gpu\]'"):
+        moir_edge.load(tiny_bundle, provider="cuda")
