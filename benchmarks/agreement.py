@@ -88,14 +88,14 @@ class _Pair:
         """Per routed token, the share of the reference's sources found among the candidate's."""
         own, ref = self.own.sources[self.routed], self.ref.sources[self.routed]
         wanted = ref >= 0
-        found = (ref[:, :, None] == own[:, None, :]).any(axis=2) & wanted
+        found: NDArray[np.bool_] = (ref[:, :, None] == own[:, None, :]).any(axis=2) & wanted
         share: Floats = found.sum(axis=1) / np.maximum(wanted.sum(axis=1), 1)
         return share
 
     def best_matches(self) -> Floats:
         """Per routed token, 1 if the best source is the same."""
         same = self.own.sources[self.routed, 0] == self.ref.sources[self.routed, 0]
-        return same.astype(np.float64)
+        return np.asarray(same, dtype=np.float64)
 
     def cosines(self) -> Floats:
         """Per routed token that the candidate routes too, the cosine of what both fetched."""
@@ -103,8 +103,8 @@ class _Pair:
         own: Floats = self.own.matched[at].astype(np.float64)
         ref: Floats = self.ref.matched[at].astype(np.float64)
         norms: Floats = np.linalg.norm(own, axis=1) * np.linalg.norm(ref, axis=1)
-        cosines: Floats = (own * ref).sum(axis=1) / np.maximum(norms, _LEAST_NORM)
-        return cosines
+        products: Floats = (own * ref).sum(axis=1)
+        return np.asarray(products / np.maximum(norms, _LEAST_NORM))
 
 
 def _leading_share(tokens: tuple[int, ...], reference: tuple[int, ...]) -> float:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -31,6 +32,8 @@ from moir_edge.errors import EnvironmentProblem, MoirEdgeError
 __all__ = ["CandidateProcess", "Measured"]
 
 _CLOSE_SECONDS = 10
+# OpenMP threads of the candidate that ran before spin for about a millisecond after their work.
+_SETTLE_SECONDS = 0.005
 _ENTRY = "from moir_edge.benchmarks.worker import main; main()"
 
 
@@ -85,6 +88,7 @@ class CandidateProcess:
 
     def timed(self, index: int, *, router: bool, max_new_tokens: int) -> TimedAnswer:
         """Answer one row and time it, in the candidate's process."""
+        time.sleep(_SETTLE_SECONDS)
         timed: TimedAnswer = self._call(
             "timed", index=index, router=router, max_new_tokens=max_new_tokens
         )

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from html import escape
 
 from moir_edge.benchmarks.report.svg import (
+    SERIES,
     Scale,
     draw,
     element,
     marker,
-    nice_ticks,
     padded_range,
+    time_scale,
 )
 from moir_edge.benchmarks.report.text import milliseconds
 from moir_edge.benchmarks.schema import CandidateReport
@@ -23,6 +24,7 @@ LEFT = 150
 RIGHT = 24
 ROW = 46
 AXIS = 44
+TOTAL = 76
 
 Candidates = Sequence[CandidateReport]
 
@@ -37,16 +39,17 @@ def trade_off_chart(candidates: Candidates) -> str | None:
     if len(points) == 1:
         return None
     height, top, bottom = 330, 20, 330 - AXIS
-    x = Scale(0.0, max(one.ttft.p90 for _, one, _ in points) * 1.1, 70, WIDTH - RIGHT)
+    edges = [edge for _, one, _ in points for edge in (one.ttft.p10, one.ttft.p90)]
+    x = time_scale(edges, 70, WIDTH - RIGHT)
     y = Scale(*_recovery_range(candidates), bottom, top)
     parts = [_grid_x(x, top, bottom, "ms"), _grid_y(y, 70, WIDTH - RIGHT)]
-    parts += [_label(WIDTH / 2 + 30, height - 6, "time to first token, median and p10–p90 (ms)")]
+    parts += [_label(WIDTH / 2 + 30, height - 6, f"time to first token, median and p10–p90 ({_ms(x)})")]
     parts += [_label(16, height / 2 - 10, "recovery (%)", rotate=True)]
     for at, one, percent in points:
-        parts.append(_line(x(one.ttft.p10), y(percent), x(one.ttft.p90), y(percent), f"s{at}"))
+        parts.append(_line(x(one.ttft.p10), y(percent), x(one.ttft.p90), y(percent), _series(at)))
         if at and one.recovery:
             at_x = x(one.ttft.median)
-            parts.append(_line(at_x, y(one.recovery.low), at_x, y(one.recovery.high), f"s{at}"))
+            parts.append(_line(at_x, y(one.recovery.low), at_x, y(one.recovery.high), _series(at)))
     for at, one, percent in points:
         tip = f"{one.name}: {milliseconds(one.ttft.median)}, {percent:.1f} %"
         parts.append(marker(at, x(one.ttft.median), y(percent), 7, tip))
@@ -75,7 +78,7 @@ def recovery_chart(candidates: Candidates) -> str | None:
                 continue
             y = 10 + band * row + band * (slot + 1) / (len(others) + 1)
             tip = f"{one.name}, {task}: {recovery.percent:.1f} % ({recovery.low:.1f}–{recovery.high:.1f})"
-            parts.append(_line(x(recovery.low), y, x(recovery.high), y, f"s{at}"))
+            parts.append(_line(x(recovery.low), y, x(recovery.high), y, _series(at)))
             parts.append(marker(at, x(recovery.percent), y, 5.5, tip))
             described.append(tip)
     parts.append(
@@ -85,54 +88,61 @@ def recovery_chart(candidates: Candidates) -> str | None:
 
 
 def component_chart(candidates: Candidates) -> str:
-    """Draw the median of each part of the time to first token as stacked bars."""
+    """Draw the share of each part in the time to first token as stacked bars, with the time beside them."""
     height = ROW * len(candidates) + AXIS + 10
-    totals = [sum(part.median for part in one.components.values()) for one in candidates]
-    x = Scale(0.0, max(totals) * 1.12, LEFT, WIDTH - RIGHT)
-    parts = [_grid_x(x, 10, height - AXIS, "ms")]
+    x = Scale(0.0, 100.0, LEFT, WIDTH - RIGHT - TOTAL)
+    parts = [_grid_x(x, 10, height - AXIS, "%")]
     described = []
-    for row, (one, total) in enumerate(zip(candidates, totals, strict=True)):
+    for row, one in enumerate(candidates):
         y = 10 + ROW * row + 10
-        parts.append(_row_name(y + 13, one.name, one.precision))
-        start = 0.0
-        for name, part in one.components.items():
-            tip = f"{one.name}, {name}: {milliseconds(part.median)} ({100 * part.median / total:.0f} %)"
-            width = max(x(start + part.median) - x(start), 0.0)
-            bar = {"x": x(start), "y": y, "width": width, "height": 26, "class_": f"bar p-{name}"}
-            parts.append(element("rect", element("title", escape(tip)), **bar))
-            start += part.median
-            described.append(tip)
-        parts.append(_label(x(total) + 6, y + 18, milliseconds(total), anchor="start"))
-    parts.append(_label((LEFT + WIDTH) / 2, height - 6, "median time of each part (ms)"))
+        bar, tips = _stacked(one, x, y)
+        total = milliseconds(sum(part.median for part in one.components.values()))
+        parts += [_row_name(y + 13, one.name, one.precision), *bar]
+        parts.append(_label(WIDTH - RIGHT, y + 18, total, anchor="end", strong=True))
+        described += tips
+    parts.append(_label((LEFT + WIDTH - TOTAL) / 2, height - 6, "share of the sum of medians (%)"))
     return draw("Where the time to first token goes", "; ".join(described), WIDTH, height, *parts)
+
+
+def _stacked(one: CandidateReport, x: Scale, y: float) -> tuple[list[str], list[str]]:
+    """Return the bar's pieces and what each says."""
+    total = sum(part.median for part in one.components.values())
+    pieces, tips, start = [], [], 0.0
+    for name, part in one.components.items():
+        share = 100 * part.median / total
+        tips.append(f"{one.name}, {name}: {milliseconds(part.median)} ({share:.1f} %)")
+        place = {"x": x(start), "y": y, "width": x(start + share) - x(start), "height": 26}
+        title = element("title", escape(tips[-1]))
+        pieces.append(element("rect", title, class_=f"bar p-{name}", **place))
+        start += share
+    return pieces, tips
 
 
 def spread_chart(candidates: Candidates) -> str:
     """Draw every sample of the time to first token, with median and p10–p90."""
     height = ROW * len(candidates) + AXIS + 10
-    high = max(max(one.ttft.samples) for one in candidates) * 1.05
-    x = Scale(0.0, high, LEFT, WIDTH - RIGHT)
+    x = time_scale([ms for one in candidates for ms in one.ttft.samples], LEFT, WIDTH - RIGHT)
     parts = [_grid_x(x, 10, height - AXIS, "ms")]
     described = []
     for row, one in enumerate(candidates):
         middle = 10 + ROW * (row + 0.5)
         parts.append(_row_name(middle, one.name, f"{len(one.ttft.samples)} samples"))
         box = {"x": x(one.ttft.p10), "width": x(one.ttft.p90) - x(one.ttft.p10)}
-        parts.append(element("rect", y=middle - 13, height=26, class_=f"box s{row}", **box))
+        parts.append(element("rect", y=middle - 13, height=26, class_=f"box {_series(row)}", **box))
         for at, sample in enumerate(one.ttft.samples):
             # a fixed pattern instead of chance keeps the page the same from run to run
             offset = (at * 7 % 19 - 9) * 1.1
             parts.append(
-                element("circle", cx=x(sample), cy=middle + offset, r=1.8, class_=f"dot s{row}")
+                element("circle", cx=x(sample), cy=middle + offset, r=1.8, class_=f"dot {_series(row)}")
             )
         tip = f"{one.name}: median {milliseconds(one.ttft.median)}, p10–p90 {milliseconds(one.ttft.p10)} to {milliseconds(one.ttft.p90)}"
         parts.append(
             _line(
-                x(one.ttft.median), middle - 15, x(one.ttft.median), middle + 15, f"median s{row}"
+                x(one.ttft.median), middle - 15, x(one.ttft.median), middle + 15, f"median {_series(row)}"
             )
         )
         described.append(tip)
-    parts.append(_label((LEFT + WIDTH) / 2, height - 6, "time to first token, every sample (ms)"))
+    parts.append(_label((LEFT + WIDTH) / 2, height - 6, f"time to first token, every sample ({_ms(x)})"))
     return draw("Spread of the time to first token", "; ".join(described), WIDTH, height, *parts)
 
 
@@ -146,7 +156,7 @@ def _recovery_range(candidates: Candidates) -> tuple[float, float]:
 
 def _grid_x(x: Scale, top: float, bottom: float, unit: str) -> str:
     lines = []
-    for tick in nice_ticks(x.low, x.high):
+    for tick in x.ticks():
         lines.append(_line(x(tick), top, x(tick), bottom, "grid"))
         lines.append(_label(x(tick), bottom + 17, f"{tick:g}" + (" %" if unit == "%" else "")))
     return element("g", *lines, aria_hidden="true")
@@ -154,7 +164,7 @@ def _grid_x(x: Scale, top: float, bottom: float, unit: str) -> str:
 
 def _grid_y(y: Scale, left: float, right: float) -> str:
     lines = []
-    for tick in nice_ticks(y.low, y.high):
+    for tick in y.ticks():
         lines.append(_line(left, y(tick), right, y(tick), "base" if tick == 100 else "grid"))
         lines.append(_label(left - 8, y(tick) + 4, f"{tick:g}", anchor="end"))
     return element("g", *lines, aria_hidden="true")
@@ -164,6 +174,14 @@ def _row_name(middle: float, name: str, detail: str) -> str:
     return _label(LEFT - 12, middle - 2, _short(name), anchor="end", strong=True) + _label(
         LEFT - 12, middle + 13, detail, anchor="end"
     )
+
+
+def _ms(x: Scale) -> str:
+    return "ms, logarithmic" if x.logarithmic else "ms"
+
+
+def _series(at: int) -> str:
+    return f"s{at % SERIES}"
 
 
 def _short(name: str, length: int = 20) -> str:

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Scale", "draw", "element", "marker", "nice_ticks", "padded_range"]
+__all__ = ["SERIES", "Scale", "draw", "element", "marker", "padded_range", "time_scale"]
+
+SERIES = 8
+"""Colours in the page's palette; candidates beyond them start over."""
 
 _MARKERS = 4
+_FAR_APART = 6
+_MOST_TICKS = 7
 
 
 def element(name: str, *children: str, **attributes: object) -> str:
@@ -37,17 +42,40 @@ def draw(title: str, description: str, width: int, height: int, *children: str) 
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps figures in [low, high] linearly to pixels in [start, end]."""
+    """Maps figures in [low, high] to pixels in [start, end], linearly or by their logarithm."""
 
     low: float
     high: float
     start: float
     end: float
+    logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
         """Return the pixel of a figure; figures beyond the range stay at its edge."""
-        share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
+        inside = min(max(value, self.low), self.high)
+        low, high, at = (self._place(figure) for figure in (self.low, self.high, inside))
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Return round figures inside the range."""
+        return (_log_ticks if self.logarithmic else _even_ticks)(self.low, self.high)
+
+    def _place(self, value: float) -> float:
+        return math.log(value) if self.logarithmic else value
+
+
+def time_scale(times: Sequence[float], start: float, end: float) -> Scale:
+    """Return a scale from 0 for times of one magnitude, a logarithmic one for times that lie far apart.
+
+    Args:
+        times: Times above 0.
+        start: Pixel of the low end.
+        end: Pixel of the high end.
+    """
+    low, high = min(times), max(times)
+    if high > _FAR_APART * low:
+        return Scale(low / 1.3, high * 1.3, start, end, logarithmic=True)
+    return Scale(0.0, high * 1.1, start, end)
 
 
 def padded_range(values: Sequence[float], share: float = 0.12) -> tuple[float, float]:
@@ -57,19 +85,28 @@ def padded_range(values: Sequence[float], share: float = 0.12) -> tuple[float, f
     return low - room, high + room
 
 
-def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return about `count` round figures inside [low, high]."""
-    raw = (high - low) / count
+def _even_ticks(low: float, high: float) -> list[float]:
+    raw = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw)
     first = math.ceil(low / step)
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _log_ticks(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) <= _MOST_TICKS:
+            break
+    return inside
+
+
 def marker(series: int, x: float, y: float, size: float, title: str) -> str:
     """Return the marker of a series; shapes differ, so that colour is not needed to tell them apart."""
     tip = element("title", escape(title))
-    name = f"mark s{series}"
+    name = f"mark s{series % SERIES}"
     shape = series % _MARKERS
     if shape == 0:
         return element("circle", tip, class_=name, cx=x, cy=y, r=size)

@@ -95,7 +95,7 @@ def compare(
 
 
 def _show(report: ComparisonReport, output: Path, *, as_json: bool) -> None:
-    """Print the report; failed gates go to standard error, so that they are seen behind a pipe too."""
+    """Print the report; beside JSON, failed gates go to standard error."""
     from rich.console import Console
 
     from moir_edge.benchmarks.output import HTML_NAME, summary_json
@@ -103,9 +103,9 @@ def _show(report: ComparisonReport, output: Path, *, as_json: bool) -> None:
 
     if as_json:
         typer.echo(summary_json(report))
+        for gate in report.gates:
+            if not gate.passed:
+                typer.echo(gate.sentence(), err=True)
     else:
         print_report(report, Console())
         typer.echo(f"report: {output / HTML_NAME}")
-    for gate in report.gates:
-        if not gate.passed:
-            typer.echo(gate.sentence(), err=True)

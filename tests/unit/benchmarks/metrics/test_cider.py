@@ -34,9 +34,7 @@ def test_document_frequency_counts_rows_not_captions() -> None:
     scores = cider_d(["red one", "", "green six"], references)
     # red: 2 of 3 rows; one, "red one": 1 of 3.
     red, rare = math.log(3 / 2), math.log(3)
-    unigram = (2 * red * red + rare * rare) / (
-        math.hypot(red, rare) * math.hypot(2 * red, rare)
-    )
+    unigram = (2 * red * red + rare * rare) / (math.hypot(red, rare) * math.hypot(2 * red, rare))
     # The prediction holds red once, the second reference twice: min(red, 2 red) · 2 red.
     bigram = rare * rare / (rare * math.hypot(rare, rare))
     second_reference = (unigram + bigram) / 4 * math.exp(-1 / 72)

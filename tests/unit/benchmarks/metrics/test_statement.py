@@ -7,7 +7,14 @@ from moir_edge.benchmarks.metrics.statement import statement_accuracy, statement
 
 @pytest.mark.parametrize(
     ("prediction", "expected"),
-    [("true", 1.0), (" True.\n", 1.0), ('"TRUE"', 1.0), ("false", 0.0), ("it is true", 0.0), ("", 0.0)],
+    [
+        ("true", 1.0),
+        (" True.\n", 1.0),
+        ('"TRUE"', 1.0),
+        ("false", 0.0),
+        ("it is true", 0.0),
+        ("", 0.0),
+    ],
 )
 def test_verdict_must_be_the_whole_answer(prediction: str, expected: float) -> None:
     assert statement_accuracy(prediction, ["true"]) == expected
