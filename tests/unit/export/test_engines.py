@@ -237,7 +237,7 @@ def test_a_refused_node_is_named_and_nothing_is_left(make_bundle: MakeBundle) ->
 def test_a_damaged_graph_is_one_line(make_bundle: MakeBundle) -> None:
     folder, manifest = make_bundle()
     (folder / "embedding.onnx").write_bytes(b"no graph")
-    with pytest.raises(UnsupportedError, match="embedding.onnx") as error:
+    with pytest.raises(UnsupportedError, match="embedding") as error:
         build_engines(folder, manifest, "rtx-40")
     assert "\n" not in str(error.value)
 
