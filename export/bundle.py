@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from moir_edge.bundle import COMPONENTS, check_replaceable
+from moir_edge.bundle import COMPONENTS, check_bundle_output
 from moir_edge.export.assemble import assemble
 from moir_edge.export.checkpoints import load_checkpoint
 from moir_edge.export.components import Progress, trace_components
@@ -48,7 +48,7 @@ def export_bundle(
         EnvironmentProblem: The disk is full or not writable.
     """
     # Everything that can be refused is refused before the long work.
-    check_replaceable(Path(output), force=force)
+    check_bundle_output(output, force=force)
     plan_precisions(COMPONENTS, target, precision, component_precision)
     traced = trace_components(load_checkpoint(checkpoint), progress=progress)
     return assemble(

@@ -14,7 +14,7 @@ from moir_edge.bundle.manifest import (
     TensorSpec,
 )
 from moir_edge.bundle.reader import Bundle, open_bundle
-from moir_edge.bundle.writer import check_replaceable, seal, staged_bundle
+from moir_edge.bundle.writer import check_bundle_output, seal, staged_bundle
 
 __all__ = [
     "COMPONENTS",
@@ -27,7 +27,7 @@ __all__ = [
     "ModelFacts",
     "SourceEntry",
     "TensorSpec",
-    "check_replaceable",
+    "check_bundle_output",
     "open_bundle",
     "seal",
     "staged_bundle",

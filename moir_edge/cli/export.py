@@ -26,8 +26,9 @@ def export(
     ] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32, fp16, int8-weight-only or int4.")] = "fp32",
     component_precision: Annotated[
-        list[str], typer.Option(help="Precision of one component, as vision=fp32; repeatable.")
-    ] = (),
+        list[str] | None,
+        typer.Option(help="Precision of one component, as vision=fp32; repeatable."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle that stands at the output.")
     ] = False,
@@ -40,7 +41,7 @@ def export(
     from moir_edge.environment import require
     from moir_edge.targets import check_precision, get_target
 
-    overrides = parse_component_precision(component_precision)
+    overrides = parse_component_precision(component_precision or [])
     profile = get_target(target)
     for name in (precision, *overrides.values()):
         check_precision(profile, name)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from moir_edge.router import RouterConfig
 
 __all__ = ["register"]
 
@@ -30,26 +33,53 @@ def retrofit(
         str, typer.Option(help="both, text-to-image, image-to-text or auto.")
     ] = "both",
     merge: Annotated[str, typer.Option(help="add, concat or interpolate.")] = "add",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a checkpoint that stands at the output.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Attach a token router to a VLM; the logits stay as they were until it is tuned."""
     from moir_edge.environment import require
 
     require("torch", "transformers")
-    from moir_edge.router.checkpoint import retrofit_checkpoint
+    from moir_edge.errors import DataError
+    from moir_edge.router import RouterConfig
+    from moir_edge.staging import FolderKind, staged_folder
 
-    options = {
-        "density": density,
-        "ratio": ratio,
-        "top_k": top_k,
-        "direction": direction,
-        "merge": merge,
-    }
-    summary = retrofit_checkpoint(checkpoint, output, options)
+    kind = FolderKind(name="checkpoint", marker="config.json", error=DataError)
+    config = RouterConfig.from_record(
+        {
+            "density": density,
+            "ratio": ratio,
+            "top_k": top_k,
+            "direction": direction,
+            "merge": merge,
+        }
+    )
+    with staged_folder(output, kind, force=force) as folder:
+        summary = {"output": str(output), **_retrofit(checkpoint, config, folder)}
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
         return
     typer.echo(
-        f"{summary['output']}: {summary['model_type']} with a router of "
+        f"{summary['output']}: {summary['architecture']} with a router of "
         f"{summary['router_parameters']:,} parameters ({summary['parameters']:,} in all)"
     )
+
+
+def _retrofit(checkpoint: str, config: RouterConfig, folder: Path) -> dict[str, Any]:
+    from transformers import AutoProcessor
+
+    from moir_edge.export import load_checkpoint
+    from moir_edge.router import retrofit as attach
+
+    loaded = load_checkpoint(checkpoint)
+    router = attach(loaded.model, config, special_token_ids=loaded.tokenizer.all_special_ids)
+    loaded.model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(loaded.folder).save_pretrained(folder)
+    return {
+        "architecture": loaded.source.architecture,
+        "parameters": sum(weight.numel() for weight in loaded.model.parameters()),
+        "router_parameters": sum(weight.numel() for weight in router.parameters()),
+        "router": config.to_record(),
+    }
