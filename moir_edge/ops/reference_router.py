@@ -113,7 +113,7 @@ def _route_sample(
             information[other][2],
             information[other][0],
             present[other],
-            weights[f"{side}.query.weight"].T / np.float32(np.sqrt(config.rank)),
+            (weights[f"{side}.query.weight"].T / np.sqrt(config.rank)).astype(np.float32),
             weights[f"{other}.key.weight"].T,
             k=config.top_k,
         )

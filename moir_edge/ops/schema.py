@@ -140,7 +140,7 @@ def onnx_schemas() -> list[OpSchema]:
             outputs=[parameter(name, *spec) for name, spec in op.outputs.items()],
             attributes=[
                 OpSchema.Attribute(
-                    name, OpSchema.AttrType[kind], meaning, required=name in ("k", "merge")
+                    name, getattr(OpSchema.AttrType, kind), meaning, required=name in ("k", "merge")
                 )
                 for name, (kind, meaning) in op.attributes.items()
             ],

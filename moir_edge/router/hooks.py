@@ -37,7 +37,8 @@ class RoutingHooks:
     """Two pre-hooks: one on the whole model reads the token ids, one on its language model rewrites `inputs_embeds`.
 
     Only prefills are routed, and only those that hold an image token and a text token. Answer tokens (labels other
-    than -100) are neither sources nor targets.
+    than -100) are neither sources nor targets. With `use_cache=False`, generate() makes a prefill of every step, which
+    takes the tokens generated so far for part of the prompt.
 
     Args:
         router: The router to apply.

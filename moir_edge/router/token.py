@@ -11,6 +11,13 @@ from torch import Tensor, nn
 
 from moir_edge.errors import ShapeError
 from moir_edge.router.config import RouterConfig
+from moir_edge.router.steps import (
+    entropy_density,
+    read_rows,
+    usable_side,
+    weak_boundary,
+    write_rows,
+)
 
 __all__ = ["RouterOutput", "TokenRouter"]
 
@@ -22,8 +29,6 @@ DENSITY_SLOPE = 2.0**-18
 SIMILARITY_SLOPE = 2.0**-14
 DENSITY_FLOOR = 1e-6
 ABSENT = -1e9
-# A row whose absolute values sum to more than float32 holds counts as non-finite.
-FLOAT32_MAX = 3.4028234e38
 
 
 @dataclass(frozen=True)
@@ -151,9 +156,10 @@ class TokenRouter(nn.Module):
         self._check(inputs_embeds, image_positions, text_positions, text_mask)
         # Scores are float32 whatever the model's dtype, under autocast too.
         with torch.autocast(device_type=inputs_embeds.device.type, enabled=False):
-            image_rows, image_valid = _gather(inputs_embeds, image_positions, image_positions >= 0)
-            text_rows, text_valid = _gather(inputs_embeds, text_positions, text_mask)
-            usable = _usable(image_rows, image_valid) & _usable(text_rows, text_valid)
+            image_valid = image_positions >= 0
+            image_rows = read_rows(inputs_embeds, image_positions, image_valid)
+            text_rows = read_rows(inputs_embeds, text_positions, text_mask)
+            usable = usable_side(image_rows, image_valid) & usable_side(text_rows, text_mask)
             image = self._score(self.image, image_rows, image_positions, image_valid & usable)
             text = self._score(self.text, text_rows, text_positions, text_mask & usable)
             image_open, text_open = self._open_sides(image, text)
@@ -164,7 +170,12 @@ class TokenRouter(nn.Module):
                 self.text, text, self.image, image, text_open
             )
         return RouterOutput(
-            _scatter(inputs_embeds, image, image_out, text, text_out),
+            write_rows(
+                inputs_embeds,
+                torch.cat([image.valid, text.valid], dim=1),
+                torch.cat([image.positions, text.positions], dim=1),
+                torch.cat([image_out, text_out], dim=1),
+            ),
             torch.cat([image.density, text.density], dim=1),
             torch.cat([image_indices, text_indices], dim=1),
             torch.cat([image_margin, text_margin], dim=1),
@@ -225,7 +236,7 @@ class TokenRouter(nn.Module):
         if config.ratio is not None:
             ordered = density + DENSITY_SLOPE * valid.float().cumsum(dim=1)
             ordered = torch.where(valid, ordered, 9.0)
-            low, high = _boundary(ordered.detach(), valid, config.ratio)
+            low, high = weak_boundary(ordered.detach(), valid, config.ratio)
             under = ((low + high) / 2 - ordered) / config.temperature
             weakness.append(torch.sigmoid(under) if smooth else (ordered <= low).float())
         return torch.stack(weakness).amax(dim=0) * valid
@@ -283,64 +294,9 @@ class TokenRouter(nn.Module):
         prior = torch.where(src.valid, prior, ABSENT)
         similarity = query @ key.transpose(1, 2) + prior[:, None]  # (batch, tokens, sources)
         similarity = F.pad(similarity, (0, k + 1), value=ABSENT)
-        # A stable sort, since torch.topk leaves the order of equal values open.
-        values, picks = torch.sort(similarity, dim=-1, descending=True, stable=True)
-        found = values[..., : k + 1] > ABSENT / 2
+        # torch.topk leaves the order of equal values open; the slope sees to it that there are none.
+        values, picks = torch.topk(similarity, k + 1, dim=-1)
+        found = values > ABSENT / 2
         margin = torch.where(found[..., 1], values[..., 0] - values[..., 1], 0.0)
         weights = torch.softmax(values[..., :k], dim=-1)
         return weights, picks[..., :k].clamp_max(sources), found[..., :k], margin
-
-
-def entropy_density(tokens: Tensor) -> Tensor:
-    """Return the entropy of each token's energy over its channels, as a share of the highest possible: (…,) in [0, 1].
-
-    Args:
-        tokens: (…, hidden) float32.
-    """
-    energy = tokens.square()
-    share = energy / energy.sum(dim=-1, keepdim=True).clamp_min(1e-30)
-    entropy = -(share * torch.log(share.clamp_min(1e-30))).sum(dim=-1)
-    return (entropy / math.log(tokens.shape[-1])).clamp(0.0, 1.0)
-
-
-def _gather(embeds: Tensor, positions: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Read rows in float32: (batch, tokens, hidden); positions outside the sequence are an error upstream."""
-    safe = torch.where(valid, positions, 0)
-    batch = torch.arange(embeds.shape[0], device=embeds.device)[:, None]
-    return embeds[batch, safe].float(), valid
-
-
-def _usable(rows: Tensor, valid: Tensor) -> Tensor:
-    """Return whether a side has a token and only finite ones: (batch, 1) bool."""
-    finite = rows.detach().abs().sum(dim=-1) <= FLOAT32_MAX
-    return valid.any(dim=1, keepdim=True) & (finite | ~valid).all(dim=1, keepdim=True)
-
-
-def _boundary(ordered: Tensor, valid: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-    """Return the highest weak and the lowest other value, (batch, 1) each.
-
-    Args:
-        ordered: (batch, tokens) densities with the slope added, 9 where invalid.
-        valid: (batch, tokens), which tokens count.
-        ratio: Share ρ of the n valid tokens that is weak: ⌊ρ·n + ½⌋ of them.
-    """
-    count = valid.float().sum(dim=1, keepdim=True)
-    quota = torch.floor(count * ratio + 0.5)
-    edges = F.pad(ordered.sort(dim=1).values, (1, 1), value=9.0)
-    low, high = (edges.gather(1, quota.long() + step) for step in (0, 1))
-    # All tokens weak, or none: the boundary lies a whole density beyond the last one.
-    low = torch.where(quota > 0, low, high - 2.0)
-    return low, torch.where(quota < count, high, low + 2.0)
-
-
-def _scatter(
-    embeds: Tensor, image: _Side, image_rows: Tensor, text: _Side, text_rows: Tensor
-) -> Tensor:
-    """Write the enriched rows back in their places; rows of invalid tokens go to a spare row that is cut off."""
-    batch, length, _ = embeds.shape
-    valid = torch.cat([image.valid, text.valid], dim=1)
-    positions = torch.where(valid, torch.cat([image.positions, text.positions], dim=1), length)
-    rows = torch.cat([image_rows, text_rows], dim=1).to(embeds.dtype)
-    padded = F.pad(embeds, (0, 0, 0, 1))
-    at = torch.arange(batch, device=embeds.device)[:, None]
-    return padded.index_put((at, positions), rows)[:, :length]
