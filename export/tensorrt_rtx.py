@@ -36,7 +36,7 @@ def build(
     inputs: Sequence[TensorSpec],
     profiles: Sequence[Profile],
     progress: StepCallback | None = None,
-) -> bytes:
+) -> memoryview:
     """Compile one ONNX file for one GPU architecture; no GPU is needed.
 
     Args:
@@ -47,7 +47,7 @@ def build(
         progress: Called as ``progress(step, PROGRESS_STEPS)``.
 
     Returns:
-        The serialized engine.
+        The serialized engine, in the builder's own memory: a copy would cost the size of the weights again.
 
     Raises:
         UnsupportedError: A node that the parser or the builder refuses, or an SM it does not know.
@@ -70,7 +70,7 @@ def build(
         raise UnsupportedError(_builder_message(graph, target, logger))
     if progress is not None:
         progress(PROGRESS_STEPS, PROGRESS_STEPS)
-    return bytes(engine)
+    return memoryview(engine)
 
 
 def _config(builder: Any, target: Target) -> Any:
