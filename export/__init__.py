@@ -23,7 +23,7 @@ __all__ = [
 _HOMES = {
     "Checkpoint": "checkpoints",
     "TracedModel": "components",
-    "assemble": "assemble",
+    "assemble": "assembly",
     "export_bundle": "bundle",
     "load_checkpoint": "checkpoints",
     "trace_components": "components",

@@ -43,7 +43,7 @@ def grouped_attention(
         (batch, sequence, heads, head_dim), and None in place of the weights.
     """
     del module
-    _, heads, sequence, head_dim = query.shape
+    heads, sequence, head_dim = query.shape[1:]
     kv_heads = key.shape[1]
     # Scaling the query, not the scores, keeps the product small enough for float16.
     scaled = query * (head_dim**-0.5 if scaling is None else scaling)

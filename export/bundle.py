@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from moir_edge.bundle import COMPONENTS, check_bundle_output
-from moir_edge.export.assemble import assemble
+from moir_edge.export.assembly import assemble
 from moir_edge.export.checkpoints import load_checkpoint
 from moir_edge.export.components import Progress, trace_components
 from moir_edge.export.precisions import plan_precisions

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from moir_edge.bundle import SourceEntry
 from moir_edge.bundle.reader import file_sha256
@@ -114,7 +115,7 @@ def load_checkpoint(checkpoint: str | Path) -> Checkpoint:
         config = AutoConfig.from_pretrained(folder)
         model = _load_model(folder, config).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder} cannot be loaded: {_first_line(error)}") from error
     return Checkpoint(
         name=name,

@@ -18,9 +18,11 @@ __all__ = [
     "AXIS_NAMES",
     "check_graph",
     "clean",
+    "divide_by_roots",
     "drop_default_attributes",
     "fold_transposed_weights",
     "merge_reshapes",
+    "read_tensor",
     "set_interface",
 ]
 
@@ -33,6 +35,7 @@ AXIS_NAMES = frozenset(
         "total_sequence",
         "image_tokens",
         "text_tokens",
+        "routed_tokens",
     }
 )
 _DOMAINS = frozenset({"", "ai.onnx", "moir_edge"})
@@ -60,6 +63,7 @@ def clean(
     # Large weights stay out of constant folding: the pass above has done the only fold that they need.
     model = optimizer.optimize(model, input_size_limit=1 << 14, output_size_limit=1 << 14)
     merge_reshapes(model)
+    divide_by_roots(model)
     for step in (
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.DeduplicateInitializersPass(size_limit=1 << 14),
@@ -133,6 +137,35 @@ def merge_reshapes(model: ir.Model) -> None:
         node.replace_input_with(0, source.inputs[0])
 
 
+def divide_by_roots(model: ir.Model) -> None:
+    """Turn x × Reciprocal(Sqrt(v)) into x ÷ Sqrt(v), the form in which ONNX Runtime knows an RMS norm and fuses it."""
+    for node in list(model.graph):
+        if node.op_type != "Mul":
+            continue
+        for index, value in enumerate(node.inputs):
+            inverse = value.producer() if value is not None else None
+            if inverse is None or inverse.op_type != "Reciprocal":
+                continue
+            root = inverse.inputs[0]
+            if root is None or root.producer() is None or root.producer().op_type != "Sqrt":
+                continue
+            _replace_node(model.graph, node, "Div", [node.inputs[1 - index], root])
+            break
+
+
+def _replace_node(
+    graph: ir.Graph, node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]
+) -> None:
+    """Put a node of another type with one output in the place of `node`."""
+    old = node.outputs[0]
+    new = ir.node(op_type, inputs=inputs)
+    output = new.outputs[0]
+    output.name, output.type, output.shape = old.name, old.type, old.shape
+    graph.insert_before(node, new)
+    old.replace_all_uses_with(output, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
 def drop_default_attributes(model: ir.Model) -> None:
     """Remove attributes that say what the operator does anyway.
 
@@ -177,6 +210,16 @@ def set_interface(
             value.name = spec.name
             value.shape = ir.Shape(spec.shape)
             value.dtype = _DTYPES[spec.dtype]
+
+
+def read_tensor(value: ir.Value) -> TensorSpec:
+    """Return what the manifest says of a graph's input or output."""
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    axes = [axis if isinstance(axis, int) else str(axis.value) for axis in value.shape or ()]
+    dtype = names.get(value.dtype) if value.dtype is not None else None
+    if dtype is None:
+        raise UnsupportedError(f"{value.name} is {value.dtype}; expected {', '.join(_DTYPES)}")
+    return TensorSpec(name=str(value.name), dtype=dtype, shape=tuple(axes))
 
 
 def _without_symbols(shape: ir.Shape | None) -> ir.Shape | None:

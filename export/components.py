@@ -12,7 +12,9 @@ from torch import nn
 from moir_edge.bundle import ModelFacts, TensorSpec
 from moir_edge.export.attention import export_attention
 from moir_edge.export.checkpoints import Checkpoint
+from moir_edge.export.cleanup import check_graph, read_tensor
 from moir_edge.export.facts import model_facts
+from moir_edge.export.naming import number_values
 from moir_edge.export.tracing import ComponentSpec, trace
 from moir_edge.export.wrappers import DecoderGraph, EmbeddingGraph
 
@@ -67,11 +69,32 @@ def trace_components(checkpoint: Checkpoint, *, progress: Progress | None = None
             report("trace", done, len(specs))
             graphs[name] = trace(_module(checkpoint, name).eval(), spec)
     report("trace", len(specs), len(specs))
+    if checkpoint.router is not None:
+        graphs["router"] = _router_graph(checkpoint.router)
+        specs["router"] = _read_spec("router", graphs["router"])
     return TracedModel(checkpoint=checkpoint, facts=facts, graphs=graphs, specs=specs)
 
 
 def silent(stage: str, done: int, total: int) -> None:
     """Report to nobody."""
+
+
+def _router_graph(router: Any) -> ir.Model:
+    """Take the router's graph, which is built from the project's own operators and not traced."""
+    from moir_edge.ops.graph import router_graph
+
+    model = ir.from_proto(router_graph(router))
+    number_values(model)
+    check_graph(model)
+    return model
+
+
+def _read_spec(name: str, model: ir.Model) -> ComponentSpec:
+    return ComponentSpec(
+        name=name,
+        inputs=tuple(read_tensor(value) for value in model.graph.inputs),
+        outputs=tuple(read_tensor(value) for value in model.graph.outputs),
+    )
 
 
 def _module(checkpoint: Checkpoint, name: str) -> nn.Module:

@@ -55,15 +55,25 @@ def _applied_parameter(node: ir.Node) -> str | None:
 
 
 def number_values(model: ir.Model) -> None:
-    """Number constants and intermediate values; parameters and the interface keep their names."""
-    graph = model.graph
-    fixed = {value.name for value in (*graph.inputs, *graph.outputs)}
-    constants = [value for name, value in graph.initializers.items() if "." not in name]
-    intermediate = [value for node in graph for value in node.outputs if value.name not in fixed]
+    """Number constants and intermediate values; parameters, the interface and attributes keep their names."""
+    for body in (model.graph, *model.functions.values()):
+        _number(body)
+
+
+def _number(body: ir.Graph | ir.Function) -> None:
+    fixed = {value.name for value in (*body.inputs, *body.outputs)}
+    initializers = body.initializers.items() if isinstance(body, ir.Graph) else ()
+    constants = [value for name, value in initializers if not _keeps_name(name)]
+    intermediate = [value for node in body for value in node.outputs if value.name not in fixed]
     # Two rounds: a number may still be some other value's name, and a graph holds each name once.
     for prefix in ("~", "_"):
         for index, value in enumerate((*constants, *intermediate)):
             value.name = f"{prefix}{_base36(index)}"
+
+
+def _keeps_name(name: str) -> bool:
+    """Say whether an initializer is a parameter; a quantized one's scale is found next to it, in its node."""
+    return "." in name and not name.endswith("_scale")
 
 
 def _base36(number: int) -> str:

@@ -41,11 +41,11 @@ def plan_precisions(
     """
     names, overrides = tuple(components), dict(component_precision or {})
     profile = get_target(target)
-    for name in (precision, *overrides.values()):
-        check_precision(profile, name)
-    for component in overrides:
+    check_precision(profile, precision)
+    for component, name in overrides.items():
         if component not in names:
             raise UnsupportedError(f"unknown component {component!r}: {closest(component, names)}")
+        check_precision(profile, name, component=component)
     if overrides.get("router", "fp32") != "fp32":
         raise UnsupportedError("the router stays in fp32: its look-up decides which tokens match")
     plan = dict.fromkeys(names, precision) | _DEFAULTS.get(precision, {}) | {"router": "fp32"}

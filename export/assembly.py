@@ -11,12 +11,13 @@ from typing import Any, cast
 import onnx_ir as ir
 
 from moir_edge import __version__
-from moir_edge.bundle import ComponentEntry, Manifest, seal, staged_bundle
+from moir_edge.bundle import ComponentEntry, EngineEntry, Manifest, seal, staged_bundle
 from moir_edge.export.assets import write_assets
 from moir_edge.export.components import Progress, TracedModel, silent
 from moir_edge.export.parity import measure_parity, require_fp32_parity
 from moir_edge.export.precisions import PrecisionName, apply_precision, plan_precisions
 from moir_edge.export.writing import WrittenGraph, write_graphs
+from moir_edge.targets import get_target
 
 __all__ = ["assemble", "package_versions"]
 
@@ -70,8 +71,18 @@ def assemble(
             components=_entries(traced, plan, written),
             parity=_parity(traced, plan, folder, report),
         )
-        seal(folder, manifest)
+        engines = _engines(folder, manifest, report)
+        seal(folder, manifest.model_copy(update={"engines": engines}))
     return Path(output)
+
+
+def _engines(folder: Path, manifest: Manifest, report: Progress) -> tuple[EngineEntry, ...]:
+    """Compile the graphs where the target's engines can be built on any machine."""
+    if not get_target(manifest.target).builds_ahead_of_time:
+        return ()
+    from moir_edge.export.engines import build_engines
+
+    return tuple(build_engines(folder, manifest, manifest.target, progress=report))
 
 
 def _convert(

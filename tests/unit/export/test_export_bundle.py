@@ -1,0 +1,123 @@
+"""Whole exports of tiny checkpoints: what lies in the bundle, and what is refused with nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moir_edge.bundle import open_bundle
+from moir_edge.errors import BundleError, ToleranceError, UnsupportedError
+from moir_edge.export import assemble, export_bundle, load_checkpoint, trace_components
+
+
+@pytest.fixture(scope="module")
+def routed(make_checkpoint: Callable[..., Path]) -> Any:
+    """The traced graphs of a retrofitted LLaVA."""
+    return trace_components(load_checkpoint(make_checkpoint("llava", router=True)))
+
+
+@pytest.fixture(scope="module")
+def bundle(routed: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return assemble(routed, tmp_path_factory.mktemp("out") / "fp32")
+
+
+def test_bundle_holds_all_four_components(bundle: Path) -> None:
+    manifest = open_bundle(bundle).manifest
+    assert set(manifest.components) == {"vision", "embedding", "router", "decoder"}
+    assert manifest.router is not None
+    assert manifest.router["kind"] == "token"
+    assert len(manifest.router_sha256 or "") == 64
+    assert next(iter(manifest.created_with)) == "moir-edge"
+    assert manifest.source.architecture == "LlavaForConditionalGeneration"
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "processor_config.json", "generation_config.json"]
+)
+def test_bundle_holds_what_the_runtime_reads(bundle: Path, name: str) -> None:
+    assert json.loads((bundle / name).read_text())
+
+
+def test_fp32_parity_is_measured_and_kept(bundle: Path) -> None:
+    parity = open_bundle(bundle).manifest.parity
+    assert parity == json.loads((bundle / "reports" / "parity.json").read_text())
+    # The contract's tolerance is 1e-3; logits of a model this small agree far better.
+    assert max(parity["max_abs_error"].values()) < 1e-4
+    assert parity["greedy_agreement"] == 1.0
+    assert parity["router"]["routed_tokens"] > 0
+    assert parity["router"]["index_agreement"] == 1.0
+
+
+@pytest.mark.parametrize("precision", ["int8-weight-only", "int4"])
+def test_quantized_bundle_is_smaller_and_keeps_the_router(
+    routed: Any, bundle: Path, precision: str, tmp_path: Path
+) -> None:
+    manifest = open_bundle(assemble(routed, tmp_path / "q", precision=precision)).manifest
+    whole = open_bundle(bundle).manifest
+    assert manifest.components["router"].precision == "fp32"
+    assert manifest.components["decoder"].precision == precision
+    small, large = (item.components["decoder"].tensor_bytes for item in (manifest, whole))
+    assert small < large / 2
+    assert manifest.parity["router"] is not None
+
+
+def test_half_bundle_keeps_float_interface(routed: Any, tmp_path: Path) -> None:
+    from moir_edge.export.precisions import apply_precision
+    from moir_edge.export.writing import write_graphs
+
+    model = apply_precision(routed.graphs["decoder"].clone(), "fp16")
+    write_graphs({"decoder": model}, tmp_path)
+    assert {str(value.dtype) for value in model.graph.outputs} == {"FLOAT"}
+
+
+def test_tied_table_is_stored_once(traced_models: Callable[[str], Any], tmp_path: Path) -> None:
+    folder = assemble(traced_models("smolvlm"), tmp_path / "tied")
+    components = open_bundle(folder).manifest.components
+    assert set(components) == {"vision", "embedding", "decoder"}
+    assert components["decoder"].data == ("decoder.data", "embedding.data")
+    assert (folder / "embedding.data").stat().st_size == 262 * 32 * 4
+
+
+def test_refusals_come_before_the_checkpoint_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="unknown target"):
+        export_bundle(tmp_path / "absent", tmp_path / "out", target="rtx-41")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(BundleError, match="exists"):
+        export_bundle(tmp_path / "absent", tmp_path / "taken")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
+
+
+def test_failed_parity_leaves_nothing(
+    routed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moir_edge.export.parity.LOGITS_TOLERANCE_FP32", 0.0)
+    with pytest.raises(ToleranceError, match="max abs error"):
+        assemble(routed, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_reports_every_stage(routed: Any, tmp_path: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
+    assemble(routed, tmp_path / "out", progress=lambda *call: calls.append(call))
+    stages = {stage for stage, _, _ in calls}
+    assert stages == {"convert weights", "parity"}
+    for stage in stages:
+        assert [call for call in calls if call[0] == stage][-1][1:] in ((4, 4), (1, 1))
+
+
+def test_export_in_one_call(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = export_bundle(make_checkpoint("smolvlm", tied=False), tmp_path / "out")
+    components = open_bundle(folder).manifest.components
+    assert components["decoder"].data == ("decoder.data",)
+
+
+def test_bare_import_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[3]
+    monkeypatch.syspath_prepend(str(root))
+    with pytest.raises(ImportError, match=r"as moir_edge\.export, not as export"):
+        __import__("export")

@@ -1,0 +1,51 @@
+"""Which component gets which precision, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from moir_edge.errors import UnsupportedError
+from moir_edge.export.precisions import plan_precisions
+
+COMPONENTS = ("vision", "embedding", "router", "decoder")
+
+
+def test_fp32_is_fp32_everywhere() -> None:
+    assert set(plan_precisions(COMPONENTS, "cpu", "fp32").values()) == {"fp32"}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8-weight-only", "int4"])
+def test_router_stays_in_fp32(precision: str) -> None:
+    plan = plan_precisions(COMPONENTS, "rtx-40", precision)
+    assert plan["router"] == "fp32"
+    assert plan["decoder"] == precision
+
+
+def test_int4_leaves_vision_and_table_in_int8() -> None:
+    plan = plan_precisions(COMPONENTS, "cpu", "int4")
+    assert plan["vision"] == plan["embedding"] == "int8-weight-only"
+
+
+def test_override_wins() -> None:
+    plan = plan_precisions(COMPONENTS, "cpu", "int4", {"vision": "fp32"})
+    assert plan["vision"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "override", "message"),
+    [
+        ("rtx40", "fp32", {}, "did you mean 'rtx-40'"),
+        ("cpu", "int3", {}, "did you mean 'int"),
+        ("cpu", "fp8", {}, "cpu"),
+        ("rtx-40", "int4", {"router": "int4"}, "router stays in fp32"),
+        ("cpu", "int4", {"decodr": "fp32"}, "did you mean 'decoder'"),
+        ("cpu", "fp32", {"vision": "fp8"}, "fp8"),
+    ],
+)
+def test_refusals(target: str, precision: str, override: dict[str, str], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        plan_precisions(COMPONENTS, target, precision, override)
+
+
+def test_components_that_the_bundle_lacks_are_not_planned() -> None:
+    assert "router" not in plan_precisions(("vision", "decoder"), "cpu", "int4")

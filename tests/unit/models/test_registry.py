@@ -1,0 +1,69 @@
+"""The table of architectures: every row is complete, and a miss helps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import ClassVar
+
+import pytest
+
+from moir_edge.errors import UnsupportedError
+from moir_edge.models import Architecture, architecture_names, get_architecture, register
+
+
+def test_known_architectures() -> None:
+    assert architecture_names() == ("llava", "smolvlm")
+
+
+@pytest.mark.parametrize("name", architecture_names())
+def test_every_row_names_its_parts(name: str) -> None:
+    architecture = get_architecture(name)
+    assert architecture.model_type == name
+    assert architecture.language_model.startswith("model.")
+    assert set(architecture.components) <= {"vision", "embedding", "decoder"}
+    assert architecture.position_axes in (1, 3)
+
+
+@pytest.mark.parametrize("name", architecture_names())
+def test_vision_takes_tiles_of_a_fixed_size(name: str) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(name)
+    (pixels,) = get_architecture(name).vision_inputs(config)
+    size = get_architecture(name).image_size(config)
+    assert pixels.shape == ("images", 3, size, size)
+
+
+def test_tokens_per_tile_of_the_published_models() -> None:
+    smolvlm = SimpleNamespace(
+        vision_config=SimpleNamespace(image_size=512, patch_size=16), scale_factor=4
+    )
+    assert get_architecture("smolvlm").tokens_per_tile(smolvlm) == 64
+    clip = SimpleNamespace(image_size=336, patch_size=14, model_type="clip_vision_model")
+    llava = SimpleNamespace(vision_config=clip, vision_feature_select_strategy="default")
+    assert get_architecture("llava").tokens_per_tile(llava) == 576
+    llava.vision_feature_select_strategy = "full"
+    assert get_architecture("llava").tokens_per_tile(llava) == 577
+
+
+def test_unknown_type_lists_the_known_ones() -> None:
+    with pytest.raises(UnsupportedError, match=r"'smolvlm2'.*did you mean 'smolvlm'.*llava"):
+        get_architecture("smolvlm2")
+
+
+def test_duplicate_is_refused() -> None:
+    class Twice(Architecture):
+        model_type: ClassVar[str] = "smolvlm"
+
+    with pytest.raises(ValueError, match="'smolvlm' is registered already"):
+        register(Twice)
+
+
+def test_import_brings_no_torch() -> None:
+    code = (
+        "import sys, moir_edge.models; "
+        "sys.exit(bool({'torch', 'transformers', 'onnx'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
