@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if __name__ == "benchmarks":
     raise ImportError(
         "this folder is the package moir_edge.benchmarks: write `import moir_edge.benchmarks`, "
         "not `import benchmarks`"
     )
+
+from moir_edge.lazy import lazy_names
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks.comparison import compare
@@ -18,20 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "ComparisonReport", "GateBounds", "Row", "compare", "read_rows"]
 
-_HOME_OF = {
-    "TASKS": "data",
-    "ComparisonReport": "schema",
-    "GateBounds": "gates",
-    "Row": "data",
-    "compare": "comparison",
-    "read_rows": "data",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name when it is first asked for, so that importing the package stays cheap."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "TASKS": "data",
+        "ComparisonReport": "schema",
+        "GateBounds": "gates",
+        "Row": "data",
+        "compare": "comparison",
+        "read_rows": "data",
+    },
+)

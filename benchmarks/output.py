@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
 from moir_edge.benchmarks.schema import ComparisonReport
-from moir_edge.errors import DataError, EnvironmentProblem
+from moir_edge.errors import DataError
+from moir_edge.staging import FolderKind, check_replaceable, staged_folder
 
 __all__ = ["HTML_NAME", "JSON_NAME", "check_output", "summary_json", "write_report"]
 
 JSON_NAME = "report.json"
 HTML_NAME = "report.html"
+
+_REPORT = FolderKind(name="report", marker=JSON_NAME, error=DataError)
 
 
 def check_output(output: Path, *, force: bool) -> None:
@@ -27,16 +28,7 @@ def check_output(output: Path, *, force: bool) -> None:
     Raises:
         DataError: The folder exists and may not be replaced.
     """
-    if not output.exists():
-        return
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if not force:
-        raise DataError(f"{output} exists; give another -o or replace the report with --force")
-    if not (output / JSON_NAME).is_file():
-        raise DataError(
-            f"{output} exists and is no report, so --force will not replace it; remove it yourself"
-        )
+    check_replaceable(output, _REPORT, force=force)
 
 
 def write_report(report: ComparisonReport, output: Path, *, force: bool = False) -> None:
@@ -53,22 +45,9 @@ def write_report(report: ComparisonReport, output: Path, *, force: bool = False)
     """
     from moir_edge.benchmarks.report import render_html
 
-    check_output(output, force=force)
-    target = output.absolute()
-    staging = target.parent / f".{target.name}.partial-{uuid.uuid4().hex[:8]}"
-    try:
-        staging.mkdir(parents=True)
-        (staging / JSON_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        (staging / HTML_NAME).write_text(render_html(report), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        staging.rename(target)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"cannot write {output}: {error.strerror or error}; nothing was left behind"
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with staged_folder(output, _REPORT, force=force) as folder:
+        (folder / HTML_NAME).write_text(render_html(report), encoding="utf-8")
+        (folder / JSON_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def summary_json(report: ComparisonReport) -> str:

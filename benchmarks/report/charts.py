@@ -20,11 +20,11 @@ from moir_edge.benchmarks.schema import CandidateReport
 __all__ = ["component_chart", "recovery_chart", "spread_chart", "trade_off_chart"]
 
 WIDTH = 640
-LEFT = 150
+LEFT = 166
 RIGHT = 24
 ROW = 46
-AXIS = 44
-TOTAL = 76
+AXIS = 48
+TOTAL = 84
 
 Candidates = Sequence[CandidateReport]
 
@@ -43,7 +43,9 @@ def trade_off_chart(candidates: Candidates) -> str | None:
     x = time_scale(edges, 70, WIDTH - RIGHT)
     y = Scale(*_recovery_range(candidates), bottom, top)
     parts = [_grid_x(x, top, bottom, "ms"), _grid_y(y, 70, WIDTH - RIGHT)]
-    parts += [_label(WIDTH / 2 + 30, height - 6, f"time to first token, median and p10–p90 ({_ms(x)})")]
+    parts += [
+        _label(WIDTH / 2 + 30, height - 6, f"time to first token, median and p10–p90 ({_ms(x)})")
+    ]
     parts += [_label(16, height / 2 - 10, "recovery (%)", rotate=True)]
     for at, one, percent in points:
         parts.append(_line(x(one.ttft.p10), y(percent), x(one.ttft.p90), y(percent), _series(at)))
@@ -133,16 +135,24 @@ def spread_chart(candidates: Candidates) -> str:
             # a fixed pattern instead of chance keeps the page the same from run to run
             offset = (at * 7 % 19 - 9) * 1.1
             parts.append(
-                element("circle", cx=x(sample), cy=middle + offset, r=1.8, class_=f"dot {_series(row)}")
+                element(
+                    "circle", cx=x(sample), cy=middle + offset, r=1.8, class_=f"dot {_series(row)}"
+                )
             )
         tip = f"{one.name}: median {milliseconds(one.ttft.median)}, p10–p90 {milliseconds(one.ttft.p10)} to {milliseconds(one.ttft.p90)}"
         parts.append(
             _line(
-                x(one.ttft.median), middle - 15, x(one.ttft.median), middle + 15, f"median {_series(row)}"
+                x(one.ttft.median),
+                middle - 15,
+                x(one.ttft.median),
+                middle + 15,
+                f"median {_series(row)}",
             )
         )
         described.append(tip)
-    parts.append(_label((LEFT + WIDTH) / 2, height - 6, f"time to first token, every sample ({_ms(x)})"))
+    parts.append(
+        _label((LEFT + WIDTH) / 2, height - 6, f"time to first token, every sample ({_ms(x)})")
+    )
     return draw("Spread of the time to first token", "; ".join(described), WIDTH, height, *parts)
 
 
@@ -158,7 +168,7 @@ def _grid_x(x: Scale, top: float, bottom: float, unit: str) -> str:
     lines = []
     for tick in x.ticks():
         lines.append(_line(x(tick), top, x(tick), bottom, "grid"))
-        lines.append(_label(x(tick), bottom + 17, f"{tick:g}" + (" %" if unit == "%" else "")))
+        lines.append(_label(x(tick), bottom + 19, f"{tick:g}" + (" %" if unit == "%" else "")))
     return element("g", *lines, aria_hidden="true")
 
 
@@ -172,7 +182,7 @@ def _grid_y(y: Scale, left: float, right: float) -> str:
 
 def _row_name(middle: float, name: str, detail: str) -> str:
     return _label(LEFT - 12, middle - 2, _short(name), anchor="end", strong=True) + _label(
-        LEFT - 12, middle + 13, detail, anchor="end"
+        LEFT - 12, middle + 15, detail, anchor="end"
     )
 
 
@@ -184,7 +194,7 @@ def _series(at: int) -> str:
     return f"s{at % SERIES}"
 
 
-def _short(name: str, length: int = 20) -> str:
+def _short(name: str, length: int = 18) -> str:
     return name if len(name) <= length else f"…{name[1 - length :]}"
 
 

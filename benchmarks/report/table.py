@@ -28,19 +28,19 @@ def figure_rows(report: ComparisonReport) -> list[tuple[str, list[str]]]:
     tasks = list(dict.fromkeys(task for one in report.candidates for task in one.tasks))
     columns: list[tuple[str, Cell]] = [
         ("precision", lambda one: one.precision),
-        ("weights on disk", lambda one: bytes_text(one.weights_bytes)),
+        ("weights", lambda one: bytes_text(one.weights_bytes)),
         ("peak memory", lambda one: bytes_text(one.peak_memory_bytes)),
         ("TTFT median", lambda one: milliseconds(one.ttft.median)),
         ("TTFT p90", lambda one: milliseconds(one.ttft.p90)),
         ("TPOT median", lambda one: milliseconds(one.tpot.median) if one.tpot else NOT_MEASURED),
         (
-            "tokens/s median",
+            "tokens/s",
             lambda one: _number(one.decode_rate.median if one.decode_rate else None),
         ),
-        *((f"{task}: {_metric(report, task)}", _task_cell(task)) for task in tasks),
+        *((f"{task} {_metric(report, task)}", _task_cell(task)) for task in tasks),
         ("recovery", lambda one: _against(one, reference, interval_text(one.recovery))),
-        ("same token sequence", lambda one: _against(one, reference, _tokens(one))),
-        ("router indices found", lambda one: _against(one, reference, _routing(one))),
+        ("same tokens", lambda one: _against(one, reference, _tokens(one))),
+        ("router indices", lambda one: _against(one, reference, _routing(one))),
         ("router overhead", lambda one: _overhead(one)),
     ]
     return [(name, [cell(one) for one in report.candidates]) for name, cell in columns]
@@ -58,8 +58,8 @@ def print_report(report: ComparisonReport, console: Console) -> None:
     table = Table(title=f"{report.data.rows} rows of {report.data.path}", title_justify="left")
     table.add_column("")
     for candidate in report.candidates:
-        suffix = " (reference)" if candidate is report.reference else ""
-        table.add_column(f"{candidate.name}{suffix}", justify="right")
+        role = "\n(reference)" if candidate is report.reference else ""
+        table.add_column(f"{candidate.name}{role}", justify="right", overflow="fold")
     for name, cells in figure_rows(report):
         if any(cell != NOT_MEASURED for cell in cells):
             table.add_row(name, *cells)
@@ -75,7 +75,8 @@ def _task_cell(task: str) -> Cell:
 
 
 def _metric(report: ComparisonReport, task: str) -> str:
-    return next(one.tasks[task].metric for one in report.candidates if task in one.tasks)
+    metric = next(one.tasks[task].metric for one in report.candidates if task in one.tasks)
+    return metric.removeprefix("VQA ")
 
 
 def _against(one: CandidateReport, reference: CandidateReport, text: str) -> str:

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moir_edge.benchmarks.agreement import routing_agreement, token_agreement
+from moir_edge.benchmarks.candidates import Answer
+
+from .fakes import routing_row
+
+EXACT = 1e-9  # sums of a few doubles
+
+
+def _answer(*tokens: int) -> Answer:
+    return Answer(text="", token_ids=tokens)
+
+
+def test_token_agreement_by_hand() -> None:
+    reference = [_answer(1, 2, 3, 4), _answer(1, 2), _answer()]
+    own = [_answer(1, 2, 9, 4), _answer(1, 2, 3), _answer()]
+    agreement = token_agreement(own, reference)
+    assert agreement.rows == 3
+    assert agreement.identical_percent == pytest.approx(100 / 3, abs=EXACT)
+    # 2 of 4 before the first difference, 2 of the longer 3, nothing to differ in
+    assert agreement.leading_percent == pytest.approx(100 * (0.5 + 2 / 3 + 1) / 3, abs=EXACT)
+
+
+def test_a_map_agrees_with_itself() -> None:
+    one = routing_row()
+    agreement = routing_agreement([one], [one])
+    assert agreement is not None
+    assert (agreement.rows, agreement.tokens) == (1, 4)
+    assert agreement.index_percent == agreement.best_index_percent == 100.0
+    assert agreement.routed_percent == 100.0
+    assert agreement.margin == agreement.reference_margin == 0.5
+    assert agreement.matched_cosine == pytest.approx(1.0, abs=EXACT)
+
+
+def test_routing_agreement_by_hand() -> None:
+    reference = routing_row()
+    sources = reference.sources.copy()
+    sources[0] = [5, 4]  # the same set, another best
+    sources[1] = [5, 3]  # one of two found
+    sources[2] = [1, -1]  # the only source lost; -1 does not count as found
+    gates = reference.gates.copy()
+    gates[3], gates[4] = 0, 1  # one token routed by the reference only, one by the candidate only
+    matched = reference.matched.copy()
+    matched[2] = -matched[2]
+    own = replace(reference, sources=sources, gates=gates, matched=matched)
+    agreement = routing_agreement([own], [reference])
+    assert agreement is not None
+    assert agreement.index_percent == pytest.approx(100 * (1 + 0.5 + 0 + 1) / 4, abs=EXACT)
+    assert agreement.best_index_percent == pytest.approx(50.0, abs=EXACT)
+    assert agreement.routed_percent == pytest.approx(100 * 3 / 5, abs=EXACT)
+    assert agreement.matched_cosine == pytest.approx((1 + 1 - 1) / 3, abs=EXACT)
+
+
+def test_nothing_routed_and_other_tokens() -> None:
+    one = routing_row()
+    still = replace(one, gates=np.zeros(6, np.float32))
+    assert routing_agreement([one], [still]) is None
+    with pytest.raises(ValueError, match="do not tokenize the prompt alike"):
+        routing_agreement([replace(one, positions=one.positions + 1)], [one])

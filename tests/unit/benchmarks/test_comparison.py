@@ -1,0 +1,139 @@
+"""`compare` from Python and from the command line, up to the point where models are loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moir_edge.benchmarks import comparison
+from moir_edge.benchmarks.candidates import CandidateSpec
+from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.schema import ComparisonReport
+from moir_edge.cli.main import main
+from moir_edge.errors import DataError
+
+from .fakes import FakeCandidate, make_rows, right, right_but_one
+
+
+class _FakeProcess(FakeCandidate):
+    def __init__(self, spec: CandidateSpec, rows: Sequence[Row]) -> None:
+        reply = right_but_one if spec.name == "small" else right
+        super().__init__(Path(spec.name).name, reply, rows)
+        self.spec = spec
+
+    def __enter__(self) -> _FakeProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.log.append("closed")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Bundles `big`, `small` and `other/big`, twelve rows, and candidates that need no model."""
+    for name in ("big", "small", "other/big"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "manifest.json").write_text("{}")
+    lines = [
+        json.dumps(
+            {
+                "id": row.id,
+                "task": row.task,
+                "images": [path.name for path in row.images],
+                "prompt": row.prompt,
+                "answers": row.answers,
+            }
+        )
+        for row in make_rows(tmp_path)
+    ]
+    (tmp_path / "eval.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(comparison, "CandidateProcess", _FakeProcess)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _main(*words: str) -> int:
+    return main(["compare", "big", "small", "--data", "eval.jsonl", "-o", "report", *words])
+
+
+def test_python_api(folder: Path) -> None:
+    stages: list[str] = []
+    report = comparison.compare(
+        folder / "big",
+        [folder / "small", folder / "other" / "big"],
+        folder / "eval.jsonl",
+        limit=6,
+        latency_rows=3,
+        latency_repeats=1,
+        progress=lambda stage, *_: stages.append(stage),
+    )
+    # two folders of one name are told apart by their path
+    assert [one.name for one in report.candidates] == [
+        *(str(folder / "big"), "small", str(folder / "other" / "big"))
+    ]
+    assert report.data.rows == 6
+    assert report.data.tasks == {"vqa": 2, "statement": 2, "caption": 2}
+    assert report.passed
+    assert list(dict.fromkeys(stages))[:3] == ["loading", "latency", "router on and off"]
+    assert not (folder / "report").exists()
+
+
+def test_command_writes_a_report_and_passes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main("--min-recovery", "90") == 0
+    assert "report/report.html" in capsys.readouterr().out
+    text = (folder / "report" / "report.json").read_text()
+    assert ComparisonReport.model_validate_json(text).passed
+
+
+def test_failed_gate_exits_1_with_the_report_in_place(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main("--min-recovery", "99", "--json") == 1
+    printed = capsys.readouterr()
+    assert printed.err == "FAILED: small recovery 91.67 %, bound >= 99 %\n"
+    assert json.loads(printed.out)["gates"][0]["passed"] is False
+    assert (folder / "report" / "report.html").exists()
+
+
+def test_usage_errors_exit_2_and_leave_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, message in [
+        (["--min-token-agreement", "101"], ""),
+        (["--limit", "0"], ""),
+        (["--data", "none.jsonl"], "error: cannot read none.jsonl: No such file or directory"),
+        (["gone"], "error: gone: no such folder; give a bundle or a checkpoint"),
+        (["small"], "error: small is given 2 times; name every candidate once"),
+    ]:
+        assert _main(*words) == 2
+        assert message in capsys.readouterr().err
+    assert main(["compare", "big", "--data", "eval.jsonl", "-o", "report"]) == 2
+    assert not (folder / "report").exists()
+
+
+def test_existing_output_is_refused_before_anything_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main() == 0
+
+    def explode(*_: Any) -> None:
+        raise AssertionError("a candidate was loaded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "CandidateProcess", explode)
+        assert _main() == 2
+    assert "report exists; give another -o or replace it with --force" in (capsys.readouterr().err)
+    assert _main("--force") == 0
+
+
+def test_nothing_to_compare_and_bad_counts(folder: Path) -> None:
+    with pytest.raises(DataError, match="give at least one bundle besides the reference"):
+        comparison.compare("big", [], "eval.jsonl")
+    with pytest.raises(DataError, match="batch-size must be at least 1, got 0"):
+        comparison.compare("big", ["small"], "eval.jsonl", batch_size=0)

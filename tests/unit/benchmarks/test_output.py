@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moir_edge.benchmarks.output import check_output, summary_json, write_report
+from moir_edge.benchmarks.schema import ComparisonReport
+from moir_edge.errors import DataError, EnvironmentProblem
+
+
+def test_report_folder_is_written_and_replaced_by_force(
+    report: ComparisonReport, tmp_path: Path
+) -> None:
+    output = tmp_path / "deep" / "report"
+    write_report(report, output)
+    assert sorted(path.name for path in output.iterdir()) == ["report.html", "report.json"]
+    assert ComparisonReport.model_validate_json((output / "report.json").read_text()) == report
+    with pytest.raises(DataError, match="exists; give another -o or replace it with --force"):
+        write_report(report, output)
+    write_report(report, output, force=True)
+    assert [path.name for path in output.parent.iterdir()] == ["report"]
+
+
+def test_force_spares_what_is_no_report(report: ComparisonReport, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("x")
+    with pytest.raises(DataError, match="is no report, so --force will not replace it"):
+        write_report(report, tmp_path, force=True)
+    assert (tmp_path / "precious.txt").exists()
+
+
+def test_empty_folder_is_free(tmp_path: Path) -> None:
+    check_output(tmp_path, force=False)
+
+
+def test_nothing_half_written_stays(
+    report: ComparisonReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("moir_edge.benchmarks.report.render_html", full)
+    with pytest.raises(
+        EnvironmentProblem, match=r"disk full while writing .*; nothing was left behind"
+    ):
+        write_report(report, tmp_path / "report")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_summary_leaves_raw_samples_out(report: ComparisonReport) -> None:
+    summary = json.loads(summary_json(report))
+    assert '"samples"' not in summary_json(report)
+    assert "rows" not in summary["candidates"][0]
+    assert summary["candidates"][0]["ttft"]["median"] == report.reference.ttft.median
+    assert summary["gates"][0]["figure"] == "recovery"
