@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _HEAT: tuple[Colour, ...] = (
     (253, 231, 37),
 )
 _MAX_WORDS_ENRICHED = 8
+_SPECIAL_TOKEN = re.compile(r"<[^<>\s]+>")
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,11 @@ def _best_word(token: RoutedToken) -> str | None:
 
 def _enriched_words(routing: RoutingMap) -> list[RoutedToken]:
     """Return the words that took most from the image, the strongest gate first."""
-    words = [token for token in routing.routed if token.side == "text" and _best_cell(token)]
-    return sorted(words, key=lambda token: -token.gate)[:_MAX_WORDS_ENRICHED]
+    tokens = [token for token in routing.routed if token.side == "text" and _best_cell(token)]
+    strongest: dict[str | None, RoutedToken] = {}  # a word of several tokens is shown once
+    for token in sorted(tokens, key=lambda token: -token.gate):
+        strongest.setdefault(token.word, token)
+    return list(strongest.values())[:_MAX_WORDS_ENRICHED]
 
 
 def _best_cell(token: RoutedToken) -> Cell | None:
@@ -125,9 +130,9 @@ def _header(routing: RoutingMap) -> Image.Image:
     image_side = sum(token.side == "image" for token in routing.routed)
     text_side = len(routing.routed) - image_side
     texts = len(routing.positions) - routing.image_tokens
-    question = " ".join(routing.prompt.text.split())
+    question = " ".join(_SPECIAL_TOKEN.sub(" ", routing.prompt.text).split())
     lines = _wrapped(question, _font(18), _WIDTH - 2 * _MARGIN)[:4]
-    block = Image.new("RGB", (_WIDTH, _MARGIN + (len(lines) + 1) * 26), _PAPER)
+    block = Image.new("RGB", (_WIDTH, 2 * _MARGIN + (len(lines) + 1) * 26), _PAPER)
     draw = ImageDraw.Draw(block)
     for number, line in enumerate(lines):
         draw.text((_MARGIN, _MARGIN + number * 26), line, fill=_INK, font=_font(18))
@@ -201,7 +206,7 @@ def _tinted(panel: Image.Image, token: RoutedToken, colour: Colour) -> Image.Ima
         return panel
     left, top, right, bottom = _pixels(token.cell, panel.size)
     shade = Image.new("RGBA", panel.size, (0, 0, 0, 0))
-    opacity = round(255 * (0.30 + 0.45 * min(1.0, max(0.0, token.gate))))
+    opacity = round(255 * (0.20 + 0.45 * min(1.0, max(0.0, token.gate))))
     ImageDraw.Draw(shade).rectangle(
         (left, top, right, bottom), fill=(*colour, opacity), outline=(*colour, 255), width=2
     )
@@ -236,15 +241,19 @@ def _legend(
     for line, (word, count, colour) in enumerate(named, start=1):
         top = line * _LINE
         draw.rectangle((_MARGIN, top + 3, _MARGIN + 16, top + 19), fill=colour)
-        label = _fitted(f"{word}  ({count} cell{'s' if count != 1 else ''})", _PANEL - 30)
+        label = _fitted(f"{_shown(word)}  ({count} cell{'s' if count != 1 else ''})", _PANEL - 30)
         draw.text((_MARGIN + 26, top + 1), label, fill=_INK, font=_font(15))
     draw.text((right, 0), "words that took from the image (numbered)", fill=_INK, font=_font(15))
     for line, token in enumerate(enriched, start=1):
-        label = _fitted(f"{line}  {token.word}  (gate {token.gate:.2f})", _PANEL)
+        label = _fitted(f"{line}  {_shown(token.word)}  (gate {token.gate:.2f})", _PANEL)
         draw.text((right, line * _LINE + 1), label, fill=_INK, font=_font(15))
     if not enriched:
         draw.text((right, _LINE + 1), "none", fill=_MUTED, font=_font(15))
     return block
+
+
+def _shown(word: str | None) -> str:
+    return word if word and word.strip() else "(space)"
 
 
 def _scale_bar(draw: ImageDraw.ImageDraw, routing: RoutingMap, top: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError, closest
+from moir_edge.targets import session_config
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle
@@ -210,7 +211,7 @@ class GraphSessions:
         entry = self._bundle.manifest.components.get(component)
         if entry is None:
             raise BundleError(f"{self._bundle.path} has no {component} component; export it again")
-        options = _session_options(self._threads, entry.precision)
+        options = _session_options(self._threads, component, entry.precision)
         names = list(dict.fromkeys([_PROVIDERS[self.provider], "CPUExecutionProvider"]))
         path = self._bundle.file(entry.graph)
         try:
@@ -237,7 +238,7 @@ def _choose_provider(wanted: str | None) -> Provider:
     return "cuda" if wanted == "cuda" else "cpu"
 
 
-def _session_options(threads: int | None, precision: str) -> Any:
+def _session_options(threads: int | None, component: str, precision: str) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -246,7 +247,6 @@ def _session_options(threads: int | None, precision: str) -> Any:
         options.intra_op_num_threads = threads
     # Without spinning the four sessions' idle threads leave the cores to the one that works.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if precision == "int4":
-        # Fuse block-wise DequantizeLinear + MatMul with the int8-activation kernel, the fastest one.
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4")
+    for key, value in session_config(component, precision, onnxruntime.__version__).items():
+        options.add_session_config_entry(key, value)
     return options
