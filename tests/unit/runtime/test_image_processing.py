@@ -150,7 +150,7 @@ def test_padding_to_a_square_reaches_outside_the_image() -> None:
 
 def test_unknown_processor_lists_the_known_ones() -> None:
     with pytest.raises(
-        UnsupportedError, match="unknown image processor 'ClipImageProcesor'.*CLIPImageProcessor"
+        UnsupportedError, match=r"unknown image processor 'ClipImageProcesor'.*CLIPImageProcessor"
     ):
         image_processor_from({"image_processor_type": "ClipImageProcesor"})
 
