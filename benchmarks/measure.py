@@ -115,8 +115,8 @@ def measure_overhead(
 
 
 def batches(rows: Sequence[Row], batch_size: int) -> list[list[int]]:
-    """Group row indices so that a batch has equally many images per row and similar prompt lengths."""
-    order = sorted(range(len(rows)), key=lambda at: (len(rows[at].images), len(rows[at].text), at))
+    """Group row indices so that a batch has equally many images per row, and mostly one task and length."""
+    order = sorted(range(len(rows)), key=lambda at: (*_shape(rows[at]), at))
     groups: list[list[int]] = []
     for at in order:
         last = groups[-1] if groups else []
@@ -154,6 +154,11 @@ def measure_routing(
         maps.update(zip(group, routed, strict=True))
         progress(f"routing: {candidate.spec.name}", len(maps), len(sample))
     return [maps[at] for at in range(len(sample))]
+
+
+def _shape(row: Row) -> tuple[int, str, int]:
+    """What makes rows cost alike: images, the task (which tells the answer's length), the prompt's length."""
+    return len(row.images), row.task, len(row.text)
 
 
 def _evenly(indices: Sequence[int], count: int) -> list[int]:

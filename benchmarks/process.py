@@ -32,7 +32,7 @@ from moir_edge.errors import EnvironmentProblem, MoirEdgeError
 __all__ = ["CandidateProcess", "Measured"]
 
 _CLOSE_SECONDS = 10
-# OpenMP threads of the candidate that ran before spin for about a millisecond after their work.
+# What the candidate that ran before still does after its answer (freeing memory, say) shall not count.
 _SETTLE_SECONDS = 0.005
 _ENTRY = "from moir_edge.benchmarks.worker import main; main()"
 
@@ -171,6 +171,9 @@ def _start(connection: Connection, threads: int, log: int) -> subprocess.Popen[b
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
+        # torch waits without spinning, as ONNX Runtime does here: on a shared machine spinning threads
+        # take the time of the ones that work
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
     return subprocess.Popen(
         [sys.executable, "-c", _ENTRY, str(connection.fileno())],
