@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from moir_edge.lazy import lazy_names
 
 if TYPE_CHECKING:
     from moir_edge.ops.functions import function_protos
@@ -20,20 +22,17 @@ __all__ = [
     "router_graph",
 ]
 
-_HOMES = {
-    "function_protos": "functions",
-    "ROUTER_INPUTS": "graph",
-    "ROUTER_OUTPUTS": "graph",
-    "router_graph": "graph",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    # Imported on first use: the op names are of interest where onnx is not installed.
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'schema')}"), name)
-    globals()[name] = value
-    return value
+# Imported on first use: the op names are of interest where onnx is not installed.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "DOMAIN": "schema",
+        "OPS": "schema",
+        "VERSION": "schema",
+        "onnx_schemas": "schema",
+        "function_protos": "functions",
+        "ROUTER_INPUTS": "graph",
+        "ROUTER_OUTPUTS": "graph",
+        "router_graph": "graph",
+    },
+)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from moir_edge.lazy import lazy_names
 
 if TYPE_CHECKING:
     from moir_edge.router.attach import (
@@ -33,22 +35,21 @@ __all__ = [
     "router_disabled",
 ]
 
-_HOMES = {
-    "RouterConfig": "config",
-    "PromptPositions": "positions",
-    "prompt_positions": "positions",
-    "RouterOutput": "token",
-    "TokenRouter": "token",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    # Imported on first use: the device runtime reads the config and has no torch.
-    home = importlib.import_module(f"{__name__}.{_HOMES.get(name, 'attach')}")
-    value = getattr(home, name)
-    globals()[name] = value
-    return value
+# Imported on first use: the device runtime reads the config and has no torch.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "RouterConfig": "config",
+        "PromptPositions": "positions",
+        "prompt_positions": "positions",
+        "RouterOutput": "token",
+        "TokenRouter": "token",
+        "Routing": "attach",
+        "hooks_removed": "attach",
+        "last_routing": "attach",
+        "load_retrofitted": "attach",
+        "remove_router": "attach",
+        "retrofit": "attach",
+        "router_disabled": "attach",
+    },
+)

@@ -243,7 +243,8 @@ def _model_class(config: Any, source: str | PathLike[str]) -> type[PreTrainedMod
 
 
 def _named_special_ids(model: PreTrainedModel) -> set[int]:
-    configs = [model.config, model.config.get_text_config(), model.generation_config]
+    configs: list[Any] = [model.config, model.config.get_text_config()]
+    configs.append(getattr(model, "generation_config", None))
     found: set[int] = set()
     for config in configs:
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):

@@ -189,16 +189,8 @@ class TokenRouter(nn.Module):
                 f"expected (batch, sequence, {self.hidden_size})"
             )
         batch = embeds.shape[0]
-        if (
-            image.ndim != 2
-            or text.ndim != 2
-            or mask.shape != text.shape
-            or {
-                image.shape[0],
-                text.shape[0],
-            }
-            != {batch}
-        ):
+        pairs = image.ndim == 2 and text.ndim == 2 and mask.shape == text.shape
+        if not pairs or {image.shape[0], text.shape[0]} != {batch}:
             raise ShapeError(
                 f"token router: got image_positions {tuple(image.shape)}, text_positions {tuple(text.shape)}, "
                 f"text_mask {tuple(mask.shape)}; expected ({batch}, image_tokens) and twice ({batch}, text_tokens)"
