@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,14 +87,12 @@ def run(
     model = load(bundle, threads=threads, provider=provider, verify=verify)  # type: ignore[arg-type]
     text = model.stream(prompt, pictures, context=context, **settings)
     show_pieces = stream and not as_json
-    for piece in text:
-        if show_pieces:
-            typer.echo(piece, nl=False)
+    _read(text, show=show_pieces)
     _write_maps(model, text.result, pictures, routing_map, routing_json)
     if as_json:
         typer.echo(json.dumps(_as_dict(text.result, bundle, router), indent=1, ensure_ascii=False))
         return
-    typer.echo("" if show_pieces else text.result.texts[0])
+    typer.echo("" if show_pieces else text.result.texts[0].lstrip())
     typer.echo(_status_line(model, text.result, router), err=True)
 
 
@@ -104,6 +103,19 @@ def _check_options(router: str, wanted_map: Path | None) -> None:
         raise UnsupportedError(f"--router {router!r}: expected on or off")
     if router == "off" and wanted_map is not None:
         raise DataError(f"{wanted_map} needs the router; leave out --router off")
+
+
+def _read(pieces: Iterable[str], *, show: bool) -> None:
+    """Take the answer to its end, printing it on the way.
+
+    Chat models put a space between "Assistant:" and the answer, which a terminal does not need.
+    """
+    begun = False
+    for piece in pieces:
+        shown = piece if begun else piece.lstrip()
+        begun = begun or bool(shown)
+        if show:
+            typer.echo(shown, nl=False)
 
 
 def _write_maps(

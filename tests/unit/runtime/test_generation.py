@@ -216,3 +216,17 @@ def test_providers_are_checked(tiny_bundle: Path) -> None:
         pytest.skip("CUDA is available here, so its absence cannot be shown")
     with pytest.raises(EnvironmentProblem, match=r"pip install 'moir-edge\[gpu\]'"):
         moir_edge.load(tiny_bundle, provider="cuda")
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_answers_of_the_cpu(
+    tiny_bundle: Path, model: EdgeModel, rows: list[Any]
+) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is not installed here")
+    on_gpu = moir_edge.load(tiny_bundle, provider="cuda")
+    for row in rows:
+        expected = model.generate(*row, max_new_tokens=COUNT).token_ids
+        assert on_gpu.generate(*row, max_new_tokens=COUNT).token_ids == expected
