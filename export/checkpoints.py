@@ -112,9 +112,10 @@ def load_checkpoint(checkpoint: str | Path) -> Checkpoint:
     # The type is looked up before transformers sees the config, whose own message lists every class it has.
     architecture = get_architecture(_model_type(folder))
     try:
-        config = AutoConfig.from_pretrained(folder)
-        model = _load_model(folder, config).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with _no_progress_bars():
+            config = AutoConfig.from_pretrained(folder)
+            model = _load_model(folder, config).eval()
+            tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"{folder} cannot be loaded: {_first_line(error)}") from error
     return Checkpoint(
@@ -128,6 +129,20 @@ def load_checkpoint(checkpoint: str | Path) -> Checkpoint:
             name=name, sha256=weights_sha256(folder), architecture=type(model).__name__
         ),
     )
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers' own bars off the terminal, where the command draws one."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def _model_type(folder: Path) -> str:

@@ -16,6 +16,7 @@ from moir_edge.export.naming import name_parameters, number_values
 
 __all__ = [
     "AXIS_NAMES",
+    "OPSET",
     "check_graph",
     "clean",
     "divide_by_roots",
@@ -25,6 +26,8 @@ __all__ = [
     "read_tensor",
     "set_interface",
 ]
+
+OPSET = 21
 
 AXIS_NAMES = frozenset(
     {
@@ -147,7 +150,8 @@ def divide_by_roots(model: ir.Model) -> None:
             if inverse is None or inverse.op_type != "Reciprocal":
                 continue
             root = inverse.inputs[0]
-            if root is None or root.producer() is None or root.producer().op_type != "Sqrt":
+            maker = root.producer() if root is not None else None
+            if maker is None or maker.op_type != "Sqrt":
                 continue
             _replace_node(model.graph, node, "Div", [node.inputs[1 - index], root])
             break
@@ -231,9 +235,13 @@ def check_graph(model: ir.Model) -> None:
     """Check what a runtime relies on.
 
     Raises:
-        UnsupportedError: A made-up axis name (TensorRT takes a digit in quotes for a dynamic axis and fails on
-            broadcasts), an operator of a foreign domain, or a large MatMul weight that is not an initializer.
+        UnsupportedError: Another opset, a made-up axis name (TensorRT takes a digit in quotes for a dynamic axis and
+            fails on broadcasts), or an operator of a foreign domain.
     """
+    if model.opset_imports.get("") != OPSET:
+        raise UnsupportedError(
+            f"the graph has opset {model.opset_imports.get('')}, expected {OPSET}"
+        )
     for value in (*model.graph.inputs, *model.graph.outputs):
         for axis in value.shape or ():
             name = None if isinstance(axis, int) else str(axis.value)

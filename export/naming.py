@@ -56,7 +56,8 @@ def _applied_parameter(node: ir.Node) -> str | None:
 
 def number_values(model: ir.Model) -> None:
     """Number constants and intermediate values; parameters, the interface and attributes keep their names."""
-    for body in (model.graph, *model.functions.values()):
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for body in bodies:
         _number(body)
 
 

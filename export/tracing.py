@@ -13,11 +13,9 @@ import torch
 from torch.export import Dim
 
 from moir_edge.bundle import TensorSpec
-from moir_edge.export.cleanup import clean
+from moir_edge.export.cleanup import OPSET, clean
 
-__all__ = ["OPSET", "ComponentSpec", "trace"]
-
-OPSET = 21
+__all__ = ["ComponentSpec", "trace"]
 
 # Concrete sizes of a sample; no two alike and none of them 1, so that no axis is taken for constant or for
 # another one. `total_sequence` is their sum.

@@ -136,3 +136,11 @@ def test_read_tensor_gives_what_was_set() -> None:
     assert cleanup.read_tensor(model.graph.inputs[0]) == TensorSpec(
         name="x", dtype="int64", shape=("batch", 3)
     )
+
+
+def test_other_opset_is_refused() -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[batch] x) => (float[batch] y) { y = Neg (x) }'
+    )
+    with pytest.raises(UnsupportedError, match="opset 20, expected 21"):
+        cleanup.check_graph(ir.from_proto(proto))
