@@ -1,0 +1,188 @@
+"""The figures that a release must reach, measured on the demo: `python -m moir_edge.benchmarks.acceptance -o FILE`.
+
+Exports the demo checkpoint in every precision, compares all bundles with torch on the test split, and checks size,
+parity, agreement, accuracy and recovery against fixed bounds. Exit code 1 if one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moir_edge.errors import MoirEdgeError
+
+if TYPE_CHECKING:
+    from moir_edge.benchmarks.measure import Progress
+    from moir_edge.benchmarks.schema import CandidateReport, ComparisonReport
+    from moir_edge.bundle import Manifest
+
+__all__ = ["Check", "checks_of", "main", "run_acceptance"]
+
+PRECISIONS = ("fp32", "int8-weight-only", "int4")
+MIN_SCORE = {"vqa": 90.0, "statement": 85.0}
+MIN_RECOVERY = {"int8-weight-only": 99.5, "int4": 98.0}
+MIN_FP32_TOKENS_PERCENT = 99.5
+MIN_FP32_INDEX_PERCENT = 99.9
+MAX_FP32_LOGITS_ERROR = 1e-3
+MAX_SIZE_RATIO = 1.03
+ROWS = 1200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One figure and what it must reach; without a bound it is only reported."""
+
+    name: str
+    value: float | None
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure was measured and keeps its bounds."""
+        if self.value is None:
+            return False
+        above = self.minimum is None or self.value >= self.minimum
+        return above and (self.maximum is None or self.value <= self.maximum)
+
+    def sentence(self) -> str:
+        """Return the check as one line for people."""
+        value = "not measured" if self.value is None else f"{self.value:.6g}"
+        bound = f" (at least {self.minimum:g})" if self.minimum is not None else ""
+        bound += f" (at most {self.maximum:g})" if self.maximum is not None else ""
+        return f"{'passed' if self.passed else 'FAILED'}: {self.name}: {value}{bound}"
+
+
+def run_acceptance(
+    checkpoint: Path, folder: Path, *, rows: int = ROWS, progress: Progress | None = None
+) -> list[Check]:
+    """Export, compare and check.
+
+    Args:
+        checkpoint: The demo checkpoint.
+        folder: Where data, bundles and the report go.
+        rows: Rows of the demo's test split.
+        progress: Called as ``progress(stage, done, total)``.
+
+    Raises:
+        MoirEdgeError: The export or the comparison failed.
+    """
+    from moir_edge.benchmarks.comparison import compare
+    from moir_edge.bundle import open_bundle
+    from moir_edge.demo import demo_rows, write_jsonl
+    from moir_edge.export import assemble, load_checkpoint, trace_components
+
+    data = write_jsonl(demo_rows("test", count=rows), folder / "data")
+    traced = trace_components(load_checkpoint(checkpoint), progress=progress)
+    bundles = [
+        assemble(traced, folder / precision, target="cpu", precision=precision)
+        for precision in PRECISIONS
+    ]
+    del traced  # torch's copy of the weights would weigh on the measurement
+    report = compare(checkpoint, bundles, data, folder / "report", progress=progress)
+    manifests = [open_bundle(bundle).manifest for bundle in bundles]
+    return list(checks_of(report, manifests))
+
+
+def checks_of(report: ComparisonReport, manifests: Sequence[Manifest]) -> Iterator[Check]:
+    """Yield every check.
+
+    Args:
+        report: The comparison of the checkpoint (first) with the bundles.
+        manifests: Those of the bundles, in the same order.
+    """
+    for candidate, manifest in zip(report.candidates[1:], manifests, strict=True):
+        yield Check(
+            name=f"{candidate.name}: bytes over tensor bytes",
+            value=_size_ratio(manifest),
+            maximum=MAX_SIZE_RATIO,
+        )
+        if manifest.precision == "fp32":
+            yield from _fp32_checks(candidate, manifest)
+        else:
+            yield Check(
+                name=f"{candidate.name}: recovery %",
+                value=candidate.recovery.percent if candidate.recovery else None,
+                minimum=MIN_RECOVERY[manifest.precision],
+            )
+
+
+def _fp32_checks(candidate: CandidateReport, manifest: Manifest) -> Iterator[Check]:
+    for task, figures in candidate.tasks.items():
+        yield Check(
+            name=f"{candidate.name}: {task} {figures.metric}",
+            value=figures.score,
+            minimum=MIN_SCORE.get(task),
+        )
+    tokens, routing = candidate.token_agreement, candidate.routing
+    yield Check(
+        name=f"{candidate.name}: identical greedy token sequences %",
+        value=tokens.identical_percent if tokens else None,
+        minimum=MIN_FP32_TOKENS_PERCENT,
+    )
+    yield Check(
+        name=f"{candidate.name}: router indices found %",
+        value=routing.index_percent if routing else None,
+        minimum=MIN_FP32_INDEX_PERCENT,
+    )
+    yield Check(
+        name=f"{candidate.name}: logits, largest absolute error",
+        value=_logits_error(manifest),
+        maximum=MAX_FP32_LOGITS_ERROR,
+    )
+
+
+def _size_ratio(manifest: Manifest) -> float:
+    """Return all bytes of the bundle but its engines, over the bytes of the graphs' tensors."""
+    engines = {engine.path for engine in manifest.engines}
+    size = sum(file.bytes for file in manifest.files if file.path not in engines)
+    return size / sum(entry.tensor_bytes for entry in manifest.components.values())
+
+
+def _logits_error(manifest: Manifest) -> float | None:
+    errors = manifest.parity.get("max_abs_error", {})
+    found = [value for name, value in errors.items() if name.endswith("logits")]
+    return max(found) if found else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 all reached, 1 one missed, 2 it could not be measured.
+
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="python -m moir_edge.benchmarks.acceptance")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--checkpoint", type=Path, help="another checkpoint than the demo's")
+    parser.add_argument("--rows", type=int, default=ROWS, help="rows of the demo's test split")
+    options = parser.parse_args(arguments)
+    try:
+        checks = _measure(options.checkpoint, options.rows)
+    except MoirEdgeError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    record = [{**asdict(check), "passed": check.passed} for check in checks]
+    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for check in checks:
+        print(check.sentence())  # noqa: T201
+    return 0 if all(check.passed for check in checks) else 1
+
+
+def _measure(checkpoint: Path | None, rows: int) -> list[Check]:
+    from moir_edge.cli.progress import progress_bar
+    from moir_edge.demo import checkpoint_path
+
+    with tempfile.TemporaryDirectory() as folder, progress_bar() as progress:
+        source = checkpoint or checkpoint_path()
+        return run_acceptance(source, Path(folder), rows=rows, progress=progress)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
