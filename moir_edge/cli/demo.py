@@ -101,8 +101,7 @@ def _write_data(folder: Path, rows: int) -> Path:
 def _export(
     checkpoint: Path, output: Path, target: str, progress: ProgressCallback
 ) -> dict[str, Path]:
-    from moir_edge.export import load_checkpoint, trace_components
-    from moir_edge.export.assemble import assemble
+    from moir_edge.export import assemble, load_checkpoint, trace_components
 
     traced = trace_components(load_checkpoint(checkpoint), progress=progress)
     return {

@@ -76,7 +76,8 @@ def _retrofit(checkpoint: str, config: RouterConfig, folder: Path) -> dict[str, 
     loaded = load_checkpoint(checkpoint)
     router = attach(loaded.model, config, special_token_ids=loaded.tokenizer.all_special_ids)
     loaded.model.save_pretrained(folder)
-    AutoProcessor.from_pretrained(loaded.folder).save_pretrained(folder)
+    processor: Any = AutoProcessor
+    processor.from_pretrained(loaded.folder).save_pretrained(folder)
     return {
         "architecture": loaded.source.architecture,
         "parameters": sum(weight.numel() for weight in loaded.model.parameters()),

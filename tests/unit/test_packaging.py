@@ -41,7 +41,11 @@ def test_wheel_has_one_top_level_name_and_the_data_files(wheel_names: list[str])
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_bare_name_is_refused(folder: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", f"import {folder}"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"import {folder}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert f"moir_edge.{folder}" in done.stderr.splitlines()[-1]
