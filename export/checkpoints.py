@@ -134,8 +134,9 @@ def load_checkpoint(checkpoint: str | Path) -> Checkpoint:
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
     """Keep transformers' own bars off the terminal, where the command draws one."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     was_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
