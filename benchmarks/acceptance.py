@@ -10,10 +10,10 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moir_edge.errors import MoirEdgeError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moir_edge.benchmarks.measure import Progress
     from moir_edge.benchmarks.schema import CandidateReport, ComparisonReport
     from moir_edge.bundle import Manifest
+    from moir_edge.export import TracedModel
 
 __all__ = ["Check", "checks_of", "main", "run_acceptance"]
 
@@ -32,6 +33,7 @@ MIN_FP32_INDEX_PERCENT = 99.9
 MAX_FP32_LOGITS_ERROR = 1e-3
 MAX_SIZE_RATIO = 1.03
 ROWS = 1200
+PARITY_ROWS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +86,46 @@ def run_acceptance(
         assemble(traced, folder / precision, target="cpu", precision=precision)
         for precision in PRECISIONS
     ]
+    parity = _demo_parity(traced, bundles[0])
     del traced  # torch's copy of the weights would weigh on the measurement
     report = compare(checkpoint, bundles, data, folder / "report", progress=progress)
     manifests = [open_bundle(bundle).manifest for bundle in bundles]
-    return list(checks_of(report, manifests))
+    return list(checks_of(report, manifests, parity))
 
 
-def checks_of(report: ComparisonReport, manifests: Sequence[Manifest]) -> Iterator[Check]:
+def _demo_parity(traced: TracedModel, bundle: Path) -> dict[str, Any]:
+    """Return the parity figures of a bundle with torch over prompts of the test split, one by one."""
+    from moir_edge import load
+    from moir_edge.demo import demo_rows
+    from moir_edge.export.parity import measure_parity
+    from moir_edge.export.samples import ParitySample
+
+    model = load(bundle)
+    samples = []
+    for row in demo_rows("test", count=PARITY_ROWS):
+        inputs = model.encode(row.prompt, list(row.images), context=row.context)
+        if inputs.pixel_values is not None:
+            samples.append(
+                ParitySample(
+                    name=row.id,
+                    input_ids=inputs.input_ids,
+                    attention_mask=inputs.attention_mask,
+                    tiles=inputs.pixel_values,
+                )
+            )
+    plan = {name: entry.precision for name, entry in model.manifest.components.items()}
+    return measure_parity(traced, bundle, plan, samples)
+
+
+def checks_of(
+    report: ComparisonReport, manifests: Sequence[Manifest], parity: Mapping[str, Any]
+) -> Iterator[Check]:
     """Yield every check.
 
     Args:
         report: The comparison of the checkpoint (first) with the bundles.
         manifests: Those of the bundles, in the same order.
+        parity: Figures of the fp32 bundle against torch, from `measure_parity`.
     """
     for candidate, manifest in zip(report.candidates[1:], manifests, strict=True):
         yield Check(
@@ -104,7 +134,7 @@ def checks_of(report: ComparisonReport, manifests: Sequence[Manifest]) -> Iterat
             maximum=MAX_SIZE_RATIO,
         )
         if manifest.precision == "fp32":
-            yield from _fp32_checks(candidate, manifest)
+            yield from _fp32_checks(candidate, parity)
         else:
             yield Check(
                 name=f"{candidate.name}: recovery %",
@@ -113,7 +143,7 @@ def checks_of(report: ComparisonReport, manifests: Sequence[Manifest]) -> Iterat
             )
 
 
-def _fp32_checks(candidate: CandidateReport, manifest: Manifest) -> Iterator[Check]:
+def _fp32_checks(candidate: CandidateReport, parity: Mapping[str, Any]) -> Iterator[Check]:
     for task, figures in candidate.tasks.items():
         yield Check(
             name=f"{candidate.name}: {task} {figures.metric}",
@@ -133,7 +163,7 @@ def _fp32_checks(candidate: CandidateReport, manifest: Manifest) -> Iterator[Che
     )
     yield Check(
         name=f"{candidate.name}: logits, largest absolute error",
-        value=_logits_error(manifest),
+        value=_logits_error(parity),
         maximum=MAX_FP32_LOGITS_ERROR,
     )
 
@@ -145,8 +175,8 @@ def _size_ratio(manifest: Manifest) -> float:
     return size / sum(entry.tensor_bytes for entry in manifest.components.values())
 
 
-def _logits_error(manifest: Manifest) -> float | None:
-    errors = manifest.parity.get("max_abs_error", {})
+def _logits_error(parity: Mapping[str, Any]) -> float | None:
+    errors = parity.get("max_abs_error", {})
     found = [value for name, value in errors.items() if name.endswith("logits")]
     return max(found) if found else None
 

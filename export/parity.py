@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,10 @@ class _Figures:
 
 
 def measure_parity(
-    traced: TracedModel, folder: Path, precisions: Mapping[str, str]
+    traced: TracedModel,
+    folder: Path,
+    precisions: Mapping[str, str],
+    samples: Sequence[ParitySample] | None = None,
 ) -> dict[str, Any]:
     """Run the graphs of a folder and torch on the same prompts.
 
@@ -57,6 +60,7 @@ def measure_parity(
         traced: Gives the torch model, with its router if it has one.
         folder: Holds ``<component>.onnx``.
         precisions: Component name to precision.
+        samples: The prompts; None takes the few that every export is checked with.
 
     Returns:
         Plain JSON data: ``max_abs_error`` by component and phase, ``greedy_agreement`` in [0, 1], ``samples``,
@@ -64,7 +68,7 @@ def measure_parity(
     """
     chain = GraphChain(folder, precisions, traced.facts)
     figures, routing = _Figures(), RoutingFigures()
-    samples = parity_samples(traced.checkpoint, traced.facts)
+    samples = samples or parity_samples(traced.checkpoint, traced.facts)
     for sample in samples:
         _compare(traced.checkpoint, chain, sample, figures, routing)
     return {
