@@ -8,6 +8,7 @@ from typing import Any
 from moir_edge.bundle import ModelFacts
 from moir_edge.errors import DataError
 from moir_edge.export.checkpoints import Checkpoint
+from moir_edge.router.positions import special_token_ids
 
 __all__ = ["model_facts"]
 
@@ -71,4 +72,4 @@ def _special_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     attached = getattr(checkpoint.config, "moir_router", None)
     if attached is not None and attached.get("special_token_ids") is not None:
         return tuple(sorted(int(token) for token in attached["special_token_ids"]))
-    return tuple(sorted(int(token) for token in checkpoint.tokenizer.all_special_ids))
+    return special_token_ids(checkpoint.tokenizer)

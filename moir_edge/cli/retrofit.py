@@ -72,9 +72,10 @@ def _retrofit(checkpoint: str, config: RouterConfig, folder: Path) -> dict[str, 
 
     from moir_edge.export import load_checkpoint
     from moir_edge.router import retrofit as attach
+    from moir_edge.router import special_token_ids
 
     loaded = load_checkpoint(checkpoint)
-    router = attach(loaded.model, config, special_token_ids=loaded.tokenizer.all_special_ids)
+    router = attach(loaded.model, config, special_token_ids=special_token_ids(loaded.tokenizer))
     loaded.model.save_pretrained(folder)
     processor: Any = AutoProcessor
     processor.from_pretrained(loaded.folder).save_pretrained(folder)

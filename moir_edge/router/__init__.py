@@ -17,7 +17,11 @@ if TYPE_CHECKING:
         router_disabled,
     )
     from moir_edge.router.config import RouterConfig
-    from moir_edge.router.positions import PromptPositions, prompt_positions
+    from moir_edge.router.positions import (
+        PromptPositions,
+        prompt_positions,
+        special_token_ids,
+    )
     from moir_edge.router.token import RouterOutput, TokenRouter
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "remove_router",
     "retrofit",
     "router_disabled",
+    "special_token_ids",
 ]
 
 # Imported on first use: the device runtime reads the config and has no torch.
@@ -42,6 +47,7 @@ __getattr__ = lazy_names(
         "RouterConfig": "config",
         "PromptPositions": "positions",
         "prompt_positions": "positions",
+        "special_token_ids": "positions",
         "RouterOutput": "token",
         "TokenRouter": "token",
         "Routing": "attach",

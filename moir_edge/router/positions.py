@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from moir_edge.errors import ShapeError
 
-__all__ = ["PromptPositions", "prompt_positions"]
+__all__ = ["PromptPositions", "prompt_positions", "special_token_ids"]
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -77,3 +77,15 @@ def _pack(member: BoolArray) -> tuple[IntArray, BoolArray]:
     order = np.argsort(~member, axis=1, kind="stable")[:, :width].astype(np.int64)
     valid = np.arange(width) < counts[:, None]
     return order, valid[:, : order.shape[1]]
+
+
+def special_token_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids that never take part in routing: every added token that is marked special.
+
+    `all_special_ids` alone is not enough: a reloaded tokenizer leaves out marks such as SmolVLM's ``<global-img>``.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+    """
+    marked = (index for index, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return tuple(sorted({*tokenizer.all_special_ids, *marked}))
