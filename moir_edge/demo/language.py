@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from moir_edge.demo.stages import CellHeads, Optimisers, image_features, normali
 
 __all__ = ["Average", "exact_match", "packed_loss", "train_language"]
 
+_TASK_WEIGHTS = {"vqa": 1.5, "statement": 2.0, "caption": 0.7}
 _LOG = logging.getLogger(__name__)
 
 
@@ -45,12 +48,36 @@ class Average:
             self._module.load_state_dict(kept)
 
 
+@contextmanager
+def light_norms(model: nn.Module) -> Iterator[None]:
+    """Let the language model's norms return bfloat16 while it trains under autocast (a fifth less time on a CPU).
+
+    Llama's RMSNorm multiplies by its float32 weight last, so every matrix product behind it casts the result again.
+    """
+
+    def normalise(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+        spread = hidden.square().mean(-1, keepdim=True) + norm.variance_epsilon
+        normed: torch.Tensor = hidden * torch.rsqrt(spread) * norm.weight
+        return normed.to(torch.bfloat16)
+
+    norms: list[Any] = [m for m in model.modules() if type(m).__name__ == "LlamaRMSNorm"]
+    for norm in norms:
+        norm.forward = MethodType(normalise, norm)
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+
+
 def _attention_mask(segments: torch.Tensor) -> torch.Tensor:
     """Additive mask (batch, 1, length, length): causal, each segment sees the prefix and itself."""
     own = segments[:, :, None] == segments[:, None, :]
     seen = (own | (segments[:, None, :] == 0)).tril()
-    mask = torch.zeros(seen.shape, dtype=torch.bfloat16, device=segments.device)
-    return mask.masked_fill_(~seen, torch.finfo(torch.bfloat16).min)[:, None]
+    half = torch.is_autocast_enabled(segments.device.type)
+    dtype = torch.bfloat16 if half else torch.float32
+    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def _answer_logits(
@@ -74,8 +101,42 @@ def _answer_logits(
     return logits, labels[:, 1:][answered], tasks[:, 1:][answered], rows
 
 
+def word_loss(
+    features: torch.Tensor,
+    cells: torch.Tensor,
+    embeddings: torch.Tensor,
+    words: Sequence[Sequence[int]],
+) -> torch.Tensor:
+    """Pull every image token of an occupied cell towards the embeddings of the words that name its content.
+
+    A question's word then finds its image token by likeness, for digits as quickly as for colours.
+
+    Args:
+        features: (batch, 36, hidden) image tokens.
+        cells: (batch, 9, 3), see `VisionBatch.labels`.
+        embeddings: (vocabulary, hidden) of the language model.
+        words: Token ids of the ten digits, the colours and the sizes, see `Packer.label_words`.
+    """
+    places = [(row // 2) * 3 + column // 2 for row in range(6) for column in range(6)]
+    targets = cells[:, places]  # (batch, 36, 3)
+    taken = targets[..., 0] > 0
+    tokens = nn.functional.normalize(features[taken], dim=-1)
+    total = features.new_zeros(())
+    for index, (ids, weight) in enumerate(zip(words, (1.0, 0.5, 0.3), strict=True)):
+        names = nn.functional.normalize(embeddings[list(ids)], dim=-1)
+        logits = 12.0 * tokens @ names.T
+        total = total + weight * nn.functional.cross_entropy(logits, targets[taken][:, index] - 1)
+    return total
+
+
 def packed_loss(
-    model: Any, heads: CellHeads, batch: PackedBatch, *, train_vision: bool, cell_weight: float
+    model: Any,
+    heads: CellHeads,
+    batch: PackedBatch,
+    *,
+    train_vision: bool,
+    cell_weight: float,
+    words: Sequence[Sequence[int]] = (),
 ) -> dict[str, torch.Tensor]:
     """Return the mean answer loss per task, and the per-token vision loss where the tower is trained."""
     losses: dict[str, torch.Tensor] = {}
@@ -85,10 +146,12 @@ def packed_loss(
         if train_vision and cell_weight:
             cells = torch.from_numpy(batch.cells).to(model.device)
             losses["cells"] = heads(features, cells)[0] * cell_weight
+            embeddings = model.get_input_embeddings().weight
+            losses["words"] = word_loss(features.float(), cells, embeddings, words) * cell_weight
         logits, labels, tasks, _ = _answer_logits(model, batch, features)
     each = nn.functional.cross_entropy(logits, labels, reduction="none")
     for index in set(tasks.tolist()):
-        losses[TASKS[index]] = each[tasks == index].mean()
+        losses[TASKS[index]] = each[tasks == index].mean() * _TASK_WEIGHTS[TASKS[index]]
     return losses
 
 
@@ -142,6 +205,7 @@ def train_language(
         blur_share: Share of blurred images.
     """
     packer = Packer(tokenizer_json)
+    words = packer.label_words()
     vision = [model.model.vision_model, model.model.connector, heads]
     text = [model.model.text_model]
     optimisers = [Optimisers(text, steps=steps, rate=rate, matrix_rate=matrix_rate)]
@@ -152,7 +216,7 @@ def train_language(
     data = stream(
         mixed_batches, tokenizer_json=tokenizer_json, seed=seed, singles=singles, pairs=pairs, blur_share=blur_share
     )  # fmt: skip
-    start, sums = time.monotonic(), dict.fromkeys((*TASKS, "cells"), 0.0)
+    start, sums = time.monotonic(), dict.fromkeys((*TASKS, "cells", "words"), 0.0)
 
     def measure() -> dict[str, float]:
         found = exact_match(model, packer, val_rows)
@@ -164,9 +228,15 @@ def train_language(
         for part in optimisers:
             part.clear()
         for batch in next(data):
-            losses = packed_loss(
-                model, heads, batch, train_vision=bool(vision_scale), cell_weight=0.3
-            )
+            with light_norms(model):
+                losses = packed_loss(
+                    model,
+                    heads,
+                    batch,
+                    train_vision=bool(vision_scale),
+                    cell_weight=0.3,
+                    words=words,
+                )
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
             for name, value in losses.items():
                 sums[name] += float(value.detach())
@@ -179,4 +249,5 @@ def train_language(
             entry |= {f"{k}_val": round(v, 4) for k, v in average.swapped(measure).items()}
             sums = dict.fromkeys(sums, 0.0)
             log.append(entry)
+            _LOG.info("%s", entry)
     model.load_state_dict(average.state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from moir_edge.demo.scenes import COLOURS, PLACES, Item, Scene
 
@@ -139,10 +139,19 @@ QUESTION_KINDS: dict[str, Callable[[Scene, random.Random], tuple[str, str, Item 
 _KIND_NAMES = tuple(QUESTION_KINDS)
 
 
-def ask(scene: Scene, rng: random.Random) -> Question:
-    """Draw a question that has exactly one right answer in this scene."""
+def ask(scene: Scene, rng: random.Random, weights: Mapping[str, float] | None = None) -> Question:
+    """Draw a question that has exactly one right answer in this scene.
+
+    Args:
+        scene: The scene.
+        rng: Source of randomness.
+        weights: How often each kind is tried; None tries all alike.
+    """
     while True:
-        kind = rng.choice(_KIND_NAMES)
+        if weights is None:
+            kind = rng.choice(_KIND_NAMES)
+        else:
+            kind = rng.choices(tuple(weights), tuple(weights.values()))[0]
         question = QUESTION_KINDS[kind](scene, rng)
         if question is not None:
             prompt, answer, item = question

@@ -11,25 +11,17 @@ import numpy.typing as npt
 
 from moir_edge.demo.batches import Augmentation, augmented_pixels, cell_labels
 from moir_edge.demo.build import EOS, GLOBAL_IMAGE, IMAGE, IMAGE_EDGE, IMAGE_TOKENS
-from moir_edge.demo.data import CONTEXT_PROBABILITY, TASKS, DemoRow
-from moir_edge.demo.questions import CAPTION_PROMPTS, ask, captions, describe_part
-from moir_edge.demo.scenes import Scene, related_scene, sample_scene
-from moir_edge.demo.statements import describe_side, state
+from moir_edge.demo.data import TASKS, DemoRow
+from moir_edge.demo.scenes import COLOURS, SIZES, related_scene, sample_scene
+from moir_edge.demo.segments import (
+    Segment,
+    pair_bridges,
+    pair_segments,
+    single_bridges,
+    single_segments,
+)
 
-__all__ = [
-    "PackedBatch", "Packer", "Segment", "drop_words", "language_samples", "mixed_batches", "pack_rows",
-]  # fmt: skip
-
-_DROP_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One user text and its answer; `task` indexes `TASKS`."""
-
-    task: int
-    text: str
-    answer: str
+__all__ = ["PackedBatch", "Packer", "mixed_batches", "pack_rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +50,6 @@ class PackedBatch:
     images: int
 
 
-def drop_words(text: str, probability: float, rng: random.Random) -> str:
-    """Drop each word with the given probability; one word always stays."""
-    words = text.split(" ")
-    kept = [word for word in words if rng.random() >= probability]
-    return " ".join(kept or [rng.choice(words)])
-
-
 class Packer:
     """Tokenizes segments as the chat template formats them and packs them behind one image prefix.
 
@@ -76,6 +61,21 @@ class Packer:
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
+
+    def label_words(self) -> list[list[int]]:
+        """Return the token ids of the digits, the colours and the sizes; each is one token.
+
+        Raises:
+            ValueError: A word is more than one token.
+        """
+        groups = [[str(digit) for digit in range(10)], [*COLOURS], [*SIZES]]
+        result = []
+        for group in groups:
+            found = [self._tokenizer.encode(f" {word}").ids for word in group]
+            if any(len(ids) != 1 for ids in found):
+                raise ValueError(f"the tokenizer splits one of {group}; train it on more sentences")
+            result.append([ids[0] for ids in found])
+        return result
 
     def prefix(self, images: int) -> list[int]:
         """Return the tokens up to and including the last image."""
@@ -123,46 +123,17 @@ class Packer:
         )  # fmt: skip
 
 
-def _with_context(prompt: str, context: str, rng: random.Random) -> str:
-    """Put the context in front at the data set's rate; some of the contexts lose words."""
-    if rng.random() >= CONTEXT_PROBABILITY:
-        return prompt
-    if rng.random() < _DROP_SHARE:
-        context = drop_words(context, rng.uniform(0.1, 0.7), rng)
-    return f"{context} {prompt}"
-
-
-def _single_segments(scene: Scene, rng: random.Random, questions: int) -> list[Segment]:
-    result = []
-    for _ in range(questions):
-        _, prompt, answer, item = ask(scene, rng)
-        result.append(
-            Segment(0, _with_context(prompt, describe_part(scene, rng, item), rng), answer)
-        )
-    prompt = _with_context(rng.choice(CAPTION_PROMPTS), describe_part(scene, rng), rng)
-    return [*result, Segment(2, prompt, captions(scene)[0])]
-
-
-def _pair_segments(pair: tuple[Scene, Scene], rng: random.Random, statements: int) -> list[Segment]:
-    result = []
-    for _ in range(statements):
-        truth = rng.random() < 0.5
-        _, sentence = state(pair, truth, rng)
-        text = _with_context(sentence, describe_side(pair, rng), rng)
-        result.append(Segment(1, text, "true" if truth else "false"))
-    return result
-
-
 def mixed_batches(
     *,
     tokenizer_json: str,
     seed: int,
     singles: int,
     pairs: int,
-    questions: int = 6,
-    statements: int = 7,
+    questions: int = 5,
+    statements: int = 6,
     packed: bool = True,
     blur_share: float = 0.12,
+    drop_share: float = 0.25,
 ) -> Iterator[tuple[PackedBatch, PackedBatch]]:
     """Yield endless (one-image batch, two-image batch) pairs from the training digits.
 
@@ -173,34 +144,47 @@ def mixed_batches(
         pairs: Two-image rows a batch.
         questions: Questions per one-image row, besides its caption.
         statements: Statements per two-image row.
-        packed: False keeps one segment per row, so that the model's own forward can take the batch.
+        packed: False keeps one segment per row and no bridges, so that the model's own forward can take the batch.
         blur_share: Share of blurred images.
+        drop_share: Share of contexts that lose words.
     """
     packer, rng = Packer(tokenizer_json), random.Random(seed)
     pixel_rng = np.random.default_rng(seed)
     augmentation = Augmentation(blur_share=blur_share)
-
-    def keep(segments: list[Segment]) -> list[Segment]:
-        return segments if packed else [rng.choice(segments)]
-
     while True:
         scenes = [sample_scene(rng, "train") for _ in range(singles)]
-        single = packer.pack(
-            [keep(_single_segments(scene, rng, questions)) for scene in scenes],
-            images=1,
-            pixels=augmented_pixels(scenes, pixel_rng, augmentation),
-            cells=cell_labels(scenes),
+        rows = [single_segments(scene, rng, questions, drop_share) for scene in scenes]
+        pairs_of_scenes = [
+            (scene, related_scene(rng, "train", scene))
+            for scene in (sample_scene(rng, "train") for _ in range(pairs))
+        ]
+        double_rows = [pair_segments(pair, rng, statements, drop_share) for pair in pairs_of_scenes]
+        if packed:
+            rows = [
+                row + single_bridges(scene, rng) for row, scene in zip(rows, scenes, strict=True)
+            ]
+            double_rows = [
+                row + pair_bridges(pair, rng)
+                for row, pair in zip(double_rows, pairs_of_scenes, strict=True)
+            ]
+        else:
+            rows = [[rng.choice(row)] for row in rows]
+            double_rows = [[rng.choice(row)] for row in double_rows]
+        both = [scene for pair in pairs_of_scenes for scene in pair]
+        yield (
+            packer.pack(
+                rows,
+                images=1,
+                pixels=augmented_pixels(scenes, pixel_rng, augmentation),
+                cells=cell_labels(scenes),
+            ),
+            packer.pack(
+                double_rows,
+                images=2,
+                pixels=augmented_pixels(both, pixel_rng, augmentation),
+                cells=cell_labels(both),
+            ),
         )
-        left = [sample_scene(rng, "train") for _ in range(pairs)]
-        both = [(scene, related_scene(rng, "train", scene)) for scene in left]
-        scenes = [scene for pair in both for scene in pair]
-        double = packer.pack(
-            [keep(_pair_segments(pair, rng, statements)) for pair in both],
-            images=2,
-            pixels=augmented_pixels(scenes, pixel_rng, augmentation),
-            cells=cell_labels(scenes),
-        )
-        yield single, double
 
 
 def pack_rows(packer: Packer, rows: Sequence[DemoRow]) -> PackedBatch:
@@ -214,16 +198,3 @@ def pack_rows(packer: Packer, rows: Sequence[DemoRow]) -> PackedBatch:
     return packer.pack(
         segments, images=len(rows[0].images), pixels=pixels, cells=cell_labels(scenes)
     )
-
-
-def language_samples(count: int) -> list[str]:
-    """Return sentences that cover the demo language, for training the tokenizer."""
-    rng = random.Random("language")
-    texts = ["User:", "\nAssistant:"]
-    for _ in range(count):
-        scene = sample_scene(rng, "train")
-        pair = (scene, related_scene(rng, "train", scene))
-        for segment in _single_segments(scene, rng, 4) + _pair_segments(pair, rng, 4):
-            texts += [segment.text, f" {segment.text}", f" {segment.answer}"]
-        texts += captions(scene)
-    return texts

@@ -76,7 +76,7 @@ class Optimisers:
         steps: int,
         rate: float,
         matrix_rate: float,
-        warmup: int = 100,
+        warmup: int = 60,
     ) -> None:
         names = [(n, p) for m in modules for n, p in m.named_parameters() if p.requires_grad]
         unique = {id(p): (n, p) for n, p in names}.values()
@@ -164,3 +164,4 @@ def train_vision(
             }  # fmt: skip
             running = 0.0
             log.append(entry)
+            _LOG.info("%s", entry)

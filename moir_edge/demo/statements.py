@@ -8,7 +8,7 @@ from collections.abc import Callable
 from moir_edge.demo.questions import describe_part, named
 from moir_edge.demo.scenes import COLOURS, PLACES, Scene
 
-__all__ = ["STATEMENT_KINDS", "Pair", "describe_side", "state"]
+__all__ = ["STATEMENT_KINDS", "Pair", "describe_side", "side_has", "state"]
 
 #: The left and the right scene.
 Pair = tuple[Scene, Scene]
@@ -42,7 +42,8 @@ def _near_miss(pair: Pair, side: int, rng: random.Random) -> tuple[int, str]:
             return digit, colour
 
 
-def _side_has(pair: Pair, truth: bool, rng: random.Random) -> str | None:
+def side_has(pair: Pair, truth: bool, rng: random.Random) -> str:
+    """Say that one image contains a digit in a colour."""
     side = rng.randrange(2)
     digit, colour = (
         rng.choice(sorted(_things(pair[side]))) if truth else _near_miss(pair, side, rng)
@@ -126,7 +127,7 @@ def _same_count(pair: Pair, truth: bool, rng: random.Random) -> str | None:
 
 
 STATEMENT_KINDS: dict[str, Callable[[Pair, bool, random.Random], str | None]] = {
-    "side-has": _side_has,
+    "side-has": side_has,
     "side-digit": _side_digit,
     "side-count": _side_count,
     "side-place": _side_place,

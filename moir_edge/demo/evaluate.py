@@ -1,0 +1,97 @@
+"""Accuracy of a checkpoint on demo rows, through its own processor and `generate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import ImageFilter
+
+from moir_edge.demo.data import TASKS, DemoRow
+from moir_edge.demo.segments import drop_words
+
+__all__ = ["answer_rows", "chat_text", "degraded", "task_accuracy"]
+
+
+def chat_text(processor: Any, row: DemoRow) -> str:
+    """Format a row with the chat template: images first, then the context and the prompt."""
+    text = row.prompt if row.context is None else f"{row.context} {row.prompt}"
+    content: list[dict[str, str]] = [{"type": "image"} for _ in row.images]
+    content.append({"type": "text", "text": text})
+    result: str = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    return result
+
+
+def answer_rows(
+    model: Any,
+    processor: Any,
+    rows: Sequence[DemoRow],
+    *,
+    batch: int = 32,
+    max_new_tokens: int = 64,
+) -> list[str]:
+    """Generate greedily for every row; rows with one and two images go in separate batches."""
+    import torch
+
+    texts = [""] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].images), rows[i].task))
+    for images in sorted({len(row.images) for row in rows}):
+        group = [i for i in order if len(rows[i].images) == images]
+        for start in range(0, len(group), batch):
+            part = group[start : start + batch]
+            inputs = processor(
+                text=[chat_text(processor, rows[i]) for i in part],
+                images=[list(rows[i].images) for i in part],
+                padding=True,
+                return_tensors="pt",
+            )
+            with torch.no_grad():
+                out = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+            new = out[:, inputs["input_ids"].shape[1] :]
+            for i, text in zip(
+                part, processor.batch_decode(new, skip_special_tokens=True), strict=True
+            ):
+                texts[i] = text.strip()
+    return texts
+
+
+def task_accuracy(rows: Sequence[DemoRow], texts: Sequence[str]) -> dict[str, float]:
+    """Share of rows per task whose text is one of the accepted answers."""
+    result = {}
+    for task in TASKS:
+        hits = [
+            text in row.answers for row, text in zip(rows, texts, strict=True) if row.task == task
+        ]
+        if hits:
+            result[task] = sum(hits) / len(hits)
+    return result
+
+
+def degraded(
+    rows: Sequence[DemoRow], *, blur_sigma_px: float = 0.0, drop_probability: float = 0.0
+) -> list[DemoRow]:
+    """Return the rows with blurred images, or with words of the context dropped (seeded per row)."""
+    change: list[Callable[[DemoRow], DemoRow]] = []
+    if blur_sigma_px:
+        blur = ImageFilter.GaussianBlur(blur_sigma_px)
+        change.append(
+            lambda row: dataclasses.replace(
+                row, images=tuple(image.filter(blur) for image in row.images)
+            )
+        )
+    if drop_probability:
+        change.append(
+            lambda row: dataclasses.replace(
+                row,
+                context=row.context
+                and drop_words(row.context, drop_probability, random.Random(row.id)),
+            )
+        )
+    result = list(rows)
+    for step in change:
+        result = [step(row) for row in result]
+    return result

@@ -1,0 +1,204 @@
+"""Train the demo VLM from nothing to the shipped checkpoint: `python -m moir_edge.demo.train --output FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from moir_edge.demo.build import build_model, build_processor, build_tokenizer, save_folder
+from moir_edge.demo.data import TASKS, demo_rows
+from moir_edge.demo.evaluate import answer_rows, degraded, task_accuracy
+from moir_edge.demo.segments import language_samples
+from moir_edge.router import RouterConfig
+
+__all__ = ["BLUR_SIGMA_PX", "DROP_PROBABILITY", "Plan", "main", "train", "tune_router"]
+
+BLUR_SIGMA_PX = 1.5
+DROP_PROBABILITY = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Steps, batch sizes and peak learning rates of every stage; the defaults made the shipped checkpoint."""
+
+    seed: int = 0
+    vision_steps: int = 900
+    vision_batch: int = 96
+    vision_rate: float = 1e-3
+    vision_matrix_rate: float = 3e-3
+    language_steps: int = 600
+    joint_steps: int = 2000
+    singles: int = 20
+    pairs: int = 16
+    language_rate: float = 2e-3
+    language_matrix_rate: float = 3e-3
+    joint_rate: float = 1.5e-3
+    joint_matrix_rate: float = 2.5e-3
+    joint_vision_scale: float = 0.25
+    router_steps: int = 300
+    router_singles: int = 40
+    router_pairs: int = 24
+    router_rate: float = 2e-3
+    router_base_rate: float = 1e-4
+    router_blur_share: float = 0.35
+    router_drop_share: float = 0.4
+    val_rows: int = 600
+    test_rows: int = 3000
+
+    def shortened(self, scale: float) -> Plan:
+        """Return the plan with every stage's steps multiplied by `scale`, at least one step each."""
+        names = ("vision_steps", "language_steps", "joint_steps", "router_steps")
+        return replace(self, **{n: max(1, round(getattr(self, n) * scale)) for n in names})
+
+
+def _router_config() -> RouterConfig:
+    return RouterConfig(
+        kind="token", density="confidence", ratio=0.5, top_k=4, rank=32, merge="add"
+    )
+
+
+def tune_router(model: Any, tokenizer: Any, plan: Plan, log: list[dict[str, float]]) -> None:
+    """Attach the router to the trained VLM and tune it; clean and degraded validation accuracy go into the log."""
+    from moir_edge.demo.routing import routed_exact_match, train_router
+    from moir_edge.demo.sequences import Packer
+    from moir_edge.router import retrofit, special_token_ids
+
+    retrofit(model, _router_config(), special_token_ids=special_token_ids(tokenizer))
+    packer = Packer(tokenizer.backend_tokenizer.to_str())
+    rows = demo_rows("val", count=plan.val_rows)
+    views = {"val": rows, "val_blurred": degraded(rows, blur_sigma_px=BLUR_SIGMA_PX)}
+
+    def measure() -> dict[str, float]:
+        return {
+            f"{task}_{name}": round(value, 4)
+            for name, view in views.items()
+            for task, value in routed_exact_match(model, packer, view).items()
+        }
+
+    train_router(
+        model, tokenizer_json=tokenizer.backend_tokenizer.to_str(), steps=plan.router_steps,
+        singles=plan.router_singles, pairs=plan.router_pairs, seed=plan.seed + 4, rate=plan.router_rate,
+        base_rate=plan.router_base_rate, blur_share=plan.router_blur_share,
+        drop_share=plan.router_drop_share, measure=measure, log=log,
+    )  # fmt: skip
+
+
+def measure_test(model: Any, processor: Any, count: int) -> dict[str, Any]:
+    """Accuracy on test rows with greedy decoding in float32, clean and degraded, router on and off."""
+    from moir_edge.router import router_disabled
+
+    rows = demo_rows("test", count=count)
+    views = {
+        "clean": rows,
+        f"image blurred, sigma {BLUR_SIGMA_PX} px": degraded(rows, blur_sigma_px=BLUR_SIGMA_PX),
+        f"context words dropped, p {DROP_PROBABILITY}": degraded(
+            rows, drop_probability=DROP_PROBABILITY
+        ),
+    }
+    result: dict[str, Any] = {"rows": {t: sum(row.task == t for row in rows) for t in TASKS}}
+    for name, view in views.items():
+        result[name] = task_accuracy(view, answer_rows(model, processor, view))
+        with router_disabled(model):
+            result[f"{name}, router off"] = task_accuracy(view, answer_rows(model, processor, view))
+    return result
+
+
+def train(
+    output: Path, plan: Plan, *, device: str = "cpu", machine: str | None = None
+) -> dict[str, Any]:
+    """Run every stage and write the checkpoint folder.
+
+    Args:
+        output: Folder to write; created.
+        plan: Steps and rates.
+        device: Where to train.
+        machine: Name of the machine for the model card.
+
+    Returns:
+        The training log, as written to `training_log.json`.
+    """
+    import torch
+
+    from moir_edge.demo.card import write_card
+    from moir_edge.demo.language import train_language
+    from moir_edge.demo.stages import CellHeads, train_vision
+
+    start, log = time.monotonic(), []  # type: tuple[float, list[dict[str, float]]]
+    torch.manual_seed(plan.seed)
+    tokenizer = build_tokenizer(language_samples(400))
+    processor = build_processor(tokenizer)
+    model = build_model(tokenizer).to(device)
+    # On a CPU the fused attention's backward pass is slower than plain matrix products.
+    model.set_attn_implementation("eager")
+    heads = CellHeads(model.config.text_config.hidden_size).to(device)
+    train_vision(
+        model, heads, steps=plan.vision_steps, batch=plan.vision_batch, seed=plan.seed + 1,
+        rate=plan.vision_rate, matrix_rate=plan.vision_matrix_rate, log=log,
+    )  # fmt: skip
+    shared: dict[str, Any] = {
+        "tokenizer_json": tokenizer.backend_tokenizer.to_str(),
+        "singles": plan.singles,
+        "pairs": plan.pairs,
+        "val_rows": demo_rows("val", count=plan.val_rows),
+        "log": log,
+    }
+    train_language(
+        model, heads, stage=1, steps=plan.language_steps, seed=plan.seed + 2, rate=plan.language_rate,
+        matrix_rate=plan.language_matrix_rate, vision_scale=0.0, **shared,
+    )  # fmt: skip
+    train_language(
+        model, heads, stage=2, steps=plan.joint_steps, seed=plan.seed + 3, rate=plan.joint_rate,
+        matrix_rate=plan.joint_matrix_rate, vision_scale=plan.joint_vision_scale, **shared,
+    )  # fmt: skip
+    tune_router(model, tokenizer, plan, log)
+    record = {
+        "plan": asdict(plan),
+        "minutes": round((time.monotonic() - start) / 60, 1),
+        "machine": machine or f"{os.cpu_count()}-core {platform.machine()} {device.upper()}",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "router_parameters": sum(p.numel() for p in model.moir_router.parameters()),
+        "curves": log,
+        "test": measure_test(model, processor, plan.test_rows),
+    }
+    model.set_attn_implementation("sdpa")
+    save_folder(model, processor, output)
+    (output / "training_log.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_card(record, output)
+    return record
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(prog="python -m moir_edge.demo.train", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
+    parser.add_argument(
+        "--steps-scale", type=float, default=1.0, help="factor on the steps of every stage"
+    )
+    parser.add_argument("--test-rows", type=int, default=Plan.test_rows, help="rows to measure on")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda")
+    parser.add_argument("--machine", help="name of this machine for the model card")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Set before torch starts its thread pool: spinning threads would starve the worker that renders batches.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    plan = replace(Plan(), seed=options.seed, test_rows=options.test_rows)
+    train(
+        options.output,
+        plan.shortened(options.steps_scale),
+        device=options.device,
+        machine=options.machine,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
