@@ -5,7 +5,6 @@ One class per family, found by the `image_processor_type` of the processor's JSO
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,17 +15,24 @@ import numpy.typing as npt
 from PIL import Image
 
 from moir_edge.errors import DataError, UnsupportedError, closest
+from moir_edge.runtime.image_geometry import (
+    WHOLE,
+    Box,
+    at_most,
+    centre_crop,
+    height_width,
+    level_table,
+    longest_edge_to,
+    multiples,
+    within,
+)
 
 __all__ = [
-    "Box",
     "ImageProcessor",
     "ProcessedImage",
     "View",
     "image_processor_from",
 ]
-
-Box = tuple[float, float, float, float]
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 _MAX_PIXELS = 1 << 27  # a very long, thin image would otherwise be resized to gigabytes
 
@@ -78,7 +84,7 @@ class ImageProcessor(ABC):
         given = {key: value for key, value in config.items() if value is not None}
         self.config: dict[str, Any] = {**_COMMON_DEFAULTS, **self.defaults, **given}
         self.resample = Image.Resampling(int(self.config["resample"]))
-        self._levels = _level_table(self.config)
+        self._levels = level_table(self.config)
 
     @abstractmethod
     def __call__(self, image: Image.Image) -> ProcessedImage:
@@ -175,14 +181,14 @@ class TilingImageProcessor(ImageProcessor):
             return ProcessedImage(
                 pixel_values=pixels[None], rows=0, columns=0, views=(View(kind="whole"),)
             )
-        return self._split(self.resize(image, _multiples(image, side)), side)
+        return self._split(self.resize(image, multiples(image, side)), side)
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
         size = self.config["size"]
         if "longest_edge" not in size:
             return int(size["height"]), int(size["width"])
-        height, width = _longest_edge_to(image.height, image.width, int(size["longest_edge"]))
-        return _at_most(height, width, self.longest_side)
+        height, width = longest_edge_to(image.height, image.width, int(size["longest_edge"]))
+        return at_most(height, width, self.longest_side)
 
     def _split(self, image: Image.Image, side: int) -> ProcessedImage:
         rows, columns = image.height // side, image.width // side
@@ -251,8 +257,8 @@ class CroppingImageProcessor(ImageProcessor):
         if self.config["do_resize"]:
             image = self.resize(image, self._resized(image))
         if self.config["do_center_crop"]:
-            image, part = _centre_crop(image, _height_width(self.config["crop_size"]))
-            box = _within(box, part)
+            image, part = centre_crop(image, height_width(self.config["crop_size"]))
+            box = within(box, part)
         view = View(kind="crop" if box != WHOLE else "whole", box=box)
         return ProcessedImage(
             pixel_values=self.normalise(image)[None], rows=0, columns=0, views=(view,)
@@ -288,94 +294,3 @@ _SIGLIP_DEFAULTS: Mapping[str, Any] = {
     "size": {"height": 224, "width": 224},
     "do_center_crop": False,
 }
-
-
-def _level_table(config: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """Return (3, 256) float32: the value of each 8-bit level per channel.
-
-    Rescaling and normalising act on single 8-bit values, so a table gives the same bits at a
-    fraction of the time. The casts follow transformers: float64 product, then float32.
-    """
-    levels = np.arange(256, dtype=np.uint8)
-    if config["do_rescale"]:
-        values = (levels.astype(np.float64) * config["rescale_factor"]).astype(np.float32)
-    else:
-        values = levels.astype(np.float32)
-    if not config["do_normalize"]:
-        return np.stack([values] * 3)
-    mean = np.array(config["image_mean"], dtype=np.float32)
-    std = np.array(config["image_std"], dtype=np.float32)
-    table: npt.NDArray[np.float32] = (values[None, :] - mean[:, None]) / std[:, None]
-    return table
-
-
-def _longest_edge_to(height: int, width: int, edge: int) -> tuple[int, int]:
-    """Scale so that the longest edge is `edge`; the other is made even, as transformers does."""
-    aspect_ratio = width / height
-    if width >= height:
-        width, height = edge, int(edge / aspect_ratio)
-        height += height % 2
-    else:
-        height, width = edge, int(edge * aspect_ratio)
-        width += width % 2
-    return max(height, 1), max(width, 1)
-
-
-def _at_most(height: int, width: int, edge: int) -> tuple[int, int]:
-    aspect_ratio = width / height
-    if width >= height and width > edge:
-        width, height = edge, int(edge / aspect_ratio)
-    elif height > width and height > edge:
-        height, width = edge, int(edge * aspect_ratio)
-    return max(height, 1), max(width, 1)
-
-
-def _multiples(image: Image.Image, side: int) -> tuple[int, int]:
-    """Return the (height, width) in whole tiles; the longer side decides, as transformers does."""
-    height, width = image.height, image.width
-    aspect_ratio = width / height
-    if width >= height:
-        width = math.ceil(width / side) * side
-        height = math.ceil(int(width / aspect_ratio) / side) * side
-    else:
-        height = math.ceil(height / side) * side
-        width = math.ceil(int(height * aspect_ratio) / side) * side
-    return height, width
-
-
-def _height_width(size: Any) -> tuple[int, int]:
-    if isinstance(size, Mapping):
-        return int(size["height"]), int(size["width"])
-    return int(size), int(size)
-
-
-def _centre_crop(image: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, Box]:
-    """Cut (height, width) from the middle; what lies outside the image is black before normalising."""
-    height, width = size
-    left, top = _crop_start(image.width, width), _crop_start(image.height, height)
-    cropped = image.crop((left, top, left + width, top + height))
-    part = (
-        left / image.width,
-        top / image.height,
-        (left + width) / image.width,
-        (top + height) / image.height,
-    )
-    return cropped, part
-
-
-def _crop_start(available: int, wanted: int) -> int:
-    """Return where the crop starts; negative where it is larger than the image (then padded)."""
-    return (
-        (available - wanted) // 2 if wanted <= available else -math.ceil((wanted - available) / 2)
-    )
-
-
-def _within(outer: Box, part: Box) -> Box:
-    """Return `part`, given as fractions of `outer`, in the coordinates that `outer` is given in."""
-    width, height = outer[2] - outer[0], outer[3] - outer[1]
-    return (
-        outer[0] + part[0] * width,
-        outer[1] + part[1] * height,
-        outer[0] + part[2] * width,
-        outer[1] + part[3] * height,
-    )

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.bundle.manifest import ModelFacts
-from moir_edge.runtime.image_processing import Box, View
+from moir_edge.runtime.image_geometry import Box
+from moir_edge.runtime.image_processing import View
 from moir_edge.runtime.processor import EncodedPrompt, ModelInputs
 from moir_edge.runtime.sessions import RouterArrays
 

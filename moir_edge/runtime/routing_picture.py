@@ -6,27 +6,30 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from moir_edge.errors import DataError
+from moir_edge.runtime.drawing import (
+    INK,
+    PAPER,
+    Colour,
+    fitted,
+    heat_colour,
+    sized_font,
+    stack,
+    wrapped,
+)
 from moir_edge.runtime.images import ImageInput, read_image
 from moir_edge.runtime.routing import Cell, RoutedToken, RoutingMap
 
 __all__ = ["draw_routing_map"]
 
-Colour: TypeAlias = "tuple[int, int, int]"
-Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
-
 _PANEL = 440  # longest side of one panel in pixels
 _MARGIN = 24
 _WIDTH = 2 * _PANEL + 3 * _MARGIN
 _LINE = 24
-_INK: Colour = (32, 36, 44)
 _MUTED: Colour = (110, 116, 128)
-_PAPER: Colour = (255, 255, 255)
 _OTHER: Colour = (150, 150, 150)
 # Told apart also with the common colour-vision deficiencies (Okabe and Ito's order, yellow darkened).
 _WORD_COLOURS: tuple[Colour, ...] = (
@@ -38,13 +41,6 @@ _WORD_COLOURS: tuple[Colour, ...] = (
     (86, 180, 233),
     (150, 140, 20),
     (110, 64, 170),
-)
-_HEAT: tuple[Colour, ...] = (
-    (48, 18, 95),
-    (40, 90, 160),
-    (30, 160, 140),
-    (150, 205, 70),
-    (253, 231, 37),
 )
 _MAX_WORDS_ENRICHED = 8
 _SPECIAL_TOKEN = re.compile(r"<[^<>\s]+>")
@@ -89,7 +85,7 @@ def draw_routing_map(routing: RoutingMap, images: Sequence[ImageInput]) -> Image
     for layer in _layers(routing):
         blocks.append(_layer_block(routing, layer, pictures[layer.image], colours, enriched))
     blocks.append(_legend(routing, colours, enriched))
-    return _stack(blocks)
+    return stack(blocks)
 
 
 def _word_colours(routing: RoutingMap) -> dict[str, Colour]:
@@ -131,16 +127,16 @@ def _header(routing: RoutingMap) -> Image.Image:
     text_side = len(routing.routed) - image_side
     texts = len(routing.positions) - routing.image_tokens
     question = " ".join(_SPECIAL_TOKEN.sub(" ", routing.prompt.text).split())
-    lines = _wrapped(question, _font(18), _WIDTH - 2 * _MARGIN)[:4]
-    block = Image.new("RGB", (_WIDTH, 2 * _MARGIN + (len(lines) + 1) * 26), _PAPER)
+    lines = wrapped(question, sized_font(18), _WIDTH - 2 * _MARGIN)[:4]
+    block = Image.new("RGB", (_WIDTH, 2 * _MARGIN + (len(lines) + 1) * 26), PAPER)
     draw = ImageDraw.Draw(block)
     for number, line in enumerate(lines):
-        draw.text((_MARGIN, _MARGIN + number * 26), line, fill=_INK, font=_font(18))
+        draw.text((_MARGIN, _MARGIN + number * 26), line, fill=INK, font=sized_font(18))
     draw.text(
         (_MARGIN, _MARGIN + len(lines) * 26),
         f"enriched: {image_side} of {routing.image_tokens} image tokens, {text_side} of {texts} text tokens",
         fill=_MUTED,
-        font=_font(15),
+        font=sized_font(15),
     )
     return block
 
@@ -156,11 +152,11 @@ def _layer_block(
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     panel = picture.resize(size, Image.Resampling.BICUBIC)
     name = f"image {layer.image + 1}" + (", overview" if layer.is_overview else "")
-    block = Image.new("RGB", (_WIDTH, size[1] + _LINE + 58), _PAPER)
+    block = Image.new("RGB", (_WIDTH, size[1] + _LINE + 58), PAPER)
     draw = ImageDraw.Draw(block)
     right = 2 * _MARGIN + _PANEL
-    draw.text((_MARGIN, 0), f"{name}: information density", fill=_INK, font=_font(15))
-    draw.text((right, 0), f"{name}: enriched cells, by word", fill=_INK, font=_font(15))
+    draw.text((_MARGIN, 0), f"{name}: information density", fill=INK, font=sized_font(15))
+    draw.text((right, 0), f"{name}: enriched cells, by word", fill=INK, font=sized_font(15))
     block.paste(_density_panel(routing, layer, panel), (_MARGIN, _LINE))
     block.paste(_links_panel(routing, layer, panel, colours, enriched), (right, _LINE))
     _scale_bar(draw, routing, _LINE + size[1] + 8)
@@ -174,7 +170,7 @@ def _density_panel(routing: RoutingMap, layer: _Layer, panel: Image.Image) -> Im
     low, high = _score_range(routing)
     for row, cell in zip(layer.rows, layer.cells, strict=True):
         share = (float(routing.scores[row]) - low) / (high - low)
-        draw.rectangle(_pixels(cell, panel.size), fill=_heat_colour(share))
+        draw.rectangle(_pixels(cell, panel.size), fill=heat_colour(share))
     return Image.blend(grey, heat, 0.62)
 
 
@@ -185,7 +181,7 @@ def _links_panel(
     colours: dict[str, Colour],
     enriched: list[RoutedToken],
 ) -> Image.Image:
-    faded = Image.blend(panel, Image.new("RGB", panel.size, _PAPER), 0.45).convert("RGBA")
+    faded = Image.blend(panel, Image.new("RGB", panel.size, PAPER), 0.45).convert("RGBA")
     cells = set(layer.cells)
     for token in routing.routed:
         if token.cell in cells:
@@ -215,14 +211,12 @@ def _tinted(panel: Image.Image, token: RoutedToken, colour: Colour) -> Image.Ima
 
 def _marker(draw: ImageDraw.ImageDraw, cell: Cell, size: tuple[int, int], text: str) -> None:
     left, top, right, bottom = _pixels(cell, size)
-    font = _font(13)
-    half = max(10.0, draw.textlength(text, font=font) / 2 + 5)
+    small = sized_font(13)
+    half = max(10.0, draw.textlength(text, font=small) / 2 + 5)
     x = min(max((left + right) / 2, half), size[0] - half)
     y = min(max((top + bottom) / 2, 10), size[1] - 10)
-    draw.rounded_rectangle(
-        (x - half, y - 10, x + half, y + 10), radius=10, fill=_INK, outline=_PAPER
-    )
-    draw.text((x, y), text, fill=_PAPER, font=font, anchor="mm")
+    draw.rounded_rectangle((x - half, y - 10, x + half, y + 10), radius=10, fill=INK, outline=PAPER)
+    draw.text((x, y), text, fill=PAPER, font=small, anchor="mm")
 
 
 def _legend(
@@ -234,21 +228,23 @@ def _legend(
     if others:
         named.append(("other words", others, _OTHER))
     height = _LINE * (max(len(named), len(enriched), 1) + 1) + _MARGIN
-    block = Image.new("RGB", (_WIDTH, height), _PAPER)
+    block = Image.new("RGB", (_WIDTH, height), PAPER)
     draw = ImageDraw.Draw(block)
     right = 2 * _MARGIN + _PANEL
-    draw.text((_MARGIN, 0), "words that the image took most from", fill=_INK, font=_font(15))
+    draw.text((_MARGIN, 0), "words that the image took most from", fill=INK, font=sized_font(15))
     for line, (word, count, colour) in enumerate(named, start=1):
         top = line * _LINE
         draw.rectangle((_MARGIN, top + 3, _MARGIN + 16, top + 19), fill=colour)
-        label = _fitted(f"{_shown(word)}  ({count} cell{'s' if count != 1 else ''})", _PANEL - 30)
-        draw.text((_MARGIN + 26, top + 1), label, fill=_INK, font=_font(15))
-    draw.text((right, 0), "words that took from the image (numbered)", fill=_INK, font=_font(15))
+        label = fitted(f"{_shown(word)}  ({count} cell{'s' if count != 1 else ''})", _PANEL - 30)
+        draw.text((_MARGIN + 26, top + 1), label, fill=INK, font=sized_font(15))
+    draw.text(
+        (right, 0), "words that took from the image (numbered)", fill=INK, font=sized_font(15)
+    )
     for line, token in enumerate(enriched, start=1):
-        label = _fitted(f"{line}  {_shown(token.word)}  (gate {token.gate:.2f})", _PANEL)
-        draw.text((right, line * _LINE + 1), label, fill=_INK, font=_font(15))
+        label = fitted(f"{line}  {_shown(token.word)}  (gate {token.gate:.2f})", _PANEL)
+        draw.text((right, line * _LINE + 1), label, fill=INK, font=sized_font(15))
     if not enriched:
-        draw.text((right, _LINE + 1), "none", fill=_MUTED, font=_font(15))
+        draw.text((right, _LINE + 1), "none", fill=_MUTED, font=sized_font(15))
     return block
 
 
@@ -260,11 +256,11 @@ def _scale_bar(draw: ImageDraw.ImageDraw, routing: RoutingMap, top: int) -> None
     low, high = _score_range(routing)
     width = 160
     for step in range(width):
-        colour = _heat_colour(step / (width - 1))
+        colour = heat_colour(step / (width - 1))
         draw.line((_MARGIN + 76 + step, top, _MARGIN + 76 + step, top + 12), fill=colour)
-    font = _font(13)
-    draw.text((_MARGIN, top - 1), f"weak {low:.2f}", fill=_MUTED, font=font)
-    draw.text((_MARGIN + 84 + width, top - 1), f"{high:.2f} dense", fill=_MUTED, font=font)
+    small = sized_font(13)
+    draw.text((_MARGIN, top - 1), f"weak {low:.2f}", fill=_MUTED, font=small)
+    draw.text((_MARGIN + 84 + width, top - 1), f"{high:.2f} dense", fill=_MUTED, font=small)
 
 
 def _score_range(routing: RoutingMap) -> tuple[float, float]:
@@ -277,42 +273,3 @@ def _pixels(cell: Cell, size: tuple[int, int]) -> tuple[int, int, int, int]:
     left, top, right, bottom = cell.box
     x0, y0 = round(left * size[0]), round(top * size[1])
     return x0, y0, max(x0, round(right * size[0]) - 1), max(y0, round(bottom * size[1]) - 1)
-
-
-def _heat_colour(share: float) -> Colour:
-    place = min(1.0, max(0.0, share)) * (len(_HEAT) - 1)
-    lower = min(int(place), len(_HEAT) - 2)
-    mixed = np.array(_HEAT[lower]) + (place - lower) * (np.array(_HEAT[lower + 1]) - _HEAT[lower])
-    red, green, blue = (int(value) for value in mixed)
-    return red, green, blue
-
-
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size)
-
-
-def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    lines, line = [], ""
-    for word in text.split():
-        longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > width:
-            lines.append(line)
-            longer = word
-        line = longer
-    return [*lines, line]
-
-
-def _fitted(text: str, width: int) -> str:
-    font = _font(15)
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[:-2] + "…"
-    return text
-
-
-def _stack(blocks: Sequence[Image.Image]) -> Image.Image:
-    canvas = Image.new("RGB", (_WIDTH, sum(block.height for block in blocks)), _PAPER)
-    top = 0
-    for block in blocks:
-        canvas.paste(block, (0, top))
-        top += block.height
-    return canvas
