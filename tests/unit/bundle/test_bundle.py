@@ -106,7 +106,9 @@ def test_newer_schema_asks_for_an_upgrade(tmp_path: Path) -> None:
     path = tmp_path / "b" / "manifest.json"
     raw = json.loads(path.read_text())
     path.write_text(json.dumps(raw | {"schema_version": 99, "new_field": 1}))
-    with pytest.raises(BundleError, match="schema version 99, this moir-edge reads up to 1; upgrade"):
+    with pytest.raises(
+        BundleError, match="schema version 99, this moir-edge reads up to 1; upgrade"
+    ):
         open_bundle(tmp_path / "b")
 
 
@@ -145,12 +147,14 @@ def test_existing_bundle_needs_force_and_other_folders_are_never_replaced(tmp_pa
 
 def test_failed_replacement_keeps_the_old_bundle(tmp_path: Path) -> None:
     write(tmp_path / "b")
-    with (
-        pytest.raises(RuntimeError, match="midway"),
-        staged_bundle(tmp_path / "b", force=True) as folder,
-    ):
-        (folder / "embedding.onnx").write_bytes(b"half")
-        raise RuntimeError("midway")
+
+    def fail_midway() -> None:
+        with staged_bundle(tmp_path / "b", force=True) as folder:
+            (folder / "embedding.onnx").write_bytes(b"half")
+            raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        fail_midway()
     assert open_bundle(tmp_path / "b").file("embedding.onnx").read_bytes() == b"graph"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b"]
 
@@ -166,7 +170,10 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_unsealed_block_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no manifest.json was written"), staged_bundle(tmp_path / "b"):
+    with (
+        pytest.raises(BundleError, match=r"no manifest\.json was written"),
+        staged_bundle(tmp_path / "b"),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,37 @@
+"""The demo is run once, and what it leaves is what the other end-to-end tests work on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moir_edge.cli.main import main
+
+
+@pytest.fixture(scope="session")
+def demo_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `moir-edge demo` leaves behind, on few rows; read only."""
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    assert main(["demo", "-o", str(folder), "--rows", "24", "--json"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint() -> Path:
+    """The trained checkpoint that ships inside the package."""
+    from moir_edge.demo import checkpoint_path
+
+    return checkpoint_path()
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(demo_output: Path) -> Path:
+    """The shipped checkpoint as a float32 bundle; read only."""
+    return demo_output / "bundle-fp32"
+
+
+@pytest.fixture(scope="session")
+def demo_image(demo_output: Path) -> Path:
+    """One scene of the test split as a PNG file."""
+    return next(iter(sorted((demo_output / "data").rglob("vqa-*.png"))))

@@ -1,0 +1,86 @@
+"""The demo leaves three bundles with engines, an answer with its routing map, and a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from moir_edge import load
+from moir_edge.bundle import COMPONENTS, open_bundle
+from moir_edge.cli.main import main
+from moir_edge.demo import demo_rows
+
+PRECISIONS = ("fp32", "int8-weight-only", "int4")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_bundle_is_sound_and_has_engines_of_every_component(
+    demo_output: Path, precision: str
+) -> None:
+    bundle = open_bundle(demo_output / f"bundle-{precision}", verify=True)
+    manifest = bundle.manifest
+    assert manifest.precision == precision
+    assert set(manifest.components) == set(COMPONENTS)
+    assert manifest.components["router"].precision == "fp32"
+    assert {engine.component for engine in manifest.engines} == set(COMPONENTS)
+    assert all(bundle.file(engine.path).stat().st_size > 1000 for engine in manifest.engines)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_no_weight_lies_twice(demo_output: Path, precision: str) -> None:
+    manifest = open_bundle(demo_output / f"bundle-{precision}").manifest
+    engines = {engine.path for engine in manifest.engines}
+    size = sum(entry.bytes for entry in manifest.files if entry.path not in engines)
+    tensors = sum(component.tensor_bytes for component in manifest.components.values())
+    # The bound of the contract: graphs, tokenizer, configs and reports within 3 % of the weights.
+    assert size <= 1.03 * tensors
+
+
+def test_fp32_bundle_matches_torch(demo_output: Path) -> None:
+    parity = open_bundle(demo_output / "bundle-fp32").manifest.parity
+    # Both run float32; they differ in the order of sums only.
+    assert max(parity["max_abs_error"].values()) <= 1e-3
+    assert parity["router"]["index_agreement"] >= 0.999
+
+
+def test_demo_model_reads_the_digits(demo_bundle: Path) -> None:
+    rows = demo_rows("test", count=40, seed=1, tasks=("vqa",))
+    answers = load(demo_bundle).generate(
+        [row.prompt for row in rows],
+        [list(row.images) for row in rows],
+        context=[row.context for row in rows],
+    )
+    pairs = zip(rows, answers.texts, strict=True)
+    right = sum(text.strip() in row.answers for row, text in pairs)
+    # The model card states over 90 %; 40 rows leave room for chance.
+    assert right >= 34
+
+
+def test_report_holds_every_candidate_and_its_raw_samples(demo_output: Path) -> None:
+    report = json.loads((demo_output / "report" / "report.json").read_text())
+    assert [candidate["precision"] for candidate in report["candidates"]][1:] == list(PRECISIONS)
+    assert all(candidate["ttft"]["samples"] for candidate in report["candidates"])
+    page = (demo_output / "report" / "report.html").read_text()
+    assert "int8-weight-only" in page
+    # Self-contained: nothing is loaded from elsewhere.
+    assert 'src="http' not in page
+    assert 'href="http' not in page
+
+
+def test_routing_map_is_a_picture(demo_output: Path) -> None:
+    with Image.open(demo_output / "routing-map.png") as picture:
+        assert picture.size[0] > 400
+
+
+def test_demo_refuses_a_folder_that_is_not_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photo.jpg").touch()
+    assert main(["demo", "-o", str(tmp_path)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main(["demo", "-o", str(tmp_path), "--force"]) == 2
+    assert "was not written by the demo" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
