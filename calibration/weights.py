@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -146,6 +147,7 @@ class _Rewriter:
         self._graph = graph
         self._stored: dict[str, tuple[ir.Value, ir.Value, QuantizedArray]] = {}
         self._replaced: dict[str, ir.Value] = {}
+        self._numbers = count()
 
     def apply(
         self, use: WeightUse, precision: WeightPrecision, granularity: Granularity
@@ -160,7 +162,8 @@ class _Rewriter:
             name=f"{use.node.name}/DequantizeLinear",
         )
         output = dequantize.outputs[0]
-        output.name = f"{use.node.name}/dequantized"
+        # Short, for it stands twice in the file: on a small model names are a percent of the bytes.
+        output.name = f"dq{next(self._numbers)}"
         output.dtype, output.shape = ir.DataType.FLOAT, values.shape
         self._graph.insert_before(use.node, dequantize)
         use.connect(self._graph, output)
