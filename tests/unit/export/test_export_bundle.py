@@ -11,13 +11,13 @@ import pytest
 
 from moir_edge.bundle import open_bundle
 from moir_edge.errors import BundleError, ToleranceError, UnsupportedError
-from moir_edge.export import assemble, export_bundle, load_checkpoint, trace_components
+from moir_edge.export import assemble, export_bundle
 
 
 @pytest.fixture(scope="module")
-def routed(make_checkpoint: Callable[..., Path]) -> Any:
+def routed(traced_models: Callable[[str], Any]) -> Any:
     """The traced graphs of a retrofitted LLaVA."""
-    return trace_components(load_checkpoint(make_checkpoint("llava", router=True)))
+    return traced_models("llava")
 
 
 @pytest.fixture(scope="module")
