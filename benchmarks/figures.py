@@ -22,7 +22,7 @@ from moir_edge.benchmarks.schema import (
     RowResult,
     Samples,
 )
-from moir_edge.benchmarks.scores import Scores, overall_recovery, row_scores, task_figures
+from moir_edge.benchmarks.scores import METRICS, Scores, overall_recovery, row_scores, task_figures
 
 __all__ = ["RawResult", "candidate_report", "router_overhead"]
 
@@ -145,7 +145,7 @@ def _changed(
     reference: RawResult | None,
     base: Scores | None,
 ) -> tuple[ChangedAnswer, ...]:
-    """Return the rows whose score moved, the greatest losses first."""
+    """Return the rows whose score moved: the tasks in turn, the greatest losses of each first."""
     if reference is None or base is None:
         return ()
     changed = [
@@ -165,7 +165,10 @@ def _changed(
         )
         if now is not None and before is not None and now != before
     ]
-    return tuple(sorted(changed, key=lambda one: one.score - one.reference_score)[:MAX_CHANGED])
+    changed.sort(key=lambda one: one.score - one.reference_score)
+    turns = [[one for one in changed if one.task == task] for task in METRICS]
+    mixed = [own[at] for at in range(len(changed)) for own in turns if at < len(own)]
+    return tuple(mixed[:MAX_CHANGED])
 
 
 def _row_results(

@@ -16,6 +16,7 @@ __all__ = [
 
 NOT_MEASURED = "–"
 _MEGABYTE = 1e6
+_SAME_SPEED = 0.05
 
 
 def bytes_text(count: int) -> str:
@@ -60,10 +61,16 @@ def headline(candidate: CandidateReport, reference: CandidateReport) -> str:
     """Return one sentence that sums a candidate up against the reference."""
     size = candidate.weights_bytes / reference.weights_bytes
     ttft = candidate.ttft.median / reference.ttft.median
-    speed = f"{1 / ttft:.1f}× faster" if ttft < 1 else f"{ttft:.1f}× slower"
     kept = (
         f"Keeps {candidate.recovery.percent:.1f} % of the reference's score"
         if candidate.recovery
         else "Scores were not compared (no answers in the data)"
     )
-    return f"{kept} at {100 * size:.0f} % of its weight bytes; first token {speed}."
+    return f"{kept} at {100 * size:.0f} % of its weight bytes; first token {_speed(ttft)}."
+
+
+def _speed(ratio: float) -> str:
+    """Return how a time relates to the reference's; a difference of a few percent is none."""
+    if abs(ratio - 1) < _SAME_SPEED:
+        return "equally fast"
+    return f"{1 / ratio:.1f}× faster" if ratio < 1 else f"{ratio:.1f}× slower"
