@@ -31,7 +31,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == "0.1.0"
 
 
-@pytest.mark.parametrize("statement", ["import moir_edge", "import moir_edge.cli.main as m; m.build_app()"])
+@pytest.mark.parametrize(
+    "statement", ["import moir_edge", "import moir_edge.cli.main as m; m.build_app()"]
+)
 def test_start_up_imports_nothing_heavy(statement: str) -> None:
     code = f"{statement}\nimport sys\nprint([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
