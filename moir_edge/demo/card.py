@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.demo.data import TASKS
+from moir_edge.demo.evaluate import CIDER
 
 __all__ = ["curves_svg", "write_card"]
 
@@ -85,11 +86,13 @@ def _curve_table(curves: Sequence[dict[str, float]]) -> list[str]:
 
 
 def _accuracy_table(test: dict[str, Any]) -> list[str]:
-    lines = [f"| condition | {' | '.join(TASKS)} |", "|---|---|---|---|"]
-    lines.append(f"| rows | {' | '.join(str(test['rows'][task]) for task in TASKS)} |")
+    lines = [f"| condition | {' | '.join(TASKS)} | {CIDER} |", "|---|---|---|---|---|"]
+    counts = [str(test["rows"][task]) for task in (*TASKS, "caption")]
+    lines.append(f"| rows | {' | '.join(counts)} |")
     for name, scores in test.items():
         if name != "rows":
-            lines.append(f"| {name} | {' | '.join(_percent(scores[task]) for task in TASKS)} |")
+            cells = [*(_percent(scores[task]) for task in TASKS), f"{scores[CIDER]:.2f}"]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
@@ -116,7 +119,7 @@ def write_card(record: dict[str, Any], folder: Path) -> None:
         f"- Seed {plan['seed']}; steps: {plan['vision_steps']} vision, {plan['language_steps']} language, "
         f"{plan['joint_steps']} joint, {plan['router_steps']} router.",
         f"- Wall time: {record['minutes']} minutes on a {record['machine']}.",
-        "- Made by `python -m moir_edge.demo.train --output FOLDER`; every setting is in `training_log.json`.",
+        "- Recipe: `python -m moir_edge.demo.train --output FOLDER`; settings and curves are in `training_log.json`.",
         *[f"- {note}" for note in record.get("notes", ())],
         "",
         "## Accuracy on the test split (%, greedy, float32)",

@@ -12,7 +12,10 @@ from PIL import ImageFilter
 from moir_edge.demo.data import TASKS, DemoRow
 from moir_edge.demo.segments import drop_words
 
-__all__ = ["answer_rows", "chat_text", "degraded", "task_accuracy"]
+__all__ = ["CIDER", "answer_rows", "chat_text", "degraded", "task_accuracy"]
+
+#: Key of the captions' CIDEr-D score, in [0, 10].
+CIDER = "caption CIDEr-D"
 
 
 def chat_text(processor: Any, row: DemoRow) -> str:

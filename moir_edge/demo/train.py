@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.demo.build import build_model, build_processor, build_tokenizer, save_folder
-from moir_edge.demo.data import TASKS, demo_rows
-from moir_edge.demo.evaluate import answer_rows, degraded, task_accuracy
+from moir_edge.demo.data import TASKS, DemoRow, demo_rows
+from moir_edge.demo.evaluate import CIDER, answer_rows, degraded, task_accuracy
 from moir_edge.demo.segments import language_samples
 from moir_edge.router import RouterConfig
 
 __all__ = ["BLUR_SIGMA_PX", "DROP_PROBABILITY", "Plan", "main", "train", "tune_router"]
 
-BLUR_SIGMA_PX = 1.5
+BLUR_SIGMA_PX = 3.0
 DROP_PROBABILITY = 0.3
 
 
@@ -43,11 +43,11 @@ class Plan:
     joint_rate: float = 1.5e-3
     joint_matrix_rate: float = 2.5e-3
     joint_vision_scale: float = 0.25
-    router_steps: int = 300
+    router_steps: int = 800
     router_singles: int = 40
     router_pairs: int = 24
-    router_rate: float = 2e-3
-    router_base_rate: float = 1e-4
+    router_rate: float = 3e-3
+    router_base_rate: float = 2e-4
     router_blur_share: float = 0.35
     router_drop_share: float = 0.4
     val_rows: int = 600
@@ -105,10 +105,20 @@ def measure_test(model: Any, processor: Any, count: int) -> dict[str, Any]:
     }
     result: dict[str, Any] = {"rows": {t: sum(row.task == t for row in rows) for t in TASKS}}
     for name, view in views.items():
-        result[name] = task_accuracy(view, answer_rows(model, processor, view))
+        result[name] = _scores(model, processor, view)
         with router_disabled(model):
-            result[f"{name}, router off"] = task_accuracy(view, answer_rows(model, processor, view))
+            result[f"{name}, router off"] = _scores(model, processor, view)
     return result
+
+
+def _scores(model: Any, processor: Any, rows: Sequence[DemoRow]) -> dict[str, float]:
+    """Accuracy per task, and CIDEr-D of the captions."""
+    from moir_edge.benchmarks.metrics.cider import cider_d
+
+    texts = answer_rows(model, processor, rows)
+    pairs = [(t, row.answers) for t, row in zip(texts, rows, strict=True) if row.task == "caption"]
+    each = cider_d([text for text, _ in pairs], [answers for _, answers in pairs])
+    return {**task_accuracy(rows, texts), CIDER: round(sum(each) / len(each), 3)}
 
 
 def train(

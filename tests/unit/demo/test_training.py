@@ -113,7 +113,7 @@ def test_card_and_curves_hold_the_measured_figures(tmp_path: Any) -> None:
 
     plan = Plan(seed=7).shortened(0.5)
     assert plan.vision_steps == round(Plan().vision_steps * 0.5)
-    scores = {"vqa": 0.9123, "statement": 0.8, "caption": 0.7}
+    scores = {"vqa": 0.9123, "statement": 0.8, "caption": 0.7, "caption CIDEr-D": 7.891}
     record = {
         "plan": vars(plan),
         "minutes": 61.5,
@@ -128,7 +128,7 @@ def test_card_and_curves_hold_the_measured_figures(tmp_path: Any) -> None:
     }  # fmt: skip
     write_card(record, tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "| clean | 91.2 | 80.0 | 70.0 |" in card
+    assert "| clean | 91.2 | 80.0 | 70.0 | 7.89 |" in card
     assert "61.5 minutes on a 2-core test machine" in card
     assert "| B language | 10 | 2.0 | – | 60.0 | 50.0 | 10.0 |" in card
     assert (tmp_path / "curves.svg").read_text(encoding="utf-8").startswith("<svg")
