@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(checkpoint: Path | None, rows: int) -> list[Check]:
-    from moir_edge.cli.progress import progress_bar
+    from moir_edge.cli.terminal import progress_bar
     from moir_edge.demo import checkpoint_path
 
     with tempfile.TemporaryDirectory() as folder, progress_bar() as progress:

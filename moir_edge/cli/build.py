@@ -27,7 +27,7 @@ def build(
     ] = False,
 ) -> None:
     """Compile TensorRT-RTX engines of all components of a bundle, ahead of time, with no GPU."""
-    from moir_edge.cli.progress import progress_bar
+    from moir_edge.cli.terminal import progress_bar
     from moir_edge.environment import require
 
     require("tensorrt_rtx")

@@ -63,7 +63,7 @@ def compare(
     """Compare a checkpoint with bundles: size, latency, memory, accuracy, router; exit 1 if a gate fails."""
     from moir_edge.benchmarks import GateBounds
     from moir_edge.benchmarks import compare as run
-    from moir_edge.cli.progress import progress_bar
+    from moir_edge.cli.terminal import progress_bar
 
     bounds = GateBounds(
         min_recovery=min_recovery,
@@ -96,10 +96,9 @@ def compare(
 
 def _show(report: ComparisonReport, output: Path, *, as_json: bool) -> None:
     """Print the report; beside JSON, failed gates go to standard error."""
-    from rich.console import Console
-
     from moir_edge.benchmarks.output import HTML_NAME, summary_json
     from moir_edge.benchmarks.report import print_report
+    from moir_edge.cli.terminal import table_console
 
     if as_json:
         typer.echo(summary_json(report))
@@ -107,5 +106,5 @@ def _show(report: ComparisonReport, output: Path, *, as_json: bool) -> None:
             if not gate.passed:
                 typer.echo(gate.sentence(), err=True)
     else:
-        print_report(report, Console())
+        print_report(report, table_console())
         typer.echo(f"report: {output / HTML_NAME}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moir_edge.cli.progress import ProgressCallback
+from moir_edge.cli.terminal import ProgressCallback
 
 __all__ = ["register"]
 
@@ -41,7 +42,7 @@ def demo(
     ] = False,
 ) -> None:
     """Export, quantize, compile, run and compare the demo checkpoint, and report."""
-    from moir_edge.cli.progress import progress_bar
+    from moir_edge.cli.terminal import progress_bar
     from moir_edge.demo import checkpoint_path
     from moir_edge.environment import require
     from moir_edge.targets import check_precision, get_target
@@ -104,18 +105,23 @@ def _export(
     from moir_edge.export import assemble, load_checkpoint, trace_components
 
     traced = trace_components(load_checkpoint(checkpoint), progress=progress)
-    return {
-        precision: assemble(
+    bundles = {}
+    for precision in PRECISIONS:
+        bundles[precision] = assemble(
             traced,
             output / f"bundle-{precision}",
             target=target,
             precision=precision,
-            progress=lambda stage, done, total, name=precision: progress(
-                f"{name}: {stage}", done, total
-            ),
+            progress=_prefixed(progress, precision),
         )
-        for precision in PRECISIONS
-    }
+    return bundles
+
+
+def _prefixed(progress: ProgressCallback, precision: str) -> ProgressCallback:
+    def report(stage: str, done: int, total: int) -> None:
+        progress(f"{precision}: {stage}", done, total)
+
+    return report
 
 
 def _run(bundle: Path, data: Path, picture: Path, say: Any) -> dict[str, Any]:
@@ -132,15 +138,9 @@ def _run(bundle: Path, data: Path, picture: Path, say: Any) -> dict[str, Any]:
     if done.returncode != 0:
         raise EnvironmentProblem(f"the runtime failed: {done.stderr.strip()}")
     answer: dict[str, Any] = json.loads(done.stdout)
-    say(f"$ moir-edge {' '.join(_quoted(word) for word in words)}")
-    say(f"{answer['text']}    (expected: {row.answers[0]})")
+    say(f"$ moir-edge {shlex.join(words)}")
+    say(f"{answer['text'].strip()}    (expected: {row.answers[0]})")
     return answer
-
-
-def _quoted(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word)
 
 
 def _compare(
@@ -152,11 +152,10 @@ def _compare(
 
 
 def _print_report(report: Any) -> None:
-    from rich.console import Console
-
     from moir_edge.benchmarks.report import print_report
+    from moir_edge.cli.terminal import table_console
 
-    print_report(report, Console())
+    print_report(report, table_console())
 
 
 def _print_places(

@@ -37,7 +37,7 @@ def export(
     ] = False,
 ) -> None:
     """Export a checkpoint to a bundle; RTX targets get their TensorRT-RTX engines too."""
-    from moir_edge.cli.progress import progress_bar
+    from moir_edge.cli.terminal import progress_bar
     from moir_edge.environment import require
     from moir_edge.targets import check_precision, get_target
 

@@ -1,11 +1,17 @@
-"""One progress bar for all commands: on standard error, and silent when that is not a terminal."""
+"""What all commands share on the terminal: one progress bar, silent behind a pipe, and a console for tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-__all__ = ["ProgressCallback", "progress_bar"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["ProgressCallback", "progress_bar", "table_console"]
+
+_WIDTH_BEHIND_A_PIPE = 120
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called as ``callback(stage, done, total)``; a new stage name starts a new line."""
@@ -32,3 +38,11 @@ def progress_bar(*, quiet: bool = False) -> Iterator[ProgressCallback]:
             bar.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
 
         yield update
+
+
+def table_console() -> Console:
+    """Return a console on standard output, wide enough for a table where there is no terminal to ask."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH_BEHIND_A_PIPE)
