@@ -64,18 +64,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(error, verbose="-v" in words or "--verbose" in words)
 
 
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")
-    ] = False,
-) -> None:
-    del verbose  # read by `main`, which sees the exception
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from moir_edge import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    del version, verbose  # the one is eager; `main`, which sees the exception, reads the other
 
 
 def _register(app: typer.Typer, name: str) -> None:

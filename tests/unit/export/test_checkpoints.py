@@ -35,7 +35,7 @@ def test_facts_of_a_smolvlm(folder: Path) -> None:
         "image_token_id": 3,
         "eos_token_ids": (2,),
         "pad_token_id": 0,
-        "special_token_ids": (0, 1, 2, 3, 4),  # the processor's own list leaves <global-img> out
+        "special_token_ids": (0, 1, 2, 3, 4, 5),
         "image_size": 32,
         "tokens_per_tile": 4,
     }
