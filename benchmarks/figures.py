@@ -14,6 +14,7 @@ from moir_edge.benchmarks.measure import OverheadPairs
 from moir_edge.benchmarks.metrics.bootstrap import CONFIDENCE, RESAMPLES
 from moir_edge.benchmarks.process import Measured
 from moir_edge.benchmarks.schema import (
+    COMPONENT_ORDER,
     CandidateReport,
     ChangedAnswer,
     Percent,
@@ -27,7 +28,6 @@ from moir_edge.benchmarks.scores import METRICS, Scores, overall_recovery, row_s
 __all__ = ["RawResult", "candidate_report", "router_overhead"]
 
 MAX_CHANGED = 50
-COMPONENT_ORDER = ("preprocess", "vision", "embedding", "router", "prefill", "other")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 __all__ = [
+    "COMPONENT_ORDER",
     "REPORT_SCHEMA_VERSION",
     "CandidateReport",
     "ChangedAnswer",
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 REPORT_SCHEMA_VERSION = 1
+
+COMPONENT_ORDER = ("preprocess", "vision", "embedding", "router", "prefill", "other")
+"""Names of the parts of the time to first token, in the order in which they run."""
 
 Unit = Literal["ms", "tokens/s"]
 

@@ -90,7 +90,7 @@ def recovery_chart(candidates: Candidates) -> str | None:
 
 
 def component_chart(candidates: Candidates) -> str:
-    """Draw the share of each part in the time to first token as stacked bars, with the time beside them."""
+    """Draw the share of each part in the time to first token as stacked bars, with the median time beside them."""
     height = ROW * len(candidates) + AXIS + 10
     x = Scale(0.0, 100.0, LEFT, WIDTH - RIGHT - TOTAL)
     parts = [_grid_x(x, 10, height - AXIS, "%")]
@@ -98,21 +98,27 @@ def component_chart(candidates: Candidates) -> str:
     for row, one in enumerate(candidates):
         y = 10 + ROW * row + 10
         bar, tips = _stacked(one, x, y)
-        total = milliseconds(sum(part.median for part in one.components.values()))
         parts += [_row_name(y + 13, one.name, one.precision), *bar]
-        parts.append(_label(WIDTH - RIGHT, y + 18, total, anchor="end", strong=True))
+        ttft = milliseconds(one.ttft.median)
+        parts.append(_label(WIDTH - RIGHT, y + 18, ttft, anchor="end", strong=True))
         described += tips
-    parts.append(_label((LEFT + WIDTH - TOTAL) / 2, height - 6, "share of the sum of medians (%)"))
+    parts.append(
+        _label(
+            (LEFT + WIDTH - TOTAL) / 2,
+            height - 6,
+            "share of the time over all samples (%), median in bold",
+        )
+    )
     return draw("Where the time to first token goes", "; ".join(described), WIDTH, height, *parts)
 
 
 def _stacked(one: CandidateReport, x: Scale, y: float) -> tuple[list[str], list[str]]:
     """Return the bar's pieces and what each says."""
-    total = sum(part.median for part in one.components.values())
+    total = sum(part.mean for part in one.components.values())  # means add up, medians do not
     pieces, tips, start = [], [], 0.0
     for name, part in one.components.items():
-        share = 100 * part.median / total
-        tips.append(f"{one.name}, {name}: {milliseconds(part.median)} ({share:.1f} %)")
+        share = 100 * part.mean / total
+        tips.append(f"{one.name}, {name}: {share:.1f} % (median {milliseconds(part.median)})")
         place = {"x": x(start), "y": y, "width": x(start + share) - x(start), "height": 26}
         title = element("title", escape(tips[-1]))
         pieces.append(element("rect", title, class_=f"bar p-{name}", **place))

@@ -20,7 +20,12 @@ from moir_edge.benchmarks.report.text import (
     score_text,
     verdict,
 )
-from moir_edge.benchmarks.schema import CandidateReport, ChangedAnswer, ComparisonReport
+from moir_edge.benchmarks.schema import (
+    COMPONENT_ORDER,
+    CandidateReport,
+    ChangedAnswer,
+    ComparisonReport,
+)
 
 __all__ = ["render_html"]
 
@@ -79,7 +84,8 @@ def _charts(candidates: Sequence[CandidateReport]) -> dict[str, Any]:
 
 
 def _component_names(candidates: Sequence[CandidateReport]) -> list[str]:
-    return list(dict.fromkeys(name for one in candidates for name in one.components))
+    present = {name for one in candidates for name in one.components}
+    return [name for name in COMPONENT_ORDER if name in present]
 
 
 def _worth_showing(cells: Sequence[str]) -> bool:
