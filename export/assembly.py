@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import onnx_ir as ir
 
@@ -18,6 +18,9 @@ from moir_edge.export.parity import measure_parity, require_fp32_parity
 from moir_edge.export.precisions import PrecisionName, apply_precision, plan_precisions
 from moir_edge.export.writing import WrittenGraph, write_graphs
 from moir_edge.targets import get_target
+
+if TYPE_CHECKING:
+    from moir_edge.calibration import QuantizationSummary
 
 __all__ = ["assemble", "package_versions"]
 
@@ -57,7 +60,7 @@ def assemble(
     plan = plan_precisions(traced.graphs, target, precision, component_precision)
     report = progress or silent
     with staged_bundle(output, force=force) as folder:
-        models = _convert(traced, plan, report)
+        models, summaries = _convert(traced, plan, report)
         written = write_graphs(models, folder)
         write_assets(traced.checkpoint, folder)
         manifest = Manifest(
@@ -69,6 +72,7 @@ def assemble(
             router=traced.router_record,
             router_sha256=traced.router_sha256,
             components=_entries(traced, plan, written),
+            calibration={name: _digest(summary) for name, summary in summaries.items()} or None,
             parity=_parity(traced, plan, folder, report),
         )
         engines = _engines(folder, manifest, report)
@@ -87,13 +91,25 @@ def _engines(folder: Path, manifest: Manifest, report: Progress) -> tuple[Engine
 
 def _convert(
     traced: TracedModel, plan: Mapping[str, PrecisionName], report: Progress
-) -> dict[str, ir.Model]:
-    models = {}
+) -> tuple[dict[str, ir.Model], dict[str, QuantizationSummary]]:
+    models: dict[str, ir.Model] = {}
+    summaries: dict[str, QuantizationSummary] = {}
     for done, (name, graph) in enumerate(traced.graphs.items()):
         report("convert weights", done, len(plan))
-        models[name] = apply_precision(graph.clone(), plan[name])
+        models[name] = graph.clone()
+        summary = apply_precision(models[name], plan[name])
+        if summary is not None:
+            summaries[name] = summary
     report("convert weights", len(plan), len(plan))
-    return models
+    return models, summaries
+
+
+def _digest(summary: QuantizationSummary) -> dict[str, Any]:
+    """Return what the manifest keeps of a summary: counts, the worst weight, and the reasons for leaving some alone."""
+    record = summary.to_dict()
+    del record["weights"]
+    reasons = {weight.reason for weight in summary.weights if weight.reason}
+    return {**record, "method": "weights only, no data", "reasons": sorted(reasons)}
 
 
 def _entries(

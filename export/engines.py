@@ -1,12 +1,12 @@
 """Compile a bundle's graphs to TensorRT-RTX engines, ahead of time and without a GPU.
 
-Each component is built strongly typed for exactly one compute capability, one after the other, so that at most one
+Graphs whose weights alone are quantized compute in float32 in the bundle, since the CPU runs them too. Their engines are
+compiled from a copy in half precision: a GPU's tensor cores would otherwise stand idle. Each component is built strongly typed for exactly one compute capability, one after the other, so that at most one
 network is in memory. Shapes come from `moir_edge.export.profiles`.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -23,6 +23,9 @@ __all__ = ["EngineProgress", "add_engines", "build_engines"]
 
 EngineProgress = Callable[[str, int, int], None]
 """Called as ``progress(component, step, total)``; steps rise from 0 to total, which is the same throughout."""
+
+_WEIGHT_ONLY = ("int8-weight-only", "int4")
+_HALF_FOLDER = "half"
 
 
 def build_engines(
@@ -62,6 +65,7 @@ def build_engines(
             _build_component(folder, manifest, name, profile, partial, progress)
             for name in manifest.components
         ]
+        shutil.rmtree(partial / _HALF_FOLDER, ignore_errors=True)
         shutil.rmtree(output, ignore_errors=True)
         partial.rename(output)
     finally:
@@ -73,7 +77,7 @@ def build_engines(
 def add_engines(bundle: str | Path, target: str, *, progress: EngineProgress | None = None) -> Path:
     """Build the engines of one more target into a bundle that exists, and list them in its manifest.
 
-    The bundle is replaced as a whole by a copy that shares its files, so an interrupted build leaves it as it was.
+    The bundle is replaced as a whole by a copy, so an interrupted build leaves it as it was.
 
     Args:
         bundle: The bundle folder; every file is verified first.
@@ -91,7 +95,7 @@ def add_engines(bundle: str | Path, target: str, *, progress: EngineProgress | N
     opened = open_bundle(bundle)
     others = tuple(entry for entry in opened.manifest.engines if entry.target != target)
     with staged_bundle(opened.path, force=True) as staging:
-        _link_files(opened.path, staging, skip=f"engines/{target}/")
+        _copy_files(opened.path, staging, skip=f"engines/{target}/")
         built = build_engines(staging, opened.manifest, target, progress=progress)
         seal(staging, opened.manifest.model_copy(update={"engines": (*others, *built)}))
     return opened.path
@@ -123,8 +127,10 @@ def _build_component(
 
     component = manifest.components[name]
     started = time.perf_counter()
+    halved = component.precision in _WEIGHT_ONLY
+    graph = folder / component.graph
     engine = rtx.build(
-        folder / component.graph,
+        _half_copy(graph, output) if halved else graph,
         target,
         inputs=component.inputs,
         profiles=component_profiles(name, manifest.model),
@@ -139,21 +145,35 @@ def _build_component(
         builder="tensorrt_rtx",
         builder_version=rtx.version(),
         compute_capability=target.compute_capability or "",
+        compute="fp16" if halved or component.precision == "fp16" else "fp32",
         build_seconds=round(time.perf_counter() - started, 3),
     )
 
 
-def _link_files(source: Path, destination: Path, *, skip: str) -> None:
-    """Put every file but the manifest and those under `skip` into `destination`, as hard links where possible."""
+def _half_copy(graph: Path, output: Path) -> Path:
+    """Write the graph in half precision beside the engine to be, and return its path."""
+    import onnx_ir as ir
+
+    from moir_edge.export.half import to_half
+    from moir_edge.export.writing import write_graphs
+
+    model = ir.load(graph)
+    to_half(model)
+    folder = output / _HALF_FOLDER
+    folder.mkdir(exist_ok=True)
+    return folder / write_graphs({graph.stem: model}, folder)[graph.stem].graph
+
+
+def _copy_files(source: Path, destination: Path, *, skip: str) -> None:
+    """Put every file but the manifest and those under `skip` into `destination`.
+
+    Real copies: ONNX's loader takes weights with more than one hard link for an attack.
+    """
     for path in sorted(source.rglob("*")):
         relative = path.relative_to(source).as_posix()
-        if not path.is_file() or relative == MANIFEST_NAME or relative.startswith(skip):
-            continue
-        copy = destination / relative
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, copy)
-        except OSError:  # a file system without hard links
+        if path.is_file() and relative != MANIFEST_NAME and not relative.startswith(skip):
+            copy = destination / relative
+            copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import onnx_ir as ir
 
 from moir_edge.errors import UnsupportedError, closest
 from moir_edge.targets import check_precision, get_target
+
+if TYPE_CHECKING:
+    from moir_edge.calibration import QuantizationSummary
 
 __all__ = ["apply_precision", "plan_precisions"]
 
@@ -53,19 +56,22 @@ def plan_precisions(
     return {name: cast(PrecisionName, plan[name]) for name in names}
 
 
-def apply_precision(model: ir.Model, precision: PrecisionName) -> ir.Model:
+def apply_precision(model: ir.Model, precision: PrecisionName) -> QuantizationSummary | None:
     """Bring a float32 graph to a precision; its inputs and outputs stay float32 and int64.
 
     Args:
         model: Edited in place.
         precision: What its weights become.
+
+    Returns:
+        What quantization did to each weight; None for a floating-point precision.
     """
     if precision == "fp16":
         from moir_edge.export.half import to_half
 
         to_half(model)
-    elif precision == "int8-weight-only" or precision == "int4":
+    elif precision != "fp32":
         from moir_edge.calibration.weights import quantize_weights
 
-        quantize_weights(model, precision)
-    return model
+        return quantize_weights(model, precision)
+    return None

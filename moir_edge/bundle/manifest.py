@@ -58,7 +58,7 @@ class ComponentEntry(_Entry):
 
 
 class EngineEntry(_Entry):
-    """One compiled engine and what it needs in order to load."""
+    """One compiled engine and what it needs in order to load; `compute` is the type its matrix products run in."""
 
     component: str
     target: str
@@ -66,6 +66,7 @@ class EngineEntry(_Entry):
     builder: Literal["tensorrt_rtx", "tensorrt"]
     builder_version: str
     compute_capability: str
+    compute: Literal["fp32", "fp16"]
     build_seconds: float
 
 

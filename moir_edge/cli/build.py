@@ -30,7 +30,7 @@ def build(
     from moir_edge.cli.terminal import progress_bar
     from moir_edge.environment import require
 
-    require("tensorrt_rtx")
+    require("tensorrt_rtx", "onnx_ir")
     from moir_edge.export.engines import add_engines
 
     with progress_bar(quiet=as_json) as progress:

@@ -43,9 +43,12 @@ def export(
 
     overrides = parse_component_precision(component_precision or [])
     profile = get_target(target)
-    for name in (precision, *overrides.values()):
-        check_precision(profile, name)
+    check_precision(profile, precision)
+    for component, name in overrides.items():
+        check_precision(profile, name, component=component)
     require("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
+    if profile.builds_ahead_of_time:
+        require("tensorrt_rtx")
     from moir_edge.export import export_bundle
 
     with progress_bar(quiet=as_json) as progress:

@@ -128,12 +128,13 @@ def _engine_table(manifest: Manifest) -> Any:
     from rich.table import Table
 
     sizes = {entry.path: entry.bytes for entry in manifest.files}
-    table = Table("engine", "target", "SM", "builder", "size", "built in")
+    table = Table("engine", "target", "SM", "compute", "builder", "size", "built in")
     for engine in manifest.engines:
         table.add_row(
             engine.component,
             engine.target,
             engine.compute_capability,
+            engine.compute,
             f"{engine.builder} {engine.builder_version}",
             _size(sizes.get(engine.path, 0)),
             f"{engine.build_seconds:.1f} s",

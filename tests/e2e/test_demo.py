@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,25 @@ def test_report_holds_every_candidate_and_its_raw_samples(demo_output: Path) -> 
     # Self-contained: nothing is loaded from elsewhere.
     assert 'src="http' not in page
     assert 'href="http' not in page
+
+
+def test_build_adds_engines_of_another_target(demo_output: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(demo_output / "bundle-int4", tmp_path / "bundle")
+    assert main(["build", str(bundle), "--target", "rtx-50", "--json"]) == 0
+    engines = open_bundle(bundle).manifest.engines
+    assert {engine.target for engine in engines} == {"rtx-40", "rtx-50"}
+    # Narrow weights do not mean slow arithmetic: only the router's look-up stays wide.
+    assert {e.component for e in engines if e.compute == "fp32"} == {"router"}
+
+
+def test_manifest_says_what_quantization_did(demo_output: Path) -> None:
+    calibration = open_bundle(demo_output / "bundle-int4").manifest.calibration
+    assert calibration is not None
+    assert calibration["decoder"]["precision"] == "int4"
+    assert calibration["decoder"]["quantized"] > 20
+    # Blocks of 32 with 16 levels: the worst layer of this model loses a tenth of its norm.
+    assert 0 < calibration["decoder"]["worst_relative_error"] < 0.15
+    assert open_bundle(demo_output / "bundle-fp32").manifest.calibration is None
 
 
 def test_routing_map_is_a_picture(demo_output: Path) -> None:

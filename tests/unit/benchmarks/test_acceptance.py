@@ -36,6 +36,7 @@ def _manifest(precision: Any) -> Manifest:
         builder="tensorrt_rtx",
         builder_version="1",
         compute_capability="8.9",
+        compute="fp16",
         build_seconds=1.0,
     )
     sizes = {"decoder.onnx": 2, "decoder.data": 100, engine.path: 999}

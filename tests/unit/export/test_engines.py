@@ -277,17 +277,36 @@ def test_add_engines_leaves_the_bundle_as_it_was_on_failure(make_bundle: MakeBun
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
 
 
-def test_add_engines_without_hard_links(
-    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, _ = make_bundle()
-
-    def refuse(source: Path, destination: Path) -> None:
-        raise OSError("no hard links here")
-
-    monkeypatch.setattr("moir_edge.export.engines.os.link", refuse)
+def test_add_engines_from_weights_in_files_of_their_own(make_bundle: MakeBundle) -> None:
+    folder, _ = make_bundle("int8-weight-only")
     add_engines(folder, "rtx-40")
-    assert len(open_bundle(folder).manifest.engines) == 2
+    add_engines(folder, "rtx-30")
+    assert len(open_bundle(folder).manifest.engines) == 4
+
+
+@pytest.mark.parametrize(
+    ("precision", "compute"),
+    [("fp32", "fp32"), ("fp16", "fp16"), ("int8-weight-only", "fp16"), ("int4", "fp16")],
+)
+def test_engines_of_narrow_weights_multiply_in_half_precision(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, precision: Precision, compute: str
+) -> None:
+    folder, manifest = make_bundle(precision)
+    before = _files(folder)
+    types: set[int] = set()
+
+    def record(graph: Path, *_: object, **__: object) -> bytes:
+        model = onnx.shape_inference.infer_shapes(onnx.load(graph))
+        dtypes = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+        types.update(dtypes[n.output[0]] for n in model.graph.node if n.op_type == "MatMul")
+        return b"engine"
+
+    monkeypatch.setattr("moir_edge.export.tensorrt_rtx.build", record)
+    entries = build_engines(folder, manifest, "rtx-40")
+    assert {entry.compute for entry in entries} == {compute}
+    assert types == {TensorProto.FLOAT16 if compute == "fp16" else TensorProto.FLOAT}
+    new = {"engines", "engines/rtx-40"} | {entry.path for entry in entries}
+    assert _files(folder) == before | new
 
 
 def test_a_full_disk_leaves_no_engine(

@@ -65,6 +65,7 @@ def _add_engine(bundle: Path) -> None:
         builder="tensorrt_rtx",
         builder_version="1.7.1",
         compute_capability="8.9",
+        compute="fp16",
         build_seconds=1.5,
     )
     manifest: Manifest = open_bundle(bundle, verify=False).manifest
