@@ -11,8 +11,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Annotated
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from moir_edge.errors import MoirEdgeError
 
@@ -52,10 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = build_app()(args=words, prog_name="moir-edge", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return USAGE_ERROR
-    except (click.Abort, KeyboardInterrupt):
+    except TyperException as error:
+        return _report_usage(error)
+    except (typer.Abort, KeyboardInterrupt):
         print("error: interrupted; nothing was left behind", file=sys.stderr)  # noqa: T201
         return USAGE_ERROR
     except BrokenPipeError:
@@ -104,6 +103,15 @@ def _register(app: typer.Typer, name: str) -> None:
 
         return
     module.register(app)
+
+
+def _report_usage(error: TyperException) -> int:
+    """Print what was wrong with the words; the help that no words at all ask for is printed as it is."""
+    text = error.format_message()
+    stop = "" if text.endswith((".", "?")) else "."
+    line = text if "\n" in text else f"error: {text}{stop} See --help."
+    print(line, file=sys.stderr)  # noqa: T201
+    return USAGE_ERROR
 
 
 def _report(error: Exception, *, verbose: bool) -> int:

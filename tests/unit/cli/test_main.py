@@ -40,10 +40,25 @@ def test_start_up_imports_nothing_heavy(statement: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_unknown_command_and_flag_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["exprot"]) == 2
-    assert "No such command 'exprot'" in capsys.readouterr().err
-    assert cli.main(["targets", "--nonsense"]) == 2
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["exprot"], "error: No such command 'exprot'. Did you mean 'export'? See --help.\n"),
+        (["targets", "--nonsense"], "error: No such option: --nonsense. See --help.\n"),
+        (["export"], "error: Missing argument 'checkpoint'. See --help.\n"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_2(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err == line
+
+
+def test_no_words_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    captured = capsys.readouterr()
+    assert "Commands:" in captured.out + captured.err
 
 
 def test_deliberate_error_is_one_line(
