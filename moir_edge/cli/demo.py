@@ -169,7 +169,7 @@ def _print_places(
         "report": str(output / "report" / "report.html"),
     }
     if as_json:
-        typer.echo(json.dumps({**places, "answer": answer["text"]}, indent=1))
+        typer.echo(json.dumps({**places, "answer": answer["text"].strip()}, indent=1))
         return
     for name, path in places.items():
         typer.echo(f"{name + ':':<26}{path}")
