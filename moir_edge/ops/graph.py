@@ -51,7 +51,6 @@ router (
     i0 = Constant <value_ints = [0]> ()
     i1 = Constant <value_ints = [1]> ()
     i2 = Constant <value_ints = [2]> ()
-    i3 = Constant <value_ints = [3]> ()
     last = Constant <value_ints = [-1]> ()
     image_present = GreaterOrEqual (image_positions, first)
     image_places = Max (image_positions, first)
@@ -198,7 +197,7 @@ def _graph_text(config: RouterConfig, hidden: int) -> str:
 def _token_body(config: RouterConfig) -> str:
     """Write the steps of the token router between reading and writing the rows."""
     sides = (("image", "text"), ("text", "image"))
-    parts = []
+    parts = ["    i3 = Constant <value_ints = [3]> ()\n"]
     attributes = f'density_kind = "{config.density}"'
     attributes += "" if config.ratio is None else f", ratio = {config.ratio!r}"
     attributes += "" if config.threshold is None else f", threshold = {config.threshold!r}"
