@@ -48,14 +48,15 @@ def routing_agreement(
         reference: The reference's maps of the same prompts.
 
     Returns:
-        The figures, or None where the reference routes no token.
+        The figures, or None where the reference routes no token, or none from a single source (`channel` and `gate`
+        take from the mean of the other modality).
 
     Raises:
         ValueError: The lists differ in length, or a prompt has other tokens than in the reference.
     """
     pairs = [_Pair(own, ref) for own, ref in zip(maps, reference, strict=True)]
     tokens = sum(int(pair.routed.sum()) for pair in pairs)
-    if tokens == 0:
+    if tokens == 0 or not any((pair.ref.sources[pair.routed] >= 0).any() for pair in pairs):
         return None
     either = sum(int((pair.own_routed | pair.routed).sum()) for pair in pairs)
     both = sum(int((pair.own_routed & pair.routed).sum()) for pair in pairs)

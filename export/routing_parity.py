@@ -26,6 +26,7 @@ class RoutingFigures:
         self._margins: list[Array] = []
         self._score_error = 0.0
         self._gate_flips = 0
+        self._names_sources = False
 
     def add(self, model: Any, got: Mapping[str, Array]) -> None:
         """Compare one prefill of the router graph with the last one of the torch model.
@@ -47,24 +48,33 @@ class RoutingFigures:
         self._score_error = max(self._score_error, float(scores.max(initial=0.0)))
         self._margins.append(expected["margin"][routed])
         ours, theirs = got["router_indices"][routed], expected["indices"][routed]  # (routed, k)
+        self._names_sources |= bool((theirs >= 0).any())
         self._overlaps.append(_overlap(ours, theirs))
         batch = np.broadcast_to(np.arange(len(routed))[:, None], routed.shape)[routed]
         self._cosines.append(_cosine(expected["inputs_embeds"], batch, ours, theirs))
 
     def summary(self) -> dict[str, float | int] | None:
-        """Return the figures as plain JSON data, or None if nothing was routed."""
+        """Return the figures as plain JSON data, or None if nothing was routed.
+
+        A router that takes from the mean of the other modality has no figures on sources.
+        """
         overlaps = np.concatenate(self._overlaps) if self._overlaps else np.zeros(0)
         if not len(overlaps):
             return None
-        margins = np.concatenate(self._margins)
         return {
             "routed_tokens": len(overlaps),
+            **(self._source_figures(overlaps) if self._names_sources else {}),
+            "score_max_abs_error": self._score_error,
+            "gate_flips": self._gate_flips,
+        }
+
+    def _source_figures(self, overlaps: Array) -> dict[str, float]:
+        margins = np.concatenate(self._margins)
+        return {
             "index_agreement": float(overlaps.mean()),
             "matched_token_cosine": float(np.concatenate(self._cosines).mean()),
             "margin_median": float(np.median(margins)),
             "margin_minimum": float(margins.min()),
-            "score_max_abs_error": self._score_error,
-            "gate_flips": self._gate_flips,
         }
 
 

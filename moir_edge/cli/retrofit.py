@@ -22,23 +22,33 @@ def register(app: typer.Typer) -> None:
 def retrofit(
     checkpoint: Annotated[str, typer.Argument(help="Hugging Face VLM: a folder or a hub id.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new checkpoint.")],
+    kind: Annotated[str, typer.Option(help="Which router: token, channel or gate.")] = "token",
     density: Annotated[
-        str, typer.Option(help="Token score: confidence or entropy.")
-    ] = "confidence",
+        str | None, typer.Option(help="Token score: confidence (default) or entropy. Kind: token.")
+    ] = None,
     ratio: Annotated[
-        float, typer.Option(help="Share of the tokens of a modality that is enriched.")
-    ] = 0.5,
-    top_k: Annotated[int, typer.Option(help="Sources per weak token.")] = 4,
+        float | None,
+        typer.Option(
+            help="Share of a modality's tokens that is enriched (token, 0.5 unless given), "
+            "or of its channels that is exchanged (channel, 0.1 unless given)."
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Sources per weak token, 4 unless given. Kind: token.")
+    ] = None,
     direction: Annotated[
-        str, typer.Option(help="both, text-to-image, image-to-text or auto.")
-    ] = "both",
-    merge: Annotated[str, typer.Option(help="add, concat or interpolate.")] = "add",
+        str | None,
+        typer.Option(help="both (default), text-to-image, image-to-text or, for token, auto."),
+    ] = None,
+    merge: Annotated[
+        str | None, typer.Option(help="add (default), concat or interpolate. Kind: token.")
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a checkpoint that stands at the output.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Attach a token router to a VLM; the logits stay as they were until it is tuned."""
+    """Attach a router to a VLM; until it is tuned, the logits stay as they were (channel: they change at once)."""
     from moir_edge.environment import require
 
     require("torch", "transformers")
@@ -46,23 +56,26 @@ def retrofit(
     from moir_edge.router import RouterConfig
     from moir_edge.staging import FolderKind, staged_folder
 
-    kind = FolderKind(name="checkpoint", marker="config.json", error=DataError)
+    folder_kind = FolderKind(name="checkpoint", marker="config.json", error=DataError)
+    given = {
+        "kind": kind,
+        "density": density,
+        "ratio": ratio,
+        "top_k": top_k,
+        "direction": direction,
+        "merge": merge,
+    }
     config = RouterConfig.from_record(
-        {
-            "density": density,
-            "ratio": ratio,
-            "top_k": top_k,
-            "direction": direction,
-            "merge": merge,
-        }
+        {name: value for name, value in given.items() if value is not None},
+        remedy="see `moir-edge retrofit --help`",
     )
-    with staged_folder(output, kind, force=force) as folder:
+    with staged_folder(output, folder_kind, force=force) as folder:
         summary = {"output": str(output), **_retrofit(checkpoint, config, folder)}
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
         return
     typer.echo(
-        f"{summary['output']}: {summary['architecture']} with a router of "
+        f"{summary['output']}: {summary['architecture']} with a {kind} router of "
         f"{summary['router_parameters']:,} parameters ({summary['parameters']:,} in all)"
     )
 

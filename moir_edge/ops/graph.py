@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.ops.functions import function_protos
+from moir_edge.ops.pooled_graph import pooled_body
 from moir_edge.ops.schema import DOMAIN, OPSET, VERSION
 
 if TYPE_CHECKING:
     import onnx
 
-    from moir_edge.router.config import RouterConfig
-    from moir_edge.router.token import TokenRouter
+    from moir_edge.router import Router, RouterConfig
 
 __all__ = ["ROUTER_INPUTS", "ROUTER_OUTPUTS", "router_graph"]
 
@@ -30,7 +30,7 @@ ROUTER_OUTPUTS = (
 IR_VERSION = 10
 
 _HEADER = """
-<ir_version: {ir}, opset_import: ["" : {opset}, "{domain}" : {version}], producer_name: "moir-edge">
+<ir_version: {ir}, opset_import: [{opsets}], producer_name: "moir-edge">
 router (
     float[batch, sequence, {hidden}] inputs_embeds,
     int64[batch, image_tokens] image_positions,
@@ -51,7 +51,6 @@ router (
     i0 = Constant <value_ints = [0]> ()
     i1 = Constant <value_ints = [1]> ()
     i2 = Constant <value_ints = [2]> ()
-    i3 = Constant <value_ints = [3]> ()
     last = Constant <value_ints = [-1]> ()
     image_present = GreaterOrEqual (image_positions, first)
     image_places = Max (image_positions, first)
@@ -63,7 +62,7 @@ router (
 _READ = """
     {s}_at = Unsqueeze ({s}_places, i2)
     {s}_rows = GatherND <batch_dims = 1> (inputs_embeds, {s}_at)
-    {s}_absolute = ReduceL1 <keepdims = 0> ({s}_rows, last)
+    {s}_absolute = {norm} <keepdims = 0> ({s}_rows, last)
     {s}_sizes = Where ({s}_present, {s}_absolute, zero)
     {s}_size = ReduceSum <keepdims = 1> ({s}_sizes, i1)
     {s}_ones = Cast <to = 1> ({s}_present)
@@ -156,8 +155,8 @@ _WRITE = """
 """
 
 
-def router_graph(router: TokenRouter) -> onnx.ModelProto:
-    """Return the graph of a token router with the hard gate of inference, in float32.
+def router_graph(router: Router) -> onnx.ModelProto:
+    """Return the graph of a router as inference runs it (`token`: with the hard gate), in float32.
 
     Inputs `inputs_embeds` (batch, sequence, hidden), `image_positions` (batch, image_tokens) int64, negative where
     none, `text_positions` and `text_mask` (batch, text_tokens); outputs `routed_embeds`, `router_scores`,
@@ -173,26 +172,32 @@ def router_graph(router: TokenRouter) -> onnx.ModelProto:
     model: onnx.ModelProto = parser.parse_model(_graph_text(router.config, router.hidden_size))
     for name, value in _weights(router).items():
         model.graph.initializer.append(numpy_helper.from_array(value, name))
-    model.functions.extend(function_protos(router.config))
+    if router.config.kind == "token":
+        model.functions.extend(function_protos(router.config))
     onnx.checker.check_model(model)
     return model
 
 
 def _graph_text(config: RouterConfig, hidden: int) -> str:
     """Write the graph for the settings in use, in ONNX's textual form."""
-    sides = (("image", "text"), ("text", "image"))
+    is_token = config.kind == "token"
+    opsets = f'"" : {OPSET}' + (f', "{DOMAIN}" : {VERSION}' if is_token else "")
+    # Channel energies are squares, so for the channel router and its like squares must fit float32.
+    norm = "ReduceL1" if is_token else "ReduceSumSquare"
     parts = [
-        _HEADER.format(
-            ir=IR_VERSION,
-            opset=OPSET,
-            domain=DOMAIN,
-            version=VERSION,
-            hidden=hidden,
-            k=config.top_k,
-        )
+        _HEADER.format(ir=IR_VERSION, opsets=opsets, hidden=hidden, k=config.sources),
+        *(_READ.format(s=side, norm=norm) for side in ("image", "text")),
+        _USABLE,
+        _token_body(config) if is_token else pooled_body(config, hidden),
+        _WRITE,
     ]
-    parts += [_READ.format(s=side) for side, _ in sides]
-    parts.append(_USABLE)
+    return "".join(parts)
+
+
+def _token_body(config: RouterConfig) -> str:
+    """Write the steps of the token router between reading and writing the rows."""
+    sides = (("image", "text"), ("text", "image"))
+    parts = ["    i3 = Constant <value_ints = [3]> ()\n"]
     attributes = f'density_kind = "{config.density}"'
     attributes += "" if config.ratio is None else f", ratio = {config.ratio!r}"
     attributes += "" if config.threshold is None else f", threshold = {config.threshold!r}"
@@ -215,7 +220,7 @@ def _graph_text(config: RouterConfig, hidden: int) -> str:
                 s=side, o=other, domain=DOMAIN, k=config.top_k, merge=config.merge, extra=extra
             )
         )
-    return "".join([*parts, _WRITE])
+    return "".join(parts)
 
 
 def _gates(config: RouterConfig) -> str:
@@ -226,7 +231,7 @@ def _gates(config: RouterConfig) -> str:
     return "".join(f"    {name}_gate = Identity ({name}_weak)\n" for name in names)
 
 
-def _weights(router: TokenRouter) -> dict[str, npt.NDArray[Any]]:
+def _weights(router: Router) -> dict[str, npt.NDArray[Any]]:
     """Return the initializers in float32: matrices as (in, out), 1/√rank inside the query, tanh inside the blend."""
     weights: dict[str, npt.NDArray[Any]] = {}
     for name, tensor in router.state_dict().items():

@@ -1,4 +1,4 @@
-"""The whole token router in plain numpy, sample by sample, on top of the reference ops."""
+"""The whole router of each kind in plain numpy, sample by sample, on top of the reference ops."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from moir_edge.ops.reference import (
     similarity_top_k,
     token_information,
 )
+from moir_edge.ops.reference_pooled import route_channel, route_gate
 
 __all__ = ["RoutedArrays", "route"]
 
@@ -37,7 +38,7 @@ def route(
     text_positions: IntArray,
     text_mask: BoolArray,
 ) -> RoutedArrays:
-    """Run the whole token router, hard gate, as `TokenRouter.forward` does in evaluation mode.
+    """Run the whole router of the config's kind as its torch module does in evaluation mode.
 
     Args:
         weights: The router's state dict as float32 arrays.
@@ -51,7 +52,8 @@ def route(
     sizes = {"image": image_positions.shape[1], "text": text_positions.shape[1]}
     batch, total = len(inputs_embeds), sum(sizes.values())
     scores, margin, gate = (np.zeros((batch, total), np.float32) for _ in range(3))
-    indices = np.full((batch, total, config.top_k), -1, np.int64)
+    indices = np.full((batch, total, config.sources), -1, np.int64)
+    route_sample = _SAMPLE_RULES[config.kind]
     for sample in range(batch):
         places = {
             "image": image_positions[sample][image_positions[sample] >= 0],
@@ -64,7 +66,7 @@ def route(
         rows = {side: inputs_embeds[sample, at] for side, at in places.items()}
         if any(not row.size or not np.isfinite(row).all() for row in rows.values()):
             continue
-        found = _route_sample(weights, config, rows)
+        found = route_sample(weights, config, rows)
         for side, other in (("image", "text"), ("text", "image")):
             at = columns[side]
             routed, picks, side_margin, side_gate, side_scores = found[side]
@@ -77,7 +79,7 @@ def route(
     return RoutedArrays(outputs, scores, indices, margin, gate)
 
 
-def _route_sample(
+def _route_tokens(
     weights: dict[str, npt.NDArray[Any]], config: Any, rows: dict[str, FloatArray]
 ) -> dict[str, tuple[Any, ...]]:
     """Route one sample: per side the rows (tokens, hidden), picks, margin, gate and scores."""
@@ -136,3 +138,6 @@ def _route_sample(
         )
         result[side] = (routed[0], picks[0], margin[0], gate[0], scores[0])
     return result
+
+
+_SAMPLE_RULES = {"token": _route_tokens, "channel": route_channel, "gate": route_gate}

@@ -16,20 +16,29 @@ if TYPE_CHECKING:
         retrofit,
         router_disabled,
     )
+    from moir_edge.router.base import Router, RouterOutput
+    from moir_edge.router.channel import ChannelRouter
     from moir_edge.router.config import RouterConfig
+    from moir_edge.router.gate import GateRouter, InformationRouter
+    from moir_edge.router.kinds import build_router
     from moir_edge.router.positions import (
         PromptPositions,
         prompt_positions,
         special_token_ids,
     )
-    from moir_edge.router.token import RouterOutput, TokenRouter
+    from moir_edge.router.token import TokenRouter
 
 __all__ = [
+    "ChannelRouter",
+    "GateRouter",
+    "InformationRouter",
     "PromptPositions",
+    "Router",
     "RouterConfig",
     "RouterOutput",
     "Routing",
     "TokenRouter",
+    "build_router",
     "hooks_removed",
     "last_routing",
     "load_retrofitted",
@@ -48,7 +57,12 @@ __getattr__ = lazy_names(
         "PromptPositions": "positions",
         "prompt_positions": "positions",
         "special_token_ids": "positions",
-        "RouterOutput": "token",
+        "Router": "base",
+        "RouterOutput": "base",
+        "ChannelRouter": "channel",
+        "GateRouter": "gate",
+        "InformationRouter": "gate",
+        "build_router": "kinds",
         "TokenRouter": "token",
         "Routing": "attach",
         "hooks_removed": "attach",

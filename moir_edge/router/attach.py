@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.router.base import Router
 from moir_edge.router.config import RouterConfig
 from moir_edge.router.hooks import Routing, RoutingHooks
-from moir_edge.router.token import TokenRouter
+from moir_edge.router.kinds import build_router
 
 __all__ = [
     "Routing",
@@ -34,8 +35,11 @@ def retrofit(
     config: RouterConfig | None = None,
     *,
     special_token_ids: Iterable[int] | None = None,
-) -> TokenRouter:
-    """Attach a fresh router to `model`, in place; its outputs stay the same to the bit until the router is trained.
+) -> Router:
+    """Attach a fresh router to `model`, in place.
+
+    The outputs stay the same to the bit until the router is trained, but for `channel`, which as published starts by
+    exchanging half of each weak channel.
 
     The router becomes the submodule `moir_router` (float32) and the config entry of that name, so that
     `save_pretrained` writes both; `load_retrofitted` reads them back. The model's class stays as it is.
@@ -52,7 +56,7 @@ def retrofit(
     Raises:
         UnsupportedError: The model is no vision-language model, or has a router already.
     """
-    if isinstance(getattr(model, MODULE_NAME, None), TokenRouter):
+    if isinstance(getattr(model, MODULE_NAME, None), Router):
         raise UnsupportedError(
             f"retrofit: this {type(model).__name__} has a router already; call remove_router(model) first"
         )
@@ -102,7 +106,7 @@ def load_retrofitted(source: str | PathLike[str], **kwargs: Any) -> PreTrainedMo
     return retrofitted
 
 
-def remove_router(model: PreTrainedModel) -> TokenRouter:
+def remove_router(model: PreTrainedModel) -> Router:
     """Take the router off: hooks, submodule and config entry; the model is the base model again.
 
     Returns:
@@ -157,11 +161,11 @@ def last_routing(model: PreTrainedModel) -> Routing | None:
     return _hooks(model).last
 
 
-def _attach(model: PreTrainedModel) -> TokenRouter:
+def _attach(model: PreTrainedModel) -> Router:
     """Create the submodule that the model's config describes and hook it in."""
     record = dict(getattr(model.config, MODULE_NAME))
     special_ids = record.pop("special_token_ids", [])
-    router = TokenRouter(RouterConfig.from_record(record), _embedding_weight(model).shape[1])
+    router = build_router(RouterConfig.from_record(record), _embedding_weight(model).shape[1])
     model.add_module(MODULE_NAME, router)
     # Read by from_pretrained: the router keeps float32 whatever dtype is asked for.
     model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), MODULE_NAME}

@@ -13,31 +13,47 @@ from moir_edge.errors import DataError
 __all__ = ["RouterConfig"]
 
 
-class RouterConfig(BaseModel):
-    """Settings of a router (version 1 holds the `token` router).
+_EDITED = "it was written by another version of moir-edge or edited by hand"
 
-    A token is weak when its information density is among the lowest `ratio` of its modality in the sample, or lies
+CHANNEL_RATIO = 0.1
+"""Share of the channels that is exchanged, as published."""
+
+# The settings of the kinds that read the other modality's mean; the token router takes all of them.
+_POOLED_SETTINGS: dict[str, tuple[str, ...]] = {
+    "channel": ("ratio", "direction"),
+    "gate": ("direction",),
+}
+
+
+class RouterConfig(BaseModel):
+    """Settings of a router of any kind.
+
+    A kind takes the settings named below for it and refuses the others, and its record holds no others.
+
+    Of `token`: density, ratio, threshold, top_k, rank, merge, direction, temperature. A token is weak when its information density is among the lowest `ratio` of its modality in the sample, or lies
     under `threshold`; with both given either suffices.
+    Of `channel`: ratio and direction. Of `gate`: direction.
 
     Attributes:
         version: Format of this record on disk.
         kind: Which router.
         density: How information density is scored: a learned head on the normalised token (`confidence`), or the
             entropy of the token's energy over its channels (`entropy`).
-        ratio: Lowest share of a modality's tokens that is enriched, in [0, 1]; None leaves it to `threshold`.
+        ratio: `token`: lowest share of a modality's tokens that is enriched, in [0, 1], 0.5 unless given; None leaves it
+            to `threshold`. `channel`: lowest share of the channels that is exchanged, in (0, 1], 0.1 unless given.
         threshold: Density in [0, 1] under which a token is enriched; None leaves it to `ratio`.
         top_k: Number of matching tokens of the other modality that enrich one token.
         rank: Width of the query/key space and of the low-rank output projection.
         merge: How the matching information enters the token.
         direction: Which modality is enriched from which; `auto` enriches, per sample, the modality whose mean
-            density is lower.
+            density is lower (`token` alone has one).
         temperature: Width, in density, of the smooth gate used in training; inference uses the hard gate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1] = 1
-    kind: Literal["token"] = "token"
+    kind: Literal["token", "channel", "gate"] = "token"
     density: Literal["confidence", "entropy"] = "confidence"
     ratio: float | None = Field(default=0.5, ge=0.0, le=1.0)
     threshold: float | None = Field(default=None, ge=0.0, le=1.0)
@@ -47,6 +63,34 @@ class RouterConfig(BaseModel):
     direction: Literal["both", "text-to-image", "image-to-text", "auto"] = "both"
     temperature: float = Field(default=0.1, gt=0.0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _only_of_its_kind(cls, data: Any) -> Any:
+        """Refuse settings of other kinds, and fill in the kind's own default of `ratio`."""
+        kind = data.get("kind", "token") if isinstance(data, dict) else "token"
+        if not isinstance(kind, str) or kind not in _POOLED_SETTINGS:
+            return data
+        allowed = _POOLED_SETTINGS[kind]
+        foreign = sorted((cls.model_fields.keys() & data.keys()) - {"version", "kind", *allowed})
+        if foreign:
+            raise ValueError(
+                f"the {kind} router has no {', '.join(foreign)}; its settings are {', '.join(allowed)}"
+            )
+        return {"ratio": CHANNEL_RATIO, **data} if kind == "channel" else data
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> RouterConfig:
+        if self.kind == "token":
+            return self
+        if self.direction == "auto":
+            raise ValueError(
+                f"direction 'auto' compares token densities, which the {self.kind} router does not score; "
+                "give both, text-to-image or image-to-text"
+            )
+        if self.kind == "channel" and not self.ratio:
+            raise ValueError("the channel router needs a ratio above 0, the share to exchange")
+        return self
+
     @model_validator(mode="after")
     def _some_rule(self) -> RouterConfig:
         if self.ratio is None and self.threshold is None:
@@ -55,12 +99,22 @@ class RouterConfig(BaseModel):
             )
         return self
 
+    @property
+    def sources(self) -> int:
+        """How many sources a token names, the last axis of `RouterOutput.indices`: top_k, or 1 where it names none."""
+        return self.top_k if self.kind == "token" else 1
+
+    def exchanged_channels(self, hidden: int) -> int:
+        """Return how many of `hidden` channels `channel` exchanges: ⌊ratio·hidden + ½⌋, at least one."""
+        return max(1, int((self.ratio or 0.0) * hidden + 0.5))
+
     @classmethod
-    def from_record(cls, record: object) -> RouterConfig:
+    def from_record(cls, record: object, *, remedy: str = _EDITED) -> RouterConfig:
         """Read the settings back from JSON data (a checkpoint's config or a bundle's manifest).
 
         Args:
             record: What `to_record` returned; keys that other parts added are an error, not ignored.
+            remedy: What the error message says about how the record can have gone wrong.
 
         Raises:
             DataError: A key is unknown, or a value is out of range, or the version is newer.
@@ -70,14 +124,15 @@ class RouterConfig(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "record"
-            raise DataError(
-                f"router config: {where}: {first['msg']} (got {str(first['input'])[:60]!r}); "
-                "it was written by another version of moir-edge or edited by hand"
-            ) from error
+            got = f" (got {str(first['input'])[:60]!r})" if first["loc"] else ""
+            message = first["msg"].removeprefix("Value error, ")
+            raise DataError(f"router config: {where}: {message}{got}; {remedy}") from error
 
     def to_record(self) -> dict[str, Any]:
-        """Return the settings as plain JSON data, for a checkpoint's config or a bundle's manifest."""
-        return self.model_dump(mode="json")
+        """Return the kind's settings as plain JSON data, for a checkpoint's config or a bundle's manifest."""
+        settings = _POOLED_SETTINGS.get(self.kind)
+        kept = None if settings is None else {"version", "kind", *settings}
+        return self.model_dump(mode="json", include=kept)
 
     def hash(self) -> str:
         """Return the SHA-256 (64 hex digits) of the settings' canonical JSON: sorted keys, no spaces."""

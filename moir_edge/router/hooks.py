@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from moir_edge.errors import DataError, UnsupportedError
-from moir_edge.router.token import RouterOutput, TokenRouter
+from moir_edge.router.base import Router, RouterOutput
 
 __all__ = ["Routing", "RoutingHooks"]
 
@@ -50,7 +50,7 @@ class RoutingHooks:
 
     def __init__(
         self,
-        router: TokenRouter,
+        router: Router,
         model: nn.Module,
         language_model: nn.Module,
         *,

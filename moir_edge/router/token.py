@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moir_edge.errors import ShapeError
+from moir_edge.router.base import Router, RouterOutput
 from moir_edge.router.config import RouterConfig
 from moir_edge.router.steps import (
     entropy_density,
@@ -19,7 +19,7 @@ from moir_edge.router.steps import (
     write_rows,
 )
 
-__all__ = ["RouterOutput", "TokenRouter"]
+__all__ = ["TokenRouter"]
 
 # The constants below are shared by the numpy reference and the ONNX bodies (moir_edge/ops), which spell them anew.
 LAYER_NORM_EPSILON = 1e-5
@@ -29,31 +29,6 @@ DENSITY_SLOPE = 2.0**-18
 SIMILARITY_SLOPE = 2.0**-14
 DENSITY_FLOOR = 1e-6
 ABSENT = -1e9
-
-
-@dataclass(frozen=True)
-class RouterOutput:
-    """Result of one routing; T = image_tokens + text_tokens, image tokens first.
-
-    Attributes:
-        inputs_embeds: (batch, sequence, hidden), dtype of the input.
-        scores: (batch, T) float32 information density in [0, 1]; 0 where no token stands or the sample is not routed.
-        indices: (batch, T, top_k) int64 sequence positions of the sources, best first; -1 where none.
-        margin: (batch, T) float32, best minus runner-up similarity of a routed token; 0 with a single source.
-        gate: (batch, T) float32 strength of the enrichment in [0, 1]; 0 for tokens that are not routed.
-    """
-
-    inputs_embeds: Tensor
-    scores: Tensor
-    indices: Tensor
-    margin: Tensor
-    gate: Tensor
-
-    def detached(self) -> RouterOutput:
-        """Return the same result without its autograd graph."""
-        return RouterOutput(
-            **{name: getattr(self, name).detach() for name in self.__dataclass_fields__}
-        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +80,7 @@ class ModalityProjections(nn.Module):
                 nn.init.zeros_(self.up.weight)
 
 
-class TokenRouter(nn.Module):
+class TokenRouter(Router):
     """Token-level router between the embeddings and the language model.
 
     For each direction dst ← src, with density s ∈ [0, 1] and LN(·) a LayerNorm per modality:
@@ -123,9 +98,7 @@ class TokenRouter(nn.Module):
     """
 
     def __init__(self, config: RouterConfig, hidden_size: int) -> None:
-        super().__init__()
-        self.config = config
-        self.hidden_size = hidden_size
+        super().__init__(config, hidden_size)
         to_image = config.direction != "image-to-text"
         to_text = config.direction != "text-to-image"
         self.image = ModalityProjections(
@@ -153,7 +126,7 @@ class TokenRouter(nn.Module):
         Raises:
             ShapeError: The shapes do not fit each other or the router's width.
         """
-        self._check(inputs_embeds, image_positions, text_positions, text_mask)
+        self.check(inputs_embeds, image_positions, text_positions, text_mask)
         # Scores are float32 whatever the model's dtype, under autocast too.
         with torch.autocast(device_type=inputs_embeds.device.type, enabled=False):
             image_valid = image_positions >= 0
@@ -181,20 +154,6 @@ class TokenRouter(nn.Module):
             torch.cat([image_margin, text_margin], dim=1),
             torch.cat([image_gate, text_gate], dim=1),
         )
-
-    def _check(self, embeds: Tensor, image: Tensor, text: Tensor, mask: Tensor) -> None:
-        if embeds.ndim != 3 or embeds.shape[-1] != self.hidden_size:
-            raise ShapeError(
-                f"token router: got inputs_embeds {tuple(embeds.shape)}; "
-                f"expected (batch, sequence, {self.hidden_size})"
-            )
-        batch = embeds.shape[0]
-        pairs = image.ndim == 2 and text.ndim == 2 and mask.shape == text.shape
-        if not pairs or {image.shape[0], text.shape[0]} != {batch}:
-            raise ShapeError(
-                f"token router: got image_positions {tuple(image.shape)}, text_positions {tuple(text.shape)}, "
-                f"text_mask {tuple(mask.shape)}; expected ({batch}, image_tokens) and twice ({batch}, text_tokens)"
-            )
 
     def _score(
         self, own: ModalityProjections, rows: Tensor, positions: Tensor, valid: Tensor

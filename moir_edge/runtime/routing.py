@@ -64,10 +64,12 @@ class RoutedToken:
         position: Its place in the prompt, padding not counted.
         word: The word it belongs to (text).
         cell: The part of the image it stands for (image; None for a class token).
-        score: Information density in [0, 1]; low is weak.
+        score: Information density in [0, 1]; low is weak (`channel`: share of its energy that it keeps; `gate`: weight of
+            its own modality).
         gate: How strongly it was enriched, above 0.
         margin: Similarity of the best source minus that of the runner-up.
-        sources: Where the information came from, the best first.
+        sources: Where the information came from, the best first; empty where a `channel` or `gate` router took the mean
+            of the other modality.
     """
 
     side: Side
@@ -89,7 +91,7 @@ class RoutingMap:
         tokens_per_tile: Image tokens per view.
         image_tokens: How many of the T candidates are image tokens.
         positions: (T,) int64, places in the prompt, padding not counted.
-        scores: (T,) float32, information density in [0, 1].
+        scores: (T,) float32, information density in [0, 1], or what `RoutedToken.score` says for other kinds.
         indices: (T, k) int64, places of the sources, -1 where none.
         margin: (T,) float32, best minus runner-up similarity.
         gate: (T,) float32, 0 for tokens that were not routed.
@@ -108,6 +110,11 @@ class RoutingMap:
     def routed(self) -> tuple[RoutedToken, ...]:
         """The tokens that were enriched, image tokens first."""
         return tuple(self._routed(int(row)) for row in np.flatnonzero(self.gate > 0))
+
+    @property
+    def names_sources(self) -> bool:
+        """Whether tokens took from single tokens (`token`), not from the other modality's mean (`channel`, `gate`)."""
+        return not len(self.routed) or bool((self.indices >= 0).any())
 
     def cell(self, position: int) -> Cell | None:
         """Return what the image token at a place in the prompt shows; None for other tokens."""

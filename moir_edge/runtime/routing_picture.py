@@ -61,7 +61,8 @@ def draw_routing_map(routing: RoutingMap, images: Sequence[ImageInput]) -> Image
 
     Per image, the left panel shows the information density of every cell (dark is weak); the right
     one fills each enriched cell with the colour of the word that it took most from, the stronger the
-    gate the fuller, and numbers the cells that words took from. The legend names the words.
+    gate the fuller, and numbers the cells that words took from. The legend names the words. Routers that take from
+    the mean of the other modality (`channel`, `gate`) leave the scores on the left and the gates on the right.
 
     Args:
         routing: The map of one prompt.
@@ -155,8 +156,11 @@ def _layer_block(
     block = Image.new("RGB", (_WIDTH, size[1] + _LINE + 58), PAPER)
     draw = ImageDraw.Draw(block)
     right = 2 * _MARGIN + _PANEL
-    draw.text((_MARGIN, 0), f"{name}: information density", fill=INK, font=sized_font(15))
-    draw.text((right, 0), f"{name}: enriched cells, by word", fill=INK, font=sized_font(15))
+    score, grouping = (
+        ("information density", "word") if routing.names_sources else ("own share", "gate")
+    )
+    draw.text((_MARGIN, 0), f"{name}: {score}", fill=INK, font=sized_font(15))
+    draw.text((right, 0), f"{name}: enriched cells, by {grouping}", fill=INK, font=sized_font(15))
     block.paste(_density_panel(routing, layer, panel), (_MARGIN, _LINE))
     block.paste(_links_panel(routing, layer, panel, colours, enriched), (right, _LINE))
     _scale_bar(draw, routing, _LINE + size[1] + 8)
@@ -226,7 +230,8 @@ def _legend(
     named = [(word, counts[word], colour) for word, colour in colours.items()]
     others = sum(counts.values()) - sum(count for _, count, _ in named)
     if others:
-        named.append(("other words", others, _OTHER))
+        rest = "other words" if routing.names_sources else "the mean of all words"
+        named.append((rest, others, _OTHER))
     height = _LINE * (max(len(named), len(enriched), 1) + 1) + _MARGIN
     block = Image.new("RGB", (_WIDTH, height), PAPER)
     draw = ImageDraw.Draw(block)
@@ -244,7 +249,9 @@ def _legend(
         label = fitted(f"{line}  {_shown(token.word)}  (gate {token.gate:.2f})", _PANEL)
         draw.text((right, line * _LINE + 1), label, fill=INK, font=sized_font(15))
     if not enriched:
-        draw.text((right, _LINE + 1), "none", fill=_MUTED, font=sized_font(15))
+        texts = any(token.side == "text" for token in routing.routed)
+        took = "none" if routing.names_sources or not texts else "all, from the mean of the image"
+        draw.text((right, _LINE + 1), took, fill=_MUTED, font=sized_font(15))
     return block
 
 

@@ -78,6 +78,12 @@ def test_every_figure_is_checked(report: ComparisonReport) -> None:
     )
 
 
+def test_no_indices_are_asked_of_a_router_that_names_no_sources(report: ComparisonReport) -> None:
+    routed = _manifest("fp32").model_copy(update={"router": {"version": 1, "kind": "gate"}})
+    checks = checks_of(report, [routed, _manifest("int4")], {"max_abs_error": {}})
+    assert not any("indices" in check.name for check in checks)
+
+
 def test_command_writes_the_checks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,5 +61,7 @@ def test_nothing_routed_and_other_tokens() -> None:
     one = routing_row()
     still = replace(one, gates=np.zeros(6, np.float32))
     assert routing_agreement([one], [still]) is None
+    pooled = replace(one, sources=np.full_like(one.sources, -1))
+    assert routing_agreement([pooled], [pooled]) is None
     with pytest.raises(ValueError, match="do not tokenize the prompt alike"):
         routing_agreement([replace(one, positions=one.positions + 1)], [one])

@@ -129,7 +129,9 @@ def _randomize(model: Any) -> None:
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that saves a tiny checkpoint of a `model_type` and returns its folder."""
 
-    def make(model_type: str, *, router: bool = False, tied: bool = True) -> Path:
+    def make(
+        model_type: str, *, router: bool = False, kind: str = "token", tied: bool = True
+    ) -> Path:
         import torch
 
         torch.manual_seed(0)
@@ -142,7 +144,8 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         if router:
             from moir_edge.router import RouterConfig, retrofit
 
-            config = RouterConfig(rank=4, top_k=2)
+            sizes = {"rank": 4, "top_k": 2} if kind == "token" else {}
+            config = RouterConfig.from_record({"kind": kind, **sizes})
             retrofit(model, config, special_token_ids=tokenizer.all_special_ids)
         _randomize(model)
         folder = tmp_path_factory.mktemp(model_type)

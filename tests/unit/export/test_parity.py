@@ -73,3 +73,22 @@ def test_routing_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_routing_gives_no_figures() -> None:
     assert RoutingFigures().summary() is None
+
+
+def test_routing_figures_of_a_router_without_single_sources(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = SimpleNamespace(
+        inputs_embeds=torch.eye(4)[None],
+        scores=torch.tensor([[0.25, 0.5]]),
+        indices=torch.full((1, 2, 1), -1),
+        margin=torch.zeros(1, 2),
+        gate=torch.tensor([[0.75, 0.5]]),
+    )
+    monkeypatch.setattr(
+        "moir_edge.router.last_routing", lambda _: SimpleNamespace(output=output), raising=False
+    )
+    figures = routing_parity.RoutingFigures()
+    got = {name: getattr(output, name).numpy() for name in ("scores", "indices", "gate")}
+    figures.add(None, {f"router_{name}": value for name, value in got.items()})
+    assert figures.summary() == {"routed_tokens": 2, "score_max_abs_error": 0.0, "gate_flips": 0}

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from moir_edge.ops import DOMAIN, ROUTER_INPUTS, ROUTER_OUTPUTS, router_graph
 from moir_edge.ops.reference_router import route
-from moir_edge.router import RouterConfig, TokenRouter
+from moir_edge.router import Router, RouterConfig, TokenRouter, build_router
 
 HIDDEN = 24
 # float32 sums of 24 products in another order differ by a few units in the last place of values near 10.
@@ -31,6 +31,14 @@ def awake_router(config: RouterConfig) -> TokenRouter:
             torch.nn.init.normal_(parameter, std=0.3)
         if "norm" in name:
             torch.nn.init.normal_(parameter, mean=float("weight" in name), std=0.1)
+    return router
+
+
+def pooled_router(config: RouterConfig) -> Router:
+    torch.manual_seed(2)
+    router = build_router(config, HIDDEN).eval()
+    for parameter in router.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
     return router
 
 
@@ -51,7 +59,7 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     )
 
 
-def check(router: TokenRouter, runtime: onnxruntime.InferenceSession, given: dict[str, Any]) -> Any:
+def check(router: Router, runtime: onnxruntime.InferenceSession, given: dict[str, Any]) -> Any:
     found = runtime.run(None, given)
     with torch.no_grad():
         output = router(*(torch.from_numpy(given[name]) for name in ROUTER_INPUTS))
@@ -83,8 +91,40 @@ def test_graph_equals_torch_and_numpy_at_every_size(
         check(router, runtime, feeds(*sizes))
 
 
-def test_samples_with_fewer_tokens_or_none_in_one_batch() -> None:
-    router = awake_router(RouterConfig(rank=8, direction="auto"))
+@pytest.mark.parametrize("kind", ["channel", "gate"])
+@pytest.mark.parametrize("direction", ["both", "text-to-image", "image-to-text"])
+def test_pooled_graph_equals_torch_and_numpy_at_every_size(kind: Any, direction: Any) -> None:
+    router = pooled_router(RouterConfig(kind=kind, direction=direction))
+    model = router_graph(router)
+    onnx.checker.check_model(model, full_check=True)
+    outputs = {item.name: _axes(item) for item in model.graph.output}
+    assert tuple(outputs) == ROUTER_OUTPUTS
+    assert outputs["router_indices"] == ["batch", "routed_tokens", 1]
+    assert {item.domain for item in model.opset_import} == {""}
+    assert {item.name for item in model.graph.initializer} == set(router.state_dict())
+    runtime = session(model)
+    for sizes in ((2, 5, 6, 14), (1, 40, 30, 80), (3, 2, 9, 12), (1, 9, 1, 11), (1, 1, 1, 2)):
+        found = check(router, runtime, feeds(*sizes))
+        assert (found["indices"] == -1).all()
+        assert not found["margin"].any()
+
+
+def test_fresh_gate_graph_returns_the_embeddings() -> None:
+    given = feeds(2, 5, 6, 14)
+    model = router_graph(build_router(RouterConfig(kind="gate"), HIDDEN))
+    np.testing.assert_array_equal(session(model).run(None, given)[0], given["inputs_embeds"])
+
+
+@pytest.mark.parametrize(
+    "router",
+    [
+        awake_router(RouterConfig(rank=8, direction="auto")),
+        pooled_router(RouterConfig(kind="channel")),
+        pooled_router(RouterConfig(kind="gate")),
+    ],
+    ids=["token", "channel", "gate"],
+)
+def test_samples_with_fewer_tokens_or_none_in_one_batch(router: Router) -> None:
     given = feeds(4, 6, 7, 15)
     given["image_positions"][1, 3:] = -1
     given["text_mask"][1, 2:] = False
@@ -101,8 +141,16 @@ def test_samples_with_fewer_tokens_or_none_in_one_batch() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_non_finite_sample_is_passed_through(value: float) -> None:
-    router = awake_router(RouterConfig(rank=8))
+@pytest.mark.parametrize(
+    "router",
+    [
+        awake_router(RouterConfig(rank=8)),
+        pooled_router(RouterConfig(kind="channel")),
+        pooled_router(RouterConfig(kind="gate")),
+    ],
+    ids=["token", "channel", "gate"],
+)
+def test_non_finite_sample_is_passed_through(router: Router, value: float) -> None:
     given = feeds(2, 5, 6, 14)
     given["inputs_embeds"][0, given["text_positions"][0, 1], 4] = value
     found = session(router_graph(router)).run(None, given)
@@ -175,18 +223,29 @@ def _axes(item: onnx.ValueInfoProto) -> list[str | int]:
     importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"
 )
 @pytest.mark.parametrize(
-    ("density", "merge", "direction"),
+    "config",
     [
-        ("confidence", "add", "both"),
-        ("entropy", "concat", "auto"),
-        ("entropy", "interpolate", "text-to-image"),
+        RouterConfig(rank=8, threshold=0.3),
+        RouterConfig(rank=8, threshold=0.3, density="entropy", merge="concat", direction="auto"),
+        RouterConfig(
+            rank=8,
+            threshold=0.3,
+            density="entropy",
+            merge="interpolate",
+            direction="text-to-image",
+        ),
+        RouterConfig(kind="channel"),
+        RouterConfig(kind="channel", direction="image-to-text"),
+        RouterConfig(kind="gate"),
+        RouterConfig(kind="gate", direction="text-to-image"),
     ],
+    ids=lambda config: f"{config.kind}-{config.density}-{config.merge}-{config.direction}",
 )
-def test_graph_builds_for_ada_in_tensorrt_rtx(density: Any, merge: Any, direction: Any) -> None:
+def test_graph_builds_for_ada_in_tensorrt_rtx(config: RouterConfig) -> None:
     import tensorrt_rtx as trt
 
-    config = RouterConfig(density=density, merge=merge, direction=direction, threshold=0.3, rank=8)
-    model = router_graph(awake_router(config))
+    router = awake_router(config) if config.kind == "token" else pooled_router(config)
+    model = router_graph(router)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     network = builder.create_network()

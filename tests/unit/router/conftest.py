@@ -103,7 +103,7 @@ class Vlm:
         """Give the router's zero-initialised weights values, as training would."""
         generator = torch.Generator().manual_seed(11)
         for name, parameter in self.model.moir_router.named_parameters():
-            if name.endswith(("up.weight", "blend")):
+            if name.endswith(("up.weight", "blend", "mix", "projection.weight")):
                 parameter.data.normal_(0.0, 0.5, generator=generator)
 
     @staticmethod

@@ -24,6 +24,8 @@ from moir_edge.router import (
 )
 
 CONFIG = RouterConfig(rank=8, top_k=3)
+CHANNEL, GATE = RouterConfig(kind="channel"), RouterConfig(kind="gate")
+KINDS = pytest.mark.parametrize("config", [CONFIG, CHANNEL, GATE], ids=["token", "channel", "gate"])
 
 
 def logits(vlm: Any, **changes: Any) -> torch.Tensor:
@@ -50,15 +52,40 @@ def test_fresh_router_leaves_logits_bit_identical(
     assert (routing.output.gate > 0).any()
 
 
+@pytest.mark.parametrize("direction", ["both", "text-to-image", "image-to-text"])
+@pytest.mark.parametrize("training", [False, True])
+def test_fresh_gate_router_leaves_logits_bit_identical(
+    vlm: Any, direction: Any, training: bool
+) -> None:
+    inputs = vlm.inputs()
+    inputs["labels"] = torch.full_like(inputs["input_ids"], -100)
+    before = vlm.model(**inputs).logits
+    retrofit(vlm.model, RouterConfig(kind="gate", direction=direction))
+    vlm.model.moir_router.train(training)
+    assert torch.equal(before, vlm.model(**inputs).logits)
+
+
+def test_fresh_channel_router_starts_at_one_half_and_changes_the_logits(vlm: Any) -> None:
+    before = logits(vlm)
+    retrofit(vlm.model, CHANNEL)
+    assert not torch.equal(before, logits(vlm))
+    routing = last_routing(vlm.model)
+    assert routing is not None
+    assert set(routing.output.gate.unique().tolist()) == {0.0, 0.5}
+    with router_disabled(vlm.model):
+        assert torch.equal(before, logits(vlm))
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("config", [CONFIG, GATE], ids=["token", "gate"])
 def test_fresh_router_is_identical_in_every_padding_and_dtype(
-    vlm: Any, side: str, dtype: torch.dtype
+    vlm: Any, side: str, dtype: torch.dtype, config: RouterConfig
 ) -> None:
     model = vlm.model.to(dtype)
     inputs = vlm.inputs(side)
     before = model(**inputs).logits
-    retrofit(model, CONFIG)
+    retrofit(model, config)
     assert torch.equal(before, model(**inputs).logits)
 
 
@@ -76,9 +103,12 @@ def test_fresh_router_generates_the_same_tokens_and_logits(vlm: Any) -> None:
     assert all(map(torch.equal, before.logits, after.logits))
 
 
-def test_generate_routes_the_prefill_only_and_as_forward_does(vlm: Any) -> None:
+@KINDS
+def test_generate_routes_the_prefill_only_and_as_forward_does(
+    vlm: Any, config: RouterConfig
+) -> None:
     base = logits(vlm)
-    router = retrofit(vlm.model, CONFIG)
+    router = retrofit(vlm.model, config)
     vlm.wake()
     calls = []
     router.register_forward_hook(lambda *_: calls.append(1))
@@ -94,6 +124,46 @@ def test_generate_routes_the_prefill_only_and_as_forward_does(vlm: Any) -> None:
     assert len(calls) == 2
     # generate() computes the last position alone, so the matrix products differ in blocking: float32 rounding.
     torch.testing.assert_close(found.logits[0], expected[:, -1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("config", [CHANNEL, GATE], ids=["channel", "gate"])
+def test_padding_does_not_change_what_is_routed(vlm: Any, side: str, config: RouterConfig) -> None:
+    retrofit(vlm.model, config)
+    vlm.wake()
+    logits(vlm, **vlm.inputs(side))
+    batched = last_routing(vlm.model)
+    with torch.no_grad():
+        vlm.model(**vlm.single())
+    alone = last_routing(vlm.model)
+    assert batched is not None
+    assert alone is not None
+    length = vlm.single()["input_ids"].shape[1]
+    rows = batched.output.inputs_embeds[1]
+    rows = rows[-length:] if side == "left" else rows[:length]
+    # The vision tower sees another batch size, which changes float32 rounding.
+    torch.testing.assert_close(rows, alone.output.inputs_embeds[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("config", [CHANNEL, GATE], ids=["channel", "gate"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_training_reaches_every_weight_of_the_other_kinds(
+    vlm: Any, config: RouterConfig, autocast: bool
+) -> None:
+    router = retrofit(vlm.model, config)
+    vlm.model.train()
+    inputs = vlm.inputs()
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -1] = inputs["input_ids"][:, -1]
+    # The gate's projection is zero at first, so its softmax is reached in the second step.
+    optimizer = torch.optim.SGD(vlm.model.parameters(), lr=1.0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            vlm.model(**inputs, labels=labels).loss.backward()
+        reached = {name for name, item in router.named_parameters() if item.grad.any()}
+        optimizer.step()
+    assert reached == {name for name, _ in router.named_parameters()}
 
 
 def test_static_cache_and_beams_keep_the_routing(vlm: Any) -> None:
@@ -162,8 +232,9 @@ def test_sample_routes_alike_alone_and_in_a_padded_batch(vlm: Any) -> None:
         )
 
 
-def test_answer_tokens_do_not_change_the_routed_prompt(vlm: Any) -> None:
-    retrofit(vlm.model, CONFIG)
+@KINDS
+def test_answer_tokens_do_not_change_the_routed_prompt(vlm: Any, config: RouterConfig) -> None:
+    retrofit(vlm.model, config)
     vlm.wake()
     vlm.model.train()
     seen = []
@@ -210,13 +281,14 @@ def test_training_reaches_every_router_weight(vlm: Any, autocast: bool, merge: A
         optimizer.step()
 
 
-def test_save_and_load_round_trip(vlm: Any, tmp_path: Path) -> None:
-    retrofit(vlm.model, CONFIG, special_token_ids=[0, 1, 2, 12])
+@KINDS
+def test_save_and_load_round_trip(vlm: Any, tmp_path: Path, config: RouterConfig) -> None:
+    retrofit(vlm.model, config, special_token_ids=[0, 1, 2, 12])
     vlm.wake()
     expected = logits(vlm)
     vlm.model.save_pretrained(tmp_path)
     record = json.loads((tmp_path / "config.json").read_text())["moir_router"]
-    assert record == {**CONFIG.to_record(), "special_token_ids": [0, 1, 2, 12]}
+    assert record == {**config.to_record(), "special_token_ids": [0, 1, 2, 12]}
     again = load_retrofitted(tmp_path)
     assert type(again) is type(vlm.model)
     assert not again.training
@@ -263,9 +335,10 @@ def test_checkpoint_without_router_or_with_missing_weights(vlm: Any, tmp_path: P
         load_retrofitted(tmp_path / "plain")
 
 
-def test_disabled_and_removed_router_give_the_base_model(vlm: Any) -> None:
+@KINDS
+def test_disabled_and_removed_router_give_the_base_model(vlm: Any, config: RouterConfig) -> None:
     base = logits(vlm)
-    router = retrofit(vlm.model, CONFIG)
+    router = retrofit(vlm.model, config)
     vlm.wake()
     routed = logits(vlm)
     with router_disabled(vlm.model):
@@ -285,8 +358,9 @@ def test_disabled_and_removed_router_give_the_base_model(vlm: Any) -> None:
         last_routing(vlm.model)
 
 
-def test_copy_routes_on_its_own(vlm: Any) -> None:
-    retrofit(vlm.model, CONFIG)
+@KINDS
+def test_copy_routes_on_its_own(vlm: Any, config: RouterConfig) -> None:
+    retrofit(vlm.model, config)
     twin = copy.deepcopy(vlm.model)
     base = logits(vlm)
     vlm.wake()
@@ -296,8 +370,9 @@ def test_copy_routes_on_its_own(vlm: Any) -> None:
     assert not torch.equal(logits(vlm), base)
 
 
-def test_prompt_without_image_is_not_routed(vlm: Any) -> None:
-    retrofit(vlm.model, CONFIG)
+@KINDS
+def test_prompt_without_image_is_not_routed(vlm: Any, config: RouterConfig) -> None:
+    retrofit(vlm.model, config)
     vlm.wake()
     logits(vlm)
     ids = torch.tensor([[1, 10, 11, 12]])

@@ -30,11 +30,54 @@ def test_hash_is_the_sha256_of_canonical_json() -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "record"),
+    [
+        (
+            RouterConfig(kind="channel"),
+            {"version": 1, "kind": "channel", "ratio": 0.1, "direction": "both"},
+        ),
+        (
+            RouterConfig(kind="channel", ratio=0.2, direction="text-to-image"),
+            {"version": 1, "kind": "channel", "ratio": 0.2, "direction": "text-to-image"},
+        ),
+        (RouterConfig(kind="gate"), {"version": 1, "kind": "gate", "direction": "both"}),
+    ],
+)
+def test_record_holds_the_settings_of_its_kind_alone(
+    config: RouterConfig, record: dict[str, object]
+) -> None:
+    assert config.to_record() == record
+    again = RouterConfig.from_record(record)
+    assert again == config
+    assert again.hash() == config.hash() != RouterConfig().hash()
+    assert again.sources == 1
+
+
+def test_number_of_exchanged_channels() -> None:
+    config = RouterConfig(kind="channel")
+    assert [config.exchanged_channels(width) for width in (4, 14, 15, 24, 576)] == [1, 1, 2, 2, 58]
+    assert RouterConfig(kind="channel", ratio=1.0).exchanged_channels(576) == 576
+
+
+@pytest.mark.parametrize(
     ("record", "message"),
     [
         ({"top_q": 3}, "router config: top_q: Extra inputs"),
         ({"version": 2}, "router config: version: Input should be 1"),
-        ({"kind": "channel"}, "router config: kind: Input should be 'token'"),
+        ({"kind": "chanel"}, "router config: kind: Input should be 'token', 'channel' or 'gate'"),
+        ({"kind": ["gate"]}, "router config: kind: Input should be"),
+        (
+            {"kind": "channel", "top_k": 2, "merge": "add"},
+            "router config: record: the channel router has no merge, top_k; its settings are ratio, direction;",
+        ),
+        (
+            {"kind": "gate", "ratio": 0.5},
+            "the gate router has no ratio; its settings are direction",
+        ),
+        ({"kind": "gate", "top_q": 2}, "router config: top_q: Extra inputs"),
+        ({"kind": "gate", "direction": "auto"}, "compares token densities, which the gate router"),
+        ({"kind": "channel", "ratio": 0.0}, "needs a ratio above 0"),
+        ({"kind": "channel", "ratio": None}, "needs a ratio above 0"),
         ({"ratio": 1.5}, "router config: ratio: Input should be less than or equal to 1"),
         ({"ratio": None}, "neither ratio nor threshold"),
     ],

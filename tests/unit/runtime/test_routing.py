@@ -162,6 +162,20 @@ def test_the_picture_shows_every_view(
     assert drawn.width == single.width == double.width
 
 
+def test_map_without_single_sources_is_drawn_and_says_so() -> None:
+    routing = _split_map(4, (View(kind="whole"),))
+    assert routing.names_sources
+    pooled = RoutingMap(**{**_fields(routing), "indices": np.full((len(routing.gate), 1), -1)})
+    assert not pooled.names_sources
+    assert {token.sources for token in pooled.routed} == {()}
+    image = Image.new("RGB", (40, 40), (128, 128, 128))
+    drawn = [np.asarray(draw_routing_map(one, [image])) for one in (routing, pooled)]
+    width = min(len(item) for item in drawn)
+    assert (drawn[0][:width] != drawn[1][:width]).any()
+    silent = RoutingMap(**{**_fields(pooled), "gate": np.zeros_like(pooled.gate)})
+    assert silent.names_sources  # nothing was routed, so nothing says otherwise
+
+
 def test_enriched_cells_are_tinted_and_others_are_not() -> None:
     routing = _split_map(4, (View(kind="whole"),))
     gate = routing.gate.copy()

@@ -1,0 +1,90 @@
+"""The `channel` and `gate` routers on one sample in plain numpy: written for reading, and independent of the torch code."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moir_edge.ops.reference import FloatArray
+
+__all__ = ["route_channel", "route_gate"]
+
+Weights = dict[str, npt.NDArray[Any]]
+Found = dict[str, tuple[Any, ...]]
+"""Side to its rows (tokens, hidden), picks (tokens, 1), margin, gate and scores (tokens,)."""
+
+_CLOSED = {"image-to-text": "image", "text-to-image": "text"}
+_OTHER = {"image": "text", "text": "image"}
+
+
+def route_channel(weights: Weights, config: Any, rows: dict[str, FloatArray]) -> Found:
+    """Exchange the channels of least variance of each side for those of the other side's mean.
+
+    Args:
+        weights: The router's state dict as float32 arrays: ``{side}.mix`` (hidden,).
+        config: The router's `RouterConfig`.
+        rows: Side to its tokens (tokens, hidden).
+    """
+    found: Found = {}
+    for side, tokens in rows.items():
+        if side == _CLOSED.get(config.direction):
+            found[side] = _closed(tokens)
+            continue
+        source = rows[_OTHER[side]].mean(axis=0)
+        count = max(1, math.floor(config.ratio * tokens.shape[1] + 0.5))
+        weak = np.argsort(tokens.var(axis=0), kind="stable")[:count]
+        own_rms, source_rms = _rms(tokens[:, weak]), _rms(source[weak])
+        scale = np.clip(own_rms / source_rms, 0.1, 10.0)
+        alpha = 1.0 / (1.0 + np.exp(-weights[f"{side}.mix"][weak]))
+        routed = tokens.copy()
+        routed[:, weak] = alpha * scale * source[weak] + (1.0 - alpha) * tokens[:, weak]
+        energy = np.maximum((tokens**2).sum(axis=1), 1e-30)
+        scores = 1.0 - (tokens[:, weak] ** 2).sum(axis=1) / energy
+        found[side] = _result(routed, np.full(len(tokens), alpha.mean()), scores)
+    return found
+
+
+def route_gate(weights: Weights, config: Any, rows: dict[str, FloatArray]) -> Found:
+    """Add to each token the fused vector of the token and the other side's mean.
+
+    Args:
+        weights: The router's state dict as float32 arrays: ``{side}.gate`` and ``{side}.projection``.
+        config: The router's `RouterConfig`.
+        rows: Side to its tokens (tokens, hidden).
+    """
+    found: Found = {}
+    for side, tokens in rows.items():
+        if side == _CLOSED.get(config.direction):
+            found[side] = _closed(tokens)
+            continue
+        routed, own_weight = tokens.copy(), np.zeros(len(tokens), np.float32)
+        for index, token in enumerate(tokens):
+            pair = {side: token, _OTHER[side]: rows[_OTHER[side]].mean(axis=0)}
+            joint = np.concatenate([pair["image"], pair["text"]])
+            logits = weights[f"{side}.gate.weight"] @ joint + weights[f"{side}.gate.bias"]
+            share = np.exp(logits - logits.max())
+            share = share / share.sum()
+            weighted = np.concatenate([share[0] * pair["image"], share[1] * pair["text"]])
+            step = weights[f"{side}.projection.weight"] @ weighted
+            routed[index] = token + step + weights[f"{side}.projection.bias"]
+            own_weight[index] = share[0] if side == "image" else share[1]
+        found[side] = _result(routed, 1.0 - own_weight, own_weight)
+    return found
+
+
+def _rms(values: FloatArray) -> float:
+    return math.sqrt(max(float(np.mean(values.astype(np.float64) ** 2)), 1e-12))
+
+
+def _closed(tokens: FloatArray) -> tuple[Any, ...]:
+    """Return a side that is not enriched: all of it its own."""
+    return _result(tokens, np.zeros(len(tokens)), np.ones(len(tokens)))
+
+
+def _result(routed: FloatArray, gate: Any, scores: Any) -> tuple[Any, ...]:
+    none = np.full((len(routed), 1), -1)
+    margin = np.zeros(len(routed), np.float32)
+    return routed, none, margin, gate.astype(np.float32), scores.astype(np.float32)

@@ -1,0 +1,82 @@
+"""What every router kind shares: its inputs, the checks on them, and the form of its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from moir_edge.errors import ShapeError
+from moir_edge.router.config import RouterConfig
+
+__all__ = ["Router", "RouterOutput"]
+
+
+@dataclass(frozen=True)
+class RouterOutput:
+    """Result of one routing; T = image_tokens + text_tokens, image tokens first.
+
+    Attributes:
+        inputs_embeds: (batch, sequence, hidden), dtype of the input.
+        scores: (batch, T) float32 in [0, 1]; 0 where no token stands or the sample is not routed. `token`: information
+            density; `channel`: share of the token's energy that lies in the channels it keeps; `gate`: weight of the
+            token's own modality. Low is weak in each.
+        indices: (batch, T, top_k) int64 sequence positions of the sources, best first; -1 where none. `channel` and
+            `gate` read the mean of the other modality, no single token: (batch, T, 1), all -1.
+        margin: (batch, T) float32, best minus runner-up similarity of a routed token; 0 with a single source, and
+            for `channel` and `gate`.
+        gate: (batch, T) float32 strength of the enrichment in [0, 1]; 0 for tokens that are not routed. `token`: from
+            1 − score; `channel`: mean α of the exchanged channels; `gate`: weight of the other modality, 1 − score.
+    """
+
+    inputs_embeds: Tensor
+    scores: Tensor
+    indices: Tensor
+    margin: Tensor
+    gate: Tensor
+
+    def detached(self) -> RouterOutput:
+        """Return the same result without its autograd graph."""
+        return RouterOutput(
+            **{name: getattr(self, name).detach() for name in self.__dataclass_fields__}
+        )
+
+
+class Router(nn.Module):
+    """A router of some kind: embeddings and positions in, `RouterOutput` out.
+
+    Args:
+        config: Settings of the router.
+        hidden_size: Width D of the language model's embeddings.
+    """
+
+    def __init__(self, config: RouterConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.hidden_size = hidden_size
+
+    def check(self, embeds: Tensor, image: Tensor, text: Tensor, mask: Tensor) -> None:
+        """Refuse shapes that do not fit each other or the router's width.
+
+        Args:
+            embeds: (batch, sequence, hidden).
+            image: (batch, image_tokens).
+            text: (batch, text_tokens).
+            mask: (batch, text_tokens).
+
+        Raises:
+            ShapeError: Says what was got and what was expected.
+        """
+        name = f"{self.config.kind} router"
+        if embeds.ndim != 3 or embeds.shape[-1] != self.hidden_size:
+            raise ShapeError(
+                f"{name}: got inputs_embeds {tuple(embeds.shape)}; "
+                f"expected (batch, sequence, {self.hidden_size})"
+            )
+        batch = embeds.shape[0]
+        pairs = image.ndim == 2 and text.ndim == 2 and mask.shape == text.shape
+        if not pairs or {image.shape[0], text.shape[0]} != {batch}:
+            raise ShapeError(
+                f"{name}: got image_positions {tuple(image.shape)}, text_positions {tuple(text.shape)}, "
+                f"text_mask {tuple(mask.shape)}; expected ({batch}, image_tokens) and twice ({batch}, text_tokens)"
+            )
