@@ -1,0 +1,35 @@
+"""Tuning of a retrofitted model: MWAM, which balances the modalities while training and leaves nothing behind (torch)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moir_edge.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from moir_edge.tuning.balance import MODES, BranchBalance, allocation_weight, scale_gradient
+    from moir_edge.tuning.frequency import frequency_ratio
+    from moir_edge.tuning.mwam import BRANCHES, Mwam
+
+__all__ = [
+    "BRANCHES",
+    "MODES",
+    "BranchBalance",
+    "Mwam",
+    "allocation_weight",
+    "frequency_ratio",
+    "scale_gradient",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "BRANCHES": "mwam",
+        "MODES": "balance",
+        "BranchBalance": "balance",
+        "Mwam": "mwam",
+        "allocation_weight": "balance",
+        "frequency_ratio": "frequency",
+        "scale_gradient": "balance",
+    },
+)
