@@ -1,4 +1,4 @@
-"""Tuning of a retrofitted model: MWAM, which balances the modalities while training and leaves nothing behind (torch)."""
+"""Tuning of a retrofitted checkpoint, and MWAM, which balances the modalities while training (torch)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ if TYPE_CHECKING:
     from moir_edge.tuning.balance import MODES, BranchBalance, allocation_weight, scale_gradient
     from moir_edge.tuning.frequency import frequency_ratio
     from moir_edge.tuning.mwam import BRANCHES, Mwam
+    from moir_edge.tuning.run import TuneReport, training_folder, tune
+    from moir_edge.tuning.settings import TuneSettings
 
 __all__ = [
     "BRANCHES",
     "MODES",
     "BranchBalance",
     "Mwam",
+    "TuneReport",
+    "TuneSettings",
     "allocation_weight",
     "frequency_ratio",
     "scale_gradient",
+    "training_folder",
+    "tune",
 ]
 
 __getattr__ = lazy_names(
@@ -31,5 +37,9 @@ __getattr__ = lazy_names(
         "allocation_weight": "balance",
         "frequency_ratio": "frequency",
         "scale_gradient": "balance",
+        "TuneReport": "run",
+        "TuneSettings": "settings",
+        "training_folder": "run",
+        "tune": "run",
     },
 )
