@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from moir_edge.tuning.balance import MODES, BranchBalance, allocation_weight, scale_gradient
     from moir_edge.tuning.frequency import frequency_ratio
     from moir_edge.tuning.mwam import BRANCHES, Mwam
-    from moir_edge.tuning.run import TuneReport, training_folder, tune
+    from moir_edge.tuning.run import TuneReport, tune
     from moir_edge.tuning.settings import TuneSettings
+    from moir_edge.tuning.unfinished import training_folder
 
 __all__ = [
     "BRANCHES",
@@ -39,7 +40,7 @@ __getattr__ = lazy_names(
         "scale_gradient": "balance",
         "TuneReport": "run",
         "TuneSettings": "settings",
-        "training_folder": "run",
+        "training_folder": "unfinished",
         "tune": "run",
     },
 )

@@ -16,11 +16,11 @@ from moir_edge.environment import require
 from moir_edge.errors import DataError
 from moir_edge.staging import FolderKind, check_replaceable, staged_folder
 from moir_edge.tuning.settings import TuneSettings
+from moir_edge.tuning.unfinished import check_unfinished, claim, run_identity, training_folder
 
-__all__ = ["REPORT_NAME", "TuneReport", "training_folder", "tune"]
+__all__ = ["REPORT_NAME", "TuneReport", "tune"]
 
 REPORT_NAME = "tuning.json"
-_RUN_NAME = "run.json"
 _KIND = FolderKind(name="checkpoint", marker="config.json", error=DataError)
 
 
@@ -59,12 +59,6 @@ class TuneReport:
     log: list[dict[str, float]]
 
 
-def training_folder(output: str | Path) -> Path:
-    """Return where a run keeps its training checkpoints until it is done: beside the output."""
-    target = Path(output).absolute()
-    return target.parent / f"{target.name}.training"
-
-
 def tune(
     checkpoint: str | Path,
     output: str | Path,
@@ -99,12 +93,12 @@ def tune(
         raise DataError("early stopping watches the evaluation loss; give --eval-data")
     check_replaceable(output, _KIND, force=force)
     training = training_folder(output)
-    _check_training_folder(training, resume=resume, force=force)
+    check_unfinished(training, resume=resume, force=force)
     rows = _rows(data)
     eval_rows = None if eval_data is None else _rows(eval_data)
     loaded = _load(checkpoint)
-    origin = _origin(settings, loaded, data, eval_data)
-    _claim(training, origin, settings, resume=resume)
+    origin = run_identity(settings, loaded.source.sha256, data, eval_data)
+    claim(training, origin, settings, resume=resume)
     with _quiet_transformers():
         report = _train(
             loaded, settings, origin, rows, eval_rows, training=training, progress=progress
@@ -161,51 +155,6 @@ def _processor(folder: Path) -> Any:
 
     processors: Any = AutoProcessor  # its from_pretrained is not typed
     return processors.from_pretrained(folder)
-
-
-def _origin(
-    settings: TuneSettings, loaded: Any, data: str | Path, eval_data: str | Path | None
-) -> dict[str, Any]:
-    """Return what tells one run from another: settings, weights and data."""
-    from moir_edge.bundle.reader import file_sha256
-
-    return {
-        "settings": settings.record(),
-        "weights": loaded.source.sha256,
-        "data": file_sha256(Path(data)),
-        "eval_data": None if eval_data is None else file_sha256(Path(eval_data)),
-    }
-
-
-def _check_training_folder(training: Path, *, resume: bool, force: bool) -> None:
-    if resume and not (training / _RUN_NAME).is_file():
-        raise DataError(f"nothing to resume: there is no unfinished run at {training}")
-    if not resume and training.exists():
-        if not force:
-            raise DataError(
-                f"{training} holds an unfinished run; go on with --resume or discard it with --force"
-            )
-        if not (training / _RUN_NAME).is_file():
-            raise DataError(f"{training} is no run of tune; remove it yourself")
-
-
-def _claim(training: Path, origin: dict[str, Any], settings: TuneSettings, *, resume: bool) -> None:
-    """Start the training folder, or check that the run in it is the same one."""
-    if not resume:
-        shutil.rmtree(training, ignore_errors=True)
-        training.mkdir(parents=True)
-        (training / _RUN_NAME).write_text(json.dumps(origin))
-        return
-    before = json.loads((training / _RUN_NAME).read_text())
-    changed = settings.difference(before["settings"])
-    if changed is None:
-        names = ("weights", "data", "eval_data")
-        changed = next((f"{n} changed" for n in names if before[n] != origin[n]), None)
-    if changed is not None:
-        raise DataError(
-            f"the run at {training} cannot be resumed: {changed}; "
-            "give what it was started with, or discard it with --force"
-        )
 
 
 def _train(

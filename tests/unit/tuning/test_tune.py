@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,10 @@ def test_killed_run_resumes_to_the_same_weights(
     words = _words(output, train_file, "--steps", 6, "--checkpoint-every", 1)
     words += ["--mwam", "gradient", "--eval-data", str(train_file)]
     marker = training_folder(output) / "checkpoint-2" / "complete.json"
-    with subprocess.Popen([sys.executable, "-m", "moir_edge.cli.main", *words]) as process:
+    command = [sys.executable, "-m", "moir_edge.cli.main", *words]
+    # sums of floats depend on the number of threads
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(command, env=environment) as process:
         while process.poll() is None and not marker.exists():
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -73,7 +78,7 @@ def test_killed_run_resumes_to_the_same_weights(
     expected, got = _weights(uninterrupted), _weights(output)
     assert expected.keys() == got.keys()
     for name, value in expected.items():
-        # thread count and float32 kernels may differ between processes; on one machine they are equal to the bit
+        # equal to the bit with the same kernels; Adam's steps are about 1e-3, so that a lost or doubled one would show
         torch.testing.assert_close(got[name], value, rtol=0, atol=1e-6)
     logs = [
         json.loads((folder / "tuning.json").read_text())["log"]
@@ -131,6 +136,24 @@ def test_labels_stand_on_the_first_answer_only(processor: Any, train_rows: list[
         assert text.endswith(
             f"{row.text}<end_of_utterance>\nAssistant: {row.answers[0]}<end_of_utterance>"
         )
+
+
+def test_answers_do_not_reach_the_routed_prompt(
+    model: Any, processor: Any, train_rows: list[Row]
+) -> None:
+    end = processor.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
+    batches = AnswerBatches(processor, frozenset({end}))
+    routed: list[torch.Tensor] = []
+    model.train()
+    model.moir_router.register_forward_hook(lambda _, args, out: routed.append(out.inputs_embeds))
+    for answer in (train_rows[0].answers[0], "red", "a large blue digit in the middle"):
+        batch = batches([replace(train_rows[0], answers=(answer,))])
+        prompt = int((batch["labels"][0] == -100).sum())
+        with torch.no_grad():
+            model(**batch)
+        assert torch.equal(routed[-1][:, :prompt], routed[0][:, :prompt])
+        answered = model.get_input_embeddings()(batch["input_ids"][:, prompt:])
+        assert torch.equal(routed[-1][:, prompt:], answered)
 
 
 def test_refusals(
