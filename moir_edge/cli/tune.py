@@ -93,6 +93,8 @@ def tune(
                 progress=progress,
             )
     except KeyboardInterrupt as error:
+        if not training_folder(output).exists():
+            raise
         raise MoirEdgeError(
             f"interrupted; the same command with --resume goes on from {training_folder(output)}"
         ) from error
