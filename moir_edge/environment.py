@@ -11,6 +11,7 @@ __all__ = ["missing_package", "require"]
 _EXTRA_OF = {
     "torch": "export",
     "transformers": "export",
+    "accelerate": "tune",
     "onnx": "export",
     "onnxscript": "export",
     "onnx_ir": "export",

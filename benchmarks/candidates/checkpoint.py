@@ -22,7 +22,7 @@ from moir_edge.benchmarks.data import Row
 from moir_edge.environment import require
 from moir_edge.errors import DataError, UnsupportedError
 
-__all__ = ["CheckpointCandidate"]
+__all__ = ["CheckpointCandidate", "end_tokens"]
 
 _WEIGHT_FILES = ("*.safetensors", "*.bin")
 # Names of the vision tower and of its projector in transformers' model classes.
@@ -58,7 +58,7 @@ class CheckpointCandidate:
                 f"{spec.source} cannot be loaded as a vision-language checkpoint: {reason}"
             ) from error
         self._processor.tokenizer.padding_side = "left"
-        self._end_tokens = _end_tokens(self._model)
+        self._end_tokens = end_tokens(self._model)
 
     @property
     def facts(self) -> CandidateFacts:
@@ -177,7 +177,12 @@ def _load_model(source: str) -> Any:
     return AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
 
 
-def _end_tokens(model: Any) -> frozenset[int]:
+def end_tokens(model: Any) -> frozenset[int]:
+    """Return the ids that end an answer.
+
+    Raises:
+        UnsupportedError: The model's generation config names none.
+    """
     ids = model.generation_config.eos_token_id
     if ids is None:
         raise UnsupportedError(

@@ -1,0 +1,120 @@
+"""`moir-edge tune`: train the router of a checkpoint on the user's rows, with or without MWAM."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from moir_edge.tuning import TuneReport
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("tune")(tune)
+
+
+def tune(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint with a router: folder or hub id.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new checkpoint.")],
+    data: Annotated[
+        Path, typer.Option(help="JSON lines: image or images, prompt, context, answers.")
+    ],
+    eval_data: Annotated[
+        Path | None, typer.Option(help="Rows on which the loss is measured, same format.")
+    ] = None,
+    train: Annotated[
+        str, typer.Option(help="router (everything else stays frozen) or full.")
+    ] = "router",
+    mwam: Annotated[
+        str | None, typer.Option(help="Balance the modalities: gradient, loss or hybrid.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimiser steps, in place of --epochs.")
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 1.0,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per step.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the rows.")] = 0,
+    early_stop: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="End after N evaluations without a lower loss; keep the best weights."
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, help="Steps between training checkpoints, and evaluations.")
+    ] = 100,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was killed.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace a checkpoint at -o, discard an unfinished run of it."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Tune a retrofitted checkpoint on rows with answers; the backbone stays as it is unless --train full."""
+    from dataclasses import asdict
+
+    from moir_edge.cli.terminal import progress_bar
+    from moir_edge.errors import MoirEdgeError
+    from moir_edge.tuning import TuneSettings, training_folder
+    from moir_edge.tuning import tune as run
+
+    settings = TuneSettings(
+        train=train,
+        mwam=mwam,
+        steps=steps,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        seed=seed,
+        early_stop=early_stop,
+        checkpoint_every=checkpoint_every,
+    )
+    try:
+        with progress_bar(quiet=as_json) as progress:
+            report = run(
+                checkpoint,
+                output,
+                data,
+                eval_data=eval_data,
+                settings=settings,
+                resume=resume,
+                force=force,
+                progress=progress,
+            )
+    except KeyboardInterrupt as error:
+        if not training_folder(output).exists():
+            raise
+        raise MoirEdgeError(
+            f"interrupted; the same command with --resume goes on from {training_folder(output)}"
+        ) from error
+    typer.echo(json.dumps(asdict(report), indent=1) if as_json else _summary(report, output))
+
+
+def _summary(report: TuneReport, output: Path) -> str:
+    lines = [
+        f"{output}: {report.trained_parameters:,} of {report.parameters:,} parameters tuned on {report.rows:,} rows, "
+        f"{report.steps:,} steps in {report.seconds:.0f} s",
+        f"loss: {report.first_loss:.4f} at the first log entry, {report.last_loss:.4f} at the last",
+    ]
+    if report.eval_loss is not None:
+        lines.append(
+            f"loss on the evaluation rows: {report.first_eval_loss:.4f} before, {report.eval_loss:.4f} after"
+        )
+    if report.settings["mwam"] is not None:
+        last = [entry for entry in report.log if "k_image" in entry][-1]
+        lines.append(
+            f"MWAM {report.settings['mwam']}: image FRM {last['frm_image']:.4g}, K {last['k_image']:.3f}; "
+            f"text FRM {last['frm_text']:.4g}, K {last['k_text']:.3f}"
+        )
+    return "\n".join(lines)

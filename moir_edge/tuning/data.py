@@ -1,0 +1,147 @@
+"""Training data: rows with an answer, and batches in which only the answer carries labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from moir_edge.benchmarks.candidates.bundle import decoded_image
+from moir_edge.benchmarks.data import Row
+from moir_edge.errors import DataError
+
+__all__ = ["AnswerBatches", "RowSet", "answered_rows"]
+
+IGNORED = -100
+
+
+def answered_rows(rows: Sequence[Row], source: str) -> list[Row]:
+    """Return the rows, all of which must have an answer; the first answer of a row is the one that is learnt.
+
+    Args:
+        rows: Rows of one file.
+        source: Its name, for the message.
+
+    Raises:
+        DataError: A row has none.
+    """
+    bare = [row.id for row in rows if not row.answers or not row.answers[0].strip()]
+    if bare:
+        raise DataError(
+            f"{source}: {len(bare)} of {len(rows)} rows have no answer, the first is row {bare[0]}; "
+            'tuning needs "answers": ["..."] in every row'
+        )
+    return list(rows)
+
+
+class RowSet(Dataset[Row]):
+    """Rows as torch's loaders take them.
+
+    Args:
+        rows: The rows, in order.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = list(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self._rows[index]
+
+
+class AnswerBatches:
+    """Turns rows into model inputs: prompts as at inference, padded on the left, then the answers, padded on the right.
+
+    The answer's tokens are what the checkpoint's chat template writes after the prompt, up to the end token. They
+    alone carry labels, so that the router takes none of them for a source or a target.
+
+    Args:
+        processor: The checkpoint's processor, with a chat template.
+        end_ids: Ids that end an answer.
+    """
+
+    def __init__(self, processor: Any, end_ids: frozenset[int]) -> None:
+        self._processor = processor
+        self._end_ids = end_ids
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Return the batch: `input_ids`, `attention_mask`, `labels` (batch, sequence) and what the processor adds."""
+        prompts = [_prompt(row) for row in rows]
+        encoded: dict[str, Tensor] = dict(
+            self._processor.apply_chat_template(
+                prompts,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True, "padding_side": "left"},
+            )
+        )
+        answers = [self.answer_ids(row) for row in rows]
+        width = max(map(len, answers))
+        shape = encoded["input_ids"].shape
+        pad_id = self._processor.tokenizer.pad_token_id or 0
+        tails = {
+            "input_ids": _filled(answers, width, pad_id),
+            "attention_mask": _filled([[1] * len(ids) for ids in answers], width, 0),
+        }
+        for name, value in encoded.items():
+            # other per-token inputs, such as token types, are 0 on text
+            if value.shape == shape:
+                tail = tails.get(name, torch.zeros(len(rows), width, dtype=torch.int64))
+                encoded[name] = torch.cat([value, tail.to(value.dtype)], dim=1)
+        unlabelled = torch.full(shape, IGNORED)
+        encoded["labels"] = torch.cat([unlabelled, _filled(answers, width, IGNORED)], dim=1)
+        return encoded
+
+    def answer_ids(self, row: Row) -> list[int]:
+        """Return the token ids of a row's first answer, the end token included.
+
+        Raises:
+            DataError: The chat template does not put the answer behind the prompt.
+        """
+        turns: list[dict[str, Any]] = [
+            {
+                "role": "user",
+                "content": [*({"type": "image"} for _ in row.images), _text(row.text)],
+            },
+            {"role": "assistant", "content": [_text(row.answers[0])]},
+        ]
+        prompt = self._template_ids(turns[:1], add_generation_prompt=True)
+        whole = self._template_ids(turns, add_generation_prompt=False)
+        if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
+            raise DataError(
+                f"row {row.id}: the checkpoint's chat template does not write an answer behind the prompt it writes "
+                "for generation; give the checkpoint a template that does"
+            )
+        answer = whole[len(prompt) :]
+        end = next((at for at, token in enumerate(answer) if token in self._end_ids), None)
+        return [*answer, min(self._end_ids)] if end is None else answer[: end + 1]
+
+    def _template_ids(
+        self, turns: list[dict[str, Any]], *, add_generation_prompt: bool
+    ) -> list[int]:
+        text = self._processor.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        ids: list[int] = self._processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _prompt(row: Row) -> list[dict[str, Any]]:
+    images = [{"type": "image", "image": decoded_image(path)} for path in row.images]
+    return [{"role": "user", "content": [*images, _text(row.text)]}]
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _filled(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:
+    """Pad rows on the right: (batch, width) int64."""
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.int64)

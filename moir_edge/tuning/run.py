@@ -1,0 +1,219 @@
+"""Tune a retrofitted checkpoint on a data file and write the result as a checkpoint, resuming a killed run if asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from moir_edge.benchmarks.data import Row, read_rows
+from moir_edge.environment import require
+from moir_edge.errors import DataError
+from moir_edge.staging import FolderKind, check_replaceable, staged_folder
+from moir_edge.tuning.settings import TuneSettings
+from moir_edge.tuning.unfinished import check_unfinished, claim, run_identity, training_folder
+
+__all__ = ["REPORT_NAME", "TuneReport", "tune"]
+
+REPORT_NAME = "tuning.json"
+_KIND = FolderKind(name="checkpoint", marker="config.json", error=DataError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneReport:
+    """What a run did; `tuning.json` in the new checkpoint holds the same.
+
+    Attributes:
+        settings: The settings of the run.
+        source: Name and SHA-256 of the checkpoint that was tuned.
+        data_sha256: Of the training file.
+        rows: Training rows.
+        steps: Optimiser steps made.
+        trained_parameters: How many weights were trained.
+        parameters: How many there are.
+        first_loss: Training loss at the first log entry, the branches' own losses included where MWAM adds them.
+        last_loss: The same at the last log entry.
+        first_eval_loss: Task loss on the evaluation rows of the checkpoint as it was, or None.
+        eval_loss: Task loss on the evaluation rows with the weights that were written, or None.
+        seconds: Training time of this process; a resumed run counts from the resumption.
+        log: The log entries in order: loss, learning rate, evaluations, and with MWAM `frm_*` and `k_*`.
+    """
+
+    settings: dict[str, Any]
+    source: dict[str, str]
+    data_sha256: str
+    rows: int
+    steps: int
+    trained_parameters: int
+    parameters: int
+    first_loss: float
+    last_loss: float
+    first_eval_loss: float | None
+    eval_loss: float | None
+    seconds: float
+    log: list[dict[str, float]]
+
+
+def tune(
+    checkpoint: str | Path,
+    output: str | Path,
+    data: str | Path,
+    *,
+    eval_data: str | Path | None = None,
+    settings: TuneSettings | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Any = None,
+) -> TuneReport:
+    """Tune a checkpoint that has a router, on the task loss of the answers.
+
+    Args:
+        checkpoint: Folder or hub id, written by `moir-edge retrofit` or an earlier `tune`.
+        output: Folder of the new checkpoint; it appears whole at the end.
+        data: JSON lines with an answer in every row.
+        eval_data: Rows on which the loss is measured; needed for early stopping.
+        settings: None for the defaults.
+        resume: Go on from the last training checkpoint of a run that was killed.
+        force: Replace a checkpoint at `output` and discard an unfinished run of it.
+        progress: Called as ``progress(stage, done, total)``.
+
+    Raises:
+        DataError: Data without answers, a checkpoint without router, nothing to resume, or other settings than
+            those of the run to resume.
+        EnvironmentProblem: A package is missing.
+    """
+    settings = settings or TuneSettings()
+    require("torch", "transformers", "accelerate")
+    if settings.early_stop is not None and eval_data is None:
+        raise DataError("early stopping watches the evaluation loss; give --eval-data")
+    check_replaceable(output, _KIND, force=force)
+    training = training_folder(output)
+    check_unfinished(training, resume=resume, force=force)
+    rows = _rows(data)
+    eval_rows = None if eval_data is None else _rows(eval_data)
+    loaded = _load(checkpoint)
+    origin = run_identity(settings, loaded.source.sha256, data, eval_data)
+    claim(training, origin, settings, resume=resume)
+    with _quiet_transformers():
+        report = _train(
+            loaded, settings, origin, rows, eval_rows, training=training, progress=progress
+        )
+        _write(loaded, output, report, force=force)
+    shutil.rmtree(training, ignore_errors=True)
+    return report
+
+
+def _write(loaded: Any, output: str | Path, report: TuneReport, *, force: bool) -> None:
+    with staged_folder(output, _KIND, force=force) as folder:
+        loaded.model.save_pretrained(folder)
+        _processor(loaded.folder).save_pretrained(folder)
+        (folder / REPORT_NAME).write_text(json.dumps(asdict(report), indent=1) + "\n")
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' bars and remarks off the terminal, where the command draws a bar of its own."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    level, was_on = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if was_on:
+            logging.enable_progress_bar()
+
+
+def _rows(path: str | Path) -> list[Row]:
+    from moir_edge.tuning.data import answered_rows
+
+    return answered_rows(read_rows(path), str(path))
+
+
+def _load(checkpoint: str | Path) -> Any:
+    from moir_edge.export import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    if loaded.router is None:
+        raise DataError(
+            f"{checkpoint} has no router to tune; attach one first with "
+            f"`moir-edge retrofit {checkpoint} -o ROUTED`"
+        )
+    return loaded
+
+
+def _processor(folder: Path) -> Any:
+    from transformers import AutoProcessor
+
+    processors: Any = AutoProcessor  # its from_pretrained is not typed
+    return processors.from_pretrained(folder)
+
+
+def _train(
+    loaded: Any,
+    settings: TuneSettings,
+    origin: dict[str, Any],
+    rows: list[Row],
+    eval_rows: list[Row] | None,
+    *,
+    training: Path,
+    progress: Any,
+) -> TuneReport:
+    """Train in place, and leave the model on the CPU in evaluation mode."""
+    from moir_edge.benchmarks.candidates.checkpoint import end_tokens
+    from moir_edge.tuning.data import AnswerBatches, RowSet
+    from moir_edge.tuning.mwam import Mwam
+    from moir_edge.tuning.trainer import build_trainer, last_complete
+
+    model = loaded.model
+    batches = AnswerBatches(_processor(loaded.folder), end_tokens(model))
+    for row in (*rows, *(eval_rows or ())):
+        batches.answer_ids(row)  # refuses a template that does not fit before any step is made
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(settings.train == "full" or name.startswith("moir_router."))
+    mode: Any = settings.mwam
+    mwam = None if mode is None else Mwam(model, mode)
+    trainer = build_trainer(
+        model, settings, batches=batches, train=RowSet(rows),
+        evaluation=None if eval_rows is None else RowSet(eval_rows),
+        training=training, mwam=mwam, progress=progress,
+    )  # fmt: skip
+    newest = last_complete(training, mwam)
+    first_eval_loss = None if eval_rows is None else _evaluated(trainer)
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    seconds = time.monotonic() - start
+    eval_loss = None if eval_rows is None else _evaluated(trainer)
+    if mwam is not None:
+        mwam.detach()
+    model.cpu().eval()
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return TuneReport(
+        settings=settings.record(),
+        source={"name": loaded.source.name, "sha256": loaded.source.sha256},
+        data_sha256=origin["data"],
+        rows=len(rows),
+        steps=trainer.state.global_step,
+        trained_parameters=trained,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        first_loss=losses[0],
+        last_loss=losses[-1],
+        first_eval_loss=first_eval_loss,
+        eval_loss=eval_loss,
+        seconds=round(seconds, 1),
+        log=trainer.state.log_history,
+    )
+
+
+def _evaluated(trainer: Any) -> float:
+    """Return the task loss on the evaluation rows."""
+    return float(trainer.evaluate()["eval_loss"])

@@ -1,0 +1,76 @@
+"""What a tuning run is told, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from moir_edge.errors import DataError, UnsupportedError, closest
+from moir_edge.tuning.balance import check_mode
+
+__all__ = ["PARTS", "TuneSettings"]
+
+PARTS = ("router", "full")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings:
+    """Settings of one run.
+
+    Attributes:
+        train: `router` freezes everything else; `full` trains all weights.
+        mwam: None, `gradient`, `loss` or `hybrid`.
+        steps: Optimiser steps; None for `epochs`.
+        epochs: Passes over the training rows; used where `steps` is None.
+        learning_rate: Peak rate of AdamW, after a warm-up of 5 % of the steps, falling to zero in a line.
+        batch_size: Rows per step.
+        seed: Of the order of the rows and of torch.
+        early_stop: End after this many evaluations without a lower loss, and keep the best weights; None never.
+        checkpoint_every: Steps between two training checkpoints, and between two evaluations.
+
+    Raises:
+        UnsupportedError: `train` or `mwam` is unknown.
+        DataError: A number is out of range.
+    """
+
+    train: str = "router"
+    mwam: str | None = None
+    steps: int | None = None
+    epochs: float = 1.0
+    learning_rate: float = 1e-3
+    batch_size: int = 8
+    seed: int = 0
+    early_stop: int | None = None
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        if self.train not in PARTS:
+            raise UnsupportedError(
+                f"unknown part to train {self.train!r}: {closest(self.train, PARTS)}"
+            )
+        if self.mwam is not None:
+            check_mode(self.mwam)
+        positive = ("steps", "epochs", "learning_rate", "batch_size", "early_stop")
+        for name in (*positive, "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise DataError(f"tune: {name} is {value}; it must be more than 0")
+
+    def total_steps(self, rows: int) -> int:
+        """Return the number of optimiser steps over that many rows."""
+        if self.steps is not None:
+            return self.steps
+        per_epoch = -(-rows // self.batch_size)
+        return max(1, round(self.epochs * per_epoch))
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as plain JSON data."""
+        return asdict(self)
+
+    def difference(self, record: dict[str, Any]) -> str | None:
+        """Return the first setting that differs from a record, as `name was A, is B`; None if none does."""
+        for field in fields(self):
+            before, now = record.get(field.name), getattr(self, field.name)
+            if before != now:
+                return f"{field.name} was {before}, is {now}"
+        return None

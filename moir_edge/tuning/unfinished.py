@@ -1,0 +1,82 @@
+"""The folder of a run that is not done: where it lies, what run it belongs to, and who may go on with it or discard it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from moir_edge.bundle.reader import file_sha256
+from moir_edge.errors import DataError
+from moir_edge.tuning.settings import TuneSettings
+
+__all__ = ["check_unfinished", "claim", "run_identity", "training_folder"]
+
+_RUN_NAME = "run.json"
+
+
+def training_folder(output: str | Path) -> Path:
+    """Return where a run keeps its training checkpoints until it is done: beside the output."""
+    target = Path(output).absolute()
+    return target.parent / f"{target.name}.training"
+
+
+def run_identity(
+    settings: TuneSettings, weights_sha256: str, data: str | Path, eval_data: str | Path | None
+) -> dict[str, Any]:
+    """Return what tells one run from another, as plain JSON data: settings, weights and data."""
+    return {
+        "settings": settings.record(),
+        "weights": weights_sha256,
+        "data": file_sha256(Path(data)),
+        "eval_data": None if eval_data is None else file_sha256(Path(eval_data)),
+    }
+
+
+def check_unfinished(training: Path, *, resume: bool, force: bool) -> None:
+    """Refuse to resume where nothing is, and to discard an unfinished run unasked; cheap, before any loading.
+
+    Raises:
+        DataError: One of the two, or the folder is not one that tune made.
+    """
+    if resume and not (training / _RUN_NAME).is_file():
+        raise DataError(f"nothing to resume: there is no unfinished run at {training}")
+    if not resume and training.exists():
+        if not force:
+            raise DataError(
+                f"{training} holds an unfinished run; go on with --resume or discard it with --force"
+            )
+        if not (training / _RUN_NAME).is_file():
+            raise DataError(f"{training} is no run of tune; remove it yourself")
+
+
+def claim(
+    training: Path, identity: dict[str, Any], settings: TuneSettings, *, resume: bool
+) -> None:
+    """Start the training folder, or check that the run in it is the same one.
+
+    Args:
+        training: The folder.
+        identity: What `run_identity` returned.
+        settings: Of the run now.
+        resume: Whether the folder holds the run to go on with.
+
+    Raises:
+        DataError: Settings, weights or data are other ones than the run was started with.
+    """
+    if not resume:
+        shutil.rmtree(training, ignore_errors=True)
+        training.mkdir(parents=True)
+        (training / _RUN_NAME).write_text(json.dumps(identity))
+        return
+    before = json.loads((training / _RUN_NAME).read_text())
+    changed = settings.difference(before["settings"])
+    if changed is None:
+        names = ("weights", "data", "eval_data")
+        changed = next((f"{n} changed" for n in names if before[n] != identity[n]), None)
+    if changed is not None:
+        raise DataError(
+            f"the run at {training} cannot be resumed: {changed}; "
+            "give what it was started with, or discard it with --force"
+        )

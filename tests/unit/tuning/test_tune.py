@@ -1,0 +1,190 @@
+"""`moir-edge tune` on the shipped checkpoint: what changes, what stays, kill and resume, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from moir_edge.benchmarks.data import Row
+from moir_edge.cli.main import main
+from moir_edge.demo import checkpoint_path
+from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.router import load_retrofitted, remove_router
+from moir_edge.tuning import TuneSettings, training_folder, tune
+from moir_edge.tuning.data import AnswerBatches
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def _words(output: Path, data: Path, *more: object) -> list[str]:
+    words = ["tune", checkpoint_path(), "-o", output, "--data", data, "--batch-size", 3, *more]
+    return [str(word) for word in words]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(train_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps with MWAM and evaluations, the reference of the resumed run."""
+    output = tmp_path_factory.mktemp("whole") / "tuned"
+    settings = TuneSettings(steps=6, batch_size=3, checkpoint_every=1, mwam="gradient")
+    tune(checkpoint_path(), output, train_file, eval_data=train_file, settings=settings)
+    return output
+
+
+def test_router_changes_and_the_backbone_stays_to_the_bit(uninterrupted: Path) -> None:
+    model = load_retrofitted(checkpoint_path(), dtype=torch.float32)
+    after = load_retrofitted(uninterrupted).state_dict()
+    changed = {name for name, value in model.state_dict().items() if not after[name].equal(value)}
+    assert changed
+    assert all(name.startswith("moir_router.") for name in changed)
+    assert not training_folder(uninterrupted).exists()
+    log = json.loads((uninterrupted / "tuning.json").read_text())["log"]
+    steps = [entry for entry in log if "loss" in entry]
+    assert [entry["step"] for entry in steps] == [1, 2, 3, 4, 5, 6]
+    assert all({"frm_image", "frm_text", "k_image", "k_text"} <= set(entry) for entry in steps)
+
+
+def test_killed_run_resumes_to_the_same_weights(
+    uninterrupted: Path, train_file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "tuned"
+    words = _words(output, train_file, "--steps", 6, "--checkpoint-every", 1)
+    words += ["--mwam", "gradient", "--eval-data", str(train_file)]
+    marker = training_folder(output) / "checkpoint-2" / "complete.json"
+    command = [sys.executable, "-m", "moir_edge.cli.main", *words]
+    # sums of floats depend on the number of threads
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(command, env=environment) as process:
+        while process.poll() is None and not marker.exists():
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not output.exists()
+    assert main(words) == 2  # an unfinished run is not discarded unasked
+    assert main([*words, "--learning-rate", "0.01", "--resume"]) == 2
+    assert main([*words, "--resume"]) == 0
+    expected, got = _weights(uninterrupted), _weights(output)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        # equal to the bit with the same kernels; Adam's steps are about 1e-3, so that a lost or doubled one would show
+        torch.testing.assert_close(got[name], value, rtol=0, atol=1e-6)
+    logs = [
+        json.loads((folder / "tuning.json").read_text())["log"]
+        for folder in (uninterrupted, output)
+    ]
+    ours, theirs = ([entry["k_text"] for entry in log if "k_text" in entry] for log in logs)
+    assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["loss", "hybrid"])
+def test_command_line_with_evaluation_and_early_stop(
+    mode: str, train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "tuned"
+    words = _words(output, train_file, "--steps", 2, "--checkpoint-every", 1, "--mwam", mode)
+    assert main([*words, "--eval-data", str(train_file), "--early-stop", "1", "--json"]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert captured.err == ""
+    assert report == json.loads((output / "tuning.json").read_text())
+    assert report["steps"] == 2
+    assert report["trained_parameters"] < report["parameters"] / 10
+    # the weights that were kept are the best ones that were evaluated; the same batches, so the same sums
+    *seen, last = [entry["eval_loss"] for entry in report["log"] if "eval_loss" in entry]
+    assert report["eval_loss"] == last == min(seen)
+    assert len(seen) == 2
+    assert main([*words, "--eval-data", str(train_file)]) == 2  # the output exists
+
+
+def test_training_everything_lowers_the_loss(train_file: Path, tmp_path: Path) -> None:
+    settings = TuneSettings(train="full", steps=4, batch_size=6, learning_rate=2e-4)
+    report = tune(
+        checkpoint_path(), tmp_path / "tuned", train_file, eval_data=train_file, settings=settings
+    )
+    assert report.trained_parameters == report.parameters
+    assert report.first_eval_loss is not None
+    assert report.eval_loss is not None
+    assert report.eval_loss < report.first_eval_loss
+    embeddings = "model.text_model.embed_tokens.weight"
+    before, after = _weights(checkpoint_path()), _weights(tmp_path / "tuned")
+    assert not before[embeddings].float().equal(after[embeddings])
+
+
+def test_labels_stand_on_the_first_answer_only(processor: Any, train_rows: list[Row]) -> None:
+    tokenizer = processor.tokenizer
+    end = tokenizer.convert_tokens_to_ids("<end_of_utterance>")
+    batch = AnswerBatches(processor, frozenset({end}))(train_rows[:3:2])
+    for row, labels, ids, mask in zip(
+        train_rows[:3:2], batch["labels"], batch["input_ids"], batch["attention_mask"], strict=True
+    ):
+        answer = labels[labels != -100]
+        assert tokenizer.decode(answer) == f" {row.answers[0]}<end_of_utterance>"
+        assert torch.equal(ids[labels != -100], answer)
+        text = tokenizer.decode(ids[mask.bool()])
+        assert text.endswith(
+            f"{row.text}<end_of_utterance>\nAssistant: {row.answers[0]}<end_of_utterance>"
+        )
+
+
+def test_answers_do_not_reach_the_routed_prompt(
+    model: Any, processor: Any, train_rows: list[Row]
+) -> None:
+    end = processor.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
+    batches = AnswerBatches(processor, frozenset({end}))
+    routed: list[torch.Tensor] = []
+    model.train()
+    model.moir_router.register_forward_hook(lambda _, args, out: routed.append(out.inputs_embeds))
+    for answer in (train_rows[0].answers[0], "red", "a large blue digit in the middle"):
+        batch = batches([replace(train_rows[0], answers=(answer,))])
+        prompt = int((batch["labels"][0] == -100).sum())
+        with torch.no_grad():
+            model(**batch)
+        assert torch.equal(routed[-1][:, :prompt], routed[0][:, :prompt])
+        answered = model.get_input_embeddings()(batch["input_ids"][:, prompt:])
+        assert torch.equal(routed[-1][:, prompt:], answered)
+
+
+def test_refusals(
+    train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: Any, processor: Any
+) -> None:
+    def line(*words: object) -> str:
+        assert main([str(word) for word in words]) == 2
+        return capsys.readouterr().err
+
+    output = tmp_path / "tuned"
+    bare = train_file.with_name("bare.jsonl")
+    record = json.loads(train_file.read_text().splitlines()[0])
+    bare.write_text(json.dumps({**record, "answers": []}) + "\n")
+    assert "1 of 1 rows have no answer" in line(*_words(output, bare))
+    assert "did you mean 'hybrid'" in line(*_words(output, train_file, "--mwam", "hybird"))
+    assert "did you mean 'router'" in line(*_words(output, train_file, "--train", "routers"))
+    assert "nothing to resume" in line(*_words(output, train_file, "--resume"))
+    assert "--eval-data" in line(*_words(output, train_file, "--early-stop", 2))
+    remove_router(model)
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    capsys.readouterr()
+    refused = line("tune", tmp_path / "base", "-o", output, "--data", train_file)
+    assert f"`moir-edge retrofit {tmp_path / 'base'}" in refused
+    assert not output.exists()
+    assert not training_folder(output).exists()
+
+
+def test_numbers_out_of_range_are_named() -> None:
+    with pytest.raises(DataError, match="learning_rate is 0"):
+        TuneSettings(learning_rate=0)
+    with pytest.raises(UnsupportedError, match="unknown MWAM mode"):
+        TuneSettings(mwam="both")
+    assert TuneSettings(epochs=2, batch_size=4).total_steps(10) == 6
