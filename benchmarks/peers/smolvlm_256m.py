@@ -199,8 +199,8 @@ def table(result: dict[str, Any]) -> str:
         f"steal {'unknown' if steal is None else f'{steal:.1f} %'}",
         "",
         "| | TTFT ms | vision ms | prefill ms | decode ms/token | limit ms "
-        "| router % of TTFT | weights MB | peak memory MB |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| router % of TTFT | on against off % | weights MB | peak memory MB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     first = result["candidates"][0]
     for one in result["candidates"]:
@@ -213,11 +213,13 @@ def table(result: dict[str, Any]) -> str:
                 ("decode_ms_per_token", 1),
             )
         ]
+        inside = one["router_overhead"]["component_percent"]
         router = one["router_overhead"]["overhead"]
         cells = [
             f"{one['name']} {one['precision']}",
             *timed,
             f"{one['decode_limit_ms']:.1f}",
+            f"{inside:.2f}",
             f"{router['percent']:+.1f} ({router['low']:+.1f} to {router['high']:+.1f})",
             f"{one['weights_bytes'] / 1e6:.0f}",
             f"{one['peak_memory_bytes'] / 1e6:.0f}",

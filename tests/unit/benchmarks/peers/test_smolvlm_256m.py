@@ -91,7 +91,10 @@ def _candidate(name: str, ms: float) -> dict[str, Any]:
         "prefill_ms": 3 * ms,
         "decode_ms_per_token": ms,
         "decode_limit_ms": 2.5,
-        "router_overhead": {"overhead": {"percent": 1.25, "low": -0.5, "high": 3.0}},
+        "router_overhead": {
+            "component_percent": 0.456,
+            "overhead": {"percent": 1.25, "low": -0.5, "high": 3.0},
+        },
         "weights_bytes": 912_000_000,
         "peak_memory_bytes": 1_300_000_000,
     }
@@ -115,7 +118,7 @@ def test_table_shows_factors_against_the_first_candidate() -> None:
     )
     assert lines[-1] == (
         "| moir-edge fp32 | 80 (2.50×) | 56 (2.50×) | 24 (2.50×) | 8.0 (2.50×) | 2.5 "
-        "| +1.2 (-0.5 to +3.0) | 912 | 1300 |"
+        "| 0.46 | +1.2 (-0.5 to +3.0) | 912 | 1300 |"
     )
 
 
