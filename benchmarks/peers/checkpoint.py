@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from moir_edge.demo.build import BOS, CHAT_TEMPLATE, EOS, GLOBAL_IMAGE, IMAGE, IMAGE_EDGE, PAD
+from moir_edge.demo.build import (
+    BOS,
+    EOS,
+    GLOBAL_IMAGE,
+    IMAGE,
+    IMAGE_EDGE,
+    PAD,
+    build_processor,
+    wrap_tokenizer,
+)
 
 __all__ = ["PROMPT", "PROMPT_TOKENS", "build_checkpoint", "vocabulary"]
 
@@ -52,42 +61,17 @@ def build_checkpoint(folder: Path, *, seed: int = 0) -> None:
     model = _model(tokenizer)
     retrofit(model, special_token_ids=special_token_ids(tokenizer))
     model.save_pretrained(folder)
-    _processor(tokenizer).save_pretrained(folder)
+    processor = build_processor(tokenizer, image_size=IMAGE_SIZE, image_tokens=IMAGE_TOKENS)
+    processor.save_pretrained(folder)
 
 
 def _tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE(vocab=vocabulary(), merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    wrap: Any = PreTrainedTokenizerFast
-    return wrap(
-        tokenizer_object=core,
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        additional_special_tokens=[IMAGE, IMAGE_EDGE, GLOBAL_IMAGE],
-        model_max_length=8192,
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def _processor(tokenizer: Any) -> Any:
-    """Wrap the tokenizer with the Pillow image processor (one tile), which needs no torchvision."""
-    from transformers import Idefics3Processor
-    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
-
-    images = SmolVLMImageProcessorPil(
-        do_image_splitting=False,
-        size={"longest_edge": IMAGE_SIZE},
-        max_image_size={"longest_edge": IMAGE_SIZE},
-    )
-    return Idefics3Processor(
-        images, tokenizer, image_seq_len=IMAGE_TOKENS, chat_template=CHAT_TEMPLATE
-    )
+    return wrap_tokenizer(core, max_length=8192)
 
 
 def _model(tokenizer: Any) -> Any:

@@ -13,6 +13,7 @@ __all__ = [
     "build_processor",
     "build_tokenizer",
     "save_folder",
+    "wrap_tokenizer",
 ]
 
 IMAGE_SIZE = 96
@@ -20,6 +21,7 @@ PATCH_SIZE = 8
 SCALE_FACTOR = 2
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE // SCALE_FACTOR) ** 2
 VOCABULARY_SIZE = 512
+CONTEXT_LENGTH = 512
 
 PAD, EOS, BOS = "<|endoftext|>", "<end_of_utterance>", "<|im_start|>"
 IMAGE, IMAGE_EDGE, GLOBAL_IMAGE = "<image>", "<fake_token_around_image>", "<global-img>"
@@ -43,7 +45,6 @@ def build_tokenizer(texts: Iterable[str]) -> Any:
         A `PreTrainedTokenizerFast` of exactly `VOCABULARY_SIZE` entries.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
 
     specials = [PAD, BOS, EOS, IMAGE, IMAGE_EDGE, GLOBAL_IMAGE]
     core = Tokenizer(models.BPE())
@@ -58,6 +59,13 @@ def build_tokenizer(texts: Iterable[str]) -> Any:
     core.train_from_iterator(texts, trainer)
     missing = VOCABULARY_SIZE - core.get_vocab_size()
     core.add_special_tokens([f"<reserved_{index}>" for index in range(missing)])
+    return wrap_tokenizer(core, max_length=CONTEXT_LENGTH)
+
+
+def wrap_tokenizer(core: Any, *, max_length: int) -> Any:
+    """Give a `tokenizers.Tokenizer` SmolVLM's special tokens, as a `PreTrainedTokenizerFast` that pads on the left."""
+    from transformers import PreTrainedTokenizerFast
+
     wrap: Any = PreTrainedTokenizerFast
     return wrap(
         tokenizer_object=core,
@@ -65,24 +73,32 @@ def build_tokenizer(texts: Iterable[str]) -> Any:
         eos_token=EOS,
         pad_token=PAD,
         additional_special_tokens=[IMAGE, IMAGE_EDGE, GLOBAL_IMAGE],
-        model_max_length=512,
+        model_max_length=max_length,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
 
 
-def build_processor(tokenizer: Any) -> Any:
-    """Wrap the tokenizer with the PIL image processor (one 96 × 96 px tile) and the chat template."""
+def build_processor(
+    tokenizer: Any, *, image_size: int = IMAGE_SIZE, image_tokens: int = IMAGE_TOKENS
+) -> Any:
+    """Wrap the tokenizer with the Pillow image processor (one square tile, no torchvision) and the chat template.
+
+    Args:
+        tokenizer: From `wrap_tokenizer`.
+        image_size: Side of the tile, in px.
+        image_tokens: What one tile becomes.
+    """
     from transformers import Idefics3Processor
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
     images = SmolVLMImageProcessorPil(
         do_image_splitting=False,
-        size={"longest_edge": IMAGE_SIZE},
-        max_image_size={"longest_edge": IMAGE_SIZE},
+        size={"longest_edge": image_size},
+        max_image_size={"longest_edge": image_size},
     )
     return Idefics3Processor(
-        images, tokenizer, image_seq_len=IMAGE_TOKENS, chat_template=CHAT_TEMPLATE
+        images, tokenizer, image_seq_len=image_tokens, chat_template=CHAT_TEMPLATE
     )
 
 
@@ -110,7 +126,7 @@ def build_model(tokenizer: Any) -> Any:
             "num_attention_heads": 6,
             "num_key_value_heads": 3,
             "head_dim": 32,
-            "max_position_embeddings": 512,
+            "max_position_embeddings": CONTEXT_LENGTH,
             "tie_word_embeddings": True,
             **ids,
         },

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from moir_edge.errors import ShapeError
@@ -54,6 +56,38 @@ class Router(nn.Module):
         super().__init__()
         self.config = config
         self.hidden_size = hidden_size
+
+    @abstractmethod
+    def route(
+        self,
+        inputs_embeds: Tensor,
+        image_positions: Tensor,
+        text_positions: Tensor,
+        text_mask: Tensor,
+    ) -> RouterOutput:
+        """Do what the kind does; inputs are checked and autocast is off. The arguments are those of `forward`."""
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        image_positions: Tensor,
+        text_positions: Tensor,
+        text_mask: Tensor,
+    ) -> RouterOutput:
+        """Route one batch of prompts; scores are float32 whatever the model's dtype, under autocast too.
+
+        Args:
+            inputs_embeds: (batch, sequence, hidden) embeddings with the image features in place.
+            image_positions: (batch, image_tokens) int64; negative where a sample has fewer image tokens.
+            text_positions: (batch, text_tokens) int64; any value where `text_mask` is False.
+            text_mask: (batch, text_tokens) bool, True where a text token stands.
+
+        Raises:
+            ShapeError: The shapes do not fit each other or the router's width.
+        """
+        self.check(inputs_embeds, image_positions, text_positions, text_mask)
+        with torch.autocast(device_type=inputs_embeds.device.type, enabled=False):
+            return self.route(inputs_embeds, image_positions, text_positions, text_mask)
 
     def check(self, embeds: Tensor, image: Tensor, text: Tensor, mask: Tensor) -> None:
         """Refuse shapes that do not fit each other or the router's width.

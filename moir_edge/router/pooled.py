@@ -50,36 +50,23 @@ class PooledRouter(Router):
             source: (batch, hidden) float32, the mean of the other modality.
         """
 
-    def forward(
+    def route(
         self,
         inputs_embeds: Tensor,
         image_positions: Tensor,
         text_positions: Tensor,
         text_mask: Tensor,
     ) -> RouterOutput:
-        """Route one batch of prompts, alike in training and inference.
-
-        Args:
-            inputs_embeds: (batch, sequence, hidden) embeddings with the image features in place.
-            image_positions: (batch, image_tokens) int64; negative where a sample has fewer image tokens.
-            text_positions: (batch, text_tokens) int64; any value where `text_mask` is False.
-            text_mask: (batch, text_tokens) bool, True where a text token stands.
-
-        Raises:
-            ShapeError: The shapes do not fit each other or the router's width.
-        """
-        self.check(inputs_embeds, image_positions, text_positions, text_mask)
-        # Scores are float32 whatever the model's dtype, under autocast too.
-        with torch.autocast(device_type=inputs_embeds.device.type, enabled=False):
-            image_valid = image_positions >= 0
-            image = read_rows(inputs_embeds, image_positions, image_valid)
-            text = read_rows(inputs_embeds, text_positions, text_mask)
-            usable = _usable(image, image_valid) & _usable(text, text_mask)
-            image_valid, text_valid = image_valid & usable, text_mask & usable
-            image = torch.where(image_valid[..., None], image, 0.0)
-            text = torch.where(text_valid[..., None], text, 0.0)
-            to_image = self._enrich("image", image, image_valid, masked_mean(text, text_valid))
-            to_text = self._enrich("text", text, text_valid, masked_mean(image, image_valid))
+        """Enrich each side from the mean of the other, alike in training and inference."""
+        image_valid = image_positions >= 0
+        image = read_rows(inputs_embeds, image_positions, image_valid)
+        text = read_rows(inputs_embeds, text_positions, text_mask)
+        usable = _usable(image, image_valid) & _usable(text, text_mask)
+        image_valid, text_valid = image_valid & usable, text_mask & usable
+        image = torch.where(image_valid[..., None], image, 0.0)
+        text = torch.where(text_valid[..., None], text, 0.0)
+        to_image = self._enrich("image", image, image_valid, masked_mean(text, text_valid))
+        to_text = self._enrich("text", text, text_valid, masked_mean(image, image_valid))
         valid = torch.cat([image_valid, text_valid], dim=1)
         scores = torch.cat([to_image.scores, to_text.scores], dim=1)
         return RouterOutput(

@@ -108,40 +108,27 @@ class TokenRouter(Router):
             config, hidden_size, is_source=to_image, is_destination=to_text
         )
 
-    def forward(
+    def route(
         self,
         inputs_embeds: Tensor,
         image_positions: Tensor,
         text_positions: Tensor,
         text_mask: Tensor,
     ) -> RouterOutput:
-        """Route one batch of prompts; the smooth gate is used in training mode, the hard one otherwise.
-
-        Args:
-            inputs_embeds: (batch, sequence, hidden) embeddings with the image features in place.
-            image_positions: (batch, image_tokens) int64; negative where a sample has fewer image tokens.
-            text_positions: (batch, text_tokens) int64; any value where `text_mask` is False.
-            text_mask: (batch, text_tokens) bool, True where a text token stands.
-
-        Raises:
-            ShapeError: The shapes do not fit each other or the router's width.
-        """
-        self.check(inputs_embeds, image_positions, text_positions, text_mask)
-        # Scores are float32 whatever the model's dtype, under autocast too.
-        with torch.autocast(device_type=inputs_embeds.device.type, enabled=False):
-            image_valid = image_positions >= 0
-            image_rows = read_rows(inputs_embeds, image_positions, image_valid)
-            text_rows = read_rows(inputs_embeds, text_positions, text_mask)
-            usable = usable_side(image_rows, image_valid) & usable_side(text_rows, text_mask)
-            image = self._score(self.image, image_rows, image_positions, image_valid & usable)
-            text = self._score(self.text, text_rows, text_positions, text_mask & usable)
-            image_open, text_open = self._open_sides(image, text)
-            image_out, image_indices, image_margin, image_gate = self._route(
-                self.image, image, self.text, text, image_open
-            )
-            text_out, text_indices, text_margin, text_gate = self._route(
-                self.text, text, self.image, image, text_open
-            )
+        """Enrich the weak tokens of either side; the smooth gate is used in training mode, the hard one otherwise."""
+        image_valid = image_positions >= 0
+        image_rows = read_rows(inputs_embeds, image_positions, image_valid)
+        text_rows = read_rows(inputs_embeds, text_positions, text_mask)
+        usable = usable_side(image_rows, image_valid) & usable_side(text_rows, text_mask)
+        image = self._score(self.image, image_rows, image_positions, image_valid & usable)
+        text = self._score(self.text, text_rows, text_positions, text_mask & usable)
+        image_open, text_open = self._open_sides(image, text)
+        image_out, image_indices, image_margin, image_gate = self._enrich(
+            self.image, image, self.text, text, image_open
+        )
+        text_out, text_indices, text_margin, text_gate = self._enrich(
+            self.text, text, self.image, image, text_open
+        )
         return RouterOutput(
             write_rows(
                 inputs_embeds,
@@ -201,7 +188,7 @@ class TokenRouter(Router):
             return image_open, 1.0 - image_open
         return 1.0, 1.0
 
-    def _route(
+    def _enrich(
         self,
         own: ModalityProjections,
         dst: _Side,
