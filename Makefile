@@ -32,7 +32,7 @@ lint: $(READY) ## ruff, ruff format and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## the acceptance figures on the full test split (about half an hour)
+bench: $(READY) ## the acceptance figures on 1,200 rows of the test split (about two minutes)
 	$(BIN)/python -m moir_edge.benchmarks.acceptance -o $(DEMO_OUT)/acceptance.json
 
 clean: ## remove .venv, caches and the demo's output
