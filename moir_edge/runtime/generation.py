@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import BundleError
+from moir_edge.router.positions import prompt_positions
 from moir_edge.runtime.answers import AnswerRow, FinishReason
 from moir_edge.runtime.processor import ModelInputs
 from moir_edge.runtime.routing import RoutingMap, routing_maps
@@ -172,8 +173,6 @@ def _place(embeds: Floats, features: Floats, at: npt.NDArray[np.bool_]) -> Float
 def _route(
     sessions: GraphSessions, facts: ModelFacts, inputs: ModelInputs, embeds: Floats
 ) -> tuple[Floats, RouterArrays | None]:
-    from moir_edge.router.positions import prompt_positions
-
     image_positions, text_positions, text_mask = prompt_positions(
         inputs.input_ids, inputs.attention_mask, facts.image_token_id, facts.special_token_ids
     )

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 from moir_edge.demo import TASKS, checkpoint_path, demo_rows
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 BYTES_CAP = 12_000_000
 

@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from moir_edge.demo import demo_rows
 from moir_edge.demo.batches import vision_batches
 from moir_edge.demo.segments import Segment, drop_words
 from moir_edge.demo.sequences import Packer, mixed_batches, pack_rows
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="module")
