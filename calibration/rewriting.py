@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from moir_edge.calibration.formats import LayerFormat
 from moir_edge.calibration.granularity import Granularity
 from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.scales import QuantizedArray, quantize_array
@@ -20,7 +21,6 @@ __all__ = ["GraphRewriter", "WeightQuantizer", "require_opset", "sign_activation
 WeightQuantizer = Callable[[npt.NDArray[np.float32], Granularity, int], QuantizedArray]
 """Called as ``quantizer(weight, granularity, bits)`` on a (K, N) weight."""
 
-_STORED_AS = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 # Unsigned with 128 for zero is the same grid as signed with 0, and what ONNX Runtime's x86-64 kernels are fast in.
 _UNSIGNED_ZERO = np.uint8(128)
 
@@ -42,12 +42,12 @@ class GraphRewriter:
     def quantize_weight(
         self,
         use: WeightUse,
-        bits: int,
+        format_: LayerFormat,
         granularity: Granularity,
         quantizer: WeightQuantizer = quantize_array,
     ) -> QuantizedArray:
         """Put `DequantizeLinear` before one use and return the quantized weight."""
-        values, scale, array = self._store(use, bits, granularity, quantizer)
+        values, scale, array = self._store(use, format_, granularity, quantizer)
         # One node per use: the runtimes fuse a DequantizeLinear only with its single consumer.
         weight = self._node(
             "DequantizeLinear", [values, scale], use.node, ir.DataType.FLOAT, granularity.attributes
@@ -92,12 +92,16 @@ class GraphRewriter:
         return floats
 
     def _store(
-        self, use: WeightUse, bits: int, granularity: Granularity, quantizer: WeightQuantizer
+        self,
+        use: WeightUse,
+        format_: LayerFormat,
+        granularity: Granularity,
+        quantizer: WeightQuantizer,
     ) -> tuple[ir.Value, ir.Value, QuantizedArray]:
-        name = f"{use.name}_int{bits}"
+        name = f"{use.name}_{format_.storage.name.lower()}"
         if name not in self._stored:
-            array = quantizer(use.matrix(), granularity, bits)
-            values = self._constant(name, array.values, _STORED_AS[bits])
+            array = quantizer(use.matrix(), granularity, format_.bits)
+            values = self._constant(name, array.values, format_.storage)
             scale = self._constant(f"{use.name}_scale", array.scale, ir.DataType.FLOAT)
             self._stored[name] = (values, scale, array)
         return self._stored[name]

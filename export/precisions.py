@@ -100,7 +100,7 @@ def apply_precision(
         precision: What its weights become.
         component: Its name in `calibrated`.
         calibrated: Statistics for ``int8``.
-        signed: Store 8-bit activations signed, see `moir_edge.calibration.activations`.
+        signed: Store 8-bit activations signed, see `moir_edge.calibration.layers.LayerOptions`.
 
     Returns:
         What quantization did to each weight; None for a floating-point precision.
@@ -109,27 +109,34 @@ def apply_precision(
         from moir_edge.export.half import to_half
 
         to_half(model)
-    elif precision == "int8":
-        return _apply_int8(model, component, calibrated, signed)
-    elif precision != "fp32":
-        from moir_edge.calibration.weights import quantize_weights
-
-        return quantize_weights(model, precision)
-    return None
+        return None
+    if precision == "fp32":
+        return None
+    return _quantize(model, precision, component, calibrated, signed)
 
 
-def _apply_int8(
-    model: ir.Model, component: str, calibrated: CalibratedGraphs | None, signed: bool
+def _quantize(
+    model: ir.Model,
+    precision: PrecisionName,
+    component: str,
+    calibrated: CalibratedGraphs | None,
+    signed: bool,
 ) -> QuantizationSummary:
-    from moir_edge.calibration.activations import quantize_activations
+    from moir_edge.calibration.layers import LayerOptions, quantize_layers
 
+    if precision not in _CALIBRATED:
+        return quantize_layers(model, precision, options=LayerOptions(signed=signed))
     if calibrated is None:
-        raise UnsupportedError("int8 needs statistics from calibration data")
-    return quantize_activations(
-        model,
-        calibrated.observers[component],
+        raise UnsupportedError(f"{precision} needs statistics from calibration data")
+    options = LayerOptions(
         method=calibrated.record["range"],
         signed=signed,
         min_snr_db=calibrated.record["min_snr_db"],
+    )
+    return quantize_layers(
+        model,
+        precision,
+        options=options,
+        observers=calibrated.observers[component],
         smoothing=calibrated.smoothing.get(component),
     )

@@ -21,7 +21,7 @@ from moir_edge.bundle import (
     staged_bundle,
 )
 from moir_edge.bundle.manifest import Precision
-from moir_edge.calibration import observe, quantize
+from moir_edge.calibration import LayerOptions, observe, quantize
 from moir_edge.errors import UnsupportedError
 from moir_edge.export.engines import add_engines, build_engines
 from moir_edge.export.half import to_half
@@ -103,9 +103,9 @@ def _converted(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     if precision == "int8":
         # unsigned, as a bundle for the CPU has them
         observers = observe(model, _feeds(model))
-        return quantize(model, "int8", observers=observers, signed=False)[0]
+        return quantize(model, "int8", observers=observers, options=LayerOptions(signed=False))[0]
     if precision in ("int8-weight-only", "int4"):
-        return quantize(model, precision)[0]  # type: ignore[arg-type]
+        return quantize(model, precision)[0]
     converted = ir.from_proto(model)
     if precision == "fp16":
         to_half(converted)
