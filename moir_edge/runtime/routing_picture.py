@@ -31,6 +31,7 @@ _WIDTH = 2 * _PANEL + 3 * _MARGIN
 _LINE = 24
 _MUTED: Colour = (110, 116, 128)
 _OTHER: Colour = (150, 150, 150)
+_TAKEN: Colour = (0, 114, 178)
 # Told apart also with the common colour-vision deficiencies (Okabe and Ito's order, yellow darkened).
 _WORD_COLOURS: tuple[Colour, ...] = (
     (230, 159, 0),
@@ -61,8 +62,9 @@ def draw_routing_map(routing: RoutingMap, images: Sequence[ImageInput]) -> Image
 
     Per image, the left panel shows the information density of every cell (dark is weak); the right
     one fills each enriched cell with the colour of the word that it took most from, the stronger the
-    gate the fuller, and numbers the cells that words took from. The legend names the words. Routers that take from
-    the mean of the other modality (`channel`, `gate`) leave the scores on the left and the gates on the right.
+    gate the fuller, and numbers the cells that words took from. The legend names the words. Where only words were
+    enriched, a cell is the fuller the more of them it was a source of. Routers that take from the mean of the other
+    modality (`channel`, `gate`) leave the scores on the left and the gates on the right.
 
     Args:
         routing: The map of one prompt.
@@ -156,15 +158,28 @@ def _layer_block(
     block = Image.new("RGB", (_WIDTH, size[1] + _LINE + 58), PAPER)
     draw = ImageDraw.Draw(block)
     right = 2 * _MARGIN + _PANEL
-    score, grouping = (
-        ("information density", "word") if routing.names_sources else ("own share", "gate")
-    )
+    score = "information density" if routing.names_sources else "own share"
     draw.text((_MARGIN, 0), f"{name}: {score}", fill=INK, font=sized_font(15))
-    draw.text((right, 0), f"{name}: enriched cells, by {grouping}", fill=INK, font=sized_font(15))
+    draw.text((right, 0), f"{name}: {_links_title(routing)}", fill=INK, font=sized_font(15))
     block.paste(_density_panel(routing, layer, panel), (_MARGIN, _LINE))
     block.paste(_links_panel(routing, layer, panel, colours, enriched), (right, _LINE))
     _scale_bar(draw, routing, _LINE + size[1] + 8)
     return block
+
+
+def _links_title(routing: RoutingMap) -> str:
+    if _only_words(routing):
+        return "cells that words took from"
+    return f"enriched cells, by {'word' if routing.names_sources else 'gate'}"
+
+
+def _only_words(routing: RoutingMap) -> bool:
+    """Say whether words were enriched from single cells, and no image token was."""
+    return (
+        routing.names_sources
+        and bool(routing.routed)
+        and all(token.side == "text" for token in routing.routed)
+    )
 
 
 def _density_panel(routing: RoutingMap, layer: _Layer, panel: Image.Image) -> Image.Image:
@@ -188,8 +203,13 @@ def _links_panel(
     faded = Image.blend(panel, Image.new("RGB", panel.size, PAPER), 0.45).convert("RGBA")
     cells = set(layer.cells)
     for token in routing.routed:
-        if token.cell in cells:
-            faded = _tinted(faded, token, colours.get(_best_word(token) or "", _OTHER))
+        if token.cell is not None and token.cell in cells:
+            colour = colours.get(_best_word(token) or "", _OTHER)
+            faded = _tinted(faded, token.cell, token.gate, colour)
+    if _only_words(routing):
+        for cell, share in _shares_taken(routing).items():
+            if cell in cells:
+                faded = _tinted(faded, cell, share, _TAKEN)
     draw = ImageDraw.Draw(faded)
     numbers: dict[Cell, list[str]] = {}
     for number, token in enumerate(enriched, start=1):
@@ -201,12 +221,18 @@ def _links_panel(
     return faded.convert("RGB")
 
 
-def _tinted(panel: Image.Image, token: RoutedToken, colour: Colour) -> Image.Image:
-    if token.cell is None:
-        return panel
-    left, top, right, bottom = _pixels(token.cell, panel.size)
+def _shares_taken(routing: RoutingMap) -> dict[Cell, float]:
+    """Return, for each cell that a word took from, the share of the enriched words that did."""
+    sources = [source.cell for token in routing.routed for source in token.sources]
+    counts = Counter(cell for cell in sources if cell is not None)
+    return {cell: count / len(routing.routed) for cell, count in counts.items()}
+
+
+def _tinted(panel: Image.Image, cell: Cell, strength: float, colour: Colour) -> Image.Image:
+    """Lay a colour over a cell, fuller for a strength near 1."""
+    left, top, right, bottom = _pixels(cell, panel.size)
     shade = Image.new("RGBA", panel.size, (0, 0, 0, 0))
-    opacity = round(255 * (0.20 + 0.45 * min(1.0, max(0.0, token.gate))))
+    opacity = round(255 * (0.20 + 0.45 * min(1.0, max(0.0, strength))))
     ImageDraw.Draw(shade).rectangle(
         (left, top, right, bottom), fill=(*colour, opacity), outline=(*colour, 255), width=2
     )
@@ -236,7 +262,12 @@ def _legend(
     block = Image.new("RGB", (_WIDTH, height), PAPER)
     draw = ImageDraw.Draw(block)
     right = 2 * _MARGIN + _PANEL
-    draw.text((_MARGIN, 0), "words that the image took most from", fill=INK, font=sized_font(15))
+    taken = _only_words(routing)
+    left_title = "no image token was enriched" if taken else "words that the image took most from"
+    draw.text((_MARGIN, 0), left_title, fill=INK, font=sized_font(15))
+    if taken:
+        note = f"a cell is the fuller, the more of the {len(routing.routed)} words took from it"
+        draw.text((_MARGIN, _LINE + 1), fitted(note, _PANEL), fill=_MUTED, font=sized_font(15))
     for line, (word, count, colour) in enumerate(named, start=1):
         top = line * _LINE
         draw.rectangle((_MARGIN, top + 3, _MARGIN + 16, top + 19), fill=colour)

@@ -192,6 +192,27 @@ def test_enriched_cells_are_tinted_and_others_are_not() -> None:
     assert (height, width) == (220, 220)
 
 
+def test_where_only_words_took_the_cells_show_how_many_took_from_them() -> None:
+    routing = _split_map(4, (View(kind="whole"),))
+    gate = routing.gate.copy()
+    gate[:4] = 0
+    indices = routing.indices.copy()
+    indices[4:] = [
+        [0, 1],
+        [0, 2],
+    ]  # both words took from cell 0, one each from 1 and 2, none from 3
+    words = RoutingMap(**{**_fields(routing), "gate": gate, "indices": indices})
+    none = RoutingMap(**{**_fields(routing), "gate": np.zeros_like(gate)})
+    image = Image.new("RGB", (40, 40), (128, 128, 128))
+    drawn, blank = (np.asarray(draw_routing_map(one, [image]), np.int16) for one in (words, none))
+    height = min(len(drawn), len(blank))
+    change = np.abs(drawn[:height] - blank[:height]).sum(axis=2)
+    # The centres of the two by two cells, a little off so that no marker covers them; panels are 440 pixels wide.
+    top, left = 100 + 60, 488 + 40
+    cells = [change[top + y, left + x] for y in (0, 220) for x in (0, 220)]
+    assert cells[0] > cells[1] == cells[2] > cells[3] == 0
+
+
 def _fields(routing: RoutingMap) -> dict[str, Any]:
     names = (
         "prompt",
