@@ -47,10 +47,16 @@ class FileEntry(_Entry):
 
 
 class ComponentEntry(_Entry):
-    """One exported graph; `data` names the external weight files it reads, which components may share."""
+    """One exported graph; `data` names the external weight files it reads, which components may share.
+
+    `structure_sha256` covers its operators and the shapes of its weights, `weights_sha256` their values: a graph that differs in
+    the second alone can be refitted. None in a bundle of an earlier version.
+    """
 
     graph: str
     data: tuple[str, ...] = ()
+    structure_sha256: str | None = None
+    weights_sha256: str | None = None
     precision: Precision
     tensor_bytes: int
     inputs: tuple[TensorSpec, ...]
@@ -58,7 +64,12 @@ class ComponentEntry(_Entry):
 
 
 class EngineEntry(_Entry):
-    """One compiled engine and what it needs in order to load; `compute` is the type its matrix products run in."""
+    """One compiled engine and what it needs in order to load; `compute` is the type its matrix products run in.
+
+    `graph_sha256` is that of `moir_edge.bundle.component_sha256` at the time of the build, `profiles_sha256` covers the ranges
+    of its axes. A `stripped` engine holds no weights and takes them from the graph when it is loaded; a `refittable` one can be
+    given others. `peak_memory_bytes` is the build's on the host; None where it was not measured.
+    """
 
     component: str
     target: str
@@ -67,7 +78,13 @@ class EngineEntry(_Entry):
     builder_version: str
     compute_capability: str
     compute: Literal["fp32", "fp16", "int8"]
+    graph_sha256: str = ""
+    profiles_sha256: str = ""
+    stripped: bool = False
+    refittable: bool = False
+    bytes: int = 0
     build_seconds: float
+    peak_memory_bytes: int | None = None
 
 
 class SourceEntry(_Entry):
