@@ -17,15 +17,20 @@ if TYPE_CHECKING:
     from moir_edge.benchmarks.data import TASKS, Row, read_rows
     from moir_edge.benchmarks.diagnosis import DiagnoseSettings, DiagnosisReport, diagnose
     from moir_edge.benchmarks.gates import GateBounds
+    from moir_edge.benchmarks.parity import BenchBounds, BenchReport, BenchSettings, bench
     from moir_edge.benchmarks.schema import ComparisonReport
 
 __all__ = [
     "TASKS",
+    "BenchBounds",
+    "BenchReport",
+    "BenchSettings",
     "ComparisonReport",
     "DiagnoseSettings",
     "DiagnosisReport",
     "GateBounds",
     "Row",
+    "bench",
     "compare",
     "diagnose",
     "read_rows",
@@ -35,11 +40,15 @@ __getattr__ = lazy_names(
     __name__,
     {
         "TASKS": "data",
+        "BenchBounds": "parity",
+        "BenchReport": "parity",
+        "BenchSettings": "parity",
         "ComparisonReport": "schema",
         "DiagnoseSettings": "diagnosis",
         "DiagnosisReport": "diagnosis",
         "GateBounds": "gates",
         "Row": "data",
+        "bench": "parity",
         "compare": "comparison",
         "diagnose": "diagnosis",
         "read_rows": "data",

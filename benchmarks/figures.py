@@ -25,7 +25,7 @@ from moir_edge.benchmarks.schema import (
 )
 from moir_edge.benchmarks.scores import METRICS, Scores, overall_recovery, row_scores, task_figures
 
-__all__ = ["RawResult", "candidate_report", "router_overhead"]
+__all__ = ["RawResult", "candidate_report", "component_samples", "router_overhead"]
 
 MAX_CHANGED = 50
 
@@ -82,7 +82,7 @@ def candidate_report(
         ttft=Samples.of([timed.ttft_ms for timed in raw.timed], "ms"),
         tpot=Samples.of(token_ms, "ms") if token_ms else None,
         decode_rate=Samples.of(rates, "tokens/s") if rates else None,
-        components=_components(raw.timed),
+        components=component_samples(raw.timed),
         router_overhead=router_overhead(raw.overhead, seed=seed) if raw.overhead else None,
         tasks=task_figures(rows, scores, base, seed=seed),
         recovery=None if base is None else overall_recovery(rows, scores, base, seed=seed),
@@ -122,7 +122,7 @@ def router_overhead(pairs: OverheadPairs, *, seed: int) -> RouterOverhead:
     )
 
 
-def _components(timed: Sequence[TimedAnswer]) -> dict[str, Samples]:
+def component_samples(timed: Sequence[TimedAnswer]) -> dict[str, Samples]:
     """Return the parts of TTFT in the order in which they run."""
     names = {name for one in timed for name in one.component_ms}
     return {

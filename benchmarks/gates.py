@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moir_edge.benchmarks.schema import CandidateReport, GateResult
 
-__all__ = ["GateBounds", "check_gates"]
+__all__ = ["Figure", "GateBounds", "check_gates", "gate_result"]
 
 Relation = Literal[">=", "<="]
 Figure = tuple[str, float | None, Relation, str]
+"""Name, value (None where it could not be measured), relation to its bound, and unit."""
 
 
 class GateBounds(BaseModel):
@@ -44,7 +45,7 @@ def check_gates(candidates: Sequence[CandidateReport], bounds: GateBounds) -> li
     """
     reference, *others = candidates
     return [
-        _result(candidate.name, figure, bound)
+        gate_result(candidate.name, figure, bound)
         for candidate in others
         for figure, bound in _figures(candidate, reference, bounds)
     ]
@@ -77,7 +78,8 @@ def _overhead(candidate: CandidateReport) -> float | None:
     return candidate.router_overhead.overhead.percent if candidate.router_overhead else None
 
 
-def _result(candidate: str, figure: Figure, bound: float) -> GateResult:
+def gate_result(candidate: str, figure: Figure, bound: float) -> GateResult:
+    """Hold a figure against its bound; one that could not be measured fails."""
     name, value, relation, unit = figure
     passed = value is not None and (value >= bound if relation == ">=" else value <= bound)
     return GateResult(

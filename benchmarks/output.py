@@ -10,7 +10,7 @@ from moir_edge.benchmarks.schema import ComparisonReport
 from moir_edge.errors import DataError
 from moir_edge.staging import FolderKind, check_replaceable, staged_folder
 
-__all__ = ["HTML_NAME", "JSON_NAME", "check_output", "summary_json", "write_report"]
+__all__ = ["HTML_NAME", "JSON_NAME", "check_output", "drop_samples", "summary_json", "write_report"]
 
 JSON_NAME = "report.json"
 HTML_NAME = "report.html"
@@ -55,12 +55,14 @@ def summary_json(report: ComparisonReport) -> str:
     record = report.model_dump(mode="json")
     for candidate in record["candidates"]:
         del candidate["rows"], candidate["changed"]
-        _drop_samples(candidate)
+        drop_samples(candidate)
     return json.dumps(record, indent=1, ensure_ascii=False)
 
 
-def _drop_samples(record: dict[str, Any]) -> None:
-    record.pop("samples", None)
-    for value in record.values():
-        if isinstance(value, dict):
-            _drop_samples(value)
+def drop_samples(record: Any) -> None:
+    """Take the raw samples out of a report's plain JSON data, in place and at every depth."""
+    if isinstance(record, dict):
+        record.pop("samples", None)
+    for value in record.values() if isinstance(record, dict) else record:
+        if isinstance(value, dict | list):
+            drop_samples(value)

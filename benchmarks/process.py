@@ -20,6 +20,7 @@ import moir_edge.errors
 from moir_edge.benchmarks.candidates import (
     Answer,
     CandidateSpec,
+    ComponentRun,
     Loaded,
     Reply,
     RoutingRow,
@@ -98,6 +99,11 @@ class CandidateProcess:
         """Return the routing maps of a batch."""
         maps: list[RoutingRow] = self._call("route", indices=list(indices))
         return maps
+
+    def components(self, index: int, feed: ComponentRun | None, steps: int) -> ComponentRun:
+        """Run each component of a bundle once on one row; see `run_components`."""
+        done: ComponentRun = self._call("components", index=index, feed=feed, steps=steps)
+        return done
 
     def peak_memory(self) -> int:
         """Return the peak resident memory of the process so far, in bytes."""

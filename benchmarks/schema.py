@@ -230,11 +230,16 @@ class GateResult(_Record):
     unit: str
     passed: bool
 
+    def value_text(self) -> str:
+        """Return the value with its unit; a pure number, which may be near 0 or 1, with more digits."""
+        if self.value is None:
+            return "not measured"
+        return f"{self.value:.2f}{self.unit}" if self.unit else f"{self.value:.6g}"
+
     def sentence(self) -> str:
         """Return the result as one line for people."""
-        value = "not measured" if self.value is None else f"{self.value:.2f}{self.unit}"
         verdict = "passed" if self.passed else "FAILED"
-        return f"{verdict}: {self.candidate} {self.figure} {value}, bound {self.relation} {self.bound:g}{self.unit}"
+        return f"{verdict}: {self.candidate} {self.figure} {self.value_text()}, bound {self.relation} {self.bound:g}{self.unit}"
 
 
 class Machine(_Record):

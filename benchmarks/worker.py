@@ -13,12 +13,13 @@ from typing import Any
 from moir_edge.benchmarks.candidates import (
     Candidate,
     CandidateSpec,
+    ComponentCandidate,
     Loaded,
     Reply,
     load_candidate,
 )
 from moir_edge.benchmarks.data import Row
-from moir_edge.errors import MoirEdgeError
+from moir_edge.errors import MoirEdgeError, UnsupportedError
 
 __all__ = ["CLOSE", "main", "serve"]
 
@@ -77,6 +78,12 @@ class _Worker:
 
     def route(self, indices: Sequence[int]) -> Any:
         return self._loaded().route([self._rows[index] for index in indices])
+
+    def components(self, index: int, feed: Any, steps: int) -> Any:
+        candidate = self._loaded()
+        if not isinstance(candidate, ComponentCandidate):
+            raise UnsupportedError("components are compared between bundles; export the checkpoint")
+        return candidate.components(self._rows[index], feed, steps)
 
     def peak_memory(self) -> int:
         from moir_edge.runtime.timing import peak_memory_bytes

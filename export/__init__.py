@@ -35,3 +35,12 @@ __getattr__ = lazy_names(
         "trace_components": "components",
     },
 )
+
+
+def _register_formats() -> None:
+    from moir_edge.export.registration import register_when_imported
+
+    register_when_imported()
+
+
+_register_formats()

@@ -7,6 +7,7 @@ from moir_edge.benchmarks.candidates.base import (
     Candidate,
     CandidateFacts,
     CandidateSpec,
+    ComponentCandidate,
     Loaded,
     Reply,
     RoutingRow,
@@ -15,12 +16,15 @@ from moir_edge.benchmarks.candidates.base import (
     spec_of,
     specs_of,
 )
+from moir_edge.benchmarks.candidates.components import ComponentRun
 
 __all__ = [
     "Answer",
     "Candidate",
     "CandidateFacts",
     "CandidateSpec",
+    "ComponentCandidate",
+    "ComponentRun",
     "Loaded",
     "Reply",
     "RoutingRow",

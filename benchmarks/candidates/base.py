@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from moir_edge.benchmarks.data import Row
 from moir_edge.errors import DataError
 
+if TYPE_CHECKING:
+    from moir_edge.benchmarks.candidates.components import ComponentRun
+
 __all__ = [
     "Answer",
     "Candidate",
     "CandidateFacts",
     "CandidateSpec",
+    "ComponentCandidate",
     "Kind",
     "Loaded",
     "Reply",
@@ -45,6 +49,7 @@ class CandidateSpec:
         kind: Which of the two.
         threads: Threads for one operation.
         max_new_tokens: Longest answer, in tokens.
+        provider: What runs a bundle, a provider of the runtime by name; None takes the runtime's own choice.
     """
 
     name: str
@@ -52,6 +57,7 @@ class CandidateSpec:
     kind: Kind
     threads: int
     max_new_tokens: int
+    provider: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +157,14 @@ class Candidate(Protocol):
 
     def route(self, rows: Sequence[Row]) -> list[RoutingRow]:
         """Return the routing map of each row; only where `facts.has_router`."""
+
+
+@runtime_checkable
+class ComponentCandidate(Protocol):
+    """A candidate whose components can be run one by one: a bundle."""
+
+    def components(self, row: Row, feed: ComponentRun | None, steps: int) -> ComponentRun:
+        """Run each component once on one row; see `run_components`."""
 
 
 def spec_of(

@@ -16,6 +16,7 @@ from moir_edge.benchmarks.candidates.base import (
     RoutingRow,
     TimedAnswer,
 )
+from moir_edge.benchmarks.candidates.components import ComponentRun, run_components
 from moir_edge.benchmarks.data import Row
 from moir_edge.errors import DataError
 
@@ -53,7 +54,8 @@ class BundleCandidate:
     def __init__(self, spec: CandidateSpec) -> None:
         from moir_edge.runtime.model import load
 
-        self._model = load(spec.source, threads=spec.threads)
+        provider: Any = spec.provider  # the runtime checks the name
+        self._model = load(spec.source, threads=spec.threads, provider=provider)
         self._max_new_tokens = spec.max_new_tokens
         self._end_tokens = frozenset(self._model.manifest.model.eos_token_ids)
 
@@ -121,6 +123,12 @@ class BundleCandidate:
             )
             for row, (one, prompt) in enumerate(zip(maps, inputs.prompts, strict=True))
         ]
+
+    def components(self, row: Row, feed: ComponentRun | None, steps: int) -> ComponentRun:
+        """Run each component once on one row; see `run_components`."""
+        images, prompts, contexts = _inputs([row])
+        inputs = self._model.encode(prompts, images, context=contexts)
+        return run_components(self._model, inputs, feed, steps)
 
     def _generate(self, rows: Sequence[Row], *, router: bool, max_new_tokens: int) -> Any:
         images, prompts, contexts = _inputs(rows)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from moir_edge.benchmarks.schema import CandidateReport, ComparisonReport, Percent, TaskFigures
+from collections.abc import Sequence
+
+from moir_edge.benchmarks.schema import (
+    CandidateReport,
+    ComparisonReport,
+    GateResult,
+    Percent,
+    TaskFigures,
+)
 
 __all__ = [
     "NOT_MEASURED",
     "bytes_text",
+    "gates_verdict",
     "headline",
     "interval_text",
     "milliseconds",
@@ -49,9 +58,14 @@ def interval_text(figure: Percent | None) -> str:
 
 
 def verdict(report: ComparisonReport) -> str:
-    """Return what came of the gates, in a few words."""
-    failed = sum(not gate.passed for gate in report.gates)
-    total = len(report.gates)
+    """Return what came of a comparison's gates, in a few words."""
+    return gates_verdict(report.gates)
+
+
+def gates_verdict(gates: Sequence[GateResult]) -> str:
+    """Return what came of gates, in a few words."""
+    failed = sum(not gate.passed for gate in gates)
+    total = len(gates)
     if total == 0:
         return "no gates set"
     return f"{failed} of {total} gates failed" if failed else f"all {total} gates passed"

@@ -25,6 +25,7 @@ COMMANDS = (
     "export",
     "build",
     "run",
+    "bench",
     "compare",
     "inspect",
     "targets",

@@ -1,0 +1,114 @@
+"""Run the components of a bundle one by one, on its own intermediate values or on those of another bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from moir_edge.runtime import EdgeModel
+    from moir_edge.runtime.processor import ModelInputs
+    from moir_edge.runtime.sessions import RouterArrays
+
+__all__ = ["ComponentRun", "run_components"]
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentRun:
+    """What each component gave for one prompt.
+
+    Attributes:
+        image_features: `vision`: (tiles, tokens, hidden); None for a prompt without images.
+        text_embeds: `embedding`: (1, sequence, hidden).
+        placed: The same with the image features in place: what `router` read.
+        routed: `router`: (1, sequence, hidden); equal to `placed` where nothing was routed.
+        routing: The router's other outputs, None where nothing was routed.
+        logits: `decoder`: (1 + steps, vocab), after the prompt and after each of `tokens`.
+        tokens: (steps,) int64, what was fed after the prompt: the greedy choice of the run that chose.
+    """
+
+    image_features: Floats | None
+    text_embeds: Floats
+    placed: Floats
+    routed: Floats
+    routing: RouterArrays | None
+    logits: Floats
+    tokens: NDArray[np.int64]
+
+
+def run_components(
+    model: EdgeModel, inputs: ModelInputs, feed: ComponentRun | None, steps: int
+) -> ComponentRun:
+    """Run every component once on one prompt, and `steps` decoder steps.
+
+    Args:
+        model: The bundle, on whatever runs it.
+        inputs: A batch of one.
+        feed: A run of another bundle of the same model on the same prompt. Router and decoder get its values in place
+            of this bundle's own, so that a difference is made by the component itself and not by one before it.
+        steps: Decoder steps after the prompt.
+    """
+    sessions = model.sessions
+    pixels = inputs.pixel_values
+    features = None if pixels is None else np.asarray(sessions.image_features(pixels))
+    text = np.asarray(sessions.embed(inputs.input_ids))
+    if feed is None:
+        placed, routed, routing = _own_embeddings(model, inputs)
+    else:
+        placed = feed.placed
+        routed, routing = _route(sessions, feed)
+    logits, tokens = _decode(
+        sessions, routed if feed is None else feed.routed, inputs.attention_mask, feed, steps
+    )
+    return ComponentRun(
+        image_features=features,
+        text_embeds=text,
+        placed=placed,
+        routed=routed,
+        routing=routing,
+        logits=logits,
+        tokens=tokens,
+    )
+
+
+def _own_embeddings(
+    model: EdgeModel, inputs: ModelInputs
+) -> tuple[Floats, Floats, RouterArrays | None]:
+    """Return the prompt before and after the router, each (1, sequence, hidden), and what the router did."""
+    from moir_edge.runtime.generation import prompt_embeddings
+    from moir_edge.runtime.timing import Stopwatch
+
+    sessions, facts = model.sessions, model.manifest.model
+    placed, _ = prompt_embeddings(sessions, facts, inputs, Stopwatch(), router=False)
+    routed, routing = prompt_embeddings(sessions, facts, inputs, Stopwatch(), router=True)
+    return np.asarray(placed), np.asarray(routed), routing
+
+
+def _route(sessions: Any, feed: ComponentRun) -> tuple[Floats, RouterArrays | None]:
+    """Route what the other run's router read; a bundle without a router leaves it as it is."""
+    if feed.routing is None or not sessions.has_router:
+        return feed.placed, None
+    at = feed.routing
+    routed, routing = sessions.route(
+        feed.placed, at.image_positions, at.text_positions, at.text_mask
+    )
+    return np.asarray(routed), routing
+
+
+def _decode(
+    sessions: Any, embeds: Floats, mask: Any, feed: ComponentRun | None, steps: int
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the logits of all steps, and the tokens that were fed."""
+    last, state = sessions.prefill(embeds, mask)
+    logits, tokens = [np.array(last[0])], []
+    for step in range(steps):
+        token = int(last[0].argmax()) if feed is None else int(feed.tokens[step])
+        last = sessions.decode(np.array([token], np.int64), state)
+        logits.append(np.array(last[0]))
+        tokens.append(token)
+    return np.stack(logits), np.array(tokens, np.int64)

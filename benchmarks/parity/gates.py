@@ -1,0 +1,132 @@
+"""Bounds on latency and parity, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moir_edge.benchmarks.gates import Figure, gate_result
+from moir_edge.benchmarks.parity.schema import Ratio, SpeedPair, Subject, SubjectParity
+from moir_edge.benchmarks.schema import GateResult
+from moir_edge.bundle import COMPONENTS
+
+__all__ = ["BenchBounds", "check_bench_gates"]
+
+
+class BenchBounds(BaseModel):
+    """Bounds of one run; None asks for nothing.
+
+    Attributes:
+        max_router_overhead: Most time that the router adds to the time to first token of any subject, in %.
+        max_slowdown: Most time that a subject takes over its baseline's, to the first token and per further token,
+            in %; negative demands a speed-up.
+        max_abs_error: Largest absolute difference of any component.
+        min_cosine: Least mean cosine of every component.
+        min_token_agreement: Least share of prompts with the reference's exact answer, in %.
+        min_index_agreement: Least share of the reference's sources that the router finds again, in %.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_router_overhead: float | None = None
+    max_slowdown: float | None = Field(default=None, gt=-100)
+    max_abs_error: float | None = Field(default=None, ge=0)
+    min_cosine: float | None = Field(default=None, ge=-1, le=1)
+    min_token_agreement: float | None = Field(default=None, ge=0, le=100)
+    min_index_agreement: float | None = Field(default=None, ge=0, le=100)
+
+    @property
+    def on_numbers(self) -> bool:
+        """Whether a bound is on numbers, which need a reference."""
+        names = ("max_abs_error", "min_cosine", "min_token_agreement", "min_index_agreement")
+        return any(getattr(self, name) is not None for name in names)
+
+    @property
+    def asks_for_parity(self) -> bool:
+        """Whether a bound is on what only parity measures."""
+        return self.on_numbers or self.max_slowdown is not None
+
+
+def check_bench_gates(
+    subjects: Sequence[Subject],
+    pairs: Sequence[SpeedPair],
+    bounds: BenchBounds,
+    *,
+    compared: Iterable[str],
+) -> list[GateResult]:
+    """Check every subject and pair; a figure that could not be measured fails its gate.
+
+    Args:
+        subjects: All of them.
+        pairs: Their comparisons in time.
+        bounds: What to ask for.
+        compared: Names of the subjects whose numbers are to be compared, measured or not.
+    """
+    wanted = set(compared)
+    results = [
+        gate_result(subject.name, figure, bound)
+        for subject in subjects
+        for figure, bound in (
+            *_router(subject, bounds),
+            *(_numbers(subject, bounds) if subject.name in wanted else ()),
+        )
+    ]
+    return results + [
+        gate_result(pair.subject, figure, bound)
+        for pair in pairs
+        for figure, bound in _speed(pair, bounds)
+    ]
+
+
+def _router(subject: Subject, bounds: BenchBounds) -> Iterator[tuple[Figure, float]]:
+    if bounds.max_router_overhead is None:
+        return
+    if subject.reason is None and subject.router is None:
+        percent: float | None = 0.0  # no router, no cost
+    else:
+        percent = subject.router.overhead.percent if subject.router else None
+    yield ("router overhead", percent, "<=", " %"), bounds.max_router_overhead
+
+
+def _numbers(subject: Subject, bounds: BenchBounds) -> Iterator[tuple[Figure, float]]:
+    parity = subject.parity
+    for component in COMPONENTS if parity is None else [one.component for one in parity.components]:
+        yield from _component(component, parity, bounds)
+    if bounds.min_token_agreement is not None:
+        same = parity.tokens.identical_percent if parity else None
+        yield ("token agreement", same, ">=", " %"), bounds.min_token_agreement
+    if bounds.min_index_agreement is not None:
+        alone = parity.component("router") if parity else None
+        chain = parity.routing if parity else None
+        figures = {
+            "same inputs": alone.index_percent if alone else None,
+            "whole chain": chain.index_percent if chain else None,
+        }
+        for where, value in figures.items():
+            yield (f"router indices, {where}", value, ">=", " %"), bounds.min_index_agreement
+
+
+def _component(
+    name: str, parity: SubjectParity | None, bounds: BenchBounds
+) -> Iterator[tuple[Figure, float]]:
+    one = parity.component(name) if parity else None
+    if bounds.max_abs_error is not None:
+        error = one.max_abs_error if one else None
+        yield (f"{name} max abs error", error, "<=", ""), bounds.max_abs_error
+    if bounds.min_cosine is not None:
+        yield (f"{name} cosine", one.cosine if one else None, ">=", ""), bounds.min_cosine
+
+
+def _speed(pair: SpeedPair, bounds: BenchBounds) -> Iterator[tuple[Figure, float]]:
+    if bounds.max_slowdown is None:
+        return
+    against = f"against {pair.baseline}"
+    yield (f"TTFT slowdown {against}", _slowdown(pair.ttft), "<=", " %"), bounds.max_slowdown
+    # without a second token on both sides there is no time per further token
+    if pair.tpot is not None:
+        yield (f"TPOT slowdown {against}", _slowdown(pair.tpot), "<=", " %"), bounds.max_slowdown
+
+
+def _slowdown(ratio: Ratio | None) -> float | None:
+    return None if ratio is None else 100 * (ratio.ratio - 1)

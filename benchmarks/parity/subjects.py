@@ -1,0 +1,166 @@
+"""The subjects of a run: every bundle on every provider, each in a process of its own, with the reference besides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from moir_edge.benchmarks.candidates import CandidateSpec, spec_of, specs_of
+from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.machine import available_cores
+from moir_edge.benchmarks.parity.schema import NOT_ON_THIS_DEVICE
+from moir_edge.benchmarks.parity.settings import BenchSettings
+from moir_edge.benchmarks.parity.speed import ENGINE_PROVIDERS
+from moir_edge.benchmarks.process import CandidateProcess
+from moir_edge.bundle import Bundle, open_bundle
+from moir_edge.errors import BundleError, DataError, EnvironmentProblem, UnsupportedError
+
+__all__ = ["Opened", "open_bundles", "open_reference", "open_subject", "plan_subjects"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A subject that was tried.
+
+    Attributes:
+        spec: What was to be loaded.
+        bundle: Its bundle.
+        process: The process that holds it; None where it could not be loaded.
+        reason: Why not.
+    """
+
+    spec: CandidateSpec
+    bundle: Bundle
+    process: CandidateProcess | None
+    reason: str | None = None
+
+
+def open_bundles(settings: BenchSettings) -> dict[str, Bundle]:
+    """Open and verify every bundle, by its path as given.
+
+    Raises:
+        BundleError: One is no bundle, or damaged.
+        DataError: One is of another model than the first, so that the same prompts do not fit both.
+    """
+    bundles = {str(path): open_bundle(path) for path in settings.bundles}
+    first = next(iter(bundles.values()))
+    for path, bundle in bundles.items():
+        if bundle.manifest.model != first.manifest.model:
+            raise DataError(
+                f"{path} is of another model ({bundle.manifest.source.name}) than {first.path} "
+                f"({first.manifest.source.name}); bench bundles of one model together"
+            )
+    return bundles
+
+
+def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[CandidateSpec]:
+    """Return what is to be loaded: each bundle on each provider.
+
+    Without providers each bundle is run by the runtime's own choice, and under parity the engines of a bundle that has
+    some stand beside it, so that a device that cannot run them says so.
+
+    Raises:
+        DataError: A bundle is given twice.
+    """
+    threads = settings.threads or available_cores()
+    specs = specs_of(
+        settings.bundles, threads=threads, max_new_tokens=settings.max_new_tokens, hub=()
+    )
+    planned = []
+    for spec in specs:
+        engines = bundles[spec.source].manifest.engines
+        providers: Sequence[str | None] = settings.providers or (None,)
+        if settings.parity and engines and not settings.providers:
+            providers = (None, *ENGINE_PROVIDERS)
+        planned += [
+            replace(
+                spec,
+                provider=one,
+                name=f"{spec.name} [{one}]" if len(providers) > 1 and one else spec.name,
+            )
+            for one in providers
+        ]
+    return planned
+
+
+def open_subject(
+    stack: ExitStack, spec: CandidateSpec, bundle: Bundle, rows: Sequence[Row]
+) -> Opened:
+    """Load a subject; a provider that this device lacks is a reason and no error.
+
+    Raises:
+        MoirEdgeError: The bundle cannot be loaded by the runtime's own choice.
+    """
+    try:
+        process = stack.enter_context(CandidateProcess(spec, rows))
+    except (EnvironmentProblem, BundleError, UnsupportedError) as error:
+        if spec.provider is None:
+            raise
+        return Opened(
+            spec=spec, bundle=bundle, process=None, reason=f"{NOT_ON_THIS_DEVICE}: {error}"
+        )
+    return Opened(spec=spec, bundle=bundle, process=process)
+
+
+def open_reference(
+    stack: ExitStack,
+    settings: BenchSettings,
+    subjects: Sequence[Opened],
+    rows: Sequence[Row],
+    folder: Path,
+) -> CandidateProcess:
+    """Return the process that numbers are compared with.
+
+    A checkpoint is exported to an fp32 bundle first, which the export holds against torch: its components can then be
+    fed one by one.
+
+    Raises:
+        DataError: There is no reference, or none but the only subject.
+    """
+    if settings.reference is None:
+        return _first_fp32(subjects)
+    spec = spec_of(
+        settings.reference,
+        threads=settings.threads or available_cores(),
+        max_new_tokens=settings.max_new_tokens,
+        hub=True,
+    )
+    if spec.kind == "checkpoint":
+        spec = replace(spec, source=str(_exported(settings.reference, folder)), kind="bundle")
+    _check_model(Path(spec.source), subjects[0].bundle)
+    return stack.enter_context(CandidateProcess(replace(spec, provider="cpu"), rows))
+
+
+def _first_fp32(subjects: Sequence[Opened]) -> CandidateProcess:
+    measured = [one for one in subjects if one.process is not None]
+    for one in measured:
+        if (
+            one.bundle.manifest.precision == "fp32"
+            and len(subjects) > 1
+            and one.process is not None
+        ):
+            return one.process
+    raise DataError(
+        "parity needs an fp32 reference to compare numbers with; "
+        "give --reference CHECKPOINT or BUNDLE, or name an fp32 bundle besides others"
+    )
+
+
+def _exported(checkpoint: str, folder: Path) -> Path:
+    from moir_edge.environment import require
+
+    require("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
+    from moir_edge.export import export_bundle
+
+    return export_bundle(checkpoint, folder / "reference")
+
+
+def _check_model(reference: Path, bundle: Bundle) -> None:
+    manifest = open_bundle(reference).manifest
+    if manifest.model != bundle.manifest.model:
+        raise DataError(
+            f"the reference {manifest.source.name} is another model than {bundle.path} "
+            f"({bundle.manifest.source.name})"
+        )

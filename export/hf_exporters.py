@@ -1,0 +1,282 @@
+"""The export formats `tensorrt` and `tensorrt_rtx` of `transformers.exporters`: config and exporter of each.
+
+The program of such an export is a bundle. Its graphs share weights and are sealed by one manifest, so that it is one
+component, `model`, whichever entry point made it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch.utils import _pytree
+from transformers.exporters.auto import EXPORT_BACKENDS, register_backend
+from transformers.exporters.base import ExportedModel, HfExporter
+from transformers.exporters.configs import ExportConfigMixin
+from transformers.exporters.metadata import (
+    ExportMetadata,
+    build_export_metadata,
+    record_output_structure,
+)
+
+from moir_edge.bundle import Manifest, open_bundle
+from moir_edge.errors import DataError, UnsupportedError, closest
+from moir_edge.export.hf_runner import BundleRunner
+from moir_edge.targets import TARGETS, get_target
+
+__all__ = [
+    "BundleProgram",
+    "TensorRTConfig",
+    "TensorRTExporter",
+    "TensorRTRTXConfig",
+    "TensorRTRTXExporter",
+    "register_formats",
+]
+
+_log = logging.getLogger(__name__)
+
+# What a processor consists of; the weights and their config come from the model in memory.
+_PROCESSOR_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+_OF_THE_MODEL = ("config.json", "generation_config.json")
+
+
+@dataclass
+class _BundleConfig(ExportConfigMixin):
+    """Settings of one export, as `moir-edge export` takes them.
+
+    Attributes:
+        export_format: ``"tensorrt"`` or ``"tensorrt_rtx"``.
+        target: Device profile whose engines that builder makes.
+        precision: Of the bundle.
+        component_precision: Overrides by component, such as ``{"vision": "fp16"}``.
+        calibration: Fields of `moir_edge.calibration.CalibrationSettings` by name, for precisions that need data.
+        processor: Folder or hub id with tokenizer and image processor; None takes the one the model was loaded from.
+
+    Raises:
+        UnsupportedError: The target is missing, unknown, or another format's.
+    """
+
+    export_format: str = ""
+    target: str | None = None
+    precision: str = "fp16"
+    component_precision: dict[str, str] | None = None
+    calibration: dict[str, Any] | None = None
+    processor: str | None = None
+
+    def __post_init__(self) -> None:
+        own = [name for name, one in TARGETS.items() if one.builder == self.export_format]
+        if self.target is None:
+            raise UnsupportedError(
+                f"the format {self.export_format} needs a target; one of {', '.join(own)}"
+            )
+        if get_target(self.target).builder != self.export_format:
+            raise UnsupportedError(
+                f"the format {self.export_format} has no target {self.target!r}: {closest(self.target, own)}"
+            )
+
+
+@dataclass
+class TensorRTConfig(_BundleConfig):
+    """Settings of an export for a Jetson, whose engines TensorRT builds on the device; see `_BundleConfig`."""
+
+    export_format: str = "tensorrt"
+
+
+@dataclass
+class TensorRTRTXConfig(_BundleConfig):
+    """Settings of an export for an RTX GPU, whose engines are compiled at once; see `_BundleConfig`."""
+
+    export_format: str = "tensorrt_rtx"
+
+
+class BundleProgram:
+    """A bundle as the program of an export.
+
+    Args:
+        path: The bundle folder.
+        owned: A temporary folder around it that is removed with this object; None for a bundle that stays.
+    """
+
+    def __init__(self, path: Path, owned: Path | None = None) -> None:
+        self.path = path
+        if owned is not None:
+            weakref.finalize(self, shutil.rmtree, owned, ignore_errors=True)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle holds, its engines included."""
+        return open_bundle(self.path, verify=False).manifest
+
+
+class _BundleExporter(HfExporter):
+    """Exports a vision-language model, with or without a router, to a bundle with engines."""
+
+    program_suffix = ".bundle"
+
+    def export_program(
+        self,
+        model: Any,
+        sample_inputs: MutableMapping[str, Any],
+        config: ExportConfigMixin,
+    ) -> tuple[BundleProgram, ExportMetadata]:
+        """Write the bundle to a temporary folder, which lives as long as the program.
+
+        Args:
+            model: The model in memory; its weights are saved and read again in float32.
+            sample_inputs: What ``model(**sample_inputs)`` takes. The graphs are traced from samples of their own; these
+                tell which inputs the exported model takes.
+            config: A config of this format.
+
+        Raises:
+            DataError: There is no processor, or no `input_ids` in the inputs.
+            MoirEdgeError: As `moir_edge.export.export_bundle`.
+        """
+        if not isinstance(config, _BundleConfig):
+            raise TypeError(f"expected a {self.config_class.__name__}, got {type(config).__name__}")
+        metadata = _describe(model, sample_inputs, self.required_packages)
+        folder = Path(tempfile.mkdtemp(prefix="moir-edge-"))
+        try:
+            return BundleProgram(_export(model, config, folder), folder), metadata
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def export_for_generation(
+        self,
+        model: Any,
+        sample_inputs: MutableMapping[str, Any],
+        config: Any,
+        **options: Any,
+    ) -> ExportedModel:
+        """Do the same as `export`: a bundle holds every stage of generation.
+
+        Raises:
+            UnsupportedError: Options of the exporters that trace each stage by itself, which have no meaning here.
+        """
+        given = [name for name, value in options.items() if value]
+        if given:
+            raise UnsupportedError(
+                f"{', '.join(given)} given; a bundle takes the model's own generation config, leave it out"
+            )
+        return self.export(model, sample_inputs, config)
+
+    @classmethod
+    def save_program(cls, program: BundleProgram, path: str | Path) -> None:
+        """Copy the bundle to `path`, a new folder, where every command of moir-edge takes it."""
+        shutil.copytree(program.path, path)
+
+    @classmethod
+    def load_program(cls, path: str | Path) -> BundleProgram:
+        """Open a saved bundle; every file is verified.
+
+        Raises:
+            BundleError: The folder is no bundle, or a file is missing or has changed.
+        """
+        return BundleProgram(open_bundle(path).path)
+
+    @classmethod
+    def program_files(cls, filename: str) -> list[str]:
+        """Return the one file by which a bundle is known; the manifest names the others."""
+        return [f"{filename}/manifest.json"]
+
+
+class TensorRTExporter(_BundleExporter):
+    """For Jetson targets: the bundle is made here, its engines by `moir-edge build` on the device."""
+
+    export_format = "tensorrt"
+    config_class = TensorRTConfig
+    required_packages = ["torch", "onnx", "onnxscript", "onnx_ir"]  # noqa: RUF012  (as the base declares it)
+
+    def export_program(
+        self, model: Any, sample_inputs: MutableMapping[str, Any], config: ExportConfigMixin
+    ) -> tuple[BundleProgram, ExportMetadata]:
+        """Write the bundle, and say where its engines come from."""
+        done = super().export_program(model, sample_inputs, config)
+        _log.warning(
+            f"engines for {done[0].manifest.target} are built by TensorRT on the device itself: "
+            "save the export, copy the bundle there and run `moir-edge build`"
+        )
+        return done
+
+
+class TensorRTRTXExporter(_BundleExporter):
+    """For RTX targets: engines are compiled ahead of time, on any machine."""
+
+    export_format = "tensorrt_rtx"
+    config_class = TensorRTRTXConfig
+    required_packages = [*TensorRTExporter.required_packages, "tensorrt_rtx"]  # noqa: RUF012
+
+
+def register_formats() -> None:
+    """Add both formats to transformers' table; ones that are there stay."""
+    for exporter in (TensorRTExporter, TensorRTRTXExporter):
+        if exporter.export_format not in EXPORT_BACKENDS:
+            register_backend(exporter, BundleRunner)
+
+
+def _describe(model: Any, sample_inputs: Mapping[str, Any], packages: list[str]) -> ExportMetadata:
+    """Run the model once and record which inputs it took and how its output is built around the logits."""
+    if "input_ids" not in sample_inputs:
+        raise DataError(
+            f"sample inputs {sorted(sample_inputs)} hold no input_ids; pass what the processor returned"
+        )
+    with torch.no_grad():
+        outputs = model(**{**sample_inputs, "use_cache": False, "logits_to_keep": 1})
+    _, spec = _pytree.tree_flatten(((), dict(sample_inputs)))
+    call = SimpleNamespace(call_spec=SimpleNamespace(in_spec=spec, out_spec=spec))
+    metadata = build_export_metadata(model, sample_inputs, call, packages)
+    record_output_structure(metadata, type(outputs)(logits=outputs.logits))
+    metadata.export_dtype = "float32"  # what goes in and out of a bundle, whatever is inside
+    metadata.export_device = "cpu"
+    return metadata
+
+
+def _export(model: Any, config: _BundleConfig, folder: Path) -> Path:
+    """Write the bundle into `folder` and return its path."""
+    from moir_edge.calibration.settings import CalibrationSettings
+    from moir_edge.export.bundle import export_bundle
+
+    fields = config.calibration
+    if fields is not None:
+        fields = {**fields, "data": Path(fields["data"])}
+    checkpoint = _save_checkpoint(model, config.processor, folder)
+    bundle = export_bundle(
+        checkpoint,
+        folder / "model.bundle",
+        target=config.target or "",
+        precision=config.precision,
+        component_precision=config.component_precision,
+        calibration=None if fields is None else CalibrationSettings(**fields),
+    )
+    shutil.rmtree(checkpoint)
+    return bundle
+
+
+def _save_checkpoint(model: Any, processor: str | None, folder: Path) -> Path:
+    """Save the model as it is in memory, with the processor's files beside it, under its own name."""
+    from moir_edge.export.checkpoints import no_progress_bars, resolve_checkpoint
+
+    origin = processor or getattr(model, "name_or_path", "")
+    if not origin:
+        raise DataError(
+            "the model was loaded from nowhere, so its processor is unknown; "
+            "give the config processor=FOLDER or a hub id"
+        )
+    source = resolve_checkpoint(origin)
+    checkpoint = folder / source.resolve().name
+    checkpoint.mkdir()
+    for pattern in _PROCESSOR_FILES:
+        for path in source.glob(pattern):
+            if path.name not in _OF_THE_MODEL and not path.name.endswith(".index.json"):
+                shutil.copyfile(path, checkpoint / path.name)
+    with no_progress_bars():
+        model.save_pretrained(checkpoint)
+    return checkpoint
