@@ -9,10 +9,13 @@ from typing import Any, TypeVar
 
 from moir_edge.errors import DataError
 
-__all__ = ["PLACEHOLDER", "find_image", "listed", "read_json", "typed", "worded"]
+__all__ = ["PLACEHOLDER", "caption_request", "find_image", "listed", "read_json", "typed", "worded"]
 
 PLACEHOLDER = "{text}"
 """Where the question or statement goes in a worded prompt."""
+
+CAPTION_REQUEST = "Describe the image in one sentence."
+"""What is asked of every image that has captions, unless the user words it."""
 
 T = TypeVar("T")
 _NAMES = {int: "a number", str: "a string", list: "a list", dict: "an object"}
@@ -96,3 +99,21 @@ def worded(template: str | None, text: str) -> str:
             f"write {PLACEHOLDER} where it goes"
         )
     return template.replace(PLACEHOLDER, text)
+
+
+def caption_request(template: str | None) -> str:
+    """Return what is asked of an image that has captions.
+
+    Args:
+        template: The user's whole request, or None for `CAPTION_REQUEST`.
+
+    Raises:
+        DataError: The template is empty or has a place for a question.
+    """
+    request = CAPTION_REQUEST if template is None else template
+    if PLACEHOLDER in request or not request.strip():
+        raise DataError(
+            f"--data-prompt {request!r} cannot be used for captions, which have no question: "
+            "write the whole request"
+        )
+    return request

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moir_edge.benchmarks.data import Row, json_objects
 from moir_edge.benchmarks.datasets.files import find_image, typed, worded
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, register
+from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ class Nlvr2(DatasetFormat):
 
     name = "nlvr2"
 
-    def rows(self, source: DataSource) -> Iterator[Row]:
+    def scan(self, source: DataSource) -> Iterator[PlacedRow]:
         """Give one row per statement and pair of images."""
         for where, _, record in json_objects(source.path):
-            yield _row(record, where, source)
+            yield attempt(where, partial(_row, record, where, source))
 
 
 def _row(record: Mapping[str, Any], where: str, source: DataSource) -> Row:
@@ -52,7 +53,7 @@ def _row(record: Mapping[str, Any], where: str, source: DataSource) -> Row:
         task="statement",
         images=tuple(_image(record, part, side, where, source) for side in (0, 1)),
         prompt=worded(source.prompt, typed(record, "sentence", str, where)),
-        answers=(_verdict(record, where),),
+        answers=(_verdict(record, where),) if source.answers else (),
         group=f"{part['split']}-{part['set']}-{part['sentence']}",
     )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.datasets.files import find_image, listed, read_json, typed, worded
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, register
+from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class VqaV2(DatasetFormat):
     name = "vqa-v2"
     takes_annotations = True
 
-    def rows(self, source: DataSource) -> Iterator[Row]:
+    def scan(self, source: DataSource) -> Iterator[PlacedRow]:
         """Give one row per question."""
         content = _content(source.path, "questions", other="annotations")
         split = _split(content, source.path)
@@ -42,18 +43,24 @@ class VqaV2(DatasetFormat):
         if source.annotations is not None:
             answers = _answers(source.annotations, split)
             _check_pairing(questions, answers, source)
-        elif not split.startswith("test"):
+        elif source.answers and not split.startswith("test"):
             raise DataError(
                 f"{source.path} holds questions of {split}, whose answers lie in a file of their own: "
                 "give --annotations"
             )
         for record in questions:
-            yield _row(record, split, answers, source)
+            where = f"{source.path}: question {record.get('question_id')}"
+            yield attempt(where, partial(_row, record, where, split, answers, source))
 
 
-def _row(record: Mapping[str, Any], split: str, answers: Answers | None, source: DataSource) -> Row:
+def _row(
+    record: Mapping[str, Any],
+    where: str,
+    split: str,
+    answers: Answers | None,
+    source: DataSource,
+) -> Row:
     name = _question_id(record, source.path)
-    where = f"{source.path}: question {name}"
     number = typed(record, "image_id", int, where)
     # test-dev2015 is a part of test2015
     folder = split.replace("-dev", "")
