@@ -41,7 +41,7 @@ class CocoCaptions(DatasetFormat):
 
     def scan(self, source: DataSource) -> Iterator[PlacedRow]:
         """Give one row per image, in the order of `images`."""
-        prompt = caption_request(source.prompt)
+        prompt = caption_request(source)
         content = read_json(source.path)
         images = listed(content, "images", str(source.path))
         known = {image.get("id") for image in images}
@@ -67,7 +67,7 @@ def _row(
     return Row(
         id=str(number),
         task="caption",
-        images=(find_image(Path(source.images or ""), places, where),),
+        images=(find_image(source, places, where),),
         prompt=prompt,
         answers=() if captions is None else tuple(captions[number]),
     )

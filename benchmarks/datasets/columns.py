@@ -21,15 +21,19 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
 """Role to the names by which a column is taken for it, best first; `task` is taken only where the user names it."""
 
 
-def check_roles(columns: Mapping[str, str]) -> None:
+def check_roles(columns: Mapping[str, str], flag: str) -> None:
     """Raise `UnsupportedError` where a role is none of `COLUMN_NAMES`."""
     for role in columns:
         if role not in COLUMN_NAMES:
-            raise UnsupportedError(f"--data-column {role}=: {closest(role, COLUMN_NAMES)}")
+            raise UnsupportedError(f"{flag} {role}=: {closest(role, COLUMN_NAMES)}")
 
 
 def choose_columns(
-    present: Iterable[str], images: Iterable[str], named: Mapping[str, str], where: str
+    present: Iterable[str],
+    images: Iterable[str],
+    named: Mapping[str, str],
+    where: str,
+    flag: str,
 ) -> dict[str, tuple[str, ...]]:
     """Return the columns of each role; a role that no column has is left out.
 
@@ -38,6 +42,7 @@ def choose_columns(
         images: Those whose type says that they hold images.
         named: Role to column as the user has it; `images` may name several, with commas, in the model's order.
         where: The data set, for the message.
+        flag: The flag that names columns, for the message.
 
     Raises:
         DataError: A column that the user names is not there, or none holds images.
@@ -48,7 +53,7 @@ def choose_columns(
         for name in names:
             if name not in there:
                 raise DataError(
-                    f"{where} has no column {name!r} for --data-column {role}=: {closest(name, there)}"
+                    f"{where} has no column {name!r} for {flag} {role}=: {closest(name, there)}"
                 )
     for role, known in COLUMN_NAMES.items():
         found = next((name for name in known if name in there), None)
@@ -59,7 +64,7 @@ def choose_columns(
     if "images" not in chosen:
         raise DataError(
             f"{where} has no column that is known to hold images (it has {', '.join(there)}); "
-            "name it with --data-column images=COLUMN"
+            f"name it with {flag} images=COLUMN"
         )
     return chosen
 

@@ -49,16 +49,16 @@ class HubTable(DatasetFormat):
     def scan(self, source: DataSource) -> Iterator[PlacedRow]:
         """Give the rows of the split in their order."""
         self.check(source)
-        check_roles(source.columns)
+        check_roles(source.columns, source.flag("column"))
         table, split = _open(source)
         features = _features(table)
         place = f"{source.path} ({split})"
         pictures = [name for name, feature in features.items() if _holds_images(feature)]
-        columns = choose_columns(features, pictures, source.columns, place)
+        columns = choose_columns(features, pictures, source.columns, place, source.flag("column"))
         if source.task != "caption" and "prompt" not in columns:
             raise DataError(
                 f"{place} has no column that is known to hold the question (it has {', '.join(features)}); "
-                "name it with --data-column prompt=COLUMN, or give --data-task caption"
+                f"name it with {source.flag('column')} prompt=COLUMN, or give {source.flag('task')} caption"
             )
         for number, record in enumerate(_records(table, pictures, place)):
             where = f"{place} row {number}"
@@ -69,7 +69,7 @@ class HubTable(DatasetFormat):
         require("datasets")
         if source.path.is_file():
             raise DataError(
-                f"{source.path} is a file; give the folder that holds it, or another --data-format"
+                f"{source.path} is a file; give the folder that holds it, or another {source.flag('format')}"
             )
         name = str(source.path)
         if not source.path.is_dir() and (name.startswith(_LOCAL_STARTS) or name.count("/") > 1):
@@ -104,7 +104,7 @@ def _open(source: DataSource) -> tuple[Any, str]:
     if split not in splits:
         asked = "several splits" if split is None else f"no split {split!r}"
         raise DataError(
-            f"{source.path} has {asked}: give --data-split with one of {', '.join(splits)}"
+            f"{source.path} has {asked}: give {source.flag('split')} with one of {', '.join(splits)}"
         )
     return splits[split], split
 
@@ -183,10 +183,10 @@ def _row(
 
 def _prompt(value: Any, task: str, where: str, source: DataSource) -> str:
     if task == "caption" and "prompt" not in source.columns:
-        return caption_request(source.prompt)
+        return caption_request(source)
     if value is None:
         raise DataError(f"{where}: the question is empty")
-    return worded(source.prompt, text_of(value))
+    return worded(source, text_of(value))
 
 
 def _pictures(

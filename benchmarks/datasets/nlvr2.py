@@ -52,7 +52,7 @@ def _row(record: Mapping[str, Any], where: str, source: DataSource) -> Row:
         id=name,
         task="statement",
         images=tuple(_image(record, part, side, where, source) for side in (0, 1)),
-        prompt=worded(source.prompt, typed(record, "sentence", str, where)),
+        prompt=worded(source, typed(record, "sentence", str, where)),
         answers=(_verdict(record, where),) if source.answers else (),
         group=f"{part['split']}-{part['set']}-{part['sentence']}",
     )
@@ -65,7 +65,7 @@ def _image(
     places = [name, f"{part['split']}/{name}"]
     if "directory" in record:
         places = [f"{record['directory']}/{name}", f"{part['split']}/{record['directory']}/{name}", *places]  # fmt: skip
-    return find_image(Path(source.images or ""), places, where)
+    return find_image(source, places, where)
 
 
 def _verdict(record: Mapping[str, Any], where: str) -> str:

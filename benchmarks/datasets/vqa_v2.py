@@ -36,17 +36,17 @@ class VqaV2(DatasetFormat):
 
     def scan(self, source: DataSource) -> Iterator[PlacedRow]:
         """Give one row per question."""
-        content = _content(source.path, "questions", other="annotations")
+        content = _content(source.path, "questions", "annotations", source)
         split = _split(content, source.path)
         questions = listed(content, "questions", str(source.path))
         answers = None
         if source.annotations is not None:
-            answers = _answers(source.annotations, split)
+            answers = _answers(source.annotations, split, source)
             _check_pairing(questions, answers, source)
         elif source.answers and not split.startswith("test"):
             raise DataError(
                 f"{source.path} holds questions of {split}, whose answers lie in a file of their own: "
-                "give --annotations"
+                f"give {source.flag('annotations')}"
             )
         for record in questions:
             where = f"{source.path}: question {record.get('question_id')}"
@@ -68,19 +68,19 @@ def _row(
     return Row(
         id=str(name),
         task="vqa",
-        images=(find_image(Path(source.images or ""), (image, f"{folder}/{image}"), where),),
-        prompt=worded(source.prompt, typed(record, "question", str, where)),
+        images=(find_image(source, (image, f"{folder}/{image}"), where),),
+        prompt=worded(source, typed(record, "question", str, where)),
         answers=() if answers is None else answers[name],
     )
 
 
-def _content(path: Path, key: str, *, other: str) -> dict[str, Any]:
+def _content(path: Path, key: str, other: str, source: DataSource) -> dict[str, Any]:
     """Read one of the two files, telling them apart."""
     content = read_json(path)
     if key not in content and other in content:
         raise DataError(
             f"{path} holds the {other}, expected the {key}; "
-            "the questions file is --data, the annotations file --annotations"
+            f"the questions file is {source.flag('data')}, the annotations file {source.flag('annotations')}"
         )
     return content
 
@@ -96,9 +96,9 @@ def _question_id(record: Mapping[str, Any], path: Path) -> int:
     return typed(record, "question_id", int, str(path))
 
 
-def _answers(path: Path, split: str) -> Answers:
+def _answers(path: Path, split: str, source: DataSource) -> Answers:
     """Return the answers by question id."""
-    content = _content(path, "annotations", other="questions")
+    content = _content(path, "annotations", "questions", source)
     own = _split(content, path)
     if own != split:
         raise DataError(f"{path} holds annotations of {own}, but the questions are of {split}")

@@ -88,8 +88,10 @@ def data_source(
     subset: str | None = None,
     columns: Sequence[str] | None = None,
     task: str | None = None,
+    answers: bool = True,
+    flags: str = "data",
 ) -> DataSource:
-    """Return the source that the flags name.
+    """Return the source that the flags name; the arguments are those of `DataSource`, `columns` as on the command line.
 
     Raises:
         UnsupportedError: The format or a column's role is unknown.
@@ -105,13 +107,19 @@ def data_source(
         prompt=prompt,
         split=split,
         subset=subset,
-        columns=parse_columns(columns or ()),
+        columns=parse_columns(columns or (), f"--{flags}-column"),
         task=task,
+        answers=answers,
+        flags=flags,
     )
 
 
-def parse_columns(options: Sequence[str]) -> dict[str, str]:
+def parse_columns(options: Sequence[str], flag: str) -> dict[str, str]:
     """Return ``{"prompt": "query"}`` from ``["prompt=query"]``.
+
+    Args:
+        options: As given on the command line.
+        flag: With which, for the message.
 
     Raises:
         DataError: An option without ``=``, or a role that is given twice.
@@ -122,8 +130,8 @@ def parse_columns(options: Sequence[str]) -> dict[str, str]:
     for option in options:
         role, separator, column = option.partition("=")
         if not separator or not column:
-            raise DataError(f"--data-column {option!r}: expected ROLE=COLUMN, as prompt=query")
+            raise DataError(f"{flag} {option!r}: expected ROLE=COLUMN, as prompt=query")
         if role in columns:
-            raise DataError(f"--data-column {role}= is given twice; name one column for it")
+            raise DataError(f"{flag} {role}= is given twice; name one column for it")
         columns[role] = column
     return columns

@@ -154,11 +154,12 @@ def tune(
             images=eval_images or images,
             split=eval_split,
             columns=data_column,
+            flags="eval",
             **shared,
         )
     elif eval_annotations is not None or eval_images is not None or eval_split is not None:
         raise DataError(
-            "--eval-annotations, --eval-images and --eval-split belong to --eval-data; give it too"
+            "--eval-split, --eval-annotations and --eval-images belong to --eval-data; give it too"
         )
     try:
         with progress_bar(quiet=as_json) as progress:
