@@ -273,6 +273,10 @@ class DataFacts(_Record):
     annotations: str | None = None
     annotations_sha256: str | None = None
     prompt: str | None = None
+    split: str | None = None
+    subset: str | None = None
+    columns: str | None = None
+    task: str | None = None
 
 
 class Settings(_Record):

@@ -61,7 +61,9 @@ def collect(
         DataError: No row can be used, the saved state is of other rows, or an activation is not finite.
     """
     with tempfile.TemporaryDirectory(prefix="moir-edge-calibration-") as folder:
-        identity = _write_tapped(graphs, components, Path(folder), (decode_steps, limit))
+        identity = _write_tapped(
+            graphs, components, Path(folder), (decode_steps, limit, *rows.balance.conditions)
+        )
         state = _initial_state(graphs, components, cache, identity)
         watcher = _Watcher(state.observers)
         chain = GraphChain(
@@ -99,7 +101,7 @@ def _write_tapped(
     graphs: Mapping[str, ir.Model],
     components: Mapping[str, bool],
     folder: Path,
-    settings: tuple[int, ...],
+    settings: tuple[int | str, ...],
 ) -> str:
     """Write the graphs with their taps and return a hash of all that the statistics depend on but the rows."""
     tapped = {

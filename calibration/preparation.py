@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.calibration.balance import Balance
 from moir_edge.calibration.collection import Progress, collect
 from moir_edge.calibration.rows import CalibrationRows, refuse_overlap
 from moir_edge.calibration.settings import CalibrationSettings
@@ -64,7 +65,9 @@ def calibrate(
             on too.
     """
     if settings.evaluation is not None:
-        refuse_overlap(settings.data, settings.evaluation)
+        # Bad rows are skipped, so that many more may be looked at.
+        limit = settings.rows + settings.max_bad_rows
+        refuse_overlap(settings.data, settings.evaluation, limit=limit)
     run = _Run(facts, Processor(processor_folder, facts), settings, tuple(components), progress)
     smoothing: dict[str, dict[str, float]] = {}
     prepared = dict(graphs)
@@ -102,7 +105,11 @@ class _Run:
     ) -> tuple[dict[str, GraphObservers], CalibrationRows]:
         settings = self.settings
         rows = CalibrationRows(
-            settings.data, self.processor, limit=limit, max_bad_rows=settings.max_bad_rows
+            settings.data,
+            self.processor,
+            limit=limit,
+            max_bad_rows=settings.max_bad_rows,
+            balance=Balance(settings.balance),
         )
         observers = collect(
             graphs,

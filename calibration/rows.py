@@ -1,18 +1,24 @@
-"""Calibration data: JSON lines to model inputs one row at a time, hashed by content, bad rows skipped and named."""
+"""Calibration data: rows of any format to model inputs one at a time, hashed by content, bad rows skipped and named."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moir_edge.benchmarks.data import Row, scan_rows
+from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.datasets import DataSource, as_source
+from moir_edge.benchmarks.diagnosis.degradations import CLEAN
 from moir_edge.bundle.reader import file_sha256
+from moir_edge.calibration.balance import Balance
 from moir_edge.errors import DataError
 from moir_edge.runtime.chat import user_message
 from moir_edge.runtime.processor import ModelInputs, Processor
@@ -25,7 +31,7 @@ class BadRow:
     """A line that was skipped.
 
     Attributes:
-        where: ``file:line``.
+        where: ``file:line``, or where else it stands.
         reason: One line.
     """
 
@@ -38,7 +44,7 @@ class CalibrationRow:
     """One row, ready for the graphs.
 
     Attributes:
-        where: ``file:line``.
+        where: ``file:line``, or where else it stands.
         inputs: Batch of one.
     """
 
@@ -47,28 +53,41 @@ class CalibrationRow:
 
 
 class CalibrationRows:
-    """Rows of a data file as the runtime's own processor prepares them; iterate once.
+    """Rows of a data set as the runtime's own processor prepares them; iterate once.
 
     Args:
-        path: JSON lines, see `moir_edge.benchmarks.read_rows`; answers are not used.
+        data: The data set, a bare path for JSON lines; answers are not used.
         processor: The model's processor.
         limit: Yield this many rows at most.
         max_bad_rows: Skip this many rows that cannot be used at most.
+        balance: The conditions under which the rows are seen.
 
     Attributes:
+        path: Of the data set.
+        balance: As given.
         count: Rows yielded so far.
-        sha256: Hash of the content of the rows yielded so far, in order; image files count by their bytes, names do
-            not.
+        sha256: Hash of the content of the rows yielded so far, in order, and of their conditions; image files count by
+            their bytes, names do not.
         bad_rows: What was skipped so far.
+        conditions: Rows yielded so far, by condition.
     """
 
     def __init__(
-        self, path: str | Path, processor: Processor, *, limit: int, max_bad_rows: int
+        self,
+        data: str | Path | DataSource,
+        processor: Processor,
+        *,
+        limit: int,
+        max_bad_rows: int,
+        balance: Balance | None = None,
     ) -> None:
-        self.path = Path(path)
+        self._source = as_source(data)
+        self.path = self._source.path
+        self.balance = balance or Balance()
         self.count = 0
         self.sha256 = hashlib.sha256().hexdigest()
         self.bad_rows: list[BadRow] = []
+        self.conditions: Counter[str] = Counter()
         self._processor = processor
         self._limit = limit
         self._max_bad_rows = max_bad_rows
@@ -77,9 +96,9 @@ class CalibrationRows:
         """Yield the rows.
 
         Raises:
-            DataError: The file cannot be read, holds no row that can be used, or too many that cannot.
+            DataError: The data cannot be read, hold no row that can be used, or too many that cannot.
         """
-        for where, row in scan_rows(self.path):
+        for where, row in self._source.scan():
             if self.count >= self._limit:
                 return
             try:
@@ -87,26 +106,32 @@ class CalibrationRows:
             except DataError as error:
                 self._skip(where, str(error))
         if not self.count:
-            raise DataError(
-                f"{self.path} holds no row to calibrate with ({len(self.bad_rows)} bad); "
-                'write one {"image": …, "prompt": …} per line'
-            )
+            raise DataError(f"{self.path} holds no row to calibrate with {self._why_none()}")
 
     def to_record(self) -> dict[str, Any]:
         """Return what the manifest keeps, as JSON types."""
-        return {
-            "file": self.path.name,
+        source = self._source
+        record: dict[str, Any] = {
+            "file": source.path.as_posix() if source.format == "hub" else source.path.name,
+            "format": source.format,
             "rows": self.count,
             "sha256": self.sha256,
             "bad_rows": [asdict(bad) for bad in self.bad_rows],
         }
+        if self.balance.conditions:
+            record["conditions"] = dict(self.conditions)
+        return record
 
     def _accept(self, where: str, row: Row | DataError) -> CalibrationRow:
         if isinstance(row, DataError):
             raise row
-        inputs = _encode(self._processor, row)
-        digest = row_sha256(row)
+        condition = self.balance.condition(self.count)
+        with tempfile.TemporaryDirectory(prefix="moir-edge-balance-") as folder:
+            seen = self.balance.apply(row, condition, Path(folder))
+            inputs = _encode(self._processor, seen)
+        digest = row_sha256(row) + ("" if condition == CLEAN else f" {condition}")
         self.count += 1
+        self.conditions[condition] += 1
         self.sha256 = hashlib.sha256(f"{self.sha256}{digest}".encode()).hexdigest()
         return CalibrationRow(where=where, inputs=inputs)
 
@@ -119,6 +144,13 @@ class CalibrationRows:
                 f"{self._max_bad_rows}"
             )
 
+    def _why_none(self) -> str:
+        """Return how many rows were bad, the first of them, and what a good one is."""
+        first = f", the first: {self.bad_rows[0].reason}" if self.bad_rows else ""
+        line = 'write one {"image": …, "prompt": …} per line'
+        remedy = f"; {line}" if self._source.format == "jsonl" else ""
+        return f"({len(self.bad_rows)} bad){first}{remedy}"
+
 
 def row_sha256(row: Row) -> str:
     """Return the hash of what a model sees of a row: the bytes of its images, its context and its prompt."""
@@ -126,23 +158,30 @@ def row_sha256(row: Row) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def refuse_overlap(calibration: Path, evaluation: Path) -> None:
+def refuse_overlap(
+    calibration: str | Path | DataSource,
+    evaluation: str | Path | DataSource,
+    *,
+    limit: int | None = None,
+) -> None:
     """Refuse calibration data that hold rows of the evaluation: the figures would flatter the model.
 
     Args:
-        calibration: JSON lines; lines that cannot be used are passed over, for they calibrate nothing.
-        evaluation: JSON lines.
+        calibration: The data set; rows that cannot be used are passed over, for they calibrate nothing.
+        evaluation: The data set that the figures will be measured on.
+        limit: Look at this many rows of the calibration data at most: later ones are not used either.
 
     Raises:
         DataError: A row stands in both, or one of the evaluation cannot be used.
     """
     places: dict[str, str] = {}
-    for where, row in scan_rows(evaluation):
+    for where, row in as_source(evaluation).scan():
         if isinstance(row, DataError):
             raise row
         places.setdefault(row_sha256(row), where)
-    usable = ((where, row) for where, row in scan_rows(calibration) if isinstance(row, Row))
-    pairs = [(where, places.get(row_sha256(row))) for where, row in usable]
+    scanned = as_source(calibration).scan()
+    usable = ((where, row) for where, row in scanned if isinstance(row, Row))
+    pairs = ((where, places.get(row_sha256(row))) for where, row in islice(usable, limit))
     shared = [f"{where} is {place}" for where, place in pairs if place is not None]
     if shared:
         raise DataError(

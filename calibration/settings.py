@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from moir_edge.benchmarks.datasets import DataSource, as_source
+from moir_edge.calibration.balance import parse_balance
 from moir_edge.errors import DataError, UnsupportedError, closest
 
 __all__ = ["CalibrationSettings"]
@@ -17,7 +19,7 @@ class CalibrationSettings:
     """Data and methods of a calibration.
 
     Attributes:
-        data: JSON lines of ``{"image" | "images", "prompt", "context"?}``.
+        data: JSON lines of ``{"image" | "images", "prompt", "context"?}``, or a data set in another format.
         rows: Use the first rows of it, this many.
         method: Range of an activation: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
         smoothing: SmoothQuant exponent in [0, 1], ``search`` to choose one per activation, or ``off``.
@@ -26,14 +28,17 @@ class CalibrationSettings:
         decode_steps: Tokens that the decoder generates after each prompt, so that its ranges cover both phases.
         cache: Folder in which statistics are kept, so that an interrupted calibration goes on and a finished one is
             used again; None keeps nothing.
-        evaluation: JSON lines that the model will be evaluated on; a row that is in both is refused.
+        evaluation: What the model will be evaluated on; a row that is in both is refused.
+        balance: Conditions under which the rows are seen, each row under one and every condition equally often:
+            ``clean`` and degradations as `diagnose` reads them, such as ``("clean", "blur=3.5px", "word-dropout")``.
+            Stored with the levels written out; empty for clean rows alone.
 
     Raises:
-        DataError: The data file does not exist, or a number is out of range.
-        UnsupportedError: An unknown method.
+        DataError: The data do not exist, or a number is out of range.
+        UnsupportedError: An unknown method or degradation.
     """
 
-    data: Path
+    data: Path | DataSource
     rows: int = 256
     method: str = "mse"
     smoothing: float | str = 0.5
@@ -41,12 +46,17 @@ class CalibrationSettings:
     max_bad_rows: int = 10
     decode_steps: int = 4
     cache: Path | None = None
-    evaluation: Path | None = None
+    evaluation: Path | DataSource | None = None
+    balance: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, path in (("calibration", self.data), ("evaluation", self.evaluation)):
-            if path is not None and not path.is_file():
-                raise DataError(f"{name} data: {path} does not exist; give a JSON-lines file")
+        object.__setattr__(self, "balance", parse_balance(self.balance).conditions)
+        for name, data in (("calibration", self.data), ("evaluation", self.evaluation)):
+            try:
+                if data is not None:
+                    as_source(data).check()
+            except DataError as error:
+                raise DataError(f"{name} data: {error}") from error
         if self.method not in _METHODS:
             raise UnsupportedError(
                 f"unknown calibration method {self.method!r}: {closest(self.method, _METHODS)}"

@@ -19,6 +19,7 @@ _EXTRA_OF = {
     "safetensors": "export",
     "tensorrt_rtx": "rtx",
     "sklearn": "demo",
+    "datasets": "hub",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moir_edge.benchmarks.datasets import (  # noqa: F401  (importing registers them)
     coco,
+    hub,
     jsonl,
     nlvr2,
     vqa_v2,

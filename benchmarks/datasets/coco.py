@@ -5,21 +5,25 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.datasets.files import PLACEHOLDER, find_image, listed, read_json, typed
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, register
+from moir_edge.benchmarks.datasets.files import (
+    caption_request,
+    find_image,
+    listed,
+    read_json,
+    typed,
+)
+from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks.datasets.source import DataSource
 
-__all__ = ["PROMPT", "CocoCaptions"]
-
-PROMPT = "Describe the image in one sentence."
-"""What is asked of every image unless the user words it."""
+__all__ = ["CocoCaptions"]
 
 _SPLIT = re.compile(r"COCO_(\w+?)_\d+\.")
 
@@ -35,27 +39,27 @@ class CocoCaptions(DatasetFormat):
 
     name = "coco-captions"
 
-    def rows(self, source: DataSource) -> Iterator[Row]:
+    def scan(self, source: DataSource) -> Iterator[PlacedRow]:
         """Give one row per image, in the order of `images`."""
-        prompt = PROMPT if source.prompt is None else source.prompt
-        if PLACEHOLDER in prompt or not prompt.strip():
-            raise DataError(
-                f"--data-prompt {prompt!r} cannot be used for captions, which have no question: "
-                "write the whole request"
-            )
+        prompt = caption_request(source)
         content = read_json(source.path)
         images = listed(content, "images", str(source.path))
-        captions = _captions(content, {image.get("id") for image in images}, source.path)
+        known = {image.get("id") for image in images}
+        captions = _captions(content, known, source.path) if source.answers else None
         for image in images:
-            yield _row(image, captions, prompt, source)
+            where = f"{source.path}: image {image.get('id')}"
+            yield attempt(where, partial(_row, image, where, captions, prompt, source))
 
 
 def _row(
-    image: dict[str, Any], captions: dict[int, list[str]], prompt: str, source: DataSource
+    image: dict[str, Any],
+    where: str,
+    captions: dict[int, list[str]] | None,
+    prompt: str,
+    source: DataSource,
 ) -> Row:
     number = typed(image, "id", int, str(source.path))
-    where = f"{source.path}: image {number}"
-    if number not in captions:
+    if captions is not None and number not in captions:
         raise DataError(f"{where} has no caption; leave it out of 'images'")
     name = typed(image, "file_name", str, where)
     split = _SPLIT.match(name)
@@ -63,9 +67,9 @@ def _row(
     return Row(
         id=str(number),
         task="caption",
-        images=(find_image(Path(source.images or ""), places, where),),
+        images=(find_image(source, places, where),),
         prompt=prompt,
-        answers=tuple(captions[number]),
+        answers=() if captions is None else tuple(captions[number]),
     )
 
 

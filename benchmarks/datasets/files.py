@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from moir_edge.errors import DataError
 
-__all__ = ["PLACEHOLDER", "find_image", "listed", "read_json", "typed", "worded"]
+if TYPE_CHECKING:
+    from moir_edge.benchmarks.datasets.source import DataSource
+
+__all__ = ["PLACEHOLDER", "caption_request", "find_image", "listed", "read_json", "typed", "worded"]
 
 PLACEHOLDER = "{text}"
 """Where the question or statement goes in a worded prompt."""
+
+CAPTION_REQUEST = "Describe the image in one sentence."
+"""What is asked of every image that has captions, unless the user words it."""
 
 T = TypeVar("T")
 _NAMES = {int: "a number", str: "a string", list: "a list", dict: "an object"}
@@ -61,12 +67,13 @@ def listed(content: Mapping[str, Any], key: str, where: str) -> list[dict[str, A
     return records
 
 
-def find_image(folder: Path, names: Sequence[str], where: str) -> Path:
-    """Return the first of several places in a folder where an image lies.
+def find_image(source: DataSource, names: Sequence[str], where: str) -> Path:
+    """Return the first of several places in a source's folder where an image lies.
 
     Raises:
         DataError: It lies in none.
     """
+    folder = Path(source.images or "")
     for name in names:
         path = folder / name
         if path.is_file():
@@ -74,25 +81,41 @@ def find_image(folder: Path, names: Sequence[str], where: str) -> Path:
     places = " nor as ".join(names)
     raise DataError(
         f"{where}: there is no image {places} in {folder}; "
-        "give the folder that holds the images of this split as --images"
+        f"give the folder that holds the images of this split as {source.flag('images')}"
     )
 
 
-def worded(template: str | None, text: str) -> str:
-    """Return the prompt of a question or statement.
+def worded(source: DataSource, text: str) -> str:
+    """Return the prompt of a question or statement as the source words it.
 
     Args:
-        template: Text with `{text}`, or None for the bare question or statement.
+        source: Its `prompt` is text with `{text}`, or None for the bare question or statement.
         text: What goes in.
 
     Raises:
-        DataError: The template has no place for it.
+        DataError: The wording has no place for it.
     """
+    template = source.prompt
     if template is None:
         return text
     if PLACEHOLDER not in template:
         raise DataError(
-            f"--data-prompt {template!r} has no place for the question; "
+            f"{source.flag('prompt')} {template!r} has no place for the question; "
             f"write {PLACEHOLDER} where it goes"
         )
     return template.replace(PLACEHOLDER, text)
+
+
+def caption_request(source: DataSource) -> str:
+    """Return what is asked of an image that has captions: the source's `prompt`, or `CAPTION_REQUEST`.
+
+    Raises:
+        DataError: It is empty or has a place for a question.
+    """
+    request = CAPTION_REQUEST if source.prompt is None else source.prompt
+    if PLACEHOLDER in request or not request.strip():
+        raise DataError(
+            f"{source.flag('prompt')} {request!r} cannot be used for captions, which have no question: "
+            "write the whole request"
+        )
+    return request

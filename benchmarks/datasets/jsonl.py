@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from moir_edge.benchmarks.data import Row, iter_rows
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, register
+from moir_edge.benchmarks.data import scan_rows
+from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, register
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks.datasets.source import DataSource
@@ -22,6 +22,6 @@ class JsonLines(DatasetFormat):
     takes_images = False
     takes_prompt = False
 
-    def rows(self, source: DataSource) -> Iterator[Row]:
+    def scan(self, source: DataSource) -> Iterator[PlacedRow]:
         """Give the rows line by line."""
-        return iter_rows(source.path)
+        return scan_rows(source.path)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moir_edge.benchmarks.data import Row, json_objects
 from moir_edge.benchmarks.datasets.files import find_image, typed, worded
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, register
+from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ class Nlvr2(DatasetFormat):
 
     name = "nlvr2"
 
-    def rows(self, source: DataSource) -> Iterator[Row]:
+    def scan(self, source: DataSource) -> Iterator[PlacedRow]:
         """Give one row per statement and pair of images."""
         for where, _, record in json_objects(source.path):
-            yield _row(record, where, source)
+            yield attempt(where, partial(_row, record, where, source))
 
 
 def _row(record: Mapping[str, Any], where: str, source: DataSource) -> Row:
@@ -51,8 +52,8 @@ def _row(record: Mapping[str, Any], where: str, source: DataSource) -> Row:
         id=name,
         task="statement",
         images=tuple(_image(record, part, side, where, source) for side in (0, 1)),
-        prompt=worded(source.prompt, typed(record, "sentence", str, where)),
-        answers=(_verdict(record, where),),
+        prompt=worded(source, typed(record, "sentence", str, where)),
+        answers=(_verdict(record, where),) if source.answers else (),
         group=f"{part['split']}-{part['set']}-{part['sentence']}",
     )
 
@@ -64,7 +65,7 @@ def _image(
     places = [name, f"{part['split']}/{name}"]
     if "directory" in record:
         places = [f"{record['directory']}/{name}", f"{part['split']}/{record['directory']}/{name}", *places]  # fmt: skip
-    return find_image(Path(source.images or ""), places, where)
+    return find_image(source, places, where)
 
 
 def _verdict(record: Mapping[str, Any], where: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, get_format
+from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, get_format
 from moir_edge.bundle.reader import file_sha256
 from moir_edge.errors import DataError
 
@@ -19,12 +20,19 @@ class DataSource:
     """The files of one data set.
 
     Attributes:
-        path: The rows: JSON lines, questions, statements or captions, as the format has them.
-        format: `jsonl`, `vqa-v2`, `nlvr2` or `coco-captions`.
+        path: The rows: JSON lines, questions, statements or captions, as the format has them; for `hub` a folder, or
+            the id of a data set on the Hugging Face hub, such as ``Path("user/name")``.
+        format: `jsonl`, `vqa-v2`, `nlvr2`, `coco-captions` or `hub`.
         annotations: The answers, where the format has them in a file of their own.
         images: Folder of the images, where the format does not name their paths.
         prompt: How prompts are worded: `{text}` stands for the question or statement. For captions it is the whole
             request. None for the format's own wording.
+        split: Of a `hub` data set; None where it has only one.
+        subset: Of a `hub` data set that has several (its hub page calls them so).
+        columns: Role to column of a `hub` data set, such as ``{"prompt": "query"}``; see `moir_edge.benchmarks.datasets.columns`.
+        task: What all rows of a `hub` data set are: `vqa`, `statement` or `caption`.
+        answers: Whether the answers are of use. Without, files that hold nothing else need not be given.
+        flags: How the flags of the command line begin that name these fields, for messages: `data`, `calib` or `eval`.
 
     Raises:
         UnsupportedError: The format is unknown.
@@ -36,14 +44,43 @@ class DataSource:
     annotations: Path | None = None
     images: Path | None = None
     prompt: str | None = None
+    split: str | None = None
+    subset: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    task: str | None = None
+    answers: bool = True
+    flags: str = "data"
 
     def __post_init__(self) -> None:
         kind = get_format(self.format)
         _refuse_needless(self, kind)
         if kind.takes_images and self.images is None:
-            raise DataError(f"the format {kind.name} needs the folder of the images: give --images")
+            raise DataError(
+                f"the format {kind.name} needs the folder of the images: give {self.flag('images')}"
+            )
         if self.images is not None and not self.images.is_dir():
-            raise DataError(f"--images {self.images} is no folder; give the one that holds them")
+            raise DataError(
+                f"{self.flag('images')} {self.images} is no folder; give the one that holds them"
+            )
+
+    def flag(self, name: str) -> str:
+        """Return the flag that names a field, such as ``--data-split``, ``--images`` or ``--calib-images``."""
+        if name == "data":
+            return f"--{self.flags}" if self.flags == "data" else f"--{self.flags}-data"
+        bare = self.flags == "data" and name in ("images", "annotations")
+        return f"--{name}" if bare else f"--{self.flags}-{name}"
+
+    def check(self) -> None:
+        """Raise `DataError` where the rows do not exist; cheap."""
+        get_format(self.format).check(self)
+
+    def scan(self) -> Iterator[PlacedRow]:
+        """Give every row with its place, one at a time; one that cannot be used as the error that says why.
+
+        Raises:
+            DataError: The data set as a whole cannot be used.
+        """
+        return get_format(self.format).scan(self)
 
     def read(self, *, limit: int | None = None) -> list[Row]:
         """Read the rows.
@@ -54,7 +91,11 @@ class DataSource:
         Raises:
             DataError: A file cannot be used, or there is no row.
         """
-        rows = list(islice(get_format(self.format).rows(self), limit))
+        rows = []
+        for _, row in islice(self.scan(), limit):
+            if isinstance(row, DataError):
+                raise row
+            rows.append(row)
         if not rows:
             raise DataError(f"{self.path} holds no rows")
         return rows
@@ -62,11 +103,16 @@ class DataSource:
     def identity(self) -> dict[str, str | None]:
         """Return what tells one data set from another, as plain JSON data; paths and images do not count."""
         answers = self.annotations
+        columns = ", ".join(f"{role}={name}" for role, name in sorted(self.columns.items()))
         return {
-            "sha256": file_sha256(self.path),
+            "sha256": get_format(self.format).sha256(self),
             "format": self.format,
             "annotations_sha256": None if answers is None else file_sha256(answers),
             "prompt": self.prompt,
+            "split": self.split,
+            "subset": self.subset,
+            "columns": columns or None,
+            "task": self.task,
         }
 
     def record(self) -> dict[str, str | None]:
@@ -89,6 +135,10 @@ def read_dataset(
     images: str | Path | None = None,
     limit: int | None = None,
     prompt: str | None = None,
+    split: str | None = None,
+    subset: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    task: str | None = None,
 ) -> list[Row]:
     """Read a data set in one of the known formats; the arguments are those of `DataSource`.
 
@@ -96,9 +146,13 @@ def read_dataset(
         data: The rows.
         format: Name of the format.
         annotations: The answers, for `vqa-v2`.
-        images: Folder of the images, for all but `jsonl`.
+        images: Folder of the images, for all but `jsonl` and `hub`.
         limit: Read this many rows at most.
         prompt: How prompts are worded.
+        split: Of a `hub` data set.
+        subset: Of a `hub` data set.
+        columns: Role to column of a `hub` data set.
+        task: Of all rows of a `hub` data set.
 
     Raises:
         UnsupportedError: The format is unknown.
@@ -110,18 +164,27 @@ def read_dataset(
         annotations=None if annotations is None else Path(annotations),
         images=None if images is None else Path(images),
         prompt=prompt,
+        split=split,
+        subset=subset,
+        columns=columns or {},
+        task=task,
     )
     return source.read(limit=limit)
 
 
 def _refuse_needless(source: DataSource, kind: DatasetFormat) -> None:
     given = {
-        "--annotations": (source.annotations, kind.takes_annotations),
-        "--images": (source.images, kind.takes_images),
-        "--data-prompt": (source.prompt, kind.takes_prompt),
+        "annotations": (source.annotations, kind.takes_annotations),
+        "images": (source.images, kind.takes_images),
+        "prompt": (source.prompt, kind.takes_prompt),
+        "split": (source.split, kind.takes_columns),
+        "subset": (source.subset, kind.takes_columns),
+        "column": (source.columns or None, kind.takes_columns),
+        "task": (source.task, kind.takes_columns),
     }
-    for flag, (value, is_taken) in given.items():
+    for name, (value, is_taken) in given.items():
         if value is not None and not is_taken:
             raise DataError(
-                f"the format {kind.name} takes no {flag}; leave it out or name another --data-format"
+                f"the format {kind.name} takes no {source.flag(name)}; "
+                f"leave it out or name another {source.flag('format')}"
             )

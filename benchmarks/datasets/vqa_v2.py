@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.datasets.files import find_image, listed, read_json, typed, worded
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, register
+from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,27 +34,33 @@ class VqaV2(DatasetFormat):
     name = "vqa-v2"
     takes_annotations = True
 
-    def rows(self, source: DataSource) -> Iterator[Row]:
+    def scan(self, source: DataSource) -> Iterator[PlacedRow]:
         """Give one row per question."""
-        content = _content(source.path, "questions", other="annotations")
+        content = _content(source.path, "questions", "annotations", source)
         split = _split(content, source.path)
         questions = listed(content, "questions", str(source.path))
         answers = None
         if source.annotations is not None:
-            answers = _answers(source.annotations, split)
+            answers = _answers(source.annotations, split, source)
             _check_pairing(questions, answers, source)
-        elif not split.startswith("test"):
+        elif source.answers and not split.startswith("test"):
             raise DataError(
                 f"{source.path} holds questions of {split}, whose answers lie in a file of their own: "
-                "give --annotations"
+                f"give {source.flag('annotations')}"
             )
         for record in questions:
-            yield _row(record, split, answers, source)
+            where = f"{source.path}: question {record.get('question_id')}"
+            yield attempt(where, partial(_row, record, where, split, answers, source))
 
 
-def _row(record: Mapping[str, Any], split: str, answers: Answers | None, source: DataSource) -> Row:
+def _row(
+    record: Mapping[str, Any],
+    where: str,
+    split: str,
+    answers: Answers | None,
+    source: DataSource,
+) -> Row:
     name = _question_id(record, source.path)
-    where = f"{source.path}: question {name}"
     number = typed(record, "image_id", int, where)
     # test-dev2015 is a part of test2015
     folder = split.replace("-dev", "")
@@ -61,19 +68,19 @@ def _row(record: Mapping[str, Any], split: str, answers: Answers | None, source:
     return Row(
         id=str(name),
         task="vqa",
-        images=(find_image(Path(source.images or ""), (image, f"{folder}/{image}"), where),),
-        prompt=worded(source.prompt, typed(record, "question", str, where)),
+        images=(find_image(source, (image, f"{folder}/{image}"), where),),
+        prompt=worded(source, typed(record, "question", str, where)),
         answers=() if answers is None else answers[name],
     )
 
 
-def _content(path: Path, key: str, *, other: str) -> dict[str, Any]:
+def _content(path: Path, key: str, other: str, source: DataSource) -> dict[str, Any]:
     """Read one of the two files, telling them apart."""
     content = read_json(path)
     if key not in content and other in content:
         raise DataError(
             f"{path} holds the {other}, expected the {key}; "
-            "the questions file is --data, the annotations file --annotations"
+            f"the questions file is {source.flag('data')}, the annotations file {source.flag('annotations')}"
         )
     return content
 
@@ -89,9 +96,9 @@ def _question_id(record: Mapping[str, Any], path: Path) -> int:
     return typed(record, "question_id", int, str(path))
 
 
-def _answers(path: Path, split: str) -> Answers:
+def _answers(path: Path, split: str, source: DataSource) -> Answers:
     """Return the answers by question id."""
-    content = _content(path, "annotations", other="questions")
+    content = _content(path, "annotations", "questions", source)
     own = _split(content, path)
     if own != split:
         raise DataError(f"{path} holds annotations of {own}, but the questions are of {split}")

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from moir_edge.benchmarks.diagnosis.registry import DegradationKind, Quantity, find_kind
 from moir_edge.errors import DataError
 
-__all__ = ["DEFAULTS", "Degradation", "parse_degradation"]
+__all__ = ["CLEAN", "DEFAULTS", "Degradation", "parse_degradation"]
+
+CLEAN = "clean"
+"""Label of the condition in which nothing is degraded."""
 
 DEFAULTS = ("blur", "noise", "jpeg", "word-dropout", "image-blank", "text-blank")
 """What is measured where nothing else is asked for: every kind at its middle level."""

@@ -6,6 +6,7 @@ from typing import Any, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moir_edge.benchmarks.diagnosis.degradations import CLEAN
 from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
 from moir_edge.benchmarks.metrics import Interval
 from moir_edge.benchmarks.schema import DataFacts, TaskFigures
@@ -25,9 +26,6 @@ __all__ = [
 ]
 
 DIAGNOSIS_SCHEMA_VERSION = 1
-
-CLEAN = "clean"
-"""Label of the condition in which nothing is degraded."""
 
 
 class _Record(BaseModel):

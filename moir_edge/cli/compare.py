@@ -10,8 +10,12 @@ import typer
 from moir_edge.cli.data_options import (
     Annotations,
     Data,
+    DataColumns,
     DataFormat,
     DataPrompt,
+    DataSplit,
+    DataSubset,
+    DataTask,
     Images,
     data_source,
 )
@@ -41,6 +45,10 @@ def compare(
     annotations: Annotations = None,
     images: Images = None,
     data_prompt: DataPrompt = None,
+    data_split: DataSplit = None,
+    data_subset: DataSubset = None,
+    data_column: DataColumns = None,
+    data_task: DataTask = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first rows only.")] = None,
     latency_rows: Annotated[int, typer.Option(min=1, help="Rows that are timed.")] = 30,
     latency_repeats: Annotated[int, typer.Option(min=1, help="Rounds over those rows.")] = 3,
@@ -83,11 +91,22 @@ def compare(
         max_ttft_ratio=max_ttft_ratio,
         min_token_agreement=min_token_agreement,
     )
+    source = data_source(
+        data,
+        data_format,
+        annotations=annotations,
+        images=images,
+        prompt=data_prompt,
+        split=data_split,
+        subset=data_subset,
+        columns=data_column,
+        task=data_task,
+    )
     with progress_bar(quiet=as_json) as progress:
         report = run(
             checkpoint,
             bundles,
-            data_source(data, data_format, annotations, images, data_prompt),
+            source,
             output,
             limit=limit,
             latency_rows=latency_rows,

@@ -10,8 +10,12 @@ import typer
 from moir_edge.cli.data_options import (
     Annotations,
     Data,
+    DataColumns,
     DataFormat,
     DataPrompt,
+    DataSplit,
+    DataSubset,
+    DataTask,
     Images,
     data_source,
 )
@@ -41,6 +45,10 @@ def diagnose(
     annotations: Annotations = None,
     images: Images = None,
     data_prompt: DataPrompt = None,
+    data_split: DataSplit = None,
+    data_subset: DataSubset = None,
+    data_column: DataColumns = None,
+    data_task: DataTask = None,
     degrade: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,7 +96,17 @@ def diagnose(
         threads=threads,
         seed=seed,
     )
-    source = data_source(data, data_format, annotations, images, data_prompt)
+    source = data_source(
+        data,
+        data_format,
+        annotations=annotations,
+        images=images,
+        prompt=data_prompt,
+        split=data_split,
+        subset=data_subset,
+        columns=data_column,
+        task=data_task,
+    )
     with progress_bar(quiet=as_json) as progress:
         report = run(sources, source, output, settings, force=force, progress=progress)
     _show(report, output, as_json=as_json)

@@ -5,12 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from moir_edge.calibration import CalibrationSettings
+from moir_edge.cli.calibration_options import (
+    Balance,
+    CalibColumns,
+    CalibData,
+    CalibFormat,
+    CalibImages,
+    CalibPrompt,
+    CalibSplit,
+    CalibSubset,
+    CalibTask,
+    EvalData,
+    EvalFormat,
+    EvalImages,
+    EvalSplit,
+    calibration_settings,
+    calibration_source,
+    evaluation_source,
+    parse_smoothquant,
+)
 
 __all__ = ["register"]
 
@@ -35,10 +52,15 @@ def export(
         list[str] | None,
         typer.Option(help="Precision of one component, as vision=fp32; repeatable."),
     ] = None,
-    calib_data: Annotated[
-        Path | None,
-        typer.Option(help="JSON lines to calibrate int8 with: image or images, prompt, context."),
-    ] = None,
+    calib_data: CalibData = None,
+    calib_format: CalibFormat = None,
+    calib_images: CalibImages = None,
+    calib_prompt: CalibPrompt = None,
+    calib_split: CalibSplit = None,
+    calib_subset: CalibSubset = None,
+    calib_column: CalibColumns = None,
+    calib_task: CalibTask = None,
+    balance: Balance = None,
     calib_rows: Annotated[
         int | None, typer.Option(min=1, help="Calibrate with the first rows only; 256 by default.")
     ] = None,
@@ -50,10 +72,10 @@ def export(
         Path | None,
         typer.Option(help="Folder that keeps statistics: an interrupted calibration goes on."),
     ] = None,
-    eval_data: Annotated[
-        Path | None,
-        typer.Option(help="JSON lines of the evaluation: rows that calibrate too are refused."),
-    ] = None,
+    eval_data: EvalData = None,
+    eval_format: EvalFormat = None,
+    eval_images: EvalImages = None,
+    eval_split: EvalSplit = None,
     smoothquant: Annotated[
         str | None,
         typer.Option(help="SmoothQuant exponent from 0 to 1, search, or off; 0.5 by default."),
@@ -90,12 +112,25 @@ def export(
     require("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
     if engines and profile.builds_ahead_of_time:
         require("tensorrt_rtx")
-    calibration = calibration_settings(
+    data = calibration_source(
         calib_data,
+        calib_format,
+        images=calib_images,
+        prompt=calib_prompt,
+        split=calib_split,
+        subset=calib_subset,
+        columns=calib_column,
+        task=calib_task,
+    )
+    calibration = calibration_settings(
+        data,
         rows=calib_rows,
         method=calib_method,
         cache=calib_cache,
-        evaluation=eval_data,
+        evaluation=evaluation_source(
+            data, eval_data, eval_format, images=eval_images, split=eval_split
+        ),
+        balance=balance,
         smoothing=None if smoothquant is None else parse_smoothquant(smoothquant),
         min_snr_db=min_snr,
         max_bad_rows=max_bad_rows,
@@ -145,38 +180,6 @@ def parse_component_precision(options: list[str]) -> dict[str, str]:
     return parsed
 
 
-def parse_smoothquant(option: str) -> float | str:
-    """Return an exponent as a number, and ``search`` and ``off`` as they are."""
-    try:
-        return float(option)
-    except ValueError:
-        return option
-
-
-def calibration_settings(data: Path | None, **given: object) -> CalibrationSettings | None:
-    """Return the settings, or None without data.
-
-    Args:
-        data: The calibration data.
-        given: Fields of the settings by name; None leaves one at its default.
-
-    Raises:
-        UnsupportedError: A setting without data, or one that does not exist.
-        DataError: The data do not exist.
-    """
-    from moir_edge.calibration.settings import CalibrationSettings
-    from moir_edge.errors import UnsupportedError
-
-    chosen = {name: value for name, value in given.items() if value is not None}
-    if data is None:
-        if chosen:
-            raise UnsupportedError(
-                f"calibration {' and '.join(chosen)} given without calibration data; add --calib-data FILE"
-            )
-        return None
-    return CalibrationSettings(data=data, **chosen)  # type: ignore[arg-type]  # checked there
-
-
 def print_summary(path: Path, *, as_json: bool) -> None:
     """Print what a bundle holds, one line per component and engine, or as JSON.
 
@@ -215,7 +218,9 @@ def calibration_lines(record: Mapping[str, Any]) -> list[str]:
     if data is None:
         return []
     skipped = [f"skipped {bad['where']}: {bad['reason']}" for bad in data["bad_rows"]]
-    return [f"calibrated with {data['rows']} rows of {data['file']}", *skipped]
+    shares = ", ".join(f"{count} {name}" for name, count in data.get("conditions", {}).items())
+    line = f"calibrated with {data['rows']} rows of {data['file']}"
+    return [f"{line} ({shares})" if shares else line, *skipped]
 
 
 _SUMMARY_FIELDS = (

@@ -11,8 +11,12 @@ import typer
 from moir_edge.cli.data_options import (
     Annotations,
     Data,
+    DataColumns,
     DataFormat,
     DataPrompt,
+    DataSplit,
+    DataSubset,
+    DataTask,
     Images,
     data_source,
 )
@@ -39,6 +43,10 @@ def tune(
     annotations: Annotations = None,
     images: Images = None,
     data_prompt: DataPrompt = None,
+    data_split: DataSplit = None,
+    data_subset: DataSubset = None,
+    data_column: DataColumns = None,
+    data_task: DataTask = None,
     eval_data: Annotated[
         Path | None, typer.Option(help="Rows on which the loss is measured, same format.")
     ] = None,
@@ -47,6 +55,9 @@ def tune(
     ] = None,
     eval_images: Annotated[
         Path | None, typer.Option(help="Folder of the images of --eval-data; that of --images.")
+    ] = None,
+    eval_split: Annotated[
+        str | None, typer.Option(help="Split of --eval-data, for the format hub.")
     ] = None,
     train: Annotated[
         str,
@@ -124,14 +135,32 @@ def tune(
         degrade=tuple(degrade or ()),
         degrade_share=degrade_share,
     )
-    source = data_source(data, data_format, annotations, images, data_prompt)
+    shared = {"prompt": data_prompt, "subset": data_subset, "task": data_task}
+    source = data_source(
+        data,
+        data_format,
+        annotations=annotations,
+        images=images,
+        split=data_split,
+        columns=data_column,
+        **shared,
+    )
     eval_source = None
     if eval_data is not None:
         eval_source = data_source(
-            eval_data, data_format, eval_annotations, eval_images or images, data_prompt
+            eval_data,
+            data_format,
+            annotations=eval_annotations,
+            images=eval_images or images,
+            split=eval_split,
+            columns=data_column,
+            flags="eval",
+            **shared,
         )
-    elif eval_annotations is not None or eval_images is not None:
-        raise DataError("--eval-annotations and --eval-images belong to --eval-data; give it too")
+    elif eval_annotations is not None or eval_images is not None or eval_split is not None:
+        raise DataError(
+            "--eval-split, --eval-annotations and --eval-images belong to --eval-data; give it too"
+        )
     try:
         with progress_bar(quiet=as_json) as progress:
             report = run(

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.diagnosis.degradations import parse_degradation
+from moir_edge.benchmarks.diagnosis.degradations import CLEAN, parse_degradation
 from moir_edge.benchmarks.diagnosis.variants import ImageStore, degraded_rows
 
 __all__ = ["CLEAN", "degraded_share"]
-
-CLEAN = "clean"
 
 
 def degraded_share(

@@ -11,10 +11,17 @@ import pytest
 from moir_edge.benchmarks.data import Row, read_rows
 from moir_edge.benchmarks.datasets import DataSource, as_source, format_names, read_dataset
 from moir_edge.benchmarks.datasets.jsonl import JsonLines
-from moir_edge.benchmarks.datasets.registry import register
+from moir_edge.benchmarks.datasets.registry import get_format, register
 from moir_edge.errors import DataError, UnsupportedError
 
-from .official import annotations, questions, touch, write
+from .official import annotations, captions, questions, statement, touch, write
+
+HUB_FLAGS = {
+    "split": {"split": "train"},
+    "subset": {"subset": "all"},
+    "column": {"columns": {"prompt": "query"}},
+    "task": {"task": "vqa"},
+}
 
 
 def test_json_lines_are_the_default(tmp_path: Path) -> None:
@@ -34,13 +41,18 @@ def test_flags_that_do_not_fit_the_format(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="unknown data format 'vqa': did you mean 'vqa-v2'"):
         read_dataset(path, format="vqa")
     for name in format_names():
-        kind = {"format": name} if name == "jsonl" else {"format": name, "images": tmp_path}
-        if name != "jsonl":
+        takes_images = get_format(name).takes_images
+        kind = {"format": name, "images": tmp_path} if takes_images else {"format": name}
+        if takes_images:
             with pytest.raises(DataError, match=f"{name} needs the folder of the images: give --images"):  # fmt: skip
                 read_dataset(path, format=name)
         if name != "vqa-v2":
             with pytest.raises(DataError, match=f"{name} takes no --annotations"):
                 read_dataset(path, annotations=path, **kind)  # type: ignore[arg-type]
+        if name != "hub":
+            for flag, value in HUB_FLAGS.items():
+                with pytest.raises(DataError, match=f"{name} takes no --data-{flag}"):
+                    read_dataset(path, **kind, **value)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="jsonl takes no --images"):
         read_dataset(path, images=tmp_path)
     with pytest.raises(DataError, match="jsonl takes no --data-prompt"):
@@ -67,6 +79,39 @@ def test_record_holds_paths_and_hashes(tmp_path: Path) -> None:
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ValueError, match="'jsonl' is registered already"):
         register(JsonLines)
+
+
+def test_answers_that_nobody_needs_are_not_asked_for(tmp_path: Path) -> None:
+    """Calibration takes the questions of VQA-v2 without their annotations, and NLVR2 and COCO without labels."""
+    asked = write(tmp_path / "questions.json", questions())
+    touch(tmp_path, *(f"COCO_val2014_{number:012d}.jpg" for number in (262148, 393225)))
+    with pytest.raises(DataError, match="give --annotations"):
+        DataSource(path=asked, format="vqa-v2", images=tmp_path).read()
+    rows = DataSource(path=asked, format="vqa-v2", images=tmp_path, answers=False).read()
+    assert [row.answers for row in rows] == [(), (), ()]
+    unlabelled = statement("dev-1-0-0", "Both are red.", "True")
+    del unlabelled["label"]
+    touch(tmp_path, "dev-1-0-img0.png", "dev-1-0-img1.png")
+    path = write(tmp_path / "dev.json", [unlabelled])
+    (row,) = DataSource(path=path, format="nlvr2", images=tmp_path, answers=False).read()
+    assert (row.prompt, row.answers) == ("Both are red.", ())
+    content = captions()
+    del content["annotations"]
+    touch(tmp_path, *(f"COCO_val2014_{number:012d}.jpg" for number in (9, 37)))
+    path = write(tmp_path / "captions.json", content)
+    rows = DataSource(path=path, format="coco-captions", images=tmp_path, answers=False).read()
+    assert [(row.id, row.answers) for row in rows] == [("37", ()), ("9", ())]
+
+
+def test_scan_goes_on_after_a_row_that_cannot_be_used(tmp_path: Path) -> None:
+    asked = write(tmp_path / "questions.json", questions())
+    touch(tmp_path, f"COCO_val2014_{393225:012d}.jpg")
+    source = DataSource(path=asked, format="vqa-v2", images=tmp_path, answers=False)
+    found = list(source.scan())
+    assert [type(row) for _, row in found] == [DataError, DataError, Row]
+    where, error = found[0]
+    assert where == f"{asked}: question 262148000"
+    assert str(error).startswith(f"{where}: there is no image COCO_val2014_000000262148.jpg")
 
 
 @pytest.mark.parametrize(
