@@ -38,9 +38,10 @@ def to_gpu_form(model: ir.Model) -> None:
     Args:
         model: As `apply_precision` leaves it.
     """
-    from moir_edge.calibration.rewriting import sign_activations
+    from moir_edge.calibration.rewriting import require_symmetric, sign_activations
     from moir_edge.export.half import to_half
 
+    require_symmetric(model.graph)
     sign_activations(model.graph)
     to_half(model)
 

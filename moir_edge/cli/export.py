@@ -52,6 +52,12 @@ def export(
         list[str] | None,
         typer.Option(help="Precision of one component, as vision=fp32; repeatable."),
     ] = None,
+    int4_method: Annotated[
+        str | None,
+        typer.Option(
+            help="INT4 weights by rtn, hqq, awq or gptq; the latter two need --calib-data. gptq with data, rtn without."
+        ),
+    ] = None,
     calib_data: CalibData = None,
     calib_format: CalibFormat = None,
     calib_images: CalibImages = None,
@@ -145,6 +151,7 @@ def export(
             precision=precision,
             component_precision=overrides,
             calibration=calibration,
+            int4_method=int4_method,
             engines=engines,
             force=force,
             progress=progress,
