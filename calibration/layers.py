@@ -1,6 +1,6 @@
 """The one pass that quantizes a traced graph, layer by layer, to standard QDQ.
 
-Only standard operators of opset 21 are used, so one file serves ONNX Runtime and TensorRT. TensorRT takes an integer
+Only standard operators of opset 21 are used, of opset 23 where a weight is a float of four bits, so one file serves ONNX Runtime and TensorRT. TensorRT takes an integer
 constant only directly before its `DequantizeLinear`, and ONNX Runtime fuses only `DequantizeLinear` → `MatMul` on a
 (K, N) weight: both decide the forms below.
 
@@ -20,15 +20,20 @@ import onnx_ir as ir
 
 from moir_edge.calibration.activations import MIN_SNR_DB, ActivationScales
 from moir_edge.calibration.choices import choose_layer
+from moir_edge.calibration.floats import quantize_float
 from moir_edge.calibration.formats import FORMATS, LayerFormat, get_format
 from moir_edge.calibration.granularity import PerBlock
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses
 from moir_edge.calibration.ranges import CalibrationMethod
 from moir_edge.calibration.rewriting import GraphRewriter, require_opset
+from moir_edge.calibration.scales import quantize_array
 from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight
 
 __all__ = ["LayerOptions", "quantize_layers"]
+
+# The version of the file format that came with an opset.
+_IR_VERSIONS = {23: 11}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,7 @@ class LayerOptions:
     """How layers are quantized, whatever their precision.
 
     Attributes:
-        block_size: Rows per scale of block formats: 16, 32, 64, 128 or 256.
+        block_size: Rows per scale of ``int4``: 16, 32, 64, 128 or 256; ``nvfp4`` has 16.
         method: How ranges of activations are chosen, see `moir_edge.calibration.ranges.find_range`.
         signed: int8 activations with zero point 0, which TensorRT asks for; else the same grid as uint8 with 128, in
             which ONNX Runtime is several times faster on x86-64.
@@ -100,10 +105,11 @@ def quantize_layers(
     layers = _Layers(GraphRewriter(model.graph), precision, options, scales)
     entries = tuple(layers.quantize(use) for use in find_weight_uses(model.graph))
     layers.rewriter.remove_unused()
+    _raise_opset(model, entries)
     return QuantizationSummary(
         precision=precision,
         method=_method(entries, options),
-        block_size=options.block_size if any(_in_blocks(entry) for entry in entries) else 0,
+        block_size=_block_size(entries, options),
         weights=entries,
     )
 
@@ -129,10 +135,13 @@ class _Layers:
         if choice.format is None:
             return _entry(use, "fp32", reason=choice.reason)
         format_, activation, reason = self._activation(use, choice.format)
-        if activation is not None:
-            self.rewriter.quantize_activation(use, activation.scale, signed=self.options.signed)
+        if activation is not None and format_.activation is not None:
+            self.rewriter.quantize_activation(
+                use, activation.scale, grid=format_.activation, signed=self.options.signed
+            )
         granularity = format_.granularity(self.options.block_size)
-        array = self.rewriter.quantize_weight(use, format_, granularity)
+        quantizer = quantize_float if format_.is_float else quantize_array
+        array = self.rewriter.quantize_weight(use, format_, granularity, quantizer)
         return _entry(
             use, format_.precision, array.relative_error, reason or choice.reason, activation
         )
@@ -141,10 +150,8 @@ class _Layers:
         self, use: WeightUse, format_: LayerFormat
     ) -> tuple[LayerFormat, ActivationScale | None, str]:
         """Return the format that the activation allows, its scale, and the reason for another format."""
-        if not format_.activation:
-            return format_, None, ""
-        scale, reason = self.scales.of(use)
-        return (get_format(format_.fallback) if scale is None else format_), scale, reason
+        scale, reason = self.scales.of(use, format_)
+        return (get_format(format_.fallback) if reason else format_), scale, reason
 
 
 def _method(entries: Sequence[QuantizedWeight], options: LayerOptions) -> str:
@@ -153,8 +160,22 @@ def _method(entries: Sequence[QuantizedWeight], options: LayerOptions) -> str:
     return "weights only, no data"
 
 
-def _in_blocks(entry: QuantizedWeight) -> bool:
-    return entry.precision in FORMATS and FORMATS[entry.precision].blocks
+def _formats(entries: Sequence[QuantizedWeight]) -> list[LayerFormat]:
+    return [FORMATS[entry.precision] for entry in entries if entry.precision in FORMATS]
+
+
+def _block_size(entries: Sequence[QuantizedWeight], options: LayerOptions) -> int:
+    """Return the longest block of a format in blocks, 0 where there is none."""
+    sizes = [one.block_size or options.block_size for one in _formats(entries) if one.blocks]
+    return max(sizes, default=0)
+
+
+def _raise_opset(model: ir.Model, entries: Sequence[QuantizedWeight]) -> None:
+    """Let the graph be of the least opset that has its formats; what it holds means the same in 21 and 23."""
+    needed = max((one.opset for one in _formats(entries)), default=0)
+    if needed > model.opset_imports[""]:
+        model.opset_imports[""] = needed
+        model.ir_version = max(model.ir_version, _IR_VERSIONS[needed])
 
 
 def _entry(

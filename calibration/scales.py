@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,17 +26,19 @@ _SLICE_ELEMENTS = 1 << 19
 
 @dataclass(frozen=True)
 class QuantizedArray:
-    """A weight as integers and scales.
+    """A weight as narrow numbers and scales.
 
     Attributes:
-        values: (K, N) int8, in [-8, 7] for 4 bits and [-127, 127] for 8.
+        values: (K, N) int8, in [-8, 7] for 4 bits and [-127, 127] for 8, or floats of 4 or 8 bits.
         scale: Float32, positive; its shape is what the granularity says.
         relative_error: ‖w − scale · values‖ / ‖w‖, Frobenius.
+        outer_scale: What `scale` is multiplied by where it is stored as floats of 8 bits itself; None where it is not.
     """
 
-    values: npt.NDArray[np.int8]
-    scale: npt.NDArray[np.float32]
+    values: npt.NDArray[Any]
+    scale: npt.NDArray[Any]
     relative_error: float
+    outer_scale: float | None = None
 
 
 def quantize_array(

@@ -13,7 +13,7 @@ class ActivationScale:
     """How the first input of a node is stored in 8 bits, with figures from the calibration data.
 
     Attributes:
-        scale: Step between two integers.
+        scale: What a stored one stands for.
         clipped_share: Share of the values past the range, in [0, 1].
         signal_to_noise_db: 10 log₁₀(signal / quantization error); None for an activation that was always zero.
         smoothing: Exponent of the SmoothQuant migration that was folded into the weights; None for none.
@@ -33,10 +33,10 @@ class QuantizedWeight:
         node: Name of the node that uses it.
         weight: Name of the float initializer.
         shape: Its shape as the node sees it, (K, N) for MatMul.
-        precision: ``int8``, ``int8-weight-only``, ``int4``, or ``fp32`` where it was left alone.
+        precision: One of `moir_edge.calibration.formats.FORMATS`, or ``fp32`` where it was left alone.
         relative_error: ‖w − dequantized‖ / ‖w‖; 0 where it was left alone.
         reason: Why it has another precision than was asked for; empty otherwise.
-        activation: The other operand under ``int8``; None where it stays float.
+        activation: The other operand under ``int8`` and ``fp8``; None where it stays float.
     """
 
     node: str
@@ -55,7 +55,7 @@ class QuantizationSummary:
     Attributes:
         precision: What was asked for.
         method: How scales were found.
-        block_size: Rows per scale of INT4 weights; 0 for none.
+        block_size: Rows per scale of weights in blocks; 0 for none.
         weights: One entry per node and weight.
     """
 
@@ -66,7 +66,7 @@ class QuantizationSummary:
 
     @property
     def quantized(self) -> tuple[QuantizedWeight, ...]:
-        """The weights that are integers now."""
+        """The weights that are narrow now."""
         return tuple(weight for weight in self.weights if weight.precision != "fp32")
 
     @property

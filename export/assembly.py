@@ -52,7 +52,7 @@ def assemble(
         target: Device profile.
         precision: Precision of the bundle.
         component_precision: Overrides by component.
-        calibration: Data and methods for ``int8``.
+        calibration: Data and methods for ``int8`` and ``fp8``.
         force: Replace a bundle that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
 

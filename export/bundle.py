@@ -37,9 +37,9 @@ def export_bundle(
         checkpoint: Folder or hub id of a vision-language model, with or without a router.
         output: The bundle folder to be.
         target: Device profile.
-        precision: ``fp32``, ``fp16``, ``int8``, ``int8-weight-only`` or ``int4``.
+        precision: One of `moir_edge.targets.EXPORTED_PRECISIONS`.
         component_precision: Overrides by component, such as ``{"vision": "fp32"}``.
-        calibration: Data and methods for ``int8``.
+        calibration: Data and methods for ``int8`` and ``fp8``.
         force: Replace a bundle that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
 

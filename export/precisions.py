@@ -16,17 +16,19 @@ if TYPE_CHECKING:
 
 __all__ = ["apply_precision", "calibrated_components", "plan_precisions"]
 
-PrecisionName = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4"]
+PrecisionName = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"]
 
 # Components that do not follow the bundle's precision: the router stays exact, a look-up table multiplies nothing, and
 # 4 bits cost a vision tower or a table more accuracy than they save bytes.
 _DEFAULTS: dict[str, dict[str, str]] = {
     "int8": {"embedding": "int8-weight-only"},
     "int4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
+    "fp8": {"embedding": "int8-weight-only"},
+    "nvfp4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
 }
 
 # Precisions that need to see data.
-_CALIBRATED = ("int8",)
+_CALIBRATED = ("int8", "fp8")
 
 
 def plan_precisions(
@@ -96,10 +98,10 @@ def apply_precision(
     """Bring a float32 graph to a precision; its inputs and outputs stay float32 and int64.
 
     Args:
-        model: Edited in place; under ``int8`` a copy of the graph that was calibrated.
+        model: Edited in place; under ``int8`` and ``fp8`` a copy of the graph that was calibrated.
         precision: What its weights become.
         component: Its name in `calibrated`.
-        calibrated: Statistics for ``int8``.
+        calibrated: Statistics for ``int8`` and ``fp8``.
         signed: Store 8-bit activations signed, see `moir_edge.calibration.layers.LayerOptions`.
 
     Returns:
