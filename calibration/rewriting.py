@@ -1,4 +1,4 @@
-"""Edit a graph: float weights become integers behind `DequantizeLinear`, activations pass through 8 bits."""
+"""Edit a graph: float weights become narrow numbers behind `DequantizeLinear`, activations pass through 8 bits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from moir_edge.calibration.formats import LayerFormat
 from moir_edge.calibration.granularity import Granularity
+from moir_edge.calibration.grids import E4M3, INT8, Grid
 from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.scales import QuantizedArray, quantize_array
 from moir_edge.errors import UnsupportedError
@@ -41,7 +42,7 @@ class GraphRewriter:
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._stored: dict[str, tuple[list[ir.Value], QuantizedArray]] = {}
-        self._activations: dict[ir.Value, ir.Value] = {}
+        self._activations: dict[tuple[ir.Value, Grid], ir.Value] = {}
         self._replaced: dict[str, ir.Value] = {}
         self._numbers = count()
 
@@ -54,6 +55,9 @@ class GraphRewriter:
     ) -> QuantizedArray:
         """Put `DequantizeLinear` before one use and return the quantized weight."""
         constants, array = self._store(use, format_, granularity, quantizer)
+        if array.outer_scale is not None:
+            values, scale = constants
+            constants = [values, self._scale_of_blocks(use, scale, array.outer_scale)]
         # One node per use: the runtimes fuse a DequantizeLinear only with its single consumer.
         weight = self._node(
             "DequantizeLinear", constants, use.node, ir.DataType.FLOAT, granularity.attributes
@@ -63,21 +67,26 @@ class GraphRewriter:
         self._replaced[use.name] = use.value
         return array
 
-    def quantize_activation(self, use: WeightUse, scale: float, *, signed: bool) -> None:
+    def quantize_activation(
+        self, use: WeightUse, scale: float, *, grid: Grid = INT8, signed: bool = True
+    ) -> None:
         """Let a MatMul or Gemm read its first input through 8 bits, one scale for all of it.
 
         Args:
             use: The node.
-            scale: Step between two integers.
-            signed: Store as int8 with zero point 0, which TensorRT asks for, rather than as uint8 with 128, which
-                ONNX Runtime is fast in; both represent the same numbers.
+            scale: What a stored one stands for.
+            grid: The numbers that are stored.
+            signed: Store integers as int8 with zero point 0, which TensorRT asks for, rather than as uint8 with 128,
+                which ONNX Runtime is fast in; both represent the same numbers.
         """
         value = use.node.inputs[0]
         if value is None:
             return
-        if value not in self._activations:
-            self._activations[value] = self._through_8_bits(value, use.node, scale, signed)
-        use.node.replace_input_with(0, self._activations[value])
+        key = (value, grid)
+        if key not in self._activations:
+            zero = self._zero_point(grid, signed)
+            self._activations[key] = self._through_8_bits(value, use.node, scale, zero)
+        use.node.replace_input_with(0, self._activations[key])
 
     def remove_unused(self) -> None:
         """Drop the float weights that nothing reads any more."""
@@ -85,16 +94,31 @@ class GraphRewriter:
             if not value.uses() and name in self._graph.initializers:
                 self._graph.initializers.pop(name)
 
+    def _zero_point(self, grid: Grid, signed: bool) -> ir.Value:
+        """Return the zero point, whose type is that of the stored numbers."""
+        if grid != INT8:
+            return self._constant("zero_point_float", np.float32(0), grid.storage)
+        if signed:
+            return self._constant("zero_point", np.int8(0), ir.DataType.INT8)
+        return self._constant("zero_point", _UNSIGNED_ZERO, ir.DataType.UINT8)
+
+    def _scale_of_blocks(self, use: WeightUse, scale: ir.Value, outer: float) -> ir.Value:
+        """Put a `DequantizeLinear` before one use that widens the blocks' own scales."""
+        name = f"{use.name}_outer_scale"
+        outer_scale = self._constant(name, np.float32(outer), ir.DataType.FLOAT)
+        wide = self._node("DequantizeLinear", [scale, outer_scale], use.node, ir.DataType.FLOAT)
+        wide.shape = scale.shape
+        return wide
+
     def _through_8_bits(
-        self, value: ir.Value, before: ir.Node, scale: float, signed: bool
+        self, value: ir.Value, before: ir.Node, scale: float, zero: ir.Value
     ) -> ir.Value:
-        dtype = ir.DataType.INT8 if signed else ir.DataType.UINT8
-        zero = self._constant("zero_point", np.int8(0) if signed else _UNSIGNED_ZERO, dtype)
+        dtype = zero.dtype
         name = f"activation{len(self._activations)}"
         step = self._constant(f"{name}_scale", np.float32(scale), ir.DataType.FLOAT)
-        integers = self._node("QuantizeLinear", [value, step, zero], before, dtype)
-        floats = self._node("DequantizeLinear", [integers, step, zero], before, ir.DataType.FLOAT)
-        integers.shape = floats.shape = value.shape
+        narrow = self._node("QuantizeLinear", [value, step, zero], before, dtype)
+        floats = self._node("DequantizeLinear", [narrow, step, zero], before, ir.DataType.FLOAT)
+        narrow.shape = floats.shape = value.shape
         return floats
 
     def _store(
@@ -109,9 +133,10 @@ class GraphRewriter:
         if name not in self._stored:
             array = quantizer(use.matrix(), granularity, format_.bits)
             storage = format_.storage if array.zero_point is None else ir.DataType.UINT4
+            scales = ir.DataType.FLOAT if array.outer_scale is None else E4M3.storage
             constants = [
                 self._constant(name, array.values, storage),
-                self._constant(f"{use.name}_scale", array.scale, ir.DataType.FLOAT),
+                self._constant(f"{use.name}_scale", array.scale, scales),
             ]
             if array.zero_point is not None:
                 constants.append(self._constant(f"{use.name}_zero", array.zero_point, storage))
@@ -123,7 +148,7 @@ class GraphRewriter:
         op_type: str,
         inputs: list[ir.Value],
         before: ir.Node,
-        dtype: ir.DataType,
+        dtype: ir.DataType | None,
         attributes: dict[str, int] | None = None,
     ) -> ir.Value:
         # Short, for it stands twice in the file: on a small model names are a percent of the bytes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,28 +28,37 @@ _Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class QuantizedArray:
-    """A weight as integers and scales: w ≈ scale · (values − zero_point).
+    """A weight as narrow numbers and scales: w ≈ step · (values − zero_point).
 
     Attributes:
-        values: (K, N), int8 in [-8, 7] for 4 bits and [-127, 127] for 8; uint8 in [0, 15] with a zero point.
-        scale: Float32, positive; its shape is what the granularity says.
+        values: (K, N), int8 in [-8, 7] for 4 bits and [-127, 127] for 8; uint8 in [0, 15] with a zero point; or
+            floats of 4 or 8 bits.
+        scale: Positive; float32, or floats of 8 bits with an outer scale. Its shape is what the granularity says.
         relative_error: ‖w − dequantized‖ / ‖w‖, Frobenius; 0 until it is measured.
         zero_point: uint8 in [0, 15], shaped like `scale`; None where zero is stored as 0.
+        outer_scale: What `scale` is multiplied by where it is stored as floats of 8 bits itself; None where it is not.
     """
 
-    values: npt.NDArray[np.int8] | npt.NDArray[np.uint8]
-    scale: npt.NDArray[np.float32]
+    values: npt.NDArray[Any]
+    scale: npt.NDArray[Any]
     relative_error: float = 0.0
     zero_point: npt.NDArray[np.uint8] | None = None
+    outer_scale: float | None = None
+
+    @property
+    def step(self) -> _Floats:
+        """What a stored one stands for: float32, shaped like `scale`."""
+        outer = 1.0 if self.outer_scale is None else self.outer_scale
+        return self.scale.astype(np.float32) * np.float32(outer)
 
     def dequantized(self) -> _Floats:
         """Return the weight that the graph computes with, (K, N)."""
         rows, columns = self.values.shape
-        scale = self.scale.reshape(-1, 1, columns)
-        groups = self.values.reshape(len(scale), -1, columns).astype(np.float32)
+        step = self.step.reshape(-1, 1, columns)
+        groups = self.values.reshape(len(step), -1, columns).astype(np.float32)
         if self.zero_point is not None:
             groups -= self.zero_point.reshape(-1, 1, columns)
-        groups *= scale
+        groups *= step
         return groups.reshape(rows, columns)
 
     def measured(self, weight: _Floats) -> QuantizedArray:

@@ -15,7 +15,7 @@ class ActivationScale:
     """How the first input of a node is stored in 8 bits, with figures from the calibration data.
 
     Attributes:
-        scale: Step between two integers.
+        scale: What a stored one stands for.
         clipped_share: Share of the values past the range, in [0, 1].
         signal_to_noise_db: 10 log₁₀(signal / quantization error); None for an activation that was always zero.
         smoothing: Exponent of the SmoothQuant migration that was folded into the weights; None for none.
@@ -35,13 +35,13 @@ class QuantizedWeight:
         node: Name of the node that uses it.
         weight: Name of the float initializer.
         shape: Its shape as the node sees it, (K, N) for MatMul.
-        precision: ``int8``, ``int8-weight-only``, ``int4``, or ``fp32`` where it was left alone.
+        precision: One of `moir_edge.calibration.formats.FORMATS`, or ``fp32`` where it was left alone.
         relative_error: ‖w − dequantized‖ / ‖w‖; 0 where it was left alone.
         reason: Why it has another precision, or another method, than was asked for; empty otherwise.
-        method: How its integers were found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; empty where it was left alone.
+        method: How its numbers were found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; empty where it was left alone.
         migration: Exponent of the row scales that AWQ folded into it; None for none.
         scales: Its scales and what they cost; None where it was left alone.
-        activation: The other operand under ``int8``; None where it stays float.
+        activation: The other operand under ``int8`` and ``fp8``; None where it stays float.
     """
 
     node: str
@@ -63,7 +63,7 @@ class QuantizationSummary:
     Attributes:
         precision: What was asked for.
         method: How scales were found.
-        block_size: Rows per scale of INT4 weights; 0 for none.
+        block_size: Rows per scale of weights in blocks; 0 for none.
         weights: One entry per node and weight.
     """
 
@@ -74,7 +74,7 @@ class QuantizationSummary:
 
     @property
     def quantized(self) -> tuple[QuantizedWeight, ...]:
-        """The weights that are integers now."""
+        """The weights that are narrow now."""
         return tuple(weight for weight in self.weights if weight.precision != "fp32")
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.calibration.moments import InputMoments
-from moir_edge.calibration.scales import QuantizedArray, integer_range
+from moir_edge.calibration.scales import QuantizedArray
 
 __all__ = ["WeightScales", "describe_weight"]
 
@@ -22,7 +22,7 @@ class WeightScales:
         smallest: The least scale.
         median: The middle one.
         largest: The greatest one.
-        clipped_share: Share of the weights past the range of the integers by more than half a step, in [0, 1].
+        clipped_share: Share of the weights past the range of the stored numbers by more than half a step, in [0, 1].
         signal_to_noise_db: 10 log₁₀(‖w‖² / ‖w − dequantized‖²) of the weight; None where nothing was lost.
         output_signal_to_noise_db: The same of the layer's output over the calibration data; None without their Gram
             matrix, or where nothing was lost.
@@ -39,7 +39,7 @@ class WeightScales:
 def describe_weight(
     weight: npt.NDArray[np.float32],
     array: QuantizedArray,
-    bits: int,
+    limits: tuple[float, float],
     moments: InputMoments | None = None,
 ) -> WeightScales:
     """Return the figures.
@@ -47,7 +47,7 @@ def describe_weight(
     Args:
         weight: (K, N) float32.
         array: What it became.
-        bits: Of an integer.
+        limits: Least and greatest number that is stored, zero points not counted.
         moments: Of the activation that it multiplies.
     """
     output = None
@@ -55,25 +55,27 @@ def describe_weight(
         error = array.dequantized() - weight
         output = _decibels(moments.output_power(weight), moments.output_power(error))
     return WeightScales(
-        smallest=float(array.scale.min()),
-        median=float(np.median(array.scale)),
-        largest=float(array.scale.max()),
-        clipped_share=_clipped_share(weight, array, bits),
+        smallest=float(array.step.min()),
+        median=float(np.median(array.step)),
+        largest=float(array.step.max()),
+        clipped_share=_clipped_share(weight, array, limits),
         signal_to_noise_db=_decibels(1.0, array.relative_error**2),
         output_signal_to_noise_db=output,
     )
 
 
-def _clipped_share(weight: npt.NDArray[np.float32], array: QuantizedArray, bits: int) -> float:
-    """Count what lies more than half a step past the integers, in units of the scale; a part in a thousand is rounding."""
+def _clipped_share(
+    weight: npt.NDArray[np.float32], array: QuantizedArray, limits: tuple[float, float]
+) -> float:
+    """Count what lies more than half a step past the limits, in units of the scale; a part in a thousand is rounding."""
     columns = weight.shape[1]
-    scale = array.scale.reshape(-1, 1, columns)
-    steps = weight.reshape(len(scale), -1, columns) / scale
-    lowest, highest = integer_range(bits)
+    step = array.step.reshape(-1, 1, columns)
+    stored = weight.reshape(len(step), -1, columns) / step
+    lowest, highest = limits
     if array.zero_point is not None:
-        steps += array.zero_point.reshape(scale.shape)
-        lowest, highest = 0, 2**bits - 1
-    outside = (steps < lowest - 0.501) | (steps > highest + 0.501)
+        stored += array.zero_point.reshape(step.shape)
+        lowest, highest = 0, highest - lowest
+    outside = (stored < lowest - 0.501) | (stored > highest + 0.501)
     return float(np.count_nonzero(outside) / weight.size)
 
 

@@ -57,7 +57,7 @@ def assemble(
         target: Device profile.
         precision: Precision of the bundle.
         component_precision: Overrides by component.
-        calibration: Data and methods for ``int8``, and for ``int4`` by a method that goes by data.
+        calibration: Data and methods for ``int8`` and ``fp8``, and for ``int4`` by a method that goes by data.
         int4_method: How INT4 weights are found, see `moir_edge.calibration.weight_methods`; None takes the best
             there is with the data at hand.
         engines: Compile engines too, where the target's can be built on any machine.

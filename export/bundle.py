@@ -43,9 +43,9 @@ def export_bundle(
         checkpoint: Folder or hub id of a vision-language model, with or without a router.
         output: The bundle folder to be.
         target: Device profile.
-        precision: ``fp32``, ``fp16``, ``int8``, ``int8-weight-only`` or ``int4``.
+        precision: One of `moir_edge.targets.EXPORTED_PRECISIONS`.
         component_precision: Overrides by component, such as ``{"vision": "fp32"}``.
-        calibration: Data and methods for ``int8``, and for ``int4`` by a method that goes by data.
+        calibration: Data and methods for ``int8`` and ``fp8``, and for ``int4`` by a method that goes by data.
         int4_method: How INT4 weights are found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; None takes the best there is with the
             data at hand.
         engines: Compile engines too, where the target's can be built on any machine.

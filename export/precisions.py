@@ -22,17 +22,19 @@ __all__ = [
     "plan_precisions",
 ]
 
-PrecisionName = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4"]
+PrecisionName = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"]
 
 # Components that do not follow the bundle's precision: the router stays exact, a look-up table multiplies nothing, and
 # 4 bits cost a vision tower or a table more accuracy than they save bytes.
 _DEFAULTS: dict[str, dict[str, str]] = {
     "int8": {"embedding": "int8-weight-only"},
     "int4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
+    "fp8": {"embedding": "int8-weight-only"},
+    "nvfp4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
 }
 
 # Precisions that need to see data, whatever the method.
-_CALIBRATED = ("int8",)
+_CALIBRATED = ("int8", "fp8")
 
 
 def plan_precisions(
@@ -145,10 +147,10 @@ def apply_precision(
     """Bring a float32 graph to a precision; its inputs and outputs stay float32 and int64.
 
     Args:
-        model: Edited in place; under ``int8`` a copy of the graph that was calibrated.
+        model: Edited in place; under ``int8`` and ``fp8`` a copy of the graph that was calibrated.
         precision: What its weights become.
         component: Its name in `calibrated`.
-        calibrated: Statistics, for ``int8`` and for int4 methods that go by data.
+        calibrated: Statistics, for ``int8``, ``fp8`` and for int4 methods that go by data.
         signed: Store 8-bit activations signed, see `moir_edge.calibration.layers.LayerOptions`.
         int4_method: From `choose_int4_method`.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError, closest
+from moir_edge.runtime.float4 import session_source
 from moir_edge.targets import session_config
 
 if TYPE_CHECKING:
@@ -86,12 +87,13 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
         raise BundleError(f"{bundle.path} has no {component} component; export it again")
     options = _session_options(threads, component, entry.precision)
     path = bundle.file(entry.graph)
+    source = session_source(path, entry.precision)
     settings: list[dict[str, str]] = [{} for _ in execution]
     if provider == "ort-tensorrt":
         settings[0] = tensorrt_options(component, entry.inputs, bundle.manifest.model)
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=list(execution), provider_options=settings
+            source, options, providers=list(execution), provider_options=settings
         )
     except Exception as error:  # onnxruntime's exceptions share no public base class
         raise BundleError(f"ONNX Runtime cannot load {path}: {error}") from error

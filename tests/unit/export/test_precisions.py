@@ -14,9 +14,9 @@ def test_fp32_is_fp32_everywhere() -> None:
     assert set(plan_precisions(COMPONENTS, "cpu", "fp32").values()) == {"fp32"}
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-weight-only", "int4"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"])
 def test_router_stays_in_fp32(precision: str) -> None:
-    plan = plan_precisions(COMPONENTS, "rtx-40", precision)
+    plan = plan_precisions(COMPONENTS, "rtx-50", precision)
     assert plan["router"] == "fp32"
     assert plan["decoder"] == precision
 
@@ -50,7 +50,9 @@ def test_override_wins() -> None:
     [
         ("rtx40", "fp32", {}, "did you mean 'rtx-40'"),
         ("cpu", "int3", {}, "did you mean 'int"),
-        ("cpu", "fp8", {}, "cpu"),
+        ("cpu", "fp8", {}, "cpu does not run fp8: ONNX Runtime has no FP8 kernels for a CPU"),
+        ("jetson-agx-orin", "fp8", {}, "FP8 needs SM 89 or later; jetson-agx-orin is SM 87"),
+        ("rtx-40", "fp8", {"decoder": "nvfp4"}, "NVFP4 needs SM 100 or later"),
         ("rtx-40", "int4", {"router": "int4"}, "router stays in fp32"),
         ("cpu", "int4", {"decodr": "fp32"}, "did you mean 'decoder'"),
         ("cpu", "fp32", {"vision": "fp8"}, "fp8"),
