@@ -124,10 +124,8 @@ def _calibration(model: str, folder: Path) -> CalibrationSettings:
     from moir_edge.demo import demo_rows, write_jsonl
 
     rows = _CALIBRATION_ROWS[model]
-    data = folder / "calibration"
-    if not data.exists():
-        write_jsonl(demo_rows("calibration", rows), data)
-    return CalibrationSettings(data=next(data.glob("*.jsonl")), rows=rows)
+    data = write_jsonl(demo_rows("val", count=rows), folder / "calibration")
+    return CalibrationSettings(data=data, rows=rows)
 
 
 def _build(model: str, bundle: Path, target: str, precision: str) -> Iterator[EngineRow | Refusal]:

@@ -71,7 +71,11 @@ class Target:
     @property
     def router_precision(self) -> str:
         """What the router computes in: fp32, and fp16 only where the builder compiles no product in fp32."""
-        return "fp16" if self.builds_ahead_of_time and "fp32" not in self.hardware_precisions else "fp32"
+        return (
+            "fp16"
+            if self.builds_ahead_of_time and "fp32" not in self.hardware_precisions
+            else "fp32"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as JSON types, with the precisions that this version exports for it."""
