@@ -69,11 +69,14 @@ class BuildJob:
     def from_json(cls, text: str) -> BuildJob:
         """Return the job that `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
-        tables = [
-            {name: tuple(map(tuple, shapes)) for name, shapes in table.items()}
+        tables = tuple(
+            {
+                name: (tuple(least), tuple(usual), tuple(most))
+                for name, (least, usual, most) in table.items()
+            }
             for table in fields.pop("profiles")
-        ]
-        return cls(profiles=tuple(tables), **fields)
+        )
+        return cls(profiles=tables, **fields)
 
 
 @dataclass(frozen=True, kw_only=True)

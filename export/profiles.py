@@ -96,10 +96,12 @@ def component_profiles(component: str, model: ModelFacts) -> tuple[Profile, ...]
     }
     if component != "decoder":
         return (Profile("default", shared),)
+    new = _up_to(min(context, _MAX_NEW_TOKENS), _TYPICAL_TOKENS)
     prefill = {
-        "sequence": _up_to(min(context, _MAX_NEW_TOKENS), _TYPICAL_TOKENS),
+        "sequence": new,
         "past_sequence": AxisRange(0, 0, context - 1),
-        "total_sequence": _up_to(context, _TYPICAL_TOKENS),
+        # Past the context at its largest, since TensorRT checks that the shapes of a profile fit together.
+        "total_sequence": AxisRange(new.min, new.opt, new.max + context - 1),
     }
     past = _up_to(context - 1, _TYPICAL_TOKENS)
     decode = {
