@@ -406,7 +406,7 @@ def add_plans(
     manifest = open_bundle(output, verify=False).manifest
     target = "rtx-40" if rtx else "jetson-orin-nano"
     folder = output / "engines" / target
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for name, component in manifest.components.items():
         profiles = [

@@ -291,13 +291,35 @@ def test_compiled_kernels_are_kept_for_the_next_process(
     moir_edge.load(bundle, provider="tensorrt").generate(*rows[0], max_new_tokens=2)
 
 
-def test_more_rows_than_the_engine_takes_are_refused(
+def test_more_rows_than_the_engine_takes_go_in_groups(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    device: Callable[..., CudaDouble],
+    expected: EdgeModel,
+    rows: list[Any],
+) -> None:
+    device()
+    model = _load(tiny_bundle, tmp_path)
+    order = [0, 1, 2, 3, 3, 1, 0, 2, 1]  # groups of four, four and one
+    batch = ([rows[n][0] for n in order], [rows[n][1] for n in order])
+    ours = model.generate(*batch, max_new_tokens=COUNT)
+    theirs = expected.generate(*batch, max_new_tokens=COUNT)
+    assert ours.token_ids == theirs.token_ids
+    assert ours.routing is not None
+    assert theirs.routing is not None
+    for mine, other in zip(ours.routing, theirs.routing, strict=True):
+        np.testing.assert_array_equal(mine.scores, other.scores)
+        np.testing.assert_array_equal(mine.indices, other.indices)
+
+
+def test_a_shape_outside_the_engines_range_is_one_line(
     tiny_bundle: Path, tmp_path: Path, device: Callable[..., CudaDouble]
 ) -> None:
     device()
     model = _load(tiny_bundle, tmp_path)
-    with pytest.raises(UnsupportedError, match=r"input_ids of shape \(5, \d+\) is outside .* to \(4, 512\); give fewer rows"):  # fmt: skip
-        model.generate(["no image"] * 5)
+    message = r"embedding: input_ids of shape \(1, 513\) is outside the engine's range, \(1, 1\) to \(4, 512\); give"
+    with pytest.raises(UnsupportedError, match=message):
+        model.sessions.embed(np.zeros((1, 513), np.int64))
 
 
 def test_a_bundle_without_router_runs(
