@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import importlib
+from pathlib import Path
 from typing import Any, Literal
 
 from moir_edge.errors import EnvironmentProblem, UnsupportedError
@@ -21,6 +22,7 @@ __all__ = [
     "compute_capability",
     "device_compute_capability",
     "load_tensorrt",
+    "load_weights",
     "make_log",
     "module_name",
     "network_flags",
@@ -142,6 +144,35 @@ def make_log(trt: Any) -> Any:
                 self.errors.append(" ".join(message.split()))
 
     return Log()
+
+
+def load_weights(trt: Any, engine: Any, graph: Path, log: Any) -> None:
+    """Fill a stripped engine, or one that was built to be refitted, with the weights of a graph.
+
+    Args:
+        trt: The module that deserialized the engine.
+        engine: The engine.
+        graph: The ONNX file that it was compiled from, or one that differs in its weights alone.
+        log: The logger of its runtime, from `make_log`.
+
+    Raises:
+        UnsupportedError: The engine takes no weights, or these do not fit it.
+    """
+    if not engine.refittable:
+        raise UnsupportedError(
+            f"the engine of {graph.name} takes no other weights; build it with --refittable"
+        )
+    refitter = trt.Refitter(engine, log)
+    parser = trt.OnnxParserRefitter(refitter, log)
+    if not parser.refit_from_file(str(graph)):
+        reason = parser.get_error(0).desc() if parser.num_errors else "; ".join(log.errors)
+        raise UnsupportedError(
+            f"the weights of {graph.name} do not fit its engine: {reason or 'no reason given'}"
+        )
+    if not refitter.refit_cuda_engine():
+        raise UnsupportedError(
+            f"the engine of {graph.name} cannot be refitted: {'; '.join(log.errors) or 'no reason given'}"
+        )
 
 
 def device_compute_capability(index: int = 0) -> str | None:

@@ -50,7 +50,8 @@ class ComponentEntry(_Entry):
     """One exported graph; `data` names the external weight files it reads, which components may share.
 
     `structure_sha256` covers its operators and the shapes of its weights, `weights_sha256` their values: a graph that differs in
-    the second alone can be refitted. None in a bundle of an earlier version.
+    the second alone can be refitted. None in a bundle of an earlier version. A quantized graph in `gpu_form` computes in float16 what
+    is not quantized, as an engine does; otherwise in float32, as a CPU does.
     """
 
     graph: str
@@ -58,6 +59,7 @@ class ComponentEntry(_Entry):
     structure_sha256: str | None = None
     weights_sha256: str | None = None
     precision: Precision
+    gpu_form: bool = False
     tensor_bytes: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

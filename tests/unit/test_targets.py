@@ -22,7 +22,7 @@ TABLE = {
     "jetson-orin-nano": (87, "fp16 int8-weight-only int8 int4", "tensorrt"),
     "jetson-agx-orin": (87, "fp16 int8-weight-only int8 int4", "tensorrt"),
     "jetson-thor": (110, "fp16 int8-weight-only int8 int4", "tensorrt"),
-    "rtx-20": (75, "fp32 fp16", "tensorrt_rtx"),
+    "rtx-20": (75, "fp16", "tensorrt_rtx"),
     "rtx-30": (86, "fp32 fp16 int8-weight-only int8 int4", "tensorrt_rtx"),
     "rtx-40": (89, "fp32 fp16 int8-weight-only int8 int4", "tensorrt_rtx"),
     "rtx-50": (120, "fp32 fp16 int8-weight-only int8 int4", "tensorrt_rtx"),
