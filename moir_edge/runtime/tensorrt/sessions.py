@@ -162,12 +162,13 @@ class EngineSessions:
         self._finalizer()
 
     def _load(self, chosen: EngineSet, name: str) -> Engine:
-        path = chosen.entries[name].path
-        file = self._bundle.file(path)
-        hashes = {entry.path: entry.sha256 for entry in self._bundle.manifest.files}
-        kernels = KernelCache(kernel_cache_path(hashes[path], version_text(chosen.trt)))
+        entry, manifest = chosen.entries[name], self._bundle.manifest
+        hashes = {file.path: file.sha256 for file in manifest.files}
+        kernels = KernelCache(kernel_cache_path(hashes[entry.path], version_text(chosen.trt)))
         self._kernels.append(kernels)
-        return Engine(chosen.trt, file, self._memory, kernels)
+        graph = self._bundle.file(manifest.components[name].graph) if entry.stripped else None
+        path = self._bundle.file(entry.path)
+        return Engine(chosen.trt, path, self._memory, kernels, weights=graph)
 
     def _open(self, engines: dict[str, Engine]) -> None:
         """Make the contexts; all but the decode step's share their activation memory, being run in turn."""

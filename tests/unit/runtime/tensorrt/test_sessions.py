@@ -161,10 +161,14 @@ def test_many_tiles_go_through_the_vision_engine_in_parts(
     plain = make_bundle(tmp_path / "plain")
     model = _load(plain, tmp_path)
     images = [picture(12, 12, n) for n in range(23)]
-    ours = model.generate("How many?", images, max_new_tokens=4)
     on_cpu = moir_edge.load(plain, threads=1, provider="cpu")
-    assert ours.token_ids == on_cpu.generate("How many?", images, max_new_tokens=4).token_ids
+    ours, theirs = (
+        one.generate("How many?", images, max_new_tokens=4, router=False) for one in (model, on_cpu)
+    )
+    assert ours.token_ids == theirs.token_ids
     assert _contexts(model, "_vision")[0].runs == 2  # the profile ends at 20 tiles
+    with pytest.raises(UnsupportedError, match=r"image_positions of shape \(1, 92\) .* give fewer images"):  # fmt: skip
+        model.generate("How many?", images)  # the router's profile has image tokens for 20
 
 
 def test_embeddings_and_cache_stay_on_the_device(
@@ -310,6 +314,19 @@ def test_more_rows_than_the_engine_takes_go_in_groups(
     for mine, other in zip(ours.routing, theirs.routing, strict=True):
         np.testing.assert_array_equal(mine.scores, other.scores)
         np.testing.assert_array_equal(mine.indices, other.indices)
+
+
+def test_a_stripped_engine_takes_its_weights_from_the_graph(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    device: Callable[..., CudaDouble],
+    expected: EdgeModel,
+    rows: list[Any],
+) -> None:
+    device()
+    model = _load(tiny_bundle, tmp_path, stripped=True)
+    ours = model.generate(*rows[0], max_new_tokens=COUNT)
+    assert ours.token_ids == expected.generate(*rows[0], max_new_tokens=COUNT).token_ids
 
 
 def test_a_shape_outside_the_engines_range_is_one_line(
