@@ -63,8 +63,10 @@ class EngineSessions:
 
     @property
     def backend(self) -> str:
-        """The module and its version."""
-        return f"{module_name(self._trt)} {version_text(self._trt)}"
+        """The module and its version, and why decode steps were not replayed, if they were not."""
+        why = self._shelf.unrecorded
+        plainly = f" (decode steps are not replayed: {why})" if why else ""
+        return f"{module_name(self._trt)} {version_text(self._trt)}{plainly}"
 
     @property
     def has_router(self) -> bool:

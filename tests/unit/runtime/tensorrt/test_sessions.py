@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,12 @@ import pytest
 from PIL import Image
 
 import moir_edge
-from moir_edge.errors import UnsupportedError
+from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.runtime import EdgeModel
 from moir_edge.runtime.tensorrt import window
 from moir_edge.runtime.tensorrt.sessions import EngineSessions
 
-from .double import CudaDouble, Kind, add_plans, trt_double
+from .double import CudaDouble, Kind, PlanContext, add_plans, trt_double
 
 COUNT = 12
 
@@ -262,18 +263,41 @@ def test_tensorrt_rtx_records_by_itself(
     assert [context.replays for context in _contexts(model, "_decoder")] == [False, True]
 
 
+@pytest.mark.parametrize("asked", [True, False])
 def test_a_decoder_that_cannot_be_recorded_still_runs(
     tiny_bundle: Path,
     tmp_path: Path,
     device: Callable[..., CudaDouble],
     expected: EdgeModel,
     rows: list[Any],
+    asked: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if asked:  # later versions can tell beforehand
+        monkeypatch.setattr(PlanContext, "is_stream_capturable", lambda *_: False, raising=False)
     cuda = device(rtx=False, capturable=False)
     model = _load(tiny_bundle, tmp_path, rtx=False, sm="8.7")
+    assert model.sessions.backend == "tensorrt 10.3.0"
     ours = model.generate(*rows[0], max_new_tokens=COUNT)
     assert ours.token_ids == expected.generate(*rows[0], max_new_tokens=COUNT).token_ids
     assert cuda.replays == 0
+    why = "TensorRT says .* cannot be captured" if asked else "decoder does not run: cannot be captured"  # fmt: skip
+    assert re.fullmatch(rf"tensorrt 10\.3\.0 \(decode steps are not replayed: {why}\)", model.sessions.backend)  # fmt: skip
+
+
+def test_a_full_cache_is_refused(
+    make_bundle: Callable[..., Path], tmp_path: Path, device: Callable[..., CudaDouble]
+) -> None:
+    device()
+    sessions = _load(make_bundle(tmp_path / "short", context_length=6), tmp_path).sessions
+    embeds = sessions.embed(np.array([[5, 6, 7, 8]]))
+    assert sessions.to_numpy(embeds).shape == (1, 4, 8)
+    _, state = sessions.prefill(embeds, np.ones((1, 4), np.int64))
+    sessions.decode(
+        np.array([5]), state
+    )  # the cache takes context - 1 tokens, the sixth would be the last
+    with pytest.raises(DataError, match="the engine's cache is full after 5 tokens"):
+        sessions.decode(np.array([5]), state)
 
 
 def test_compiled_kernels_are_kept_for_the_next_process(
