@@ -31,7 +31,10 @@ CALLERS = sorted(
     if "trt: Any" in path.read_text(encoding="utf-8")
 )
 # Names that one module alone has, and what stands in front of them.
-ONLY_IN_RTX = {"ComputeCapability": "compute_capability() and module_name() ask for it"}
+ONLY_IN_RTX = {
+    "ComputeCapability": "compute_capability() and module_name() ask for it",
+    "CudaGraphStrategy": "read where the runtime configuration has cuda_graph_strategy",
+}
 
 
 @pytest.fixture(params=VERSIONS)

@@ -12,9 +12,12 @@ import numpy as np
 from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError
 from moir_edge.runtime.tensorrt.kernel_cache import KernelCache
 from moir_edge.runtime.tensorrt.memory import Block, DeviceArray, DeviceMemory
-from moir_edge.tensorrt_api import make_log, module_name, version_text
+from moir_edge.tensorrt_api import load_weights, make_log, module_name, version_text
 
 __all__ = ["Context", "Engine", "Scratch"]
+
+# By the name of TensorRT's DataType; the graphs take and give no others.
+_NUMPY_TYPES = {"FLOAT": np.float32, "INT64": np.int64, "INT32": np.int32, "BOOL": np.bool_}
 
 
 class Engine:
@@ -25,12 +28,22 @@ class Engine:
         path: The engine file.
         memory: Where its arrays lie.
         kernels: Where compiled kernels are kept between processes; only `tensorrt_rtx` compiles any at run time.
+        weights: The graph that a stripped engine takes its weights from; None for one that holds them.
 
     Raises:
         BundleError: The module cannot load the file.
+        UnsupportedError: The weights do not fit.
     """
 
-    def __init__(self, trt: Any, path: Path, memory: DeviceMemory, kernels: KernelCache) -> None:
+    def __init__(
+        self,
+        trt: Any,
+        path: Path,
+        memory: DeviceMemory,
+        kernels: KernelCache,
+        *,
+        weights: Path | None = None,
+    ) -> None:
         self.trt = trt
         self.name = path.stem
         self.memory = memory
@@ -43,11 +56,14 @@ class Engine:
             raise BundleError(
                 f"{module_name(trt)} {version_text(trt)} cannot load {path}: {self.reason()}"
             )
+        if weights is not None:
+            load_weights(trt, self.handle, weights, self.log)
         names = [self.handle.get_tensor_name(n) for n in range(self.handle.num_io_tensors)]
         output = trt.TensorIOMode.OUTPUT
         self.outputs = [name for name in names if self.handle.get_tensor_mode(name) == output]
         self.dtypes = {
-            name: np.dtype(trt.nptype(self.handle.get_tensor_dtype(name))) for name in names
+            name: np.dtype(_NUMPY_TYPES[self.handle.get_tensor_dtype(name).name])
+            for name in self.outputs
         }
 
     def largest(self, name: str, profile: int = 0) -> tuple[int, ...]:
@@ -80,7 +96,8 @@ class Engine:
 
     def _make_context(self, replay: bool) -> tuple[Any, bool]:
         """Return an execution context without activation memory, and whether it replays by itself."""
-        strategy = self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        trt = self.trt
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if not hasattr(self.handle, "create_runtime_config"):  # TensorRT 10.3
             return self.handle.create_execution_context(strategy), False
         config = self.handle.create_runtime_config()
@@ -88,7 +105,7 @@ class Engine:
         self._kernels.attach(config)
         replays = replay and hasattr(config, "cuda_graph_strategy")
         if replays:
-            config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return self.handle.create_execution_context(config), replays
 
 
@@ -198,7 +215,7 @@ class Context:
         smallest, _, largest = self._engine.handle.get_tensor_profile_shape(name, self._profile)
         return (
             f"{self._engine.name}: {name} of shape {shape} is outside the engine's range, {tuple(smallest)} to "
-            f"{tuple(largest)}; give fewer rows or a shorter prompt, or run with another --provider"
+            f"{tuple(largest)}; give fewer images or a shorter prompt, or run with another --provider"
         )
 
     def _output(self, name: str) -> DeviceArray:

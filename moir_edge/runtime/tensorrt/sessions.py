@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.bundle.manifest import ModelFacts
-from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.errors import UnsupportedError
 from moir_edge.runtime.interface import Floats, Ints, RouterArrays
 from moir_edge.runtime.tensorrt.cache import KeyValues, cache_layout
 from moir_edge.runtime.tensorrt.cuda import Cuda
@@ -18,67 +18,23 @@ from moir_edge.runtime.tensorrt.engine import Context, Engine, Scratch
 from moir_edge.runtime.tensorrt.kernel_cache import KernelCache, kernel_cache_path
 from moir_edge.runtime.tensorrt.memory import DeviceArray, DeviceMemory
 from moir_edge.runtime.tensorrt.selection import EngineSet, choose_engines
+from moir_edge.runtime.tensorrt.state import EngineState, GroupState
 from moir_edge.runtime.tensorrt.window import DECODE_PROFILE, DecodeWindow, WindowShelf
 from moir_edge.tensorrt_api import module_name, version_text
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle
 
-__all__ = ["EngineSessions", "EngineState"]
+__all__ = ["EngineSessions"]
 
 _ROUTER_FIGURES = ("router_scores", "router_indices", "router_margin", "router_gate")
 _PREFILL_PROFILE = 0
 
 
-class EngineState:
-    """The key-value cache of a batch: as the prompt left it, then in a window once decoding has begun.
-
-    Args:
-        shelf: Where the window comes from and goes back to.
-        cache: The prompt's cache.
-        mask: (batch, tokens) int64, the prompt's.
-    """
-
-    def __init__(self, shelf: WindowShelf, cache: KeyValues, mask: Ints) -> None:
-        self._shelf = shelf
-        self._prompt: tuple[KeyValues, Ints] | None = (cache, mask)
-        self._window: DecodeWindow | None = None
-        self._tokens = mask.shape[1]
-        self._positions = mask.sum(axis=1)
-
-    def __del__(self) -> None:
-        if self._window is not None:
-            self._shelf.put(self._window)
-
-    def step(self, token_ids: Ints) -> Floats:
-        """Feed one token per row, (batch,), and return the next logits, (batch, vocab)."""
-        logits = self._room().step(token_ids, self._positions)
-        self._positions = self._positions + 1
-        self._tokens += 1
-        return logits
-
-    def _room(self) -> DecodeWindow:
-        """Return a window with an empty slot, which holds the cache."""
-        window = self._window
-        if window is not None and window.filled < window.slots:
-            return window
-        if self._tokens >= self._shelf.most:
-            raise DataError(f"the engine's cache is full after {self._tokens} tokens")
-        larger = self._shelf.take(len(self._positions), self._tokens)
-        if self._prompt is not None:
-            larger.fill(*self._prompt)
-            self._prompt = None
-        if window is not None:
-            window.hand_over(larger)
-            self._shelf.put(window)
-        self._window = larger
-        return larger
-
-
 class EngineSessions:
     """Runs the four components of a bundle by TensorRT; see `moir_edge.runtime.interface.Sessions`.
 
-    Each of `image_features`, `embed`, `place`, `route` and `prefill` waits for the device before it returns, so that the
+    A batch of more rows than the engines take at once goes through them in groups. Each of `image_features`, `embed`, `place`, `route` and `prefill` waits for the device before it returns, so that the
     times taken around them are theirs.
 
     Args:
@@ -107,8 +63,10 @@ class EngineSessions:
 
     @property
     def backend(self) -> str:
-        """The module and its version."""
-        return f"{module_name(self._trt)} {version_text(self._trt)}"
+        """The module and its version, and why decode steps were not replayed, if they were not."""
+        why = self._shelf.unrecorded
+        plainly = f" (decode steps are not replayed: {why})" if why else ""
+        return f"{module_name(self._trt)} {version_text(self._trt)}{plainly}"
 
     @property
     def has_router(self) -> bool:
@@ -125,18 +83,18 @@ class EngineSessions:
     def image_features(self, pixel_values: Floats) -> DeviceArray:
         """Return (images, tokens, hidden) for pixel values (images, 3, height, width)."""
         parts = [
-            self._vision.run({"pixel_values": self._memory.upload(pixel_values[start : start + self._tiles])})
-            for start in range(0, len(pixel_values), self._tiles)
-        ]  # fmt: skip
-        features = self._joined([part["image_features"] for part in parts])
-        self._cuda.synchronize()
-        return features
+            self._vision.run({"pixel_values": self._memory.upload(pixel_values[rows])})
+            for rows in _groups(len(pixel_values), self._tiles)
+        ]
+        return self._joined([part["image_features"] for part in parts])
 
     def embed(self, input_ids: Ints) -> DeviceArray:
         """Return (batch, sequence, hidden) for input ids (batch, sequence)."""
-        embeds = self._embedding.run({"input_ids": self._memory.upload(input_ids)})["inputs_embeds"]
-        self._cuda.synchronize()
-        return embeds
+        parts = [
+            self._embedding.run({"input_ids": self._memory.upload(input_ids[rows])})
+            for rows in _groups(len(input_ids), self._rows)
+        ]
+        return self._joined([part["inputs_embeds"] for part in parts])
 
     def place(
         self, embeds: DeviceArray, features: DeviceArray, at: npt.NDArray[np.bool_]
@@ -168,31 +126,29 @@ class EngineSessions:
             "text_positions": text_positions,
             "text_mask": text_mask,
         }
-        feeds = {name: self._memory.upload(array) for name, array in places.items()}
-        outputs = self._router.run({"inputs_embeds": inputs_embeds, **feeds})
-        figures = self._memory.download(*(outputs[name] for name in _ROUTER_FIGURES))
-        named = {name[7:]: array for name, array in zip(_ROUTER_FIGURES, figures, strict=True)}
-        return outputs["routed_embeds"], RouterArrays(**places, **named)
+        routed, figures = [], []
+        for rows in _groups(len(text_mask), self._rows):
+            feeds = {name: self._memory.upload(array[rows]) for name, array in places.items()}
+            embeds = self._part(inputs_embeds, rows)
+            outputs = self._router.run({"inputs_embeds": embeds, **feeds})
+            routed.append(outputs["routed_embeds"])
+            figures.append(self._memory.download(*(outputs[name] for name in _ROUTER_FIGURES)))
+        whole = [np.concatenate(parts) for parts in zip(*figures, strict=True)]
+        named = {
+            name.removeprefix("router_"): array
+            for name, array in zip(_ROUTER_FIGURES, whole, strict=True)
+        }
+        return self._joined(routed), RouterArrays(**places, **named)
 
     def prefill(
         self, inputs_embeds: DeviceArray, attention_mask: Ints
     ) -> tuple[Floats, EngineState]:
         """Run the prompt, in pieces where it is longer than the engine takes at once."""
-        batch, length, _ = inputs_embeds.shape
-        positions = np.maximum(np.cumsum(attention_mask, axis=1) - 1, 0)
-        cache = KeyValues(self._memory, cache_layout(self._bundle.manifest.model, batch))
-        for start in range(0, length, self._piece):
-            stop = min(start + self._piece, length)
-            feeds = {
-                "inputs_embeds": self._slice(inputs_embeds, start, stop),
-                "attention_mask": self._memory.upload(attention_mask[:, :stop]),
-                "position_ids": self._memory.upload(positions[:, start:stop]),
-                **cache.named("past_key_values"),
-            }
-            cache = KeyValues(self._memory, cache.layout.of(stop))
-            logits = self._prefill.run(feeds, cache.named("present"))["logits"]
-        (last,) = self._memory.download(logits)
-        return last[:, -1], EngineState(self._shelf, cache, attention_mask)
+        done = [
+            self._prefill_group(self._part(inputs_embeds, rows), attention_mask[rows])
+            for rows in _groups(len(attention_mask), self._rows)
+        ]
+        return np.concatenate([logits for logits, _ in done]), EngineState([one for _, one in done])
 
     def decode(self, token_ids: Ints, state: EngineState) -> Floats:
         """Feed one token per row, (batch,), and return the next logits, (batch, vocab)."""
@@ -208,12 +164,13 @@ class EngineSessions:
         self._finalizer()
 
     def _load(self, chosen: EngineSet, name: str) -> Engine:
-        path = chosen.entries[name].path
-        file = self._bundle.file(path)
-        hashes = {entry.path: entry.sha256 for entry in self._bundle.manifest.files}
-        kernels = KernelCache(kernel_cache_path(hashes[path], version_text(chosen.trt)))
+        entry, manifest = chosen.entries[name], self._bundle.manifest
+        hashes = {file.path: file.sha256 for file in manifest.files}
+        kernels = KernelCache(kernel_cache_path(hashes[entry.path], version_text(chosen.trt)))
         self._kernels.append(kernels)
-        return Engine(chosen.trt, file, self._memory, kernels)
+        graph = self._bundle.file(manifest.components[name].graph) if entry.stripped else None
+        path = self._bundle.file(entry.path)
+        return Engine(chosen.trt, path, self._memory, kernels, weights=graph)
 
     def _open(self, engines: dict[str, Engine]) -> None:
         """Make the contexts; all but the decode step's share their activation memory, being run in turn."""
@@ -226,6 +183,16 @@ class EngineSessions:
         if "router" in engines:
             self._router = engines["router"].context(0, scratch)
         self._decoder = engines["decoder"]
+        first_inputs = {
+            "embedding": "input_ids",
+            "router": "inputs_embeds",
+            "decoder": "inputs_embeds",
+        }
+        self._rows = min(
+            engines[name].largest(tensor)[0]
+            for name, tensor in first_inputs.items()
+            if name in engines
+        )
         self._tiles = engines["vision"].largest("pixel_values")[0]
         self._piece = self._decoder.largest("inputs_embeds", _PREFILL_PROFILE)[1]
         longest = self._decoder.largest("past_key_values.0.key", DECODE_PROFILE)[2]
@@ -233,17 +200,45 @@ class EngineSessions:
         make = partial(_window, self._decoder, self._token_embedding, self._bundle.manifest.model)
         self._shelf = WindowShelf(make, longest)
 
+    def _prefill_group(self, embeds: DeviceArray, mask: Ints) -> tuple[Floats, GroupState]:
+        batch, length, _ = embeds.shape
+        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+        cache = KeyValues(self._memory, cache_layout(self._bundle.manifest.model, batch))
+        for start in range(0, length, self._piece):
+            stop = min(start + self._piece, length)
+            feeds = {
+                "inputs_embeds": self._slice(embeds, start, stop),
+                "attention_mask": self._memory.upload(mask[:, :stop]),
+                "position_ids": self._memory.upload(positions[:, start:stop]),
+                **cache.named("past_key_values"),
+            }
+            cache = KeyValues(self._memory, cache.layout.of(stop))
+            logits = self._prefill.run(feeds, cache.named("present"))["logits"]
+        (last,) = self._memory.download(logits)
+        return last[:, -1], GroupState(self._shelf, cache, mask)
+
     def _joined(self, parts: list[DeviceArray]) -> DeviceArray:
-        """Return arrays one behind the other along the first axis."""
-        if len(parts) == 1:
-            return parts[0]
-        rows = sum(part.shape[0] for part in parts)
-        whole = self._memory.empty((rows, *parts[0].shape[1:]), parts[0].dtype)
-        address = whole.address
-        for part in parts:
-            self._cuda.copy(address, part.address, part.nbytes)
-            address += part.nbytes
+        """Return arrays one behind the other along the first axis, once they are computed."""
+        whole = parts[0]
+        if len(parts) > 1:
+            rows = sum(part.shape[0] for part in parts)
+            whole = self._memory.empty((rows, *whole.shape[1:]), whole.dtype)
+            address = whole.address
+            for part in parts:
+                self._cuda.copy(address, part.address, part.nbytes)
+                address += part.nbytes
+        self._cuda.synchronize()
         return whole
+
+    def _part(self, array: DeviceArray, rows: slice) -> DeviceArray:
+        """Return some of the rows; a copy, since they need not be aligned, unless they are all."""
+        count = rows.stop - rows.start
+        if count == array.shape[0]:
+            return array
+        part = self._memory.empty((count, *array.shape[1:]), array.dtype)
+        offset = rows.start * (array.nbytes // array.shape[0])
+        self._cuda.copy(part.address, array.address + offset, part.nbytes)
+        return part
 
     def _slice(self, embeds: DeviceArray, start: int, stop: int) -> DeviceArray:
         """Return embeds[:, start:stop], packed."""
@@ -256,6 +251,11 @@ class EngineSessions:
         source = (embeds.address + start * token, length * token)
         self._cuda.copy_2d((piece.address, width), source, width, batch)
         return piece
+
+
+def _groups(count: int, most: int) -> list[slice]:
+    """Return slices of at most so many rows that cover all."""
+    return [slice(start, min(start + most, count)) for start in range(0, count, most)]
 
 
 def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -66,7 +66,7 @@ class DecodeWindow:
         self._context.bind(self._inputs(), self._outputs())
         self._recording: Recording | None = None
         self._runs = 0
-        self.unrecorded = ""  # why the step is not replayed; empty while it is, or may yet be
+        self.unrecorded = ""  # why the step cannot be replayed; empty while it is, or may yet be
 
     def fill(self, source: KeyValues, mask: Ints) -> None:
         """Take a cache over.
@@ -108,11 +108,6 @@ class DecodeWindow:
         self._mask.host[:, self.filled] = 1
         self.filled += 1
         return np.array(self._logits.host[:, 0])
-
-    @property
-    def replays(self) -> bool:
-        """Whether the last step was replayed rather than queued kernel by kernel, as far as it is known here."""
-        return self._recording is not None or self._context.replays
 
     def _decode(self) -> None:
         """Queue the decoder: plainly the first time, which readies the shape, then by what that recorded."""
@@ -173,6 +168,9 @@ class WindowShelf:
         self._make = make
         self._idle: list[DecodeWindow] = []
         self.most = most
+        self.unrecorded = (
+            ""  # why steps were not replayed, as the last window that came back has it
+        )
 
     def take(self, batch: int, tokens: int) -> DecodeWindow:
         """Return a window with an empty slot behind so many tokens; fewer than `most`."""
@@ -184,5 +182,6 @@ class WindowShelf:
 
     def put(self, window: DecodeWindow) -> None:
         """Take a window back; the one that lay idle longest makes room."""
+        self.unrecorded = window.unrecorded
         self._idle.append(window)
         del self._idle[:-_IDLE_WINDOWS]

@@ -64,7 +64,7 @@ def test_ort_tensorrt_compiles_one_range_for_prompt_and_step(
     past = [sizes[name]["past_key_values.1.value"] for name in ("min", "opt", "max")]
     assert past == ["1x1x0x8", "1x1x256x8", "4x1x511x8"]
     mask = [sizes[name]["attention_mask"] for name in ("min", "opt", "max")]
-    assert mask == ["1x1", "1x257", "4x512"]
+    assert mask == ["1x1", "1x257", "4x1023"]
     assert options["trt_engine_cache_enable"] == "1"
     assert options["trt_engine_cache_path"] == str(tmp_path / "moir-edge" / "ort-tensorrt")
 

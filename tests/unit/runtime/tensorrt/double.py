@@ -209,7 +209,8 @@ def trt_double(cuda: CudaDouble, *, rtx: bool, capturable: bool = True) -> Any:
         ILogger=Logger,
         TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
         ExecutionContextAllocationStrategy=SimpleNamespace(STATIC=0, USER_MANAGED=2),
-        nptype=np.dtype,
+        Refitter=Refitter,
+        OnnxParserRefitter=OnnxParserRefitter,
         Runtime=lambda log: Runtime(log, cuda, rtx, capturable),
     )
     if rtx:
@@ -231,7 +232,29 @@ class Runtime:
         return (RtxEngine if self.rtx else PlanEngine)(self, plan)
 
 
+class Refitter:
+    def __init__(self, engine: PlanEngine, log: Any) -> None:
+        self.engine, self.graph = engine, ""
+
+    def refit_cuda_engine(self) -> bool:
+        self.engine.stripped = not self.graph
+        return bool(self.graph)
+
+
+class OnnxParserRefitter:
+    num_errors = 0
+
+    def __init__(self, refitter: Refitter, log: Any) -> None:
+        self.refitter = refitter
+
+    def refit_from_file(self, path: str) -> bool:
+        self.refitter.graph = path
+        return path == self.refitter.engine.graph
+
+
 class PlanEngine:
+    refittable = True
+
     def __init__(self, runtime: Runtime, plan: dict[str, Any]) -> None:
         self.log, self.cuda, self.capturable = runtime.log, runtime.cuda, runtime.capturable
         options = onnxruntime.SessionOptions()
@@ -241,6 +264,7 @@ class PlanEngine:
             plan["graph"], options, providers=["CPUExecutionProvider"]
         )
         self.profiles: list[dict[str, Any]] = plan["profiles"]
+        self.graph, self.stripped = plan["graph"], plan["stripped"]
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.outputs = {value.name: value for value in self.session.get_outputs()}
         self.names = [*self.inputs, *self.outputs]
@@ -253,9 +277,14 @@ class PlanEngine:
     def get_tensor_mode(self, name: str) -> str:
         return "input" if name in self.inputs else "output"
 
-    def get_tensor_dtype(self, name: str) -> str:
+    def get_tensor_dtype(self, name: str) -> SimpleNamespace:
         kind = ({**self.inputs, **self.outputs})[name].type
-        return {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}[kind]
+        names = {"tensor(float)": "FLOAT", "tensor(int64)": "INT64", "tensor(bool)": "BOOL"}
+        return SimpleNamespace(name=names[kind])
+
+    def numpy_type(self, name: str) -> np.dtype[Any]:
+        kinds = {"FLOAT": np.float32, "INT64": np.int64, "BOOL": np.bool_}
+        return np.dtype(kinds[self.get_tensor_dtype(name).name])
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [tuple(shape) for shape in self.profiles[profile][name]]
@@ -349,7 +378,7 @@ class PlanContext:
         self.memory = (memory, size)
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        feeds = {key: np.zeros(shape, self.engine.get_tensor_dtype(key)) for key, shape in self.shapes.items()}  # fmt: skip
+        feeds = {key: np.zeros(shape, self.engine.numpy_type(key)) for key, shape in self.shapes.items()}  # fmt: skip
         return tuple(self.engine.session.run([name], feeds)[0].shape)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
@@ -358,6 +387,7 @@ class PlanContext:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert stream_handle == 7
+        assert not self.engine.stripped, "the engine has no weights"
         assert self.needed is not None, "activation sizes not updated for these shapes"
         assert self.memory[1] >= self.needed, "too little activation memory"
         assert set(self.addresses) == set(self.engine.names), "an address is missing"
@@ -379,7 +409,7 @@ class PlanContext:
             engine.cuda.device(*scratch).fill(0xFF)
             feeds = {}
             for name, shape in shapes.items():
-                dtype = np.dtype(engine.get_tensor_dtype(name))
+                dtype = engine.numpy_type(name)
                 nbytes = math.prod(shape) * dtype.itemsize
                 raw = engine.cuda.device(addresses[name], nbytes).tobytes()
                 feeds[name] = np.frombuffer(raw, dtype).reshape(shape)
@@ -391,7 +421,13 @@ class PlanContext:
 
 
 def add_plans(
-    bundle: Path, output: Path, *, rtx: bool = True, sm: str = "8.9", piece: int | None = None
+    bundle: Path,
+    output: Path,
+    *,
+    rtx: bool = True,
+    sm: str = "8.9",
+    piece: int | None = None,
+    stripped: bool = False,
 ) -> Path:
     """Copy a bundle and give it engine files for the doubles, listed as real ones are.
 
@@ -401,12 +437,13 @@ def add_plans(
         rtx: For `tensorrt_rtx` or `tensorrt`.
         sm: Compute capability.
         piece: Tokens that the decoder takes at once; the real builder's limit by default.
+        stripped: Leave the weights to the graphs.
     """
     shutil.copytree(bundle, output)
     manifest = open_bundle(output, verify=False).manifest
     target = "rtx-40" if rtx else "jetson-orin-nano"
     folder = output / "engines" / target
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for name, component in manifest.components.items():
         profiles = [
@@ -417,7 +454,11 @@ def add_plans(
             for key in ("inputs_embeds", "position_ids"):
                 low, usual, high = profiles[0][key]
                 profiles[0][key] = (low, _cut(usual, piece), _cut(high, piece))
-        plan = {"graph": str(output / component.graph), "profiles": profiles}
+        plan = {
+            "graph": str(output / component.graph),
+            "profiles": profiles,
+            "stripped": stripped,
+        }
         (folder / f"{name}.engine").write_text(json.dumps(plan))
         entries.append(
             EngineEntry(
@@ -429,6 +470,7 @@ def add_plans(
                 compute_capability=sm,
                 compute="fp32",
                 graph_sha256=component_sha256(manifest, name),
+                stripped=stripped,
                 build_seconds=0.0,
             )
         )

@@ -15,6 +15,7 @@ from moir_edge.runtime.tensorrt.engine import Engine, Scratch
 from moir_edge.runtime.tensorrt.kernel_cache import KernelCache, kernel_cache_path
 from moir_edge.runtime.tensorrt.memory import DeviceMemory
 
+from ....tensorrt_surface.double import VERSIONS, load_surface, make_double
 from .double import CudaDouble, PlanContext, trt_double
 
 
@@ -28,7 +29,9 @@ def plan(tiny_bundle: Path, tmp_path: Path) -> Path:
     path = tmp_path / "embedding.engine"
     profiles = [{"input_ids": [(1, 1), (1, 8), (2, 16)]}]
     path.write_text(
-        json.dumps({"graph": str(tiny_bundle / "embedding.onnx"), "profiles": profiles})
+        json.dumps(
+            {"graph": str(tiny_bundle / "embedding.onnx"), "profiles": profiles, "stripped": False}
+        )
     )
     return path
 
@@ -83,6 +86,41 @@ def test_no_context_is_one_line(
     monkeypatch.setattr(engine.handle, "create_execution_context", lambda _: None, raising=False)
     with pytest.raises(EnvironmentProblem, match="embedding: no execution context"):
         engine.context(0, Scratch(memory))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_call_has_the_signature_of_the_real_tensorrt(
+    version: str, plan: Path, memory: DeviceMemory
+) -> None:
+    trt = make_double(load_surface(version))
+    engine, names = trt.ICudaEngine, {"input_ids": "INPUT", "inputs_embeds": "OUTPUT"}
+    kinds = {"input_ids": trt.DataType.INT64, "inputs_embeds": trt.DataType.FLOAT}
+    answers = {
+        "get_tensor_name": lambda _, index: list(names)[index],
+        "get_tensor_mode": lambda _, name: trt.TensorIOMode[names[name]],
+        "get_tensor_dtype": lambda _, name: kinds[name],
+    }
+    for name, answer in answers.items():
+        trt.answers["ICudaEngine", name] = answer
+    handle = object.__new__(engine)
+    handle.__dict__["_num_io_tensors"] = 2
+    trt.answers["Runtime", "deserialize_cuda_engine"] = lambda *_: handle
+    trt.answers["IExecutionContext", "infer_shapes"] = lambda _: []
+    trt.answers["IExecutionContext", "get_tensor_shape"] = lambda *_: (1, 3, 8)
+    context = Engine(trt, plan, memory, KernelCache(plan.with_name("kernels"))).context(
+        0, Scratch(memory), replay=True
+    )
+    outputs = context.run({"input_ids": memory.upload(np.zeros((1, 3), np.int64))})
+    assert (outputs["inputs_embeds"].shape, context.replays) == ((1, 3, 8), False)
+    called = [(kind, name) for kind, name, _ in trt.calls]
+    configured = ("ICudaEngine", "create_runtime_config") in called
+    assert configured == (version != "10.3.0")
+    order = [name for kind, name in called if kind == "IExecutionContext"]
+    assert order == [
+        *("set_optimization_profile_async", "set_input_shape", "infer_shapes"),
+        *("update_device_memory_size_for_shapes", "get_tensor_shape"),
+        *("set_tensor_address", "set_tensor_address", "set_device_memory", "execute_async_v3"),
+    ]
 
 
 def test_the_real_module_has_every_call_and_refuses_without_a_gpu(tmp_path: Path) -> None:

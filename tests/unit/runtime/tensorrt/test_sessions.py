@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,12 @@ import pytest
 from PIL import Image
 
 import moir_edge
-from moir_edge.errors import UnsupportedError
+from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.runtime import EdgeModel
 from moir_edge.runtime.tensorrt import window
 from moir_edge.runtime.tensorrt.sessions import EngineSessions
 
-from .double import CudaDouble, Kind, add_plans, trt_double
+from .double import CudaDouble, Kind, PlanContext, add_plans, trt_double
 
 COUNT = 12
 
@@ -161,10 +162,14 @@ def test_many_tiles_go_through_the_vision_engine_in_parts(
     plain = make_bundle(tmp_path / "plain")
     model = _load(plain, tmp_path)
     images = [picture(12, 12, n) for n in range(23)]
-    ours = model.generate("How many?", images, max_new_tokens=4)
     on_cpu = moir_edge.load(plain, threads=1, provider="cpu")
-    assert ours.token_ids == on_cpu.generate("How many?", images, max_new_tokens=4).token_ids
+    ours, theirs = (
+        one.generate("How many?", images, max_new_tokens=4, router=False) for one in (model, on_cpu)
+    )
+    assert ours.token_ids == theirs.token_ids
     assert _contexts(model, "_vision")[0].runs == 2  # the profile ends at 20 tiles
+    with pytest.raises(UnsupportedError, match=r"image_positions of shape \(1, 92\) .* give fewer images"):  # fmt: skip
+        model.generate("How many?", images)  # the router's profile has image tokens for 20
 
 
 def test_embeddings_and_cache_stay_on_the_device(
@@ -258,18 +263,41 @@ def test_tensorrt_rtx_records_by_itself(
     assert [context.replays for context in _contexts(model, "_decoder")] == [False, True]
 
 
+@pytest.mark.parametrize("asked", [True, False])
 def test_a_decoder_that_cannot_be_recorded_still_runs(
     tiny_bundle: Path,
     tmp_path: Path,
     device: Callable[..., CudaDouble],
     expected: EdgeModel,
     rows: list[Any],
+    asked: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if asked:  # later versions can tell beforehand
+        monkeypatch.setattr(PlanContext, "is_stream_capturable", lambda *_: False, raising=False)
     cuda = device(rtx=False, capturable=False)
     model = _load(tiny_bundle, tmp_path, rtx=False, sm="8.7")
+    assert model.sessions.backend == "tensorrt 10.3.0"
     ours = model.generate(*rows[0], max_new_tokens=COUNT)
     assert ours.token_ids == expected.generate(*rows[0], max_new_tokens=COUNT).token_ids
     assert cuda.replays == 0
+    why = "TensorRT says .* cannot be captured" if asked else "decoder does not run: cannot be captured"  # fmt: skip
+    assert re.fullmatch(rf"tensorrt 10\.3\.0 \(decode steps are not replayed: {why}\)", model.sessions.backend)  # fmt: skip
+
+
+def test_a_full_cache_is_refused(
+    make_bundle: Callable[..., Path], tmp_path: Path, device: Callable[..., CudaDouble]
+) -> None:
+    device()
+    sessions = _load(make_bundle(tmp_path / "short", context_length=6), tmp_path).sessions
+    embeds = sessions.embed(np.array([[5, 6, 7, 8]]))
+    assert sessions.to_numpy(embeds).shape == (1, 4, 8)
+    _, state = sessions.prefill(embeds, np.ones((1, 4), np.int64))
+    sessions.decode(
+        np.array([5]), state
+    )  # the cache takes context - 1 tokens, the sixth would be the last
+    with pytest.raises(DataError, match="the engine's cache is full after 5 tokens"):
+        sessions.decode(np.array([5]), state)
 
 
 def test_compiled_kernels_are_kept_for_the_next_process(
@@ -291,13 +319,48 @@ def test_compiled_kernels_are_kept_for_the_next_process(
     moir_edge.load(bundle, provider="tensorrt").generate(*rows[0], max_new_tokens=2)
 
 
-def test_more_rows_than_the_engine_takes_are_refused(
+def test_more_rows_than_the_engine_takes_go_in_groups(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    device: Callable[..., CudaDouble],
+    expected: EdgeModel,
+    rows: list[Any],
+) -> None:
+    device()
+    model = _load(tiny_bundle, tmp_path)
+    order = [0, 1, 2, 3, 3, 1, 0, 2, 1]  # groups of four, four and one
+    batch = ([rows[n][0] for n in order], [rows[n][1] for n in order])
+    ours = model.generate(*batch, max_new_tokens=COUNT)
+    theirs = expected.generate(*batch, max_new_tokens=COUNT)
+    assert ours.token_ids == theirs.token_ids
+    assert ours.routing is not None
+    assert theirs.routing is not None
+    for mine, other in zip(ours.routing, theirs.routing, strict=True):
+        np.testing.assert_array_equal(mine.scores, other.scores)
+        np.testing.assert_array_equal(mine.indices, other.indices)
+
+
+def test_a_stripped_engine_takes_its_weights_from_the_graph(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    device: Callable[..., CudaDouble],
+    expected: EdgeModel,
+    rows: list[Any],
+) -> None:
+    device()
+    model = _load(tiny_bundle, tmp_path, stripped=True)
+    ours = model.generate(*rows[0], max_new_tokens=COUNT)
+    assert ours.token_ids == expected.generate(*rows[0], max_new_tokens=COUNT).token_ids
+
+
+def test_a_shape_outside_the_engines_range_is_one_line(
     tiny_bundle: Path, tmp_path: Path, device: Callable[..., CudaDouble]
 ) -> None:
     device()
     model = _load(tiny_bundle, tmp_path)
-    with pytest.raises(UnsupportedError, match=r"input_ids of shape \(5, \d+\) is outside .* to \(4, 512\); give fewer rows"):  # fmt: skip
-        model.generate(["no image"] * 5)
+    message = r"embedding: input_ids of shape \(1, 513\) is outside the engine's range, \(1, 1\) to \(4, 512\); give"
+    with pytest.raises(UnsupportedError, match=message):
+        model.sessions.embed(np.zeros((1, 513), np.int64))
 
 
 def test_a_bundle_without_router_runs(
