@@ -15,6 +15,7 @@ __all__ = ["component_parity", "cosines", "index_shares"]
 
 Floats = NDArray[np.float64]
 Pairs = Sequence[tuple[ComponentRun, ComponentRun]]
+Outputs = Sequence[tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]]
 
 
 def component_parity(
@@ -33,7 +34,7 @@ def component_parity(
         ShapeError: An output has another shape than the reference's: another model.
     """
     pairs = list(zip(runs, reference, strict=True))
-    outputs = {
+    outputs: dict[str, Outputs] = {
         "vision": [(a.image_features, b.image_features) for a, b in pairs],
         "embedding": [(a.text_embeds, b.text_embeds) for a, b in pairs],
         "router": [(a.routed, b.routed) for a, b in pairs if b.routing is not None],
@@ -46,9 +47,7 @@ def component_parity(
     )
 
 
-def _compare(
-    name: str, precision: str, outputs: Sequence[tuple[object, object]], pairs: Pairs
-) -> ComponentParity:
+def _compare(name: str, precision: str, outputs: Outputs, pairs: Pairs) -> ComponentParity:
     compared = [
         (np.asarray(got, np.float64), np.asarray(expected, np.float64))
         for got, expected in outputs

@@ -144,7 +144,7 @@ def _token_counts(bundle: Bundle, prompts: Prompts) -> Sequence[int]:
     from moir_edge.runtime.processor import Processor
 
     processor = Processor(bundle.path, bundle.manifest.model)
-    counts = []
+    counts: list[int] = []
     for at in prompts.timed:
         row = prompts.rows[at]
         message = user_message(row.prompt, images=len(row.images), context=row.context)

@@ -94,6 +94,7 @@ class _Run:
         self._progress = progress
         self._load_before = load_average()
         self._bundles = open_bundles(settings)
+        self._specs = plan_subjects(settings, self._bundles)
 
     def report(self) -> BenchReport:
         """Load, measure, compare and check."""
@@ -136,8 +137,7 @@ class _Run:
         )
 
     def _open(self, stack: ExitStack, prompts: Prompts) -> list[Opened]:
-        specs = plan_subjects(self._settings, self._bundles)
-        opened = []
+        specs, opened = self._specs, []
         for at, spec in enumerate(specs):
             self._progress("loading", at, len(specs))
             opened.append(open_subject(stack, spec, self._bundles[spec.source], prompts.rows))

@@ -19,6 +19,11 @@ from moir_edge.errors import BundleError, DataError, EnvironmentProblem, Unsuppo
 
 __all__ = ["Opened", "open_bundles", "open_reference", "open_subject", "plan_subjects"]
 
+_NO_REFERENCE = (
+    "parity needs an fp32 reference to compare numbers with; "
+    "give --reference CHECKPOINT or BUNDLE, or name an fp32 bundle besides others"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
@@ -62,7 +67,7 @@ def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[C
     some stand beside it, so that a device that cannot run them says so.
 
     Raises:
-        DataError: A bundle is given twice.
+        DataError: A bundle is given twice, or parity has no reference.
     """
     threads = settings.threads or available_cores()
     specs = specs_of(
@@ -82,6 +87,9 @@ def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[C
             )
             for one in providers
         ]
+    fp32 = any(one.manifest.precision == "fp32" for one in bundles.values())
+    if settings.parity and settings.reference is None and not (fp32 and len(planned) > 1):
+        raise DataError(_NO_REFERENCE)
     return planned
 
 
@@ -117,7 +125,7 @@ def open_reference(
     fed one by one.
 
     Raises:
-        DataError: There is no reference, or none but the only subject.
+        DataError: There is none, or it is another model.
     """
     if settings.reference is None:
         return _first_fp32(subjects)
@@ -134,18 +142,10 @@ def open_reference(
 
 
 def _first_fp32(subjects: Sequence[Opened]) -> CandidateProcess:
-    measured = [one for one in subjects if one.process is not None]
-    for one in measured:
-        if (
-            one.bundle.manifest.precision == "fp32"
-            and len(subjects) > 1
-            and one.process is not None
-        ):
+    for one in subjects:
+        if one.process is not None and one.bundle.manifest.precision == "fp32":
             return one.process
-    raise DataError(
-        "parity needs an fp32 reference to compare numbers with; "
-        "give --reference CHECKPOINT or BUNDLE, or name an fp32 bundle besides others"
-    )
+    raise DataError(_NO_REFERENCE)
 
 
 def _exported(checkpoint: str, folder: Path) -> Path:

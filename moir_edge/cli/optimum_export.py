@@ -13,7 +13,7 @@ from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 __all__ = ["MoirEdgeExportCommand", "command_parameters", "words_of"]
 
 
-class MoirEdgeExportCommand(BaseOptimumCLICommand):
+class MoirEdgeExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # optimum is untyped
     """The command as optimum wants it; argparse sees what typer declares, and typer checks the values."""
 
     COMMAND = CommandInfo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,9 @@ from moir_edge.benchmarks.gates import GateBounds
 from moir_edge.benchmarks.schema import ComparisonReport
 
 from .fakes import make_report, make_rows
+
+if TYPE_CHECKING:
+    from moir_edge.export import TracedModel
 
 
 @pytest.fixture
@@ -68,10 +72,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint: Path) -> Path:
-    from moir_edge.export import export_bundle
+def traced(checkpoint: Path) -> TracedModel:
+    """The checkpoint's graphs, to be assembled in any precision."""
+    from moir_edge.export import load_checkpoint, trace_components
 
-    return export_bundle(checkpoint, checkpoint.parent / "bundle")
+    return trace_components(load_checkpoint(checkpoint))
+
+
+@pytest.fixture(scope="session")
+def bundle(traced: TracedModel, checkpoint: Path) -> Path:
+    from moir_edge.export import assemble
+
+    return assemble(traced, checkpoint.parent / "bundle")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,123 @@
+"""Errors, cosines and agreement against scipy and figures worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cosine as cosine_distance
+
+from moir_edge.benchmarks.candidates import ComponentRun
+from moir_edge.benchmarks.parity.numeric import component_parity, cosines, index_shares
+from moir_edge.errors import ShapeError
+from moir_edge.runtime.sessions import RouterArrays
+
+PRECISIONS = {"vision": "fp16", "embedding": "fp32", "router": "fp32", "decoder": "int4"}
+
+
+def _run(seed: int = 0, *, images: bool = True) -> ComponentRun:
+    random = np.random.default_rng(seed)
+
+    def array(*shape: int) -> Any:
+        return random.normal(size=shape).astype(np.float32)
+
+    routing = RouterArrays(
+        image_positions=np.array([[0, 1]]),
+        text_positions=np.array([[3, 4]]),
+        text_mask=np.array([[True, True]]),
+        scores=array(1, 4),
+        indices=np.array([[[3, 4], [4, 3], [0, 1], [1, -1]]]),
+        margin=array(1, 4),
+        gate=np.array([[1, 1, 0, 0.5]], np.float32),
+    )
+    return ComponentRun(
+        image_features=array(1, 2, 8) if images else None,
+        text_embeds=array(1, 5, 8),
+        placed=array(1, 5, 8),
+        routed=array(1, 5, 8),
+        routing=routing if images else None,
+        logits=array(3, 16),
+        tokens=np.array([1, 2]),
+    )
+
+
+def test_cosines_are_scipys() -> None:
+    random = np.random.default_rng(0)
+    got, expected = random.normal(size=(2, 3, 4, 8))
+    wanted = [
+        1 - cosine_distance(a, b)
+        for a, b in zip(got.reshape(-1, 8), expected.reshape(-1, 8), strict=True)
+    ]
+    # both compute in float64; the sums may be taken in another order
+    np.testing.assert_allclose(cosines(got, expected), wanted, atol=1e-12)
+
+
+def test_cosines_of_vectors_without_a_direction() -> None:
+    zero, one, odd = np.zeros(3), np.ones(3), np.array([1, np.nan, 1])
+    got = cosines(np.stack([zero, zero, odd, one]), np.stack([zero, one, one, -one]))
+    np.testing.assert_allclose(got, [1, 0, 0, -1], atol=1e-15)
+
+
+def test_a_run_against_itself_is_perfect() -> None:
+    runs = [_run(0), _run(1, images=False)]
+    parity = {one.component: one for one in component_parity(runs, runs, PRECISIONS)}
+    assert list(parity) == ["vision", "embedding", "router", "decoder"]
+    assert all(one.max_abs_error == 0 for one in parity.values())
+    assert all(one.cosine == pytest.approx(1) for one in parity.values())
+    assert parity["vision"].prompts == 1  # the other prompt has no image
+    assert parity["decoder"].prompts == 2
+    assert parity["decoder"].vectors == 6
+    assert parity["router"].index_percent == 100
+    assert parity["decoder"].greedy_percent == 100
+    assert parity["decoder"].precision == "int4"
+
+
+def test_errors_and_agreement_by_hand() -> None:
+    reference = _run()
+    logits = reference.logits.copy()
+    logits[0] = -logits[0]  # another token wins, and the cosine is -1
+    features = reference.image_features.copy()
+    features[0, 1, 3] += 0.25
+    indices = np.array([[[3, 0], [0, 1], [4, 4], [1, 7]]])
+    run = replace(
+        reference,
+        logits=logits,
+        image_features=features,
+        routing=replace(reference.routing, indices=indices),
+    )
+    parity = {one.component: one for one in component_parity([run], [reference], PRECISIONS)}
+    # float32 keeps the step of 0.25 on values around 1 to about 1e-7
+    assert parity["vision"].max_abs_error == pytest.approx(0.25, abs=1e-6)
+    assert parity["decoder"].cosine == pytest.approx((-1 + 1 + 1) / 3)
+    assert parity["decoder"].lowest_cosine == pytest.approx(-1)
+    assert parity["decoder"].greedy_percent == pytest.approx(200 / 3)
+    # routed tokens: {3, 4} keeps 3, {4, 3} keeps none, {1} keeps 1; the third is not routed
+    assert parity["router"].index_percent == pytest.approx(100 * (0.5 + 0 + 1) / 3)
+
+
+def test_a_value_that_is_not_finite_is_no_small_error() -> None:
+    reference = _run()
+    logits = reference.logits.copy()
+    logits[1, 2] = np.nan
+    (decoder,) = component_parity(
+        [replace(reference, logits=logits)], [reference], {"decoder": "fp16"}
+    )
+    assert decoder.max_abs_error is None
+    assert decoder.lowest_cosine == 0
+
+
+def test_no_sources_no_index_agreement() -> None:
+    reference = _run()
+    none = replace(reference.routing, indices=np.full((1, 4, 1), -1))
+    run = replace(reference, routing=none)
+    (router,) = component_parity([run], [run], {"router": "fp32"})
+    assert router.index_percent is None
+    assert index_shares(none.indices, none.indices, none.gate > 0).size == 0
+
+
+def test_another_model_is_refused() -> None:
+    other = replace(_run(), logits=np.zeros((3, 17), np.float32))
+    with pytest.raises(ShapeError, match=r"decoder: got shape \(3, 17\), the reference has"):
+        component_parity([other], [_run()], {"decoder": "fp32"})

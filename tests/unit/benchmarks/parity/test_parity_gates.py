@@ -1,0 +1,120 @@
+"""Gates: what passes, what fails, and that an unmeasured figure never passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from moir_edge.benchmarks.parity.gates import BenchBounds, check_bench_gates
+from moir_edge.benchmarks.parity.schema import (
+    ComponentParity,
+    Ratio,
+    SpeedPair,
+    Subject,
+    SubjectParity,
+)
+from moir_edge.benchmarks.schema import Percent, RouterOverhead, Samples, TokenAgreement
+
+
+def _subject(**fields: Any) -> Subject:
+    known = {"name": "b", "source": "b", "target": "cpu", "precision": "int4", "provider": None}
+    return Subject(**{**known, "engines": (), **fields})
+
+
+def _parity() -> SubjectParity:
+    router = ComponentParity(
+        component="router",
+        precision="fp32",
+        prompts=2,
+        max_abs_error=0.5,
+        cosine=0.999,
+        lowest_cosine=0.9,
+        vectors=10,
+        index_percent=98.0,
+    )
+    tokens = TokenAgreement(rows=4, identical_percent=75.0, leading_percent=80.0)
+    return SubjectParity(components=(router,), tokens=tokens, routing=None)
+
+
+def _overhead(percent: float) -> RouterOverhead:
+    samples = Samples.of([1.0], "ms")
+    interval = Percent(percent=percent, low=percent, high=percent)
+    return RouterOverhead(on=samples, off=samples, overhead=interval, component_percent=None)
+
+
+def _sentences(subject: Subject, pairs: list[SpeedPair], **bounds: float) -> list[str]:
+    gates = check_bench_gates([subject], pairs, BenchBounds(**bounds), compared=["b"])
+    return [gate.sentence() for gate in gates]
+
+
+def test_no_bounds_no_gates() -> None:
+    assert _sentences(_subject(parity=_parity()), []) == []
+
+
+def test_numbers() -> None:
+    subject = _subject(parity=_parity())
+    assert _sentences(subject, [], min_cosine=0.9995, max_abs_error=0.5) == [
+        "passed: b router max abs error 0.5, bound <= 0.5",
+        "FAILED: b router cosine 0.999, bound >= 0.9995",
+    ]
+    assert _sentences(subject, [], min_token_agreement=76) == [
+        "FAILED: b token agreement 75.00 %, bound >= 76 %"
+    ]
+    assert _sentences(subject, [], min_index_agreement=98) == [
+        "passed: b router indices, same inputs 98.00 %, bound >= 98 %",
+        "FAILED: b router indices, whole chain not measured, bound >= 98 %",
+    ]
+
+
+def test_times() -> None:
+    ratio = Ratio(ratio=1.04, low=1.0, high=1.1, pairs=5)
+    pair = SpeedPair(kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=None)
+    assert _sentences(_subject(router=_overhead(3)), [pair], max_slowdown=5) == [
+        "passed: b TTFT slowdown against a 4.00 %, bound <= 5 %"
+    ]
+    assert _sentences(_subject(router=_overhead(3)), [pair], max_router_overhead=2) == [
+        "FAILED: b router overhead 3.00 %, bound <= 2 %"
+    ]
+    assert _sentences(_subject(), [], max_router_overhead=2) == [
+        "passed: b router overhead 0.00 %, bound <= 2 %"  # no router, no cost
+    ]
+
+
+def test_what_this_device_cannot_measure_fails() -> None:
+    absent = _subject(reason="not measured on this device: no GPU")
+    pair = SpeedPair(
+        kind="engine against ONNX Runtime", subject="b", baseline="a", ttft=None, tpot=None
+    )
+    bounds = {
+        "max_router_overhead": 2.0,
+        "max_slowdown": 2.0,
+        "max_abs_error": 1.0,
+        "min_cosine": 0.0,
+        "min_token_agreement": 0.0,
+        "min_index_agreement": 0.0,
+    }
+    sentences = _sentences(absent, [pair], **bounds)
+    assert all(one.startswith("FAILED") and "not measured" in one for one in sentences)
+    for figure in (
+        "overhead",
+        "TTFT slowdown",
+        "decoder cosine",
+        "vision max abs",
+        "token",
+        "indices",
+    ):
+        assert any(figure in one for one in sentences), figure
+
+
+def test_the_reference_is_not_held_against_itself() -> None:
+    gates = check_bench_gates([_subject()], [], BenchBounds(min_cosine=0.9), compared=[])
+    assert gates == []
+
+
+def test_senseless_bounds_are_refused() -> None:
+    with pytest.raises(ValidationError, match="greater than -100"):
+        BenchBounds(max_slowdown=-100)
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
+        BenchBounds(min_cosine=99)
