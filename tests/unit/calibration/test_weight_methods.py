@@ -135,7 +135,7 @@ def test_what_the_data_do_not_serve_falls_back_layer_by_layer(make_decoder: Make
 
 def test_without_the_gram_matrix_gptq_says_so(make_decoder: MakeDecoder) -> None:
     _, summary = _quantized(make_decoder(), "gptq", gram=False)
-    assert summary.weights[0].reason == "gptq: Σ x xᵀ of its input was not gathered"
+    assert summary.weights[0].reason == "gptq: Σ x xᵀ of its 64 input channels was not gathered"
 
 
 @pytest.mark.parametrize("method", METHODS)
