@@ -128,7 +128,9 @@ class LayerMethods:
         self._method = method
         self._observers = observers
         self._migrations: dict[str, Migration] = {}
-        self._last: tuple[str, CalibratedQuantizer] | None = None
+        # Weights of one activation stand side by side: the last one's are kept.
+        self._moments: tuple[str, InputMoments | None] = ("", None)
+        self._quantizer: tuple[str, CalibratedQuantizer] | None = None
 
     def migrate(
         self, graph: ir.Graph, granularity_of: Callable[[WeightUse], Granularity | None]
@@ -140,10 +142,15 @@ class LayerMethods:
             granularity_of: That of a layer whose weight becomes INT4, None for any other.
         """
         if self._method.migrates:
-            self._migrations = migrate(graph, self.moments, granularity_of)
+            self._migrations = migrate(graph, self._moments_of, granularity_of)
 
     def moments(self, activation: str) -> InputMoments | None:
         """Return the moments of an activation as it now is, or None if no data reached it."""
+        if self._moments[0] != activation:
+            self._moments = (activation, self._moments_of(activation))
+        return self._moments[1]
+
+    def _moments_of(self, activation: str) -> InputMoments | None:
         observer = self._observers.get(activation)
         if observer is None or not observer.tokens:
             return None
@@ -163,13 +170,13 @@ class LayerMethods:
         return MethodChoice(name=self._method.name, quantizer=quantizer, alpha=alpha)
 
     def _calibrated(self, activation: str) -> tuple[CalibratedQuantizer | None, str]:
-        """Return the quantizer of an activation's weights, the last one kept: they stand side by side."""
-        if self._last is not None and self._last[0] == activation:
-            return self._last[1], ""
+        """Return the quantizer of an activation's weights, or None and the reason."""
+        if self._quantizer is not None and self._quantizer[0] == activation:
+            return self._quantizer[1], ""
         kind, moments = self._method.calibrated, self.moments(activation)
         if kind is None or moments is None:
             return None, f"{self._method.name}: the calibration data never reached its input"
         if reason := kind.obstacle(moments):
             return None, f"{self._method.name}: {reason}"
-        self._last = (activation, kind(moments))
-        return self._last[1], ""
+        self._quantizer = (activation, kind(moments))
+        return self._quantizer[1], ""

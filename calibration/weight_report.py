@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from moir_edge.calibration.moments import InputMoments
+from moir_edge.calibration.moments import InputMoments, sample_columns
 from moir_edge.calibration.scales import QuantizedArray
 
 __all__ = ["WeightScales", "describe_weight"]
@@ -24,8 +24,8 @@ class WeightScales:
         largest: The greatest one.
         clipped_share: Share of the weights past the range of the stored numbers by more than half a step, in [0, 1].
         signal_to_noise_db: 10 log₁₀(‖w‖² / ‖w − dequantized‖²) of the weight; None where nothing was lost.
-        output_signal_to_noise_db: The same of the layer's output over the calibration data; None without their Gram
-            matrix, or where nothing was lost.
+        output_signal_to_noise_db: The same of the layer's output over the calibration data, by up to 256 of its columns;
+            None without their Gram matrix, or where nothing was lost.
     """
 
     smallest: float
@@ -52,8 +52,9 @@ def describe_weight(
     """
     output = None
     if moments is not None and moments.gram is not None:
-        error = array.dequantized() - weight
-        output = _decibels(moments.output_power(weight), moments.output_power(error))
+        error = sample_columns(array.dequantized() - weight)
+        signal = moments.output_power(sample_columns(weight))
+        output = _decibels(signal, moments.output_power(error))
     return WeightScales(
         smallest=float(array.step.min()),
         median=float(np.median(array.step)),
