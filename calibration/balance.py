@@ -45,7 +45,7 @@ class Balance:
 
         Args:
             row: The row.
-            condition: From `condition`.
+            condition: As `condition` gives it.
             folder: Takes the changed images.
 
         Raises:

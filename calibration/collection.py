@@ -21,7 +21,7 @@ from moir_edge.calibration.taps import GraphObservers, add_taps, new_observers, 
 from moir_edge.export.chain import GraphChain
 from moir_edge.export.writing import write_graphs
 
-__all__ = ["collect"]
+__all__ = ["collect", "run_row"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -72,7 +72,7 @@ def collect(
         for row in rows:
             if state.wants(rows):
                 watcher.where = row.where
-                _run_row(chain, row, decode_steps, facts)
+                run_row(chain, row, decode_steps, facts)
                 state.advance(rows)
                 if rows.count % _SAVE_EVERY == 0:
                     state.save()
@@ -126,7 +126,7 @@ class _Watcher:
             update_observers(self._observers[component], values, f"{self.where}: {component}")
 
 
-def _run_row(chain: GraphChain, row: CalibrationRow, decode_steps: int, facts: ModelFacts) -> None:
+def run_row(chain: GraphChain, row: CalibrationRow, decode_steps: int, facts: ModelFacts) -> None:
     """Run the prompt, then greedy tokens until the answer ends."""
     inputs = row.inputs
     tiles = inputs.pixel_values

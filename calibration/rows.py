@@ -126,14 +126,19 @@ class CalibrationRows:
         if isinstance(row, DataError):
             raise row
         condition = self.balance.condition(self.count)
-        with tempfile.TemporaryDirectory(prefix="moir-edge-balance-") as folder:
-            seen = self.balance.apply(row, condition, Path(folder))
-            inputs = _encode(self._processor, seen)
+        inputs = self._seen(row, condition)
         digest = row_sha256(row) + ("" if condition == CLEAN else f" {condition}")
         self.count += 1
         self.conditions[condition] += 1
         self.sha256 = hashlib.sha256(f"{self.sha256}{digest}".encode()).hexdigest()
         return CalibrationRow(where=where, inputs=inputs)
+
+    def _seen(self, row: Row, condition: str) -> ModelInputs:
+        """Encode a row under a condition; a changed image does not outlive this."""
+        if condition == CLEAN:
+            return _encode(self._processor, row)
+        with tempfile.TemporaryDirectory(prefix="moir-edge-balance-") as folder:
+            return _encode(self._processor, self.balance.apply(row, condition, Path(folder)))
 
     def _skip(self, where: str, reason: str) -> None:
         reason = reason.removeprefix(f"{where}: ")

@@ -261,7 +261,7 @@ def test_an_interrupted_export_goes_on_to_the_same_bytes(
     shutil.rmtree(tmp_path / "bundle")
     import moir_edge.calibration.collection as collection
 
-    run_row, seen = collection._run_row, 0
+    run_row, seen = collection.run_row, 0
 
     def stops(*arguments: Any) -> None:
         nonlocal seen
@@ -271,7 +271,7 @@ def test_an_interrupted_export_goes_on_to_the_same_bytes(
         run_row(*arguments)
 
     cached = (*words, "--calib-cache", tmp_path / "cache")
-    monkeypatch.setattr(collection, "_run_row", stops)
+    monkeypatch.setattr(collection, "run_row", stops)
     assert export(*cached)[0] != 0
     assert not (tmp_path / "bundle").exists()
     assert export(*cached)[0] == 0
