@@ -18,6 +18,7 @@ _EXTRA_OF = {
     "onnx_ir": "export",
     "safetensors": "export",
     "tensorrt_rtx": "rtx",
+    "triton": "fused",
     "sklearn": "demo",
     "datasets": "hub",
 }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moir_edge.ops.fused import fused_obstacle, route_fused
 from moir_edge.router.base import Router, RouterOutput
 from moir_edge.router.config import RouterConfig
 from moir_edge.router.steps import (
@@ -94,11 +96,16 @@ class TokenRouter(Router):
         config: Settings of the router.
         hidden_size: Width D of the language model's embeddings.
 
+    Attributes:
+        fused: ``auto`` routes with the fused GPU kernels where they can serve (`moir_edge.ops.fused.fused_obstacle` says
+            why not), ``off`` never does. No setting of the model: it is not saved.
+
     Source: design.md §4 of this project, after the MoIR write-ups' scoring, lookup and enrichment.
     """
 
     def __init__(self, config: RouterConfig, hidden_size: int) -> None:
         super().__init__(config, hidden_size)
+        self.fused: Literal["auto", "off"] = "auto"
         to_image = config.direction != "image-to-text"
         to_text = config.direction != "text-to-image"
         self.image = ModalityProjections(
@@ -116,6 +123,8 @@ class TokenRouter(Router):
         text_mask: Tensor,
     ) -> RouterOutput:
         """Enrich the weak tokens of either side; the smooth gate is used in training mode, the hard one otherwise."""
+        if fused_obstacle(self, inputs_embeds) is None:
+            return route_fused(self, inputs_embeds, image_positions, text_positions, text_mask)
         image_valid = image_positions >= 0
         image_rows = read_rows(inputs_embeds, image_positions, image_valid)
         text_rows = read_rows(inputs_embeds, text_positions, text_mask)
