@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from moir_edge.runtime import EdgeModel
+    from moir_edge.runtime.interface import RouterArrays
     from moir_edge.runtime.processor import ModelInputs
-    from moir_edge.runtime.sessions import RouterArrays
 
 __all__ = ["ComponentRun", "run_components"]
 

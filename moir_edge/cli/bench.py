@@ -141,7 +141,9 @@ def _source(
     from moir_edge.errors import DataError
 
     if data is not None:
-        return data_source(data, data_format, annotations, images, data_prompt)
+        return data_source(
+            data, data_format, annotations=annotations, images=images, prompt=data_prompt
+        )
     given = {
         "--data-format": data_format != "jsonl",
         "--annotations": annotations,

@@ -213,9 +213,9 @@ def _links_panel(
     draw = ImageDraw.Draw(faded)
     numbers: dict[Cell, list[str]] = {}
     for number, token in enumerate(enriched, start=1):
-        cell = _best_cell(token)
-        if cell in cells and cell is not None:
-            numbers.setdefault(cell, []).append(str(number))
+        source = _best_cell(token)
+        if source is not None and source in cells:
+            numbers.setdefault(source, []).append(str(number))
     for cell, shown in numbers.items():
         _marker(draw, cell, panel.size, ",".join(shown))
     return faded.convert("RGB")
