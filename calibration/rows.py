@@ -39,10 +39,12 @@ class CalibrationRow:
 
     Attributes:
         where: ``file:line``.
+        row: As it stands in the data; its answers serve to measure with, not to calibrate.
         inputs: Batch of one.
     """
 
     where: str
+    row: Row
     inputs: ModelInputs
 
 
@@ -108,7 +110,7 @@ class CalibrationRows:
         digest = row_sha256(row)
         self.count += 1
         self.sha256 = hashlib.sha256(f"{self.sha256}{digest}".encode()).hexdigest()
-        return CalibrationRow(where=where, inputs=inputs)
+        return CalibrationRow(where=where, row=row, inputs=inputs)
 
     def _skip(self, where: str, reason: str) -> None:
         reason = reason.removeprefix(f"{where}: ")

@@ -282,7 +282,9 @@ def test_summary_as_json_types(make_decoder: MakeDecoder) -> None:
 
 def test_bad_requests_are_refused(make_decoder: MakeDecoder) -> None:
     model = ir.from_proto(make_decoder())
-    with pytest.raises(UnsupportedError, match=re.escape("cannot quantize to 'int5': did you mean 'int8'")):
+    with pytest.raises(
+        UnsupportedError, match=re.escape("cannot quantize to 'int5': did you mean 'int8'")
+    ):
         quantize(model, "int5")
     with pytest.raises(UnsupportedError, match="the graph has opset 20"):
         quantize(make_decoder(opset=20), "int4")

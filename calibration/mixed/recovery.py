@@ -1,0 +1,121 @@
+"""How much of the float model's score a set of quantized graphs keeps on rows that calibrated nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from moir_edge.benchmarks.agreement import leading_share
+from moir_edge.benchmarks.candidates import Answer
+from moir_edge.benchmarks.metrics import mean_interval
+from moir_edge.benchmarks.schema import Percent
+from moir_edge.benchmarks.scores import Scores, overall_recovery, row_scores
+from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.calibration.mixed.prompts import PromptBatch
+from moir_edge.export.chain import GraphChain
+from moir_edge.export.writing import write_graphs
+from moir_edge.runtime.tokenizer import Tokenizer
+
+__all__ = ["HeldOut", "Measure"]
+
+Measure = Literal["task score", "token agreement"]
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reference:
+    answers: list[Answer]
+    scores: Scores
+
+
+class HeldOut:
+    """Held-out rows, what the float model answers to them, and the recovery of other graphs.
+
+    Where rows have accepted answers the recovery is the mean over tasks of score / float score, as `compare` has it;
+    where none has, or the float model scores 0, it is the mean share of the float model's answer that comes before
+    the first other token.
+
+    Args:
+        batches: The rows.
+        facts: The model's facts.
+        tokenizer: Turns answers into text.
+        max_new_tokens: Longest answer.
+        graphs: Float graphs of all components.
+
+    Attributes:
+        rows: How many rows.
+        measure: Which of the two.
+    """
+
+    def __init__(
+        self,
+        batches: Sequence[PromptBatch],
+        facts: ModelFacts,
+        tokenizer: Tokenizer,
+        *,
+        max_new_tokens: int,
+        graphs: Mapping[str, ir.Model],
+    ) -> None:
+        self._batches = tuple(batches)
+        self._facts = facts
+        self._tokenizer = tokenizer
+        self._max_new_tokens = max_new_tokens
+        self._rows = [row.row for batch in batches for row in batch.rows]
+        self.rows = len(self._rows)
+        answers = self._answers(graphs, dict.fromkeys(graphs, "fp32"))
+        self._reference = _Reference(answers=answers, scores=row_scores(self._rows, answers))
+        own = self._reference.scores
+        scored = overall_recovery(self._rows, own, own, seed=_SEED) is not None
+        self.measure: Measure = "task score" if scored else "token agreement"
+
+    def recovery(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> Percent:
+        """Return the recovery of quantized graphs with its 95 % interval.
+
+        Args:
+            graphs: All components.
+            precisions: Component name to the precision by which its session is set.
+        """
+        answers = self._answers(graphs, precisions)
+        if self.measure == "task score":
+            found = overall_recovery(
+                self._rows, row_scores(self._rows, answers), self._reference.scores, seed=_SEED
+            )
+            if found is not None:
+                return found
+        pairs = zip(answers, self._reference.answers, strict=True)
+        shares = [leading_share(own.token_ids, ref.token_ids) for own, ref in pairs]
+        mean = mean_interval(shares, seed=_SEED)
+        return Percent(percent=100 * mean.value, low=100 * mean.low, high=100 * mean.high)
+
+    def _answers(
+        self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]
+    ) -> list[Answer]:
+        with tempfile.TemporaryDirectory(prefix="moir-edge-mix-") as folder:
+            write_graphs(graphs, Path(folder))
+            chain = GraphChain(Path(folder), precisions, self._facts)
+            return [answer for batch in self._batches for answer in self._batch(chain, batch)]
+
+    def _batch(self, chain: GraphChain, batch: PromptBatch) -> list[Answer]:
+        """Answer greedily, each row up to its end token."""
+        room = self._facts.context_length - batch.input_ids.shape[1]
+        ends = np.array(self._facts.eos_token_ids)
+        step = chain.prefill(batch.input_ids, batch.mask, batch.tiles)
+        tokens: list[Any] = [step.logits.argmax(axis=-1).astype(np.int64)]
+        ended = np.isin(tokens[-1], ends)
+        while len(tokens) < min(self._max_new_tokens, room) and not ended.all():
+            step = chain.step(step, tokens[-1][:, None])
+            tokens.append(step.logits.argmax(axis=-1).astype(np.int64))
+            ended |= np.isin(tokens[-1], ends)
+        return [self._answer(row) for row in np.stack(tokens, axis=1).tolist()]
+
+    def _answer(self, tokens: Sequence[int]) -> Answer:
+        ends = self._facts.eos_token_ids
+        stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
+        ids = tuple(tokens[:stop])
+        return Answer(text=self._tokenizer.decode(ids).strip(), token_ids=ids)
