@@ -14,6 +14,7 @@ from moir_edge import __version__
 from moir_edge.bundle import ComponentEntry, EngineEntry, Manifest, seal, staged_bundle
 from moir_edge.export.assets import write_assets
 from moir_edge.export.components import Progress, TracedModel, silent
+from moir_edge.export.mixing import mark_raised, measure_and_choose
 from moir_edge.export.parity import measure_parity, require_fp32_parity
 from moir_edge.export.precisions import (
     PrecisionName,
@@ -25,7 +26,9 @@ from moir_edge.export.writing import WrittenGraph, write_graphs
 from moir_edge.targets import get_target
 
 if TYPE_CHECKING:
-    from moir_edge.calibration import CalibrationSettings, QuantizationSummary
+    from moir_edge.calibration import CalibrationSettings, MixSettings, QuantizationSummary
+    from moir_edge.calibration.mixed.choosing import Mix
+    from moir_edge.calibration.mixed.layers import Quantizer
     from moir_edge.calibration.preparation import CalibratedGraphs
 
 __all__ = ["assemble", "package_versions"]
@@ -41,6 +44,7 @@ def assemble(
     precision: str = "fp32",
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
+    mix: MixSettings | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -52,7 +56,9 @@ def assemble(
         target: Device profile.
         precision: Precision of the bundle.
         component_precision: Overrides by component.
-        calibration: Data and methods for ``int8``.
+        calibration: Data and methods for ``int8``, and what `mix` is measured on.
+        mix: Measure the layers' sensitivity, and raise as few as reach a target; see
+            `moir_edge.calibration.mixed.choosing`.
         force: Replace a bundle that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
 
@@ -63,7 +69,7 @@ def assemble(
         UnsupportedError: Unknown target, precision or component, the target lacks the precision, or calibration
             data are missing or of no use.
         DataError: The calibration data cannot be used.
-        ToleranceError: A float32 bundle differs from torch by more than its tolerance.
+        ToleranceError: A float32 bundle differs from torch by more than its tolerance, or no mix reaches the target.
         BundleError: `output` exists and may not be replaced.
         EnvironmentProblem: The disk is full or not writable.
     """
@@ -71,8 +77,21 @@ def assemble(
     report = progress or silent
     with staged_bundle(output, force=force) as folder:
         write_assets(traced.checkpoint, folder)
-        calibrated = _calibrate(traced, plan, folder, calibration, report)
-        models, summaries = _convert(traced, plan, calibrated, target, report)
+        calibrated = _calibrate(traced, plan, folder, calibration, mix is not None, report)
+        chosen = None
+        if mix is not None and calibration is not None:
+            chosen = measure_and_choose(
+                traced,
+                plan,
+                calibrated,
+                # ONNX Runtime runs the trials, and is fast in unsigned activations: the same numbers.
+                _quantizer(plan, calibrated, signed=False),
+                folder,
+                (calibration, mix),
+                fixed=tuple(component_precision or ()),
+                report=report,
+            )
+        models, summaries = _convert(traced, plan, calibrated, chosen, target, report)
         written = write_graphs(models, folder)
         _write_report(folder / "reports" / "quantization.json", summaries)
         manifest = Manifest(
@@ -106,11 +125,12 @@ def _calibrate(
     plan: Mapping[str, PrecisionName],
     folder: Path,
     settings: CalibrationSettings | None,
+    measured: bool,
     report: Progress,
 ) -> CalibratedGraphs | None:
     """Run the calibration data where a component needs it; the folder holds the processor already."""
-    components = calibrated_components(plan, has_data=settings is not None)
-    if settings is None:
+    components = calibrated_components(plan, has_data=settings is not None, measured=measured)
+    if settings is None or not components:
         return None
     from moir_edge.calibration.preparation import calibrate
 
@@ -123,24 +143,45 @@ def _convert(
     traced: TracedModel,
     plan: Mapping[str, PrecisionName],
     calibrated: CalibratedGraphs | None,
+    mix: Mix | None,
     target: str,
     report: Progress,
 ) -> tuple[dict[str, ir.Model], dict[str, QuantizationSummary]]:
     # Where ONNX Runtime is what runs the bundle, activations are stored as its kernels are fast in.
-    signed = get_target(target).builder != "onnxruntime"
+    quantizer = _quantizer(plan, calibrated, signed=get_target(target).builder != "onnxruntime")
+    raised = {} if mix is None else mix.precisions
     graphs = traced.graphs if calibrated is None else calibrated.graphs
     models: dict[str, ir.Model] = {}
     summaries: dict[str, QuantizationSummary] = {}
     for done, (name, graph) in enumerate(graphs.items()):
         report("convert weights", done, len(plan))
         models[name] = graph.clone()
-        summary = apply_precision(
-            models[name], plan[name], component=name, calibrated=calibrated, signed=signed
-        )
+        own = raised.get(name, {})
+        summary = quantizer(name, models[name], own)
         if summary is not None:
-            summaries[name] = summary
+            summaries[name] = mark_raised(summary, own)
     report("convert weights", len(plan), len(plan))
     return models, summaries
+
+
+def _quantizer(
+    plan: Mapping[str, PrecisionName], calibrated: CalibratedGraphs | None, *, signed: bool
+) -> Quantizer:
+    """Return what brings a component to its precision, some of its nodes to one of their own."""
+
+    def quantizer(
+        component: str, model: ir.Model, layer_precisions: Mapping[str, str]
+    ) -> QuantizationSummary | None:
+        return apply_precision(
+            model,
+            plan[component],
+            component=component,
+            calibrated=calibrated,
+            signed=signed,
+            layer_precisions=layer_precisions,
+        )
+
+    return quantizer
 
 
 def _calibration_record(

@@ -13,7 +13,7 @@ from moir_edge.export.components import Progress, trace_components
 from moir_edge.export.precisions import calibrated_components, plan_precisions
 
 if TYPE_CHECKING:
-    from moir_edge.calibration import CalibrationSettings
+    from moir_edge.calibration import CalibrationSettings, MixSettings
 
 __all__ = ["export_bundle"]
 
@@ -26,6 +26,7 @@ def export_bundle(
     precision: str = "fp32",
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
+    mix: MixSettings | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -39,7 +40,9 @@ def export_bundle(
         target: Device profile.
         precision: ``fp32``, ``fp16``, ``int8``, ``int8-weight-only`` or ``int4``.
         component_precision: Overrides by component, such as ``{"vision": "fp32"}``.
-        calibration: Data and methods for ``int8``.
+        calibration: Data and methods for ``int8``, and what `mix` is measured on.
+        mix: Measure the layers' sensitivity into ``reports/sensitivity.json``, and raise the precision of as few as
+            reach a target recovery; needs `calibration`.
         force: Replace a bundle that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
 
@@ -49,14 +52,15 @@ def export_bundle(
     Raises:
         UnsupportedError: Unknown target, precision, component or architecture, or calibration data are missing.
         DataError: The checkpoint cannot be loaded, or the calibration data cannot be used.
-        ToleranceError: A float32 bundle differs from torch by more than its tolerance.
+        ToleranceError: A float32 bundle differs from torch by more than its tolerance, or no mix of precisions
+            reaches the target recovery.
         BundleError: `output` exists and may not be replaced.
         EnvironmentProblem: The disk is full or not writable.
     """
     # Everything that can be refused is refused before the long work.
     check_bundle_output(output, force=force)
     plan = plan_precisions(COMPONENTS, target, precision, component_precision)
-    calibrated_components(plan, has_data=calibration is not None)
+    calibrated_components(plan, has_data=calibration is not None, measured=mix is not None)
     traced = trace_components(load_checkpoint(checkpoint), progress=progress)
     return assemble(
         traced,
@@ -65,6 +69,7 @@ def export_bundle(
         precision=precision,
         component_precision=component_precision,
         calibration=calibration,
+        mix=mix,
         force=force,
         progress=progress,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -61,12 +62,15 @@ def plan_precisions(
     return {name: cast(PrecisionName, plan[name]) for name in names}
 
 
-def calibrated_components(plan: Mapping[str, str], *, has_data: bool) -> tuple[str, ...]:
+def calibrated_components(
+    plan: Mapping[str, str], *, has_data: bool, measured: bool = False
+) -> tuple[str, ...]:
     """Return the components whose precision is found by running calibration data.
 
     Args:
         plan: From `plan_precisions`.
         has_data: Whether there are such data.
+        measured: Whether the layers' sensitivity is measured on the data too.
 
     Raises:
         UnsupportedError: Data are needed and missing, or given and not needed.
@@ -77,7 +81,11 @@ def calibrated_components(plan: Mapping[str, str], *, has_data: bool) -> tuple[s
             f"{plan[found[0]]} needs calibration data; give --calib-data FILE, JSON lines as `compare` takes them "
             "(not the rows that you evaluate on), or take int8-weight-only, which needs none"
         )
-    if has_data and not found:
+    if measured and not has_data:
+        raise UnsupportedError(
+            "sensitivity and target recovery are measured on calibration data; give --calib-data FILE"
+        )
+    if has_data and not found and not measured:
         raise UnsupportedError(
             f"calibration data are for {' and '.join(_CALIBRATED)}, and no component of this export has that precision; "
             "leave --calib-data out"
@@ -92,6 +100,7 @@ def apply_precision(
     component: str = "",
     calibrated: CalibratedGraphs | None = None,
     signed: bool = True,
+    layer_precisions: Mapping[str, str] | None = None,
 ) -> QuantizationSummary | None:
     """Bring a float32 graph to a precision; its inputs and outputs stay float32 and int64.
 
@@ -101,6 +110,7 @@ def apply_precision(
         component: Its name in `calibrated`.
         calibrated: Statistics for ``int8``.
         signed: Store 8-bit activations signed, see `moir_edge.calibration.layers.LayerOptions`.
+        layer_precisions: Precision by node, for those that do not take the component's.
 
     Returns:
         What quantization did to each weight; None for a floating-point precision.
@@ -112,7 +122,7 @@ def apply_precision(
         return None
     if precision == "fp32":
         return None
-    return _quantize(model, precision, component, calibrated, signed)
+    return _quantize(model, precision, component, calibrated, signed, layer_precisions or {})
 
 
 def _quantize(
@@ -121,17 +131,22 @@ def _quantize(
     component: str,
     calibrated: CalibratedGraphs | None,
     signed: bool,
+    layer_precisions: Mapping[str, str],
 ) -> QuantizationSummary:
     from moir_edge.calibration.layers import LayerOptions, quantize_layers
 
+    # Names of nodes are taken literally, not as patterns.
+    patterns = {glob.escape(node): chosen for node, chosen in layer_precisions.items()}
     if precision not in _CALIBRATED:
-        return quantize_layers(model, precision, options=LayerOptions(signed=signed))
+        options = LayerOptions(signed=signed, precisions=patterns)
+        return quantize_layers(model, precision, options=options)
     if calibrated is None:
         raise UnsupportedError(f"{precision} needs statistics from calibration data")
     options = LayerOptions(
         method=calibrated.record["range"],
         signed=signed,
         min_snr_db=calibrated.record["min_snr_db"],
+        precisions=patterns,
     )
     return quantize_layers(
         model,

@@ -100,7 +100,7 @@ def measure_sensitivity(
 
 def _probe(chain: GraphChain, batch: Batch, facts: ModelFacts, answer_tokens: int) -> Probe:
     prompts, answers = batch
-    room = facts.context_length - prompts.input_ids.shape[1]
+    room = facts.context_length - prompts.width
     return probe(chain, prompts, answers, min(answer_tokens, room), facts.eos_token_ids)
 
 

@@ -67,7 +67,11 @@ class TrialOutputs:
 
 
 def probe(
-    chain: GraphChain, batch: PromptBatch, answers: Sequence[Sequence[int]], steps: int, ends: Collection[int]
+    chain: GraphChain,
+    batch: PromptBatch,
+    answers: Sequence[Sequence[int]],
+    steps: int,
+    ends: Collection[int],
 ) -> Probe:
     """Run the float model on a batch.
 
@@ -78,11 +82,13 @@ def probe(
         steps: Tokens of an answer that are looked at, at most.
         ends: Tokens that end an answer.
     """
-    text = chain.embed(batch.input_ids)
+    text = chain.embed(batch.inputs.input_ids)
     features = chain.image_features(batch.tiles) if len(batch.tiles) else None
-    embeds, routing = chain.prompt_embeds(text, features, batch.input_ids, batch.mask)
+    embeds, routing = chain.prompt_embeds(
+        text, features, batch.inputs.input_ids, batch.inputs.attention_mask
+    )
     forced = _Answers(answers, steps, frozenset(ends))
-    step, logits, token_embeds = chain.start(embeds, batch.mask), [], []
+    step, logits, token_embeds = chain.start(embeds, batch.inputs.attention_mask), [], []
     while (tokens := forced.next(step.logits)) is not None:
         logits.append(step.logits)
         token_embeds.append(chain.embed(tokens[:, None]))
@@ -110,14 +116,16 @@ def replay(chain: GraphChain, known: Probe, changed: Collection[str]) -> TrialOu
     """
     batch, embeds, token_embeds, routing = known.batch, known.embeds, known.token_embeds, None
     if set(changed) != {"decoder"}:
-        text = chain.embed(batch.input_ids) if "embedding" in changed else known.text
+        text = chain.embed(batch.inputs.input_ids) if "embedding" in changed else known.text
         features = known.features
         if features is not None and "vision" in changed:
             features = chain.image_features(batch.tiles)
-        embeds, routing = chain.prompt_embeds(text, features, batch.input_ids, batch.mask)
+        embeds, routing = chain.prompt_embeds(
+            text, features, batch.inputs.input_ids, batch.inputs.attention_mask
+        )
     if "embedding" in changed:
         token_embeds = chain.embed(known.tokens)
-    step = chain.start(embeds, batch.mask)
+    step = chain.start(embeds, batch.inputs.attention_mask)
     steps = [step.logits]
     for at in range(token_embeds.shape[1] - 1):
         step = chain.advance(step, token_embeds[:, at : at + 1])
@@ -133,9 +141,7 @@ def replay(chain: GraphChain, known: Probe, changed: Collection[str]) -> TrialOu
 class _Answers:
     """Gives the token of each row that comes next, its answer's or, without one, the model's own."""
 
-    def __init__(
-        self, answers: Sequence[Sequence[int]], steps: int, ends: frozenset[int]
-    ) -> None:
+    def __init__(self, answers: Sequence[Sequence[int]], steps: int, ends: frozenset[int]) -> None:
         self.tokens: list[npt.NDArray[np.int64]] = []
         self.counted: list[npt.NDArray[np.bool_]] = []
         self._answers = answers

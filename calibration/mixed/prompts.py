@@ -1,4 +1,4 @@
-"""Batches of prompts for the graphs, and the tokens of the answers that belong to them."""
+"""Rows of data as batches of prompts for the graphs, and the tokens of the answers that belong to them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moir_edge.bundle.manifest import ModelFacts
-from moir_edge.calibration.rows import CalibrationRow
+from moir_edge.benchmarks.data import Row
 from moir_edge.errors import DataError
 from moir_edge.runtime.chat import user_message
-from moir_edge.runtime.processor import Processor
+from moir_edge.runtime.processor import EncodedPrompt, ModelInputs, Processor
 
 __all__ = ["PromptBatch", "answer_ids", "prompt_batches"]
 
@@ -26,38 +25,51 @@ class PromptBatch:
 
     Attributes:
         rows: The rows.
-        input_ids: (batch, sequence) int64.
-        mask: (batch, sequence) int64, 0 at padding.
-        tiles: (images, 3, height, width) float32, those of all rows in order; may have no rows.
+        inputs: As the runtime's processor prepares them.
     """
 
-    rows: tuple[CalibrationRow, ...]
-    input_ids: Array
-    mask: Array
-    tiles: Array
+    rows: tuple[Row, ...]
+    inputs: ModelInputs
+
+    @property
+    def tiles(self) -> Array:
+        """(images, 3, height, width) float32, those of all rows in order; no rows where there are no images."""
+        tiles = self.inputs.pixel_values
+        return np.zeros((0, 3, 1, 1), np.float32) if tiles is None else tiles
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest prompt."""
+        return int(self.inputs.input_ids.shape[1])
 
 
-def prompt_batches(
-    rows: Sequence[CalibrationRow], facts: ModelFacts, size: int
-) -> Iterator[PromptBatch]:
-    """Yield the rows in batches of `size`, in order."""
+def prompt_batches(rows: Sequence[Row], processor: Processor, size: int) -> Iterator[PromptBatch]:
+    """Yield the rows in batches of `size`, in order, each prepared when it is asked for.
+
+    Raises:
+        DataError: A row cannot be used.
+    """
     for start in range(0, len(rows), size):
-        yield _batch(tuple(rows[start : start + size]), facts)
+        own = tuple(rows[start : start + size])
+        turns = [_turn(row) for row in own]
+        yield PromptBatch(rows=own, inputs=processor(turns, [row.images for row in own]))
 
 
-def answer_ids(row: CalibrationRow, processor: Processor) -> tuple[int, ...]:
+def answer_ids(row: Row, prompt: EncodedPrompt, processor: Processor) -> tuple[int, ...]:
     """Return the tokens of the answer that a row carries, as the chat template writes it, the end token included.
 
     Empty where the row has no answer, or the template does not write one behind the prompt.
+
+    Args:
+        row: The row.
+        prompt: The row's prompt.
+        processor: Holds template and tokenizer.
     """
-    target = row.row.target
-    if not target:
+    if not row.target:
         return ()
-    prompt = row.inputs.prompts[0]
-    turns = user_message(row.row.prompt, images=len(row.row.images), context=row.row.context)
-    turns.append({"role": "assistant", "content": [{"type": "text", "text": target}]})
+    answer = {"role": "assistant", "content": [{"type": "text", "text": row.target}]}
     try:
-        whole = processor.chat_template.render(turns, add_generation_prompt=False)
+        whole = processor.chat_template.render([*_turn(row), answer], add_generation_prompt=False)
     except DataError:
         return ()
     if not whole.startswith(prompt.text):
@@ -69,6 +81,10 @@ def answer_ids(row: CalibrationRow, processor: Processor) -> tuple[int, ...]:
     return _until_end(ids[len(before) :], processor.facts.eos_token_ids)
 
 
+def _turn(row: Row) -> list[dict[str, Any]]:
+    return user_message(row.prompt, images=len(row.images), context=row.context)
+
+
 def _tokens(processor: Processor, text: str) -> tuple[int, ...]:
     return processor.tokenizer.encode(text, add_special_tokens=False).ids
 
@@ -78,16 +94,3 @@ def _until_end(ids: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
         if token in ends:
             return tuple(ids[: at + 1])
     return (*ids, ends[0])
-
-
-def _batch(rows: tuple[CalibrationRow, ...], facts: ModelFacts) -> PromptBatch:
-    width = max(row.inputs.input_ids.shape[1] for row in rows)
-    ids = np.full((len(rows), width), facts.pad_token_id, np.int64)
-    mask = np.zeros((len(rows), width), np.int64)
-    for at, row in enumerate(rows):
-        own = row.inputs.input_ids[0]
-        ids[at, width - len(own) :] = own
-        mask[at, width - len(own) :] = row.inputs.attention_mask[0]
-    none = np.zeros((0, 3, facts.image_size, facts.image_size), np.float32)
-    tiles = [row.inputs.pixel_values for row in rows if row.inputs.pixel_values is not None]
-    return PromptBatch(rows=rows, input_ids=ids, mask=mask, tiles=np.concatenate([none, *tiles]))

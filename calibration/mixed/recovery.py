@@ -13,25 +13,33 @@ import onnx_ir as ir
 
 from moir_edge.benchmarks.agreement import leading_share
 from moir_edge.benchmarks.candidates import Answer
+from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.metrics import mean_interval
 from moir_edge.benchmarks.schema import Percent
-from moir_edge.benchmarks.scores import Scores, overall_recovery, row_scores
-from moir_edge.bundle.manifest import ModelFacts
-from moir_edge.calibration.mixed.prompts import PromptBatch
+from moir_edge.benchmarks.scores import overall_recovery, row_scores
+from moir_edge.calibration.mixed.prompts import PromptBatch, prompt_batches
 from moir_edge.export.chain import GraphChain
 from moir_edge.export.writing import write_graphs
-from moir_edge.runtime.tokenizer import Tokenizer
+from moir_edge.runtime.processor import Processor
 
-__all__ = ["HeldOut", "Measure"]
+__all__ = ["HeldOut", "Measure", "Trial"]
 
 Measure = Literal["task score", "token agreement"]
 _SEED = 0
+_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Reference:
-    answers: list[Answer]
-    scores: Scores
+class Trial:
+    """What one set of graphs keeps and takes.
+
+    Attributes:
+        recovery: Share of the float model's score, with its 95 % interval.
+        tensor_bytes: Bytes of all tensors, those that components share counted once.
+    """
+
+    recovery: Percent
+    tensor_bytes: int
 
 
 class HeldOut:
@@ -42,70 +50,74 @@ class HeldOut:
     the first other token.
 
     Args:
-        batches: The rows.
-        facts: The model's facts.
-        tokenizer: Turns answers into text.
+        rows: The rows.
+        processor: Prepares them, a batch at a time, whenever graphs are run.
         max_new_tokens: Longest answer.
         graphs: Float graphs of all components.
 
     Attributes:
-        rows: How many rows.
-        measure: Which of the two.
+        measure: Which of the two: ``task score`` or ``token agreement``.
     """
 
     def __init__(
         self,
-        batches: Sequence[PromptBatch],
-        facts: ModelFacts,
-        tokenizer: Tokenizer,
+        rows: Sequence[Row],
+        processor: Processor,
         *,
         max_new_tokens: int,
         graphs: Mapping[str, ir.Model],
     ) -> None:
-        self._batches = tuple(batches)
-        self._facts = facts
-        self._tokenizer = tokenizer
+        self._rows = tuple(rows)
+        self._processor = processor
+        self._facts = processor.facts
         self._max_new_tokens = max_new_tokens
-        self._rows = [row.row for batch in batches for row in batch.rows]
-        self.rows = len(self._rows)
-        answers = self._answers(graphs, dict.fromkeys(graphs, "fp32"))
-        self._reference = _Reference(answers=answers, scores=row_scores(self._rows, answers))
-        own = self._reference.scores
-        scored = overall_recovery(self._rows, own, own, seed=_SEED) is not None
-        self.measure: Measure = "task score" if scored else "token agreement"
+        self._answers, _ = self._run(graphs, dict.fromkeys(graphs, "fp32"))
+        self._scores = row_scores(self._rows, self._answers)
+        own = overall_recovery(self._rows, self._scores, self._scores, seed=_SEED)
+        self.measure: Measure = "token agreement" if own is None else "task score"
 
-    def recovery(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> Percent:
-        """Return the recovery of quantized graphs with its 95 % interval.
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return len(self._rows)
+
+    def trial(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> Trial:
+        """Measure quantized graphs.
 
         Args:
             graphs: All components.
             precisions: Component name to the precision by which its session is set.
         """
-        answers = self._answers(graphs, precisions)
+        answers, tensor_bytes = self._run(graphs, precisions)
+        return Trial(recovery=self._recovery(answers), tensor_bytes=tensor_bytes)
+
+    def _recovery(self, answers: Sequence[Answer]) -> Percent:
         if self.measure == "task score":
-            found = overall_recovery(
-                self._rows, row_scores(self._rows, answers), self._reference.scores, seed=_SEED
-            )
+            scores = row_scores(self._rows, answers)
+            found = overall_recovery(self._rows, scores, self._scores, seed=_SEED)
             if found is not None:
                 return found
-        pairs = zip(answers, self._reference.answers, strict=True)
+        pairs = zip(answers, self._answers, strict=True)
         shares = [leading_share(own.token_ids, ref.token_ids) for own, ref in pairs]
         mean = mean_interval(shares, seed=_SEED)
         return Percent(percent=100 * mean.value, low=100 * mean.low, high=100 * mean.high)
 
-    def _answers(
+    def _run(
         self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]
-    ) -> list[Answer]:
+    ) -> tuple[list[Answer], int]:
+        """Return the answers to all rows, and the bytes of the tensors."""
         with tempfile.TemporaryDirectory(prefix="moir-edge-mix-") as folder:
-            write_graphs(graphs, Path(folder))
+            written = write_graphs(graphs, Path(folder))
             chain = GraphChain(Path(folder), precisions, self._facts)
-            return [answer for batch in self._batches for answer in self._batch(chain, batch)]
+            batches = prompt_batches(self._rows, self._processor, _BATCH)
+            answers = [answer for batch in batches for answer in self._batch(chain, batch)]
+        return answers, sum(one.tensor_bytes for one in written.values())
 
     def _batch(self, chain: GraphChain, batch: PromptBatch) -> list[Answer]:
         """Answer greedily, each row up to its end token."""
-        room = self._facts.context_length - batch.input_ids.shape[1]
+        room = self._facts.context_length - batch.width
         ends = np.array(self._facts.eos_token_ids)
-        step = chain.prefill(batch.input_ids, batch.mask, batch.tiles)
+        step = chain.prefill(batch.inputs.input_ids, batch.inputs.attention_mask, batch.tiles)
         tokens: list[Any] = [step.logits.argmax(axis=-1).astype(np.int64)]
         ended = np.isin(tokens[-1], ends)
         while len(tokens) < min(self._max_new_tokens, room) and not ended.all():
@@ -118,4 +130,4 @@ class HeldOut:
         ends = self._facts.eos_token_ids
         stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
         ids = tuple(tokens[:stop])
-        return Answer(text=self._tokenizer.decode(ids).strip(), token_ids=ids)
+        return Answer(text=self._processor.tokenizer.decode(ids).strip(), token_ids=ids)

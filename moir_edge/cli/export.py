@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moir_edge.cli.mix_options import (
+    HoldoutRows,
+    Sensitivity,
+    SensitivityRows,
+    TargetRecovery,
+    mix_lines,
+    mix_settings,
+)
+
 if TYPE_CHECKING:
     from moir_edge.calibration import CalibrationSettings
 
@@ -67,6 +76,10 @@ def export(
     max_bad_rows: Annotated[
         int | None, typer.Option(min=0, help="Skip this many bad rows at most; 10 by default.")
     ] = None,
+    target_recovery: TargetRecovery = None,
+    sensitivity: Sensitivity = False,
+    sensitivity_rows: SensitivityRows = None,
+    holdout_rows: HoldoutRows = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle that stands at the output.")
     ] = False,
@@ -97,6 +110,12 @@ def export(
         min_snr_db=min_snr,
         max_bad_rows=max_bad_rows,
     )
+    mix = mix_settings(
+        target_recovery,
+        sensitivity=sensitivity,
+        sensitivity_rows=sensitivity_rows,
+        holdout_rows=holdout_rows,
+    )
     from moir_edge.export import export_bundle
 
     with progress_bar(quiet=as_json) as progress:
@@ -107,6 +126,7 @@ def export(
             precision=precision,
             component_precision=overrides,
             calibration=calibration,
+            mix=mix,
             force=force,
             progress=progress,
         )
@@ -195,6 +215,10 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         typer.echo(f"  {name:<10}{component.precision:<18}{component.tensor_bytes / 1e6:8.2f} MB")
     for line in calibration_lines(manifest.calibration or {}):
         typer.echo(f"  {line}")
+    report = path / "reports" / "sensitivity.json"
+    if report.is_file():
+        for line in mix_lines(json.loads(report.read_text(encoding="utf-8"))):
+            typer.echo(f"  {line}")
     for engine in manifest.engines:
         typer.echo(
             f"  engine {engine.component:<10}{engine.target} (SM {engine.compute_capability})"
