@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,13 +74,24 @@ class GraphChain:
         session_entries: Mapping[str, str] | None = None,
     ) -> None:
         self.further_inputs: Mapping[str, Mapping[str, Array]] = {}
+        self._entries = session_entries or {}
         self._facts = facts
         self._watch = watch
         self._tiles_per_run = tiles_per_run
         self._sessions = {
-            name: _session(folder / f"{name}.onnx", name, precision, session_entries or {})
+            name: _session(folder / f"{name}.onnx", name, precision, self._entries)
             for name, precision in precisions.items()
         }
+
+    def replaced(self, folder: Path, precisions: Mapping[str, str]) -> GraphChain:
+        """Return a chain that takes the named components from another folder and shares the other sessions."""
+        chain = copy.copy(self)
+        chain._sessions = self._sessions | {
+            name: _session(folder / f"{name}.onnx", name, precision, self._entries)
+            for name, precision in precisions.items()
+        }
+        chain.further_inputs = {}
+        return chain
 
     def prefill(self, input_ids: Array, mask: Array, tiles: Array) -> ChainStep:
         """Run the prompt.

@@ -75,6 +75,8 @@ def _makers(value: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
 
 def _proto(constant: ir.Value) -> onnx.TensorProto:
     """Return a constant under the name by which nodes read it."""
+    if constant.const_value is None:
+        raise ValueError(f"{constant.name!r} has no value")
     proto = onnx.TensorProto()
     proto.CopyFrom(ir.to_proto(constant.const_value))
     proto.name = str(constant.name)

@@ -14,14 +14,14 @@ import onnx_ir as ir
 from moir_edge.calibration.formats import get_format
 from moir_edge.calibration.layers import LayerOptions, quantize_layers
 from moir_edge.calibration.mixed.divergence import kl_divergence
-from moir_edge.calibration.mixed.layers import LayerTable, Quantizer
+from moir_edge.calibration.mixed.layers import Layer, LayerTable, Quantizer
 from moir_edge.calibration.mixed.overrides import TRIAL_SESSION, TrialGraphs
 from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.summary import QuantizationSummary
 from moir_edge.errors import DataError, UnsupportedError
 
-__all__ = ["sensitivity"]
+__all__ = ["measure_layers", "sensitivity"]
 
 Array = npt.NDArray[Any]
 _COMPONENT = "graph"
@@ -66,7 +66,7 @@ def sensitivity(
     if output not in names:
         raise DataError(f"the graph has no output {output!r}; it has {', '.join(names)}")
     table = LayerTable({_COMPONENT: graph}, _quantizer(precision, observers, options))
-    return _measure(table, [dict(feed) for feed in feeds], output)
+    return measure_layers(table, [dict(feed) for feed in feeds], output)
 
 
 def _quantizer(
@@ -86,31 +86,46 @@ def _quantizer(
     return quantizer
 
 
-def _measure(
+def measure_layers(
     table: LayerTable, feeds: Sequence[Mapping[str, Array]], output: str
 ) -> tuple[LayerSensitivity, ...]:
-    import onnxruntime
+    """Measure the layers of a table that holds one graph, named ``graph``; see `sensitivity`.
 
+    Raises:
+        DataError: There is no feed.
+    """
     if not feeds:
         raise DataError("there is nothing to measure with: no feed was given")
     trials = TrialGraphs(table)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    for key, value in TRIAL_SESSION.items():
-        options.add_session_config_entry(key, value)
-    content = ir.to_proto(trials.models[_COMPONENT]).SerializeToString()
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    run = _Run(session, feeds, output)
+    run = _Run(_session(trials.models[_COMPONENT]), feeds, output)
+
+    def kl(layer: Layer, precision: str) -> float:
+        further = trials.feeds(layer, precision)
+        if further is not None:
+            return run.kl(further[_COMPONENT])
+        return run.kl({}, _session(table.alone(layer, precision)[_COMPONENT]))
+
     return tuple(
         LayerSensitivity.of(
             layer,
             [
-                PrecisionCost(precision=name, bytes=size, kl=run.kl(trials.feeds(layer, name)))
+                PrecisionCost(precision=name, bytes=size, kl=kl(layer, name))
                 for name, size in zip(layer.precisions[:-1], layer.bytes, strict=False)
             ],
         )
         for layer in table.layers
     )
+
+
+def _session(model: ir.Model) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    for key, value in TRIAL_SESSION.items():
+        options.add_session_config_entry(key, value)
+    content = ir.to_proto(model).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 class _Run:
@@ -120,14 +135,15 @@ class _Run:
         self._session = session
         self._feeds = feeds
         self._output = output
-        self._reference = [self._outputs(feed) for feed in feeds]
+        self._reference = [self._run(session, feed) for feed in feeds]
 
-    def kl(self, further: Mapping[str, Mapping[str, Array]]) -> float:
-        """Return the mean divergence with further inputs."""
-        outputs = [self._outputs({**feed, **further[_COMPONENT]}) for feed in self._feeds]
+    def kl(self, further: Mapping[str, Array], session: Any = None) -> float:
+        """Return the mean divergence with further inputs, or of another session."""
+        other = self._session if session is None else session
+        outputs = [self._run(other, {**feed, **further}) for feed in self._feeds]
         pairs = zip(self._reference, outputs, strict=True)
         return float(np.mean([kl_divergence(*pair).mean() for pair in pairs]))
 
-    def _outputs(self, feed: Mapping[str, Array]) -> Array:
-        output: Array = self._session.run([self._output], dict(feed))[0]
+    def _run(self, session: Any, feed: Mapping[str, Array]) -> Array:
+        output: Array = session.run([self._output], dict(feed))[0]
         return output

@@ -28,6 +28,8 @@ Array = npt.NDArray[Any]
 Quantizer = Callable[[str, ir.Model, Mapping[str, str]], QuantizationSummary | None]
 """Called as ``quantizer(component, model, precisions)``: quantizes a graph in place, some nodes to a precision of their own."""
 
+_TINY = 1e-30
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerUse:
@@ -98,7 +100,7 @@ class LayerTable:
     def __init__(self, graphs: Mapping[str, ir.Model], quantizer: Quantizer) -> None:
         self.graphs = graphs
         self._quantizer = quantizer
-        self._copies: dict[tuple[str, str], ir.Model] = {}
+        self._copies: dict[tuple[str, str], _Copy] = {}
         self._floors: dict[LayerUse, str] = {}
         self._uses: dict[LayerUse, WeightUse] = {}
         for component, graph in graphs.items():
@@ -107,11 +109,31 @@ class LayerTable:
         self._add_higher_precisions()
         self.layers = tuple(self._layer(uses) for uses in groups)
 
-    def weight(self, use: LayerUse, precision: str) -> npt.NDArray[np.float32]:
-        """Return the weight as the node would see it in a precision, laid out as the float initializer is."""
+    def weight(self, use: LayerUse, precision: str) -> npt.NDArray[np.float32] | None:
+        """Return the weight as the node would see it in a precision, laid out as the float initializer is.
+
+        None where that precision did more than to round the weight: a method that scales rows and takes the scale out
+        of what comes before leaves a weight that means nothing without its surroundings.
+        """
+        source = self._uses[use]
         matrix = evaluate_constant(_weight_of(self._node(use, precision)))
-        kind = self._uses[use].kind
-        return matrix if kind == "matmul" else np.ascontiguousarray(matrix.T)
+        original = source.matrix()
+        error = np.linalg.norm(matrix - original) / max(float(np.linalg.norm(original)), _TINY)
+        expected = self._copy(use, precision).relative_errors[use.node]
+        # The same figure by another order of float32 sums.
+        if not np.isclose(error, expected, rtol=1e-2, atol=1e-5):
+            return None
+        return matrix if source.kind == "matmul" else np.ascontiguousarray(matrix.T)
+
+    def alone(self, layer: Layer, precision: str) -> dict[str, ir.Model]:
+        """Return the components that hold a layer, quantized for real with all other layers in float32."""
+        models = {}
+        for component in {use.component: None for use in layer.uses}:
+            chosen = {use.node: "fp32" for use in self._of(component)}
+            chosen |= {use.node: precision for use in layer.uses if use.component == component}
+            models[component] = self.graphs[component].clone()
+            self._quantizer(component, models[component], chosen)
+        return models
 
     def rounding(self, use: LayerUse, precision: str) -> ActivationRounding | None:
         """Return how the node's input is stored in a precision, or None where it stays float."""
@@ -128,14 +150,10 @@ class LayerTable:
             scale=scale.numpy(), zero_point=zero_point.numpy(), dtype=zero_point.dtype
         )
 
-    def source(self, use: LayerUse) -> WeightUse:
-        """Return the use in the float graph."""
-        return self._uses[use]
-
     def _add_component(self, component: str, graph: ir.Model) -> None:
         """Quantize one graph to the floor and note what became of each layer."""
-        copy = graph.clone()
-        summary = self._quantizer(component, copy, {})
+        model = graph.clone()
+        summary = self._quantizer(component, model, {})
         entries = {} if summary is None else {entry.node: entry for entry in summary.weights}
         for weight_use in find_weight_uses(graph.graph):
             node = str(weight_use.node.name)
@@ -143,7 +161,7 @@ class LayerTable:
                 use = LayerUse(component=component, node=node)
                 self._floors[use], self._uses[use] = entries[node].precision, weight_use
         for precision in {self._floors[use] for use in self._of(component)}:
-            self._copies[component, precision] = copy
+            self._copies[component, precision] = _Copy(model, summary)
 
     def _add_higher_precisions(self) -> None:
         for component in self.graphs:
@@ -161,15 +179,17 @@ class LayerTable:
         }
         if precision == "fp32" or set(chosen.values()) == {"fp32"}:
             return
-        copy = self.graphs[component].clone()
-        self._quantizer(component, copy, chosen)
-        self._copies[component, f"raised {precision}"] = copy
+        model = self.graphs[component].clone()
+        summary = self._quantizer(component, model, chosen)
+        self._copies[component, f"raised {precision}"] = _Copy(model, summary)
+
+    def _copy(self, use: LayerUse, precision: str) -> _Copy:
+        floor = self._floors[use]
+        return self._copies[use.component, floor if precision == floor else f"raised {precision}"]
 
     def _node(self, use: LayerUse, precision: str) -> ir.Node:
-        floor = self._floors[use]
-        key = floor if precision == floor else f"raised {precision}"
-        names = (use.node, f"{use.node}/columns")
-        return next(node for node in self._copies[use.component, key].graph if node.name in names)
+        nodes = self._copy(use, precision).nodes
+        return nodes[use.node if use.node in nodes else f"{use.node}/columns"]
 
     def _of(self, component: str) -> list[LayerUse]:
         return [use for use in self._floors if use.component == component]
@@ -194,6 +214,15 @@ class LayerTable:
             precisions=precisions,
             bytes=(*quantized, 4 * int(np.prod(first.shape))),
         )
+
+
+class _Copy:
+    """A graph in which layers are quantized, by node."""
+
+    def __init__(self, model: ir.Model, summary: QuantizationSummary | None) -> None:
+        self.nodes = {str(node.name): node for node in model.graph}
+        entries = () if summary is None else summary.weights
+        self.relative_errors = {entry.node: entry.relative_error for entry in entries}
 
 
 def _weight_of(node: ir.Node) -> ir.Value:

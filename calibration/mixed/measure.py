@@ -69,7 +69,8 @@ def measure_sensitivity(
 
     The float graphs run once over all rows and what enters each component is kept: a layer of the decoder is tried by
     the decoder alone, one of the vision tower by vision, router and decoder. The cost is rows × layers × precisions
-    prompts, and as many runs of one token for each further token of the answers.
+    prompts, and as many runs of one token for each further token of the answers. A precision whose method also edits what
+    is around a layer takes a session per trial.
 
     Args:
         graphs: Float graphs of all components, those in `table` among them.
@@ -86,7 +87,7 @@ def measure_sensitivity(
             Path(folder), dict.fromkeys(graphs, "fp32"), facts, session_entries=TRIAL_SESSION
         )
         known = [_probe(chain, batch, facts, answer_tokens) for batch in batches]
-        layers = _try_all(chain, known, table.layers, trials, progress)
+        layers = _try_all(_Trier(chain, known, trials, table), table.layers, progress)
     losses = np.concatenate([one.loss for one in known])
     answers = [answer for _, own in batches for answer in own]
     return ModelSensitivity(
@@ -105,11 +106,7 @@ def _probe(chain: GraphChain, batch: Batch, facts: ModelFacts, answer_tokens: in
 
 
 def _try_all(
-    chain: GraphChain,
-    known: Sequence[Probe],
-    layers: Sequence[Layer],
-    trials: TrialGraphs,
-    progress: Progress,
+    trier: _Trier, layers: Sequence[Layer], progress: Progress
 ) -> tuple[LayerSensitivity, ...]:
     total = sum(len(layer.precisions) - 1 for layer in layers)
     done, found = 0, []
@@ -117,14 +114,32 @@ def _try_all(
         costs = []
         for precision, size in zip(layer.precisions[:-1], layer.bytes, strict=False):
             progress("sensitivity", done, total)
-            chain.further_inputs = feeds = trials.feeds(layer, precision)
-            outputs = [replay(chain, one, feeds) for one in known]
-            costs.append(_cost(precision, size, known, outputs))
+            costs.append(_cost(precision, size, trier.known, trier.outputs(layer, precision)))
             done += 1
         found.append(LayerSensitivity.of(layer, costs))
-    chain.further_inputs = {}
     progress("sensitivity", total, total)
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Trier:
+    """Runs the known batches with one layer in another precision."""
+
+    chain: GraphChain
+    known: Sequence[Probe]
+    trials: TrialGraphs
+    table: LayerTable
+
+    def outputs(self, layer: Layer, precision: str) -> list[TrialOutputs]:
+        feeds = self.trials.feeds(layer, precision)
+        if feeds is not None:
+            self.chain.further_inputs = feeds
+            return [replay(self.chain, one, feeds) for one in self.known]
+        models = self.table.alone(layer, precision)
+        with tempfile.TemporaryDirectory(prefix="moir-edge-sensitivity-") as folder:
+            write_graphs(models, Path(folder))
+            chain = self.chain.replaced(Path(folder), dict.fromkeys(models, "fp32"))
+            return [replay(chain, one, models) for one in self.known]
 
 
 def _cost(

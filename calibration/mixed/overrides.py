@@ -49,12 +49,18 @@ class TrialGraphs:
         for model in self.models.values():
             _remove_unused(model.graph)
 
-    def feeds(self, layer: Layer, precision: str) -> dict[str, dict[str, Array]]:
-        """Return the inputs, by component, under which one layer is in a precision and all else in float32."""
+    def feeds(self, layer: Layer, precision: str) -> dict[str, dict[str, Array]] | None:
+        """Return the inputs, by component, under which one layer is in a precision and all else in float32.
+
+        None where inputs alone cannot do it, see `LayerTable.weight`; `LayerTable.alone` has the graphs that can.
+        """
         feeds: dict[str, dict[str, Array]] = {}
         for use in layer.uses:
             own = feeds.setdefault(use.component, {})
-            own[self._weights[use]] = self._table.weight(use, precision)
+            weight = self._table.weight(use, precision)
+            if weight is None:
+                return None
+            own[self._weights[use]] = weight
             if (use, precision) in self._switches:
                 own[self._switches[use, precision]] = np.array(True)
         return feeds

@@ -67,12 +67,12 @@ def _scale(layers: Layers) -> Scale:
 def _legend(names: Sequence[str]) -> str:
     parts = []
     for at, name in enumerate(names):
-        left = _LEFT + 130 * at
+        left = _LEFT + 150 * at
         parts.append(marker(at, left, 14, 4, name))
         parts.append(label(left + 10, 18, name, anchor="start"))
     return "".join(parts)
 
 
-def _short(name: str, length: int = 28) -> str:
+def _short(name: str, length: int = 26) -> str:
     first = name.split(" + ")[0]
     return first if len(first) <= length else f"{first[: length - 1]}…"
