@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from moir_edge.benchmarks.candidates import Answer, RoutingRow
 from moir_edge.benchmarks.schema import RoutingAgreement, TokenAgreement
 
-__all__ = ["routing_agreement", "token_agreement"]
+__all__ = ["leading_share", "routing_agreement", "token_agreement"]
 
 _LEAST_NORM = 1e-12
 
@@ -31,7 +31,7 @@ def token_agreement(answers: Sequence[Answer], reference: Sequence[Answer]) -> T
     return TokenAgreement(
         rows=len(pairs),
         identical_percent=100.0 * float(np.mean([a == b for a, b in pairs])),
-        leading_percent=100.0 * float(np.mean([_leading_share(a, b) for a, b in pairs])),
+        leading_percent=100.0 * float(np.mean([leading_share(a, b) for a, b in pairs])),
     )
 
 
@@ -108,7 +108,8 @@ class _Pair:
         return np.asarray(products / np.maximum(norms, _LEAST_NORM))
 
 
-def _leading_share(tokens: tuple[int, ...], reference: tuple[int, ...]) -> float:
+def leading_share(tokens: tuple[int, ...], reference: tuple[int, ...]) -> float:
+    """Return the share of the longer answer's tokens that come before the first difference, in [0, 1]."""
     longer = max(len(tokens), len(reference))
     if longer == 0:
         return 1.0

@@ -7,6 +7,9 @@ if __name__ != "moir_edge.calibration":
 
 from moir_edge.calibration.granularity import PerBlock, PerOutputChannel
 from moir_edge.calibration.layers import LayerOptions
+from moir_edge.calibration.mixed.graphs import sensitivity
+from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
+from moir_edge.calibration.mixed.settings import MixSettings
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.quantize import quantize
 from moir_edge.calibration.settings import CalibrationSettings
@@ -18,10 +21,14 @@ __all__ = [
     "ActivationScale",
     "CalibrationSettings",
     "LayerOptions",
+    "LayerSensitivity",
+    "MixSettings",
     "PerBlock",
     "PerOutputChannel",
+    "PrecisionCost",
     "QuantizationSummary",
     "QuantizedWeight",
     "observe",
     "quantize",
+    "sensitivity",
 ]

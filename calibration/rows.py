@@ -45,10 +45,12 @@ class CalibrationRow:
 
     Attributes:
         where: ``file:line``, or where else it stands.
+        row: As it stands in the data; its answers serve to measure with, not to calibrate.
         inputs: Batch of one.
     """
 
     where: str
+    row: Row
     inputs: ModelInputs
 
 
@@ -131,7 +133,7 @@ class CalibrationRows:
         self.count += 1
         self.conditions[condition] += 1
         self.sha256 = hashlib.sha256(f"{self.sha256}{digest}".encode()).hexdigest()
-        return CalibrationRow(where=where, inputs=inputs)
+        return CalibrationRow(where=where, row=row, inputs=inputs)
 
     def _seen(self, row: Row, condition: str) -> ModelInputs:
         """Encode a row under a condition; a changed image does not outlive this."""

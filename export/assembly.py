@@ -15,20 +15,17 @@ from moir_edge.bundle import ComponentEntry, EngineEntry, Manifest, seal, staged
 from moir_edge.export.assets import write_assets
 from moir_edge.export.components import Progress, TracedModel, silent
 from moir_edge.export.gpu_form import takes_gpu_form, to_gpu_form
+from moir_edge.export.mixing import mark_raised, measure_and_choose
 from moir_edge.export.parity import measure_parity, require_fp32_parity
-from moir_edge.export.precisions import (
-    PrecisionName,
-    apply_precision,
-    calibrated_components,
-    choose_int4_method,
-    plan_precisions,
-)
+from moir_edge.export.plan import ExportPlan, plan_export
+from moir_edge.export.precisions import PrecisionName
 from moir_edge.export.trtexec import write_build_script
 from moir_edge.export.writing import WrittenGraph, write_graphs
 from moir_edge.targets import get_target
 
 if TYPE_CHECKING:
-    from moir_edge.calibration import CalibrationSettings, QuantizationSummary
+    from moir_edge.calibration import CalibrationSettings, MixSettings, QuantizationSummary
+    from moir_edge.calibration.mixed.choosing import Mix
     from moir_edge.calibration.preparation import CalibratedGraphs
 
 __all__ = ["assemble", "package_versions"]
@@ -45,6 +42,7 @@ def assemble(
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
     int4_method: str | None = None,
+    mix: MixSettings | None = None,
     engines: bool = True,
     force: bool = False,
     progress: Progress | None = None,
@@ -57,9 +55,12 @@ def assemble(
         target: Device profile.
         precision: Precision of the bundle.
         component_precision: Overrides by component.
-        calibration: Data and methods for ``int8`` and ``fp8``, and for ``int4`` by a method that goes by data.
+        calibration: Data and methods for ``int8`` and ``fp8``, for ``int4`` by a method that goes by data, and what `mix` is
+            measured on.
         int4_method: How INT4 weights are found, see `moir_edge.calibration.weight_methods`; None takes the best
             there is with the data at hand.
+        mix: Measure the layers' sensitivity, and raise as few as reach a target; see
+            `moir_edge.calibration.mixed.choosing`.
         engines: Compile engines too, where the target's can be built on any machine.
         force: Replace a bundle that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
@@ -71,17 +72,25 @@ def assemble(
         UnsupportedError: Unknown target, precision or component, the target lacks the precision, or calibration
             data are missing or of no use.
         DataError: The calibration data cannot be used.
-        ToleranceError: A float32 bundle differs from torch by more than its tolerance.
+        ToleranceError: A float32 bundle differs from torch by more than its tolerance, or no mix reaches the target.
         BundleError: `output` exists and may not be replaced.
         EnvironmentProblem: The disk is full or not writable.
     """
-    plan = plan_precisions(traced.graphs, target, precision, component_precision)
-    method = choose_int4_method(plan, target, int4_method, has_data=calibration is not None)
+    plan = plan_export(
+        traced.graphs,
+        target=target,
+        precision=precision,
+        component_precision=component_precision,
+        int4_method=int4_method,
+        calibration=calibration,
+        mix=mix,
+    )
     report = progress or silent
     with staged_bundle(output, force=force) as folder:
         write_assets(traced.checkpoint, folder)
-        calibrated = _calibrate(traced, plan, method, folder, calibration, report)
-        models, summaries = _convert(traced, plan, method, calibrated, target, report)
+        calibrated = _calibrate(traced, plan, folder, report)
+        chosen = _choose_mix(traced, plan, calibrated, folder, report)
+        models, summaries = _convert(traced, plan, calibrated, chosen, report)
         written = write_graphs(models, folder)
         _write_report(folder / "reports" / "quantization.json", summaries)
         manifest = Manifest(
@@ -92,7 +101,7 @@ def assemble(
             precision=cast(PrecisionName, precision),
             router=traced.router_record,
             router_sha256=traced.router_sha256,
-            components=_entries(traced, plan, written, target),
+            components=_entries(traced, plan, written),
             calibration=_calibration_record(summaries, calibrated),
             parity=_parity(traced, plan, folder, report),
         )
@@ -112,16 +121,10 @@ def _engines(folder: Path, manifest: Manifest, report: Progress) -> tuple[Engine
 
 
 def _calibrate(
-    traced: TracedModel,
-    plan: Mapping[str, PrecisionName],
-    int4_method: str,
-    folder: Path,
-    settings: CalibrationSettings | None,
-    report: Progress,
+    traced: TracedModel, plan: ExportPlan, folder: Path, report: Progress
 ) -> CalibratedGraphs | None:
     """Run the calibration data where a component needs it; the folder holds the processor already."""
-    components = calibrated_components(plan, has_data=settings is not None, int4_method=int4_method)
-    if settings is None:
+    if plan.calibration is None or not plan.calibrated:
         return None
     from moir_edge.calibration.preparation import calibrate
 
@@ -129,43 +132,49 @@ def _calibrate(
         traced.graphs,
         traced.facts,
         folder,
-        settings,
-        components=components,
-        weights_only=[name for name in components if plan[name] == "int4"],
+        plan.calibration,
+        components=plan.calibrated,
+        weights_only=plan.weights_only,
         progress=report,
     )
 
 
+def _choose_mix(
+    traced: TracedModel,
+    plan: ExportPlan,
+    calibrated: CalibratedGraphs | None,
+    folder: Path,
+    report: Progress,
+) -> Mix | None:
+    """Measure the layers and choose their precisions, if that was asked for."""
+    if plan.mix is None or plan.calibration is None:
+        return None
+    return measure_and_choose(traced, plan, calibrated, folder, report=report)
+
+
 def _convert(
     traced: TracedModel,
-    plan: Mapping[str, PrecisionName],
-    int4_method: str,
+    plan: ExportPlan,
     calibrated: CalibratedGraphs | None,
-    target: str,
+    mix: Mix | None,
     report: Progress,
 ) -> tuple[dict[str, ir.Model], dict[str, QuantizationSummary]]:
-    profile = get_target(target)
     # Where ONNX Runtime is what runs the bundle, activations are stored as its kernels are fast in.
-    signed = profile.builder != "onnxruntime"
+    quantizer = plan.quantizer(calibrated, signed=plan.on_gpu)
+    raised = {} if mix is None else mix.precisions
     graphs = traced.graphs if calibrated is None else calibrated.graphs
     models: dict[str, ir.Model] = {}
     summaries: dict[str, QuantizationSummary] = {}
     for done, (name, graph) in enumerate(graphs.items()):
-        report("convert weights", done, len(plan))
+        report("convert weights", done, len(graphs))
         models[name] = graph.clone()
-        summary = apply_precision(
-            models[name],
-            plan[name],
-            component=name,
-            calibrated=calibrated,
-            signed=signed,
-            int4_method=int4_method,
-        )
+        own = raised.get(name, {})
+        summary = quantizer(name, models[name], own)
         if summary is not None:
-            summaries[name] = summary
-        if takes_gpu_form(profile, plan[name]):
+            summaries[name] = mark_raised(summary, own)
+        if takes_gpu_form(plan.target, plan.precisions[name]):
             to_gpu_form(models[name])
-    report("convert weights", len(plan), len(plan))
+    report("convert weights", len(graphs), len(graphs))
     return models, summaries
 
 
@@ -199,19 +208,17 @@ def _digest(summary: QuantizationSummary) -> dict[str, Any]:
 
 def _entries(
     traced: TracedModel,
-    plan: Mapping[str, PrecisionName],
+    plan: ExportPlan,
     written: Mapping[str, WrittenGraph],
-    target: str,
 ) -> dict[str, ComponentEntry]:
-    profile = get_target(target)
     return {
         name: ComponentEntry(
             graph=graph.graph,
             data=graph.data,
             structure_sha256=graph.structure_sha256,
             weights_sha256=graph.weights_sha256,
-            precision=plan[name],
-            gpu_form=takes_gpu_form(profile, plan[name]),
+            precision=plan.precisions[name],
+            gpu_form=takes_gpu_form(plan.target, plan.precisions[name]),
             tensor_bytes=graph.tensor_bytes,
             inputs=traced.specs[name].inputs,
             outputs=traced.specs[name].outputs,
@@ -221,12 +228,12 @@ def _entries(
 
 
 def _parity(
-    traced: TracedModel, plan: Mapping[str, PrecisionName], folder: Path, report: Progress
+    traced: TracedModel, plan: ExportPlan, folder: Path, report: Progress
 ) -> dict[str, Any]:
     """Measure the written graphs against torch, keep the figures in ``reports/parity.json`` too."""
     report("parity", 0, 1)
-    figures = measure_parity(traced, folder, plan)
-    if set(plan.values()) == {"fp32"}:
+    figures = measure_parity(traced, folder, plan.precisions)
+    if set(plan.precisions.values()) == {"fp32"}:
         require_fp32_parity(figures)
     reports = folder / "reports"
     reports.mkdir(exist_ok=True)

@@ -10,14 +10,10 @@ from moir_edge.bundle import COMPONENTS, check_bundle_output
 from moir_edge.export.assembly import assemble
 from moir_edge.export.checkpoints import load_checkpoint
 from moir_edge.export.components import Progress, trace_components
-from moir_edge.export.precisions import (
-    calibrated_components,
-    choose_int4_method,
-    plan_precisions,
-)
+from moir_edge.export.plan import plan_export
 
 if TYPE_CHECKING:
-    from moir_edge.calibration import CalibrationSettings
+    from moir_edge.calibration import CalibrationSettings, MixSettings
 
 __all__ = ["export_bundle"]
 
@@ -31,6 +27,7 @@ def export_bundle(
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
     int4_method: str | None = None,
+    mix: MixSettings | None = None,
     engines: bool = True,
     force: bool = False,
     progress: Progress | None = None,
@@ -48,6 +45,8 @@ def export_bundle(
         calibration: Data and methods for ``int8`` and ``fp8``, and for ``int4`` by a method that goes by data.
         int4_method: How INT4 weights are found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; None takes the best there is with the
             data at hand.
+        mix: Measure the layers' sensitivity into ``reports/sensitivity.json``, and raise the precision of as few as
+            reach a target recovery; needs `calibration`.
         engines: Compile engines too, where the target's can be built on any machine.
         force: Replace a bundle that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
@@ -64,10 +63,15 @@ def export_bundle(
     """
     # Everything that can be refused is refused before the long work.
     check_bundle_output(output, force=force)
-    plan = plan_precisions(COMPONENTS, target, precision, component_precision)
-    has_data = calibration is not None
-    method = choose_int4_method(plan, target, int4_method, has_data=has_data)
-    calibrated_components(plan, has_data=has_data, int4_method=method)
+    plan_export(
+        COMPONENTS,
+        target=target,
+        precision=precision,
+        component_precision=component_precision,
+        int4_method=int4_method,
+        calibration=calibration,
+        mix=mix,
+    )
     traced = trace_components(load_checkpoint(checkpoint), progress=progress)
     return assemble(
         traced,
@@ -77,6 +81,7 @@ def export_bundle(
         component_precision=component_precision,
         calibration=calibration,
         int4_method=int4_method,
+        mix=mix,
         engines=engines,
         force=force,
         progress=progress,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class ChainStep:
         cache: Keys and values by output name without ``present.``.
         mask: (batch, total_sequence) attention mask so far.
         image_features: (images, tokens, hidden), or None.
-        text_embeds: (batch, sequence, hidden), straight from `embedding`.
+        text_embeds: (batch, sequence, hidden), straight from `embedding`; after `start` what it was given.
         routing: The router's outputs by name, or None where nothing was routed.
     """
 
@@ -57,6 +58,10 @@ class GraphChain:
         facts: The model's facts.
         watch: Gets the tapped values of every run.
         tiles_per_run: Image tiles that `vision` takes at once; bounds what a watcher gets.
+        session_entries: Further configuration entries of every session.
+
+    Attributes:
+        further_inputs: Component name to inputs that its graph has besides the interface, fed at every run.
     """
 
     def __init__(
@@ -67,14 +72,27 @@ class GraphChain:
         *,
         watch: Watch | None = None,
         tiles_per_run: int = 16,
+        session_entries: Mapping[str, str] | None = None,
     ) -> None:
+        self.further_inputs: Mapping[str, Mapping[str, Array]] = {}
+        self._entries = session_entries or {}
         self._facts = facts
         self._watch = watch
         self._tiles_per_run = tiles_per_run
         self._sessions = {
-            name: _session(folder / f"{name}.onnx", name, precision)
+            name: _session(folder / f"{name}.onnx", name, precision, self._entries)
             for name, precision in precisions.items()
         }
+
+    def replaced(self, folder: Path, precisions: Mapping[str, str]) -> GraphChain:
+        """Return a chain that takes the named components from another folder and shares the other sessions."""
+        chain = copy.copy(self)
+        chain._sessions = self._sessions | {
+            name: _session(folder / f"{name}.onnx", name, precision, self._entries)
+            for name, precision in precisions.items()
+        }
+        chain.further_inputs = {}
+        return chain
 
     def prefill(self, input_ids: Array, mask: Array, tiles: Array) -> ChainStep:
         """Run the prompt.
@@ -84,34 +102,53 @@ class GraphChain:
             mask: (batch, sequence) int64.
             tiles: (images, 3, height, width) float32, in the order of their tokens; may have no rows.
         """
-        text = self._run("embedding", {"input_ids": input_ids})["inputs_embeds"]
-        features = self._image_features(tiles) if len(tiles) else None
-        embeds = _place_features(text, input_ids == self._facts.image_token_id, features)
-        routing = self._route(embeds, input_ids, mask) if features is not None else None
-        embeds = embeds if routing is None else routing["routed_embeds"]
-        logits, cache = self._decode(embeds, mask, _positions(mask), self._empty_cache(len(mask)))
-        return ChainStep(
-            logits=logits,
-            cache=cache,
-            mask=mask,
-            image_features=features,
-            text_embeds=text,
-            routing=routing,
-        )
+        text = self.embed(input_ids)
+        features = self.image_features(tiles) if len(tiles) else None
+        embeds, routing = self.prompt_embeds(text, features, input_ids, mask)
+        step = self.start(embeds, mask)
+        return replace(step, image_features=features, text_embeds=text, routing=routing)
 
     def step(self, previous: ChainStep, token_ids: Array) -> ChainStep:
         """Append one token, (batch, 1) int64, to each row."""
-        text = self._run("embedding", {"input_ids": token_ids})["inputs_embeds"]
-        mask = np.concatenate([previous.mask, np.ones_like(token_ids)], axis=1)
-        logits, cache = self._decode(text, mask, _positions(mask)[:, -1:], previous.cache)
-        return ChainStep(logits=logits, cache=cache, mask=mask, text_embeds=text)
+        return self.advance(previous, self.embed(token_ids))
 
-    def _image_features(self, tiles: Array) -> Array:
+    def embed(self, input_ids: Array) -> Array:
+        """Return the embeddings of tokens, (batch, sequence, hidden) for (batch, sequence)."""
+        return self._run("embedding", {"input_ids": input_ids})["inputs_embeds"]
+
+    def image_features(self, tiles: Array) -> Array:
+        """Return (images, tokens, hidden) for (images, 3, height, width), at least one image."""
         size = self._tiles_per_run
         parts = [tiles[start : start + size] for start in range(0, len(tiles), size)]
         return np.concatenate(
             [self._run("vision", {"pixel_values": part})["image_features"] for part in parts]
         )
+
+    def prompt_embeds(
+        self, text: Array, features: Array | None, input_ids: Array, mask: Array
+    ) -> tuple[Array, Mapping[str, Array] | None]:
+        """Place image features and route: return what enters the decoder, and the router's outputs or None.
+
+        Args:
+            text: From `embed`.
+            features: From `image_features`, or None.
+            input_ids: (batch, sequence) int64, padded on the left.
+            mask: (batch, sequence) int64.
+        """
+        embeds = _place_features(text, input_ids == self._facts.image_token_id, features)
+        routing = self._route(embeds, input_ids, mask) if features is not None else None
+        return (embeds if routing is None else routing["routed_embeds"]), routing
+
+    def start(self, embeds: Array, mask: Array) -> ChainStep:
+        """Run the decoder on a prompt's embeddings, from `prompt_embeds`."""
+        logits, cache = self._decode(embeds, mask, _positions(mask), self._empty_cache(len(mask)))
+        return ChainStep(logits=logits, cache=cache, mask=mask, text_embeds=embeds)
+
+    def advance(self, previous: ChainStep, text: Array) -> ChainStep:
+        """Append one token's embedding, (batch, 1, hidden), to each row."""
+        mask = np.concatenate([previous.mask, np.ones(text.shape[:2], np.int64)], axis=1)
+        logits, cache = self._decode(text, mask, _positions(mask)[:, -1:], previous.cache)
+        return ChainStep(logits=logits, cache=cache, mask=mask, text_embeds=text)
 
     def _route(self, embeds: Array, input_ids: Array, mask: Array) -> dict[str, Array] | None:
         if "router" not in self._sessions:
@@ -141,7 +178,8 @@ class GraphChain:
     def _run(self, name: str, feed: Mapping[str, Array]) -> dict[str, Array]:
         session = self._sessions[name]
         names = [output.name for output in session.get_outputs()]
-        outputs = dict(zip(names, session.run(names, dict(feed)), strict=True))
+        inputs = {**feed, **self.further_inputs.get(name, {})}
+        outputs = dict(zip(names, session.run(names, inputs), strict=True))
         taps = [output for output in names if output.startswith(TAP_PREFIX)]
         tapped = {output.removeprefix(TAP_PREFIX): outputs.pop(output) for output in taps}
         if self._watch is not None:
@@ -149,10 +187,13 @@ class GraphChain:
         return outputs
 
 
-def _session(path: Path, component: str, precision: str) -> ort.InferenceSession:
+def _session(
+    path: Path, component: str, precision: str, entries: Mapping[str, str]
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    for key, value in session_config(component, precision, ort.__version__).items():
+    config = {**session_config(component, precision, ort.__version__), **entries}
+    for key, value in config.items():
         options.add_session_config_entry(key, value)
     return ort.InferenceSession(
         session_source(path, precision), options, providers=["CPUExecutionProvider"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, cast
@@ -105,7 +106,11 @@ def choose_int4_method(
 
 
 def calibrated_components(
-    plan: Mapping[str, str], *, has_data: bool, int4_method: str = "rtn"
+    plan: Mapping[str, str],
+    *,
+    has_data: bool,
+    int4_method: str = "rtn",
+    measured: bool = False,
 ) -> tuple[str, ...]:
     """Return the components whose weights or activations are quantized by running calibration data.
 
@@ -113,6 +118,7 @@ def calibrated_components(
         plan: From `plan_precisions`.
         has_data: Whether there are such data.
         int4_method: From `choose_int4_method`.
+        measured: Whether the layers' sensitivity is measured on the data too.
 
     Raises:
         UnsupportedError: Data are needed and missing, or given and not needed.
@@ -130,9 +136,13 @@ def calibrated_components(
             f"{what} needs calibration data; give --calib-data FILE, JSON lines as `compare` takes them "
             f"(not the rows that you evaluate on), or take {other}, which needs none"
         )
-    if has_data and not found:
+    if measured and not has_data:
         raise UnsupportedError(
-            f"calibration data are for {' and '.join(_CALIBRATED)} and for int4 by {' or '.join(by_data)}, and "
+            "sensitivity and target recovery are measured on calibration data; give --calib-data FILE"
+        )
+    if has_data and not found and not measured:
+        raise UnsupportedError(
+            f"calibration data are for {', '.join(_CALIBRATED)} and int4 by {' or '.join(by_data)}, and "
             "no component of this export has that precision; leave --calib-data out"
         )
     return found
@@ -146,6 +156,7 @@ def apply_precision(
     calibrated: CalibratedGraphs | None = None,
     signed: bool = True,
     int4_method: str = "rtn",
+    layer_precisions: Mapping[str, str] | None = None,
 ) -> QuantizationSummary | None:
     """Bring a float32 graph to a precision; its inputs and outputs stay float32 and int64.
 
@@ -156,6 +167,7 @@ def apply_precision(
         calibrated: Statistics, for ``int8``, ``fp8`` and for int4 methods that go by data.
         signed: Store 8-bit activations signed, see `moir_edge.calibration.layers.LayerOptions`.
         int4_method: From `choose_int4_method`.
+        layer_precisions: Precision by node, for those that do not take the component's.
 
     Returns:
         What quantization did to each weight; None for a floating-point precision.
@@ -169,7 +181,9 @@ def apply_precision(
         return None
     from moir_edge.calibration.layers import LayerOptions, quantize_layers
 
-    options = LayerOptions(signed=signed, int4_method=int4_method)
+    # Names of nodes are taken literally, not as patterns.
+    patterns = {glob.escape(node): chosen for node, chosen in (layer_precisions or {}).items()}
+    options = LayerOptions(signed=signed, int4_method=int4_method, precisions=patterns)
     if calibrated is None or component not in calibrated.observers:
         if precision in _CALIBRATED:
             raise UnsupportedError(f"{precision} needs statistics from calibration data")

@@ -41,17 +41,30 @@ class RoutingFigures:
         routing = last_routing(model)
         if routing is None:
             return
-        expected = {name: getattr(routing.output, name).numpy() for name in _FIELDS}
-        routed = expected["gate"] > 0  # (batch, tokens)
+        self.compare(
+            {graph: getattr(routing.output, name).numpy() for graph, name in _FIELDS.items()}, got
+        )
+
+    def compare(self, expected: Mapping[str, Array], got: Mapping[str, Array]) -> None:
+        """Compare the outputs of two router graphs on one prompt, both by the graph's names.
+
+        Args:
+            expected: Of the reference.
+            got: Of what is measured.
+        """
+        routed = expected["router_gate"] > 0  # (batch, tokens)
         self._gate_flips += int((routed != (got["router_gate"] > 0)).sum())
-        scores = np.abs(got["router_scores"] - expected["scores"])
+        scores = np.abs(got["router_scores"] - expected["router_scores"])
         self._score_error = max(self._score_error, float(scores.max(initial=0.0)))
-        self._margins.append(expected["margin"][routed])
-        ours, theirs = got["router_indices"][routed], expected["indices"][routed]  # (routed, k)
+        self._margins.append(expected["router_margin"][routed])
+        ours, theirs = (
+            got["router_indices"][routed],
+            expected["router_indices"][routed],
+        )  # (routed, k)
         self._names_sources |= bool((theirs >= 0).any())
         self._overlaps.append(_overlap(ours, theirs))
         batch = np.broadcast_to(np.arange(len(routed))[:, None], routed.shape)[routed]
-        self._cosines.append(_cosine(expected["inputs_embeds"], batch, ours, theirs))
+        self._cosines.append(_cosine(expected["routed_embeds"], batch, ours, theirs))
 
     def summary(self) -> dict[str, float | int] | None:
         """Return the figures as plain JSON data, or None if nothing was routed.
@@ -78,7 +91,14 @@ class RoutingFigures:
         }
 
 
-_FIELDS = ("inputs_embeds", "scores", "indices", "margin", "gate")
+# Output of the graph to field of `RouterOutput`.
+_FIELDS = {
+    "routed_embeds": "inputs_embeds",
+    "router_scores": "scores",
+    "router_indices": "indices",
+    "router_margin": "margin",
+    "router_gate": "gate",
+}
 
 
 def _overlap(ours: Array, theirs: Array) -> Array:

@@ -28,6 +28,14 @@ from moir_edge.cli.calibration_options import (
     evaluation_source,
     parse_smoothquant,
 )
+from moir_edge.cli.mix_options import (
+    HoldoutRows,
+    Sensitivity,
+    SensitivityRows,
+    TargetRecovery,
+    mix_lines,
+    mix_settings,
+)
 
 __all__ = ["register"]
 
@@ -95,6 +103,10 @@ def export(
     max_bad_rows: Annotated[
         int | None, typer.Option(min=0, help="Skip this many bad rows at most; 10 by default.")
     ] = None,
+    target_recovery: TargetRecovery = None,
+    sensitivity: Sensitivity = False,
+    sensitivity_rows: SensitivityRows = None,
+    holdout_rows: HoldoutRows = None,
     engines: Annotated[
         bool, typer.Option(help="Compile the target's engines too; `build` does it later.")
     ] = True,
@@ -141,6 +153,12 @@ def export(
         min_snr_db=min_snr,
         max_bad_rows=max_bad_rows,
     )
+    mix = mix_settings(
+        target_recovery,
+        sensitivity=sensitivity,
+        sensitivity_rows=sensitivity_rows,
+        holdout_rows=holdout_rows,
+    )
     from moir_edge.export import export_bundle
 
     with progress_bar(quiet=as_json) as progress:
@@ -153,6 +171,7 @@ def export(
             calibration=calibration,
             int4_method=int4_method,
             engines=engines,
+            mix=mix,
             force=force,
             progress=progress,
         )
@@ -209,6 +228,10 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         typer.echo(f"  {name:<10}{component.precision:<18}{component.tensor_bytes / 1e6:8.2f} MB")
     for line in calibration_lines(manifest.calibration or {}):
         typer.echo(f"  {line}")
+    report = path / "reports" / "sensitivity.json"
+    if report.is_file():
+        for line in mix_lines(json.loads(report.read_text(encoding="utf-8"))):
+            typer.echo(f"  {line}")
     for engine in manifest.engines:
         typer.echo(
             f"  engine {engine.component:<10}{engine.target} (SM {engine.compute_capability})"

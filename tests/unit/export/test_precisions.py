@@ -53,7 +53,7 @@ def test_int4_by_data_needs_them() -> None:
             calibrated_components(plan, has_data=False, int4_method=method)
     for method in ("rtn", "hqq"):
         assert calibrated_components(plan, has_data=False, int4_method=method) == ()
-        with pytest.raises(UnsupportedError, match="for int8 and for int4 by awq or gptq"):
+        with pytest.raises(UnsupportedError, match="for int8, fp8 and int4 by awq or gptq"):
             calibrated_components(plan, has_data=True, int4_method=method)
 
 

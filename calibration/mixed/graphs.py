@@ -1,0 +1,149 @@
+"""Sensitivity of the layers of one graph on given inputs: what each costs when it alone is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from moir_edge.calibration.formats import get_format
+from moir_edge.calibration.layers import LayerOptions, quantize_layers
+from moir_edge.calibration.mixed.divergence import kl_divergence
+from moir_edge.calibration.mixed.layers import Layer, LayerTable, Quantizer
+from moir_edge.calibration.mixed.overrides import TRIAL_SESSION, TrialGraphs
+from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
+from moir_edge.calibration.observers import ActivationObserver
+from moir_edge.calibration.summary import QuantizationSummary
+from moir_edge.errors import DataError, UnsupportedError
+
+__all__ = ["measure_layers", "sensitivity"]
+
+Array = npt.NDArray[Any]
+_COMPONENT = "graph"
+
+
+def sensitivity(
+    model: onnx.ModelProto | ir.Model,
+    feeds: Iterable[Mapping[str, Array]],
+    precision: str,
+    *,
+    output: str = "logits",
+    observers: Mapping[str, ActivationObserver] | None = None,
+    options: LayerOptions | None = None,
+) -> tuple[LayerSensitivity, ...]:
+    """Measure what each layer of a float graph costs when it alone is quantized.
+
+    The output is read as logits over its last axis; the cost is KL(float ‖ quantized), averaged over all other axes and
+    over the inputs. A layer is tried in the precision that `quantize` would give it and in the fall-backs of that up to
+    float32, where the cost is 0. One session serves all trials: layers × precisions × feeds runs.
+
+    Args:
+        model: Any ONNX model of opset 21 or later under 2 GB with float32 weights; not changed.
+        feeds: Inputs by name, one run each.
+        precision: What the layers would be quantized to.
+        output: The output that is compared.
+        observers: Statistics of the activations, for precisions that store them.
+        options: As for `quantize`; precisions by name in it are the floor of those layers.
+
+    Returns:
+        One entry per layer that `quantize` would quantize, in graph order.
+
+    Raises:
+        UnsupportedError: An unknown precision, or one that needs statistics without them.
+        DataError: There is no feed, or no output of that name.
+    """
+    if get_format(precision).activation and observers is None:
+        raise UnsupportedError(
+            f"{precision} needs statistics: give observers=observe(model, feeds)"
+        )
+    graph = ir.from_proto(model) if isinstance(model, onnx.ModelProto) else model
+    names = [str(value.name) for value in graph.graph.outputs]
+    if output not in names:
+        raise DataError(f"the graph has no output {output!r}; it has {', '.join(names)}")
+    table = LayerTable({_COMPONENT: graph}, _quantizer(precision, observers, options))
+    return measure_layers(table, [dict(feed) for feed in feeds], output)
+
+
+def _quantizer(
+    precision: str,
+    observers: Mapping[str, ActivationObserver] | None,
+    options: LayerOptions | None,
+) -> Quantizer:
+    own = options or LayerOptions()
+
+    def quantizer(
+        component: str, model: ir.Model, precisions: Mapping[str, str]
+    ) -> QuantizationSummary:
+        del component
+        mixed = replace(own, precisions={**precisions, **own.precisions})
+        return quantize_layers(model, precision, options=mixed, observers=observers)
+
+    return quantizer
+
+
+def measure_layers(
+    table: LayerTable, feeds: Sequence[Mapping[str, Array]], output: str
+) -> tuple[LayerSensitivity, ...]:
+    """Measure the layers of a table that holds one graph, named ``graph``; see `sensitivity`.
+
+    Raises:
+        DataError: There is no feed.
+    """
+    if not feeds:
+        raise DataError("there is nothing to measure with: no feed was given")
+    trials = TrialGraphs(table)
+    run = _Run(_session(trials.models[_COMPONENT]), feeds, output)
+
+    def kl(layer: Layer, precision: str) -> float:
+        further = trials.feeds(layer, precision)
+        if further is not None:
+            return run.kl(further[_COMPONENT])
+        return run.kl({}, _session(table.alone(layer, precision)[_COMPONENT]))
+
+    return tuple(
+        LayerSensitivity.of(
+            layer,
+            [
+                PrecisionCost(precision=name, bytes=size, kl=kl(layer, name))
+                for name, size in zip(layer.precisions[:-1], layer.bytes, strict=False)
+            ],
+        )
+        for layer in table.layers
+    )
+
+
+def _session(model: ir.Model) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    for key, value in TRIAL_SESSION.items():
+        options.add_session_config_entry(key, value)
+    content = ir.to_proto(model).SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+class _Run:
+    """One session, its inputs, and what it gives for them in float32."""
+
+    def __init__(self, session: Any, feeds: Sequence[Mapping[str, Array]], output: str) -> None:
+        self._session = session
+        self._feeds = feeds
+        self._output = output
+        self._reference = [self._run(session, feed) for feed in feeds]
+
+    def kl(self, further: Mapping[str, Array], session: Any = None) -> float:
+        """Return the mean divergence with further inputs, or of another session."""
+        other = self._session if session is None else session
+        outputs = [self._run(other, {**feed, **further}) for feed in self._feeds]
+        pairs = zip(self._reference, outputs, strict=True)
+        return float(np.mean([kl_divergence(*pair).mean() for pair in pairs]))
+
+    def _run(self, session: Any, feed: Mapping[str, Array]) -> Array:
+        output: Array = session.run([self._output], dict(feed))[0]
+        return output

@@ -1,0 +1,166 @@
+"""Sensitivity of every layer of a vision-language model: the float graphs run once, then each trial from its layer's component on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.calibration.mixed.layers import Layer, LayerTable
+from moir_edge.calibration.mixed.overrides import TRIAL_SESSION, TrialGraphs
+from moir_edge.calibration.mixed.probes import Probe, TrialOutputs, probe, replay
+from moir_edge.calibration.mixed.prompts import PromptBatch
+from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
+from moir_edge.export.chain import GraphChain
+from moir_edge.export.routing_parity import RoutingFigures
+from moir_edge.export.writing import write_graphs
+
+__all__ = ["ModelSensitivity", "measure_sensitivity"]
+
+Progress = Callable[[str, int, int], None]
+Batch = tuple[PromptBatch, Sequence[Sequence[int]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSensitivity:
+    """Every layer's cost, and what it was measured on.
+
+    Attributes:
+        layers: In graph order.
+        rows: Rows that were run.
+        answered: Those of them whose own answer was forced; the others took the float model's.
+        tokens: Positions over which divergence and loss are averaged.
+        loss: The float model's cross entropy, nats per token.
+    """
+
+    layers: tuple[LayerSensitivity, ...]
+    rows: int
+    answered: int
+    tokens: int
+    loss: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types."""
+        return {
+            "rows": self.rows,
+            "rows_with_answers": self.answered,
+            "tokens": self.tokens,
+            "fp32_loss": self.loss,
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
+
+
+def measure_sensitivity(
+    graphs: Mapping[str, ir.Model],
+    facts: ModelFacts,
+    table: LayerTable,
+    batches: Sequence[Batch],
+    *,
+    answer_tokens: int,
+    progress: Progress,
+) -> ModelSensitivity:
+    """Try every layer in every precision, all others in float32.
+
+    The float graphs run once over all rows and what enters each component is kept: a layer of the decoder is tried by
+    the decoder alone, one of the vision tower by vision, router and decoder. The cost is rows × layers × precisions
+    prompts, and as many runs of one token for each further token of the answers. A precision whose method also edits what
+    is around a layer takes a session per trial.
+
+    Args:
+        graphs: Float graphs of all components, those in `table` among them.
+        facts: The model's facts.
+        table: The layers.
+        batches: Prompts with the tokens of each row's answer, empty where the float model's own is taken.
+        answer_tokens: Tokens of an answer that are looked at, at most.
+        progress: Called as ``progress("sensitivity", done, trials)``.
+    """
+    trials = TrialGraphs(table)
+    with tempfile.TemporaryDirectory(prefix="moir-edge-sensitivity-") as folder:
+        write_graphs({**graphs, **trials.models}, Path(folder))
+        chain = GraphChain(
+            Path(folder), dict.fromkeys(graphs, "fp32"), facts, session_entries=TRIAL_SESSION
+        )
+        known = [_probe(chain, batch, facts, answer_tokens) for batch in batches]
+        layers = _try_all(_Trier(chain, known, trials, table), table.layers, progress)
+    losses = np.concatenate([one.loss for one in known])
+    answers = [answer for _, own in batches for answer in own]
+    return ModelSensitivity(
+        layers=layers,
+        rows=len(answers),
+        answered=sum(map(bool, answers)),
+        tokens=len(losses),
+        loss=float(losses.mean()),
+    )
+
+
+def _probe(chain: GraphChain, batch: Batch, facts: ModelFacts, answer_tokens: int) -> Probe:
+    prompts, answers = batch
+    room = facts.context_length - prompts.width
+    return probe(chain, prompts, answers, min(answer_tokens, room), facts.eos_token_ids)
+
+
+def _try_all(
+    trier: _Trier, layers: Sequence[Layer], progress: Progress
+) -> tuple[LayerSensitivity, ...]:
+    total = sum(len(layer.precisions) - 1 for layer in layers)
+    done, found = 0, []
+    for layer in layers:
+        costs = []
+        for precision, size in zip(layer.precisions[:-1], layer.bytes, strict=False):
+            progress("sensitivity", done, total)
+            costs.append(_cost(precision, size, trier.known, trier.outputs(layer, precision)))
+            done += 1
+        found.append(LayerSensitivity.of(layer, costs))
+    progress("sensitivity", total, total)
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Trier:
+    """Runs the known batches with one layer in another precision."""
+
+    chain: GraphChain
+    known: Sequence[Probe]
+    trials: TrialGraphs
+    table: LayerTable
+
+    def outputs(self, layer: Layer, precision: str) -> list[TrialOutputs]:
+        feeds = self.trials.feeds(layer, precision)
+        if feeds is not None:
+            self.chain.further_inputs = feeds
+            return [replay(self.chain, one, feeds) for one in self.known]
+        models = self.table.alone(layer, precision)
+        with tempfile.TemporaryDirectory(prefix="moir-edge-sensitivity-") as folder:
+            write_graphs(models, Path(folder))
+            chain = self.chain.replaced(Path(folder), dict.fromkeys(models, "fp32"))
+            return [replay(chain, one, models) for one in self.known]
+
+
+def _cost(
+    precision: str, size: int, known: Sequence[Probe], outputs: Sequence[TrialOutputs]
+) -> PrecisionCost:
+    loss = np.concatenate([one.loss for one in known])
+    routing = _routing(known, outputs)
+    return PrecisionCost(
+        precision=precision,
+        bytes=size,
+        kl=float(np.concatenate([one.kl for one in outputs]).mean()),
+        loss_increase=float((np.concatenate([one.loss for one in outputs]) - loss).mean()),
+        index_agreement=routing.get("index_agreement"),
+        matched_token_cosine=routing.get("matched_token_cosine"),
+    )
+
+
+def _routing(known: Sequence[Probe], outputs: Sequence[TrialOutputs]) -> Mapping[str, Any]:
+    """Return figures on the router's choices, none where the change comes after it."""
+    figures = RoutingFigures()
+    for one, output in zip(known, outputs, strict=True):
+        if one.routing is not None and output.routing is not None:
+            figures.compare(one.routing, output.routing)
+    return figures.summary() or {}

@@ -1,0 +1,65 @@
+"""What sensitivity is measured in, per layer and precision; plain data for the report and the search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from moir_edge.calibration.mixed.layers import Layer
+
+__all__ = ["LayerSensitivity", "PrecisionCost"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionCost:
+    """One layer in one precision, all others in float32.
+
+    Attributes:
+        precision: Its name.
+        bytes: What weight and scales take.
+        kl: KL divergence of the output from the float model's, in nats, mean over positions.
+        loss_increase: Cross entropy of the answers less the float model's, in nats per token; None where there are no
+            answers to score.
+        index_agreement: Share of the sources that the router still picks, in [0, 1]; None where the layer comes after
+            the router or there is none.
+        matched_token_cosine: Cosine between the tokens that the router picks and those of the float model; None likewise.
+    """
+
+    precision: str
+    bytes: int
+    kl: float
+    loss_increase: float | None = None
+    index_agreement: float | None = None
+    matched_token_cosine: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSensitivity:
+    """One layer in every precision that it may take.
+
+    Attributes:
+        layer: The layer.
+        costs: Smallest precision first; ``fp32``, which costs nothing but bytes, is last.
+    """
+
+    layer: Layer
+    costs: tuple[PrecisionCost, ...]
+
+    @classmethod
+    def of(cls, layer: Layer, measured: Sequence[PrecisionCost]) -> LayerSensitivity:
+        """Complete what was measured by ``fp32``, where the divergence is 0."""
+        top = PrecisionCost(precision="fp32", bytes=layer.bytes[-1], kl=0.0)
+        return cls(layer=layer, costs=(*measured, top))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types."""
+        return {
+            "name": self.layer.name,
+            "uses": [asdict(use) for use in self.layer.uses],
+            "shape": list(self.layer.shape),
+            "precisions": [
+                {key: value for key, value in asdict(cost).items() if value is not None}
+                for cost in self.costs
+            ],
+        }

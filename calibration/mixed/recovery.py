@@ -1,0 +1,133 @@
+"""How much of the float model's score a set of quantized graphs keeps on rows that calibrated nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from moir_edge.benchmarks.agreement import leading_share
+from moir_edge.benchmarks.candidates import Answer
+from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.metrics import mean_interval
+from moir_edge.benchmarks.schema import Percent
+from moir_edge.benchmarks.scores import overall_recovery, row_scores
+from moir_edge.calibration.mixed.prompts import PromptBatch, prompt_batches
+from moir_edge.export.chain import GraphChain
+from moir_edge.export.writing import write_graphs
+from moir_edge.runtime.processor import Processor
+
+__all__ = ["HeldOut", "Measure", "Trial"]
+
+Measure = Literal["task score", "token agreement"]
+_SEED = 0
+_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What one set of graphs keeps and takes.
+
+    Attributes:
+        recovery: Share of the float model's score, with its 95 % interval.
+        tensor_bytes: Bytes of all tensors, those that components share counted once.
+    """
+
+    recovery: Percent
+    tensor_bytes: int
+
+
+class HeldOut:
+    """Held-out rows, what the float model answers to them, and the recovery of other graphs.
+
+    Where rows have accepted answers the recovery is the mean over tasks of score / float score, as `compare` has it;
+    where none has, or the float model scores 0, it is the mean share of the float model's answer that comes before
+    the first other token.
+
+    Args:
+        rows: The rows.
+        processor: Prepares them, a batch at a time, whenever graphs are run.
+        max_new_tokens: Longest answer.
+        graphs: Float graphs of all components.
+
+    Attributes:
+        measure: Which of the two: ``task score`` or ``token agreement``.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        processor: Processor,
+        *,
+        max_new_tokens: int,
+        graphs: Mapping[str, ir.Model],
+    ) -> None:
+        self._rows = tuple(rows)
+        self._processor = processor
+        self._facts = processor.facts
+        self._max_new_tokens = max_new_tokens
+        self._answers, _ = self._run(graphs, dict.fromkeys(graphs, "fp32"))
+        self._scores = row_scores(self._rows, self._answers)
+        own = overall_recovery(self._rows, self._scores, self._scores, seed=_SEED)
+        self.measure: Measure = "token agreement" if own is None else "task score"
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return len(self._rows)
+
+    def trial(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> Trial:
+        """Measure quantized graphs.
+
+        Args:
+            graphs: All components.
+            precisions: Component name to the precision by which its session is set.
+        """
+        answers, tensor_bytes = self._run(graphs, precisions)
+        return Trial(recovery=self._recovery(answers), tensor_bytes=tensor_bytes)
+
+    def _recovery(self, answers: Sequence[Answer]) -> Percent:
+        if self.measure == "task score":
+            scores = row_scores(self._rows, answers)
+            found = overall_recovery(self._rows, scores, self._scores, seed=_SEED)
+            if found is not None:
+                return found
+        pairs = zip(answers, self._answers, strict=True)
+        shares = [leading_share(own.token_ids, ref.token_ids) for own, ref in pairs]
+        mean = mean_interval(shares, seed=_SEED)
+        return Percent(percent=100 * mean.value, low=100 * mean.low, high=100 * mean.high)
+
+    def _run(
+        self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]
+    ) -> tuple[list[Answer], int]:
+        """Return the answers to all rows, and the bytes of the tensors."""
+        with tempfile.TemporaryDirectory(prefix="moir-edge-mix-") as folder:
+            written = write_graphs(graphs, Path(folder))
+            chain = GraphChain(Path(folder), precisions, self._facts)
+            batches = prompt_batches(self._rows, self._processor, _BATCH)
+            answers = [answer for batch in batches for answer in self._batch(chain, batch)]
+        return answers, sum(one.tensor_bytes for one in written.values())
+
+    def _batch(self, chain: GraphChain, batch: PromptBatch) -> list[Answer]:
+        """Answer greedily, each row up to its end token."""
+        room = self._facts.context_length - batch.width
+        ends = np.array(self._facts.eos_token_ids)
+        step = chain.prefill(batch.inputs.input_ids, batch.inputs.attention_mask, batch.tiles)
+        tokens: list[Any] = [step.logits.argmax(axis=-1).astype(np.int64)]
+        ended = np.isin(tokens[-1], ends)
+        while len(tokens) < min(self._max_new_tokens, room) and not ended.all():
+            step = chain.step(step, tokens[-1][:, None])
+            tokens.append(step.logits.argmax(axis=-1).astype(np.int64))
+            ended |= np.isin(tokens[-1], ends)
+        return [self._answer(row) for row in np.stack(tokens, axis=1).tolist()]
+
+    def _answer(self, tokens: Sequence[int]) -> Answer:
+        ends = self._facts.eos_token_ids
+        stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
+        ids = tuple(tokens[:stop])
+        return Answer(text=self._processor.tokenizer.decode(ids).strip(), token_ids=ids)

@@ -1,0 +1,94 @@
+"""Flags of `moir-edge export` that measure the layers and choose a mix of precisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from moir_edge.calibration import MixSettings
+
+__all__ = [
+    "HoldoutRows",
+    "Sensitivity",
+    "SensitivityRows",
+    "TargetRecovery",
+    "mix_lines",
+    "mix_settings",
+]
+
+TargetRecovery = Annotated[
+    float | None,
+    typer.Option(
+        help="Raise the precision of as few layers as keep this share of the fp32 score, in %, on the rows of "
+        "--calib-data after those that calibrate."
+    ),
+]
+Sensitivity = Annotated[
+    bool,
+    typer.Option(
+        "--sensitivity",
+        help="Measure what each layer costs in each precision, into reports/sensitivity.json and .svg; "
+        "--target-recovery does so too.",
+    ),
+]
+SensitivityRows = Annotated[
+    int | None,
+    typer.Option(min=1, help="Rows on which each layer is tried; 16 by default."),
+]
+HoldoutRows = Annotated[
+    int | None,
+    typer.Option(min=1, help="Rows on which recovery is measured, at most; 512 by default."),
+]
+
+
+def mix_settings(
+    target_recovery: float | None,
+    *,
+    sensitivity: bool,
+    sensitivity_rows: int | None,
+    holdout_rows: int | None,
+) -> MixSettings | None:
+    """Return the settings, or None where nothing is to be measured.
+
+    Raises:
+        UnsupportedError: An amount without anything that it is for.
+        DataError: The target is out of range.
+    """
+    from moir_edge.calibration.mixed.settings import MixSettings
+    from moir_edge.errors import UnsupportedError
+
+    if holdout_rows is not None and target_recovery is None:
+        raise UnsupportedError("--holdout-rows is for --target-recovery; give that too")
+    if target_recovery is None and not sensitivity:
+        if sensitivity_rows is not None:
+            raise UnsupportedError(
+                "--sensitivity-rows is for --sensitivity and --target-recovery; give one of them"
+            )
+        return None
+    given = {"sensitivity_rows": sensitivity_rows, "held_out_rows": holdout_rows}
+    chosen: dict[str, Any] = {name: rows for name, rows in given.items() if rows is not None}
+    return MixSettings(target_recovery=target_recovery, **chosen)
+
+
+def mix_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return what to say of a chosen mix: what it reached, and which layers were raised.
+
+    Args:
+        record: What ``reports/sensitivity.json`` holds.
+    """
+    mix = record.get("mix")
+    if mix is None:
+        return [f"sensitivity of {len(record['layers'])} layers: reports/sensitivity.svg"]
+    chosen, tried = mix["chosen"], len(mix["tried"])
+    lines = [
+        f"recovery {chosen['recovery']:.2f} % ({chosen['low']:.2f}–{chosen['high']:.2f}), target "
+        f"{mix['target_recovery']:g} %: {mix['measure']} on {mix['held_out_rows']} held-out rows",
+        f"raised {mix['raised_layers']} of {len(record['layers'])} layers, the best of {tried} mixes tried",
+    ]
+    for layer in record["layers"]:
+        if layer["chosen"] != layer["precisions"][0]["precision"]:
+            lines.append(f"  {layer['name']}: {layer['chosen']}")
+    return lines
