@@ -18,7 +18,7 @@ from moir_edge.tensorrt_api import (
     version_text,
 )
 
-__all__ = ["build", "parse"]
+__all__ = ["build", "parse", "start_builder"]
 
 
 def build(trt: Any, job: BuildJob, *, progress: StepCallback | None = None) -> memoryview:
@@ -37,7 +37,7 @@ def build(trt: Any, job: BuildJob, *, progress: StepCallback | None = None) -> m
         EnvironmentProblem: The build needs a GPU that is not here.
     """
     log = make_log(trt)
-    builder = _builder(trt, log)
+    builder = start_builder(trt, log)
     network, _parser = parse(trt, builder, Path(job.graph), log)
     config = _config(trt, builder, job)
     for table in job.profiles:
@@ -78,7 +78,16 @@ def parse(trt: Any, builder: Any, graph: Path, log: Any) -> tuple[Any, Any]:
     return network, parser
 
 
-def _builder(trt: Any, log: Any) -> Any:
+def start_builder(trt: Any, log: Any) -> Any:
+    """Return a `Builder`.
+
+    Args:
+        trt: Either module; `tensorrt` needs a GPU.
+        log: From `make_log`.
+
+    Raises:
+        EnvironmentProblem: The library gives none.
+    """
     try:
         return trt.Builder(log)
     except Exception as error:  # pybind raises TypeError when the library returns no builder
