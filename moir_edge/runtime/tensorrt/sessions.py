@@ -34,12 +34,11 @@ _PREFILL_PROFILE = 0
 class EngineSessions:
     """Runs the four components of a bundle by TensorRT; see `moir_edge.runtime.interface.Sessions`.
 
-    A batch of more rows than the engines take at once goes through them in groups. Each of `image_features`, `embed`, `place`, `route` and `prefill` waits for the device before it returns, so that the
-    times taken around them are theirs.
+    A batch of more rows than the engines take at once goes through them in groups. Each of `image_features`, `embed`,
+    `place`, `route` and `prefill` waits for the device before it returns, so that the times taken around them are theirs.
 
     Args:
         bundle: An opened bundle.
-        cuda: The device; None takes the first one.
 
     Raises:
         EnvironmentProblem: No GPU, no driver, or a package is missing.
@@ -48,9 +47,9 @@ class EngineSessions:
 
     provider = "tensorrt"
 
-    def __init__(self, bundle: Bundle, *, cuda: Cuda | None = None) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self._cuda = Cuda() if cuda is None else cuda
+        self._cuda = Cuda()
         self._memory = DeviceMemory(self._cuda)
         chosen = choose_engines(bundle, self._cuda.compute_capability)
         self._trt = chosen.trt
