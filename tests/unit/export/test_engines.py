@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,7 @@ from moir_edge.bundle import (
 )
 from moir_edge.bundle.manifest import Precision
 from moir_edge.calibration import observe, quantize
+from moir_edge.cli.main import main
 from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError
 from moir_edge.export.build_process import run_build
 from moir_edge.export.engines import EngineOptions, add_engines, build_engines
@@ -485,6 +487,35 @@ def test_too_little_memory_is_refused_before_anything_is_built(
     with pytest.raises(EnvironmentProblem, match=r"0\.1 GB is free"):
         build_engines(folder, manifest, "rtx-40")
     assert not builds
+
+
+def test_the_command_builds_for_the_bundles_own_target(
+    make_bundle: MakeBundle, builds: list[BuildJob], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, manifest = make_bundle()
+    assert main(["build", str(folder)]) == 2
+    assert "cpu has no engines" in capsys.readouterr().err
+    seal(folder, manifest.model_copy(update={"target": "rtx-40"}))
+    assert main(["build", str(folder)]) == 0
+    assert "engines kept: none; new: embedding, decoder" in capsys.readouterr().out
+    assert main(["build", str(folder)]) == 0
+    assert "engines kept: embedding, decoder; new: none" in capsys.readouterr().out
+    seal(folder, manifest.model_copy(update={"target": "jetson-thor"}))
+    assert main(["build", str(folder)]) == 2
+    assert capsys.readouterr().err == (
+        "error: engines for jetson-thor are built by TensorRT on the device itself; copy the bundle there and run "
+        "`moir-edge build BUNDLE`\n"
+    )
+
+
+def test_a_device_needs_none_of_the_exporters_packages() -> None:
+    heavy = "{'torch', 'transformers', 'onnx', 'onnx_ir', 'onnxscript', 'tensorrt_rtx'}"
+    code = (
+        "import sys, moir_edge.export.engines, moir_edge.export.build_worker, moir_edge.export.layers\n"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_what_a_build_cost_is_recorded(make_bundle: MakeBundle) -> None:
