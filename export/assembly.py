@@ -195,6 +195,7 @@ def _entries(
             precision=plan[name],
             gpu_form=takes_gpu_form(profile, plan[name]),
             tensor_bytes=graph.tensor_bytes,
+            weight_bytes=graph.weight_bytes,
             inputs=traced.specs[name].inputs,
             outputs=traced.specs[name].outputs,
         )

@@ -29,7 +29,9 @@ def estimate_build_memory(folder: Path, manifest: Manifest, component: str, targ
         target: On a Jetson the GPU's memory is the system's: the weights once more, which kernels are timed with.
     """
     entry = manifest.components[component]
-    weights = sum(_size(folder / path) for path in entry.data)
+    weights = entry.weight_bytes
+    if weights is None:
+        weights = sum(_size(folder / path) for path in entry.data)
     graph = _size(folder / entry.graph)
     copies = _COPIES_OF_WEIGHTS + (1 if target.builder == "tensorrt" else 0)
     return int(_BUILDER_BYTES + copies * weights + _BYTES_PER_GRAPH_BYTE * graph)

@@ -74,6 +74,15 @@ def test_a_board_that_is_too_small_is_refused_with_remedies() -> None:
     )
 
 
+def test_of_a_shared_file_only_what_is_read_counts(tmp_path: Path) -> None:
+    _sparse(tmp_path / "embedding.data", 10**9)
+    manifest = _manifest()
+    component = manifest.components["decoder"].model_copy(update={"weight_bytes": 10**6})
+    exact = manifest.model_copy(update={"components": {"decoder": component}})
+    estimate = estimate_build_memory(tmp_path, exact, "decoder", get_target("rtx-40"))
+    assert estimate == 205e6 + 3.2e6
+
+
 @pytest.mark.parametrize("available", [None, 10**10])
 def test_enough_or_unknown_memory_passes(available: int | None) -> None:
     check_build_memory({"decoder": 9 * 10**9}, NANO, available)
