@@ -196,6 +196,7 @@ def _entries(
             gpu_form=takes_gpu_form(profile, plan[name]),
             tensor_bytes=graph.tensor_bytes,
             weight_bytes=graph.weight_bytes,
+            operators=graph.operators,
             inputs=traced.specs[name].inputs,
             outputs=traced.specs[name].outputs,
         )
