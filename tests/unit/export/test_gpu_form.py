@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,33 @@ def test_a_gpu_bundle_is_compiled_as_it_lies(
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra `rtx`)")
     build_engines(folder, manifest, "rtx-30")
     assert graphs == [str(folder / f"{name}.onnx") for name in manifest.components]
+
+
+def test_an_export_in_place_keeps_the_engines_of_unchanged_graphs(
+    traced_models: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra `rtx`)")
+    import tensorrt_rtx
+
+    built: list[str] = []
+
+    def run(job: BuildJob, **_: object) -> BuildOutcome:
+        built.append(Path(job.output).stem)
+        Path(job.output).write_bytes(b"engine")
+        version = tensorrt_rtx.__version__
+        return BuildOutcome(builder_version=version, seconds=1.0, peak_memory_bytes=1)
+
+    monkeypatch.setattr("moir_edge.export.engine_work.run_build", run)
+    export = partial(assemble, traced_models("smolvlm"), tmp_path / "b", target="rtx-40")
+    export(precision="fp16")
+    assert built == ["vision", "embedding", "decoder"]
+    built.clear()
+    export(precision="fp16", component_precision={"vision": "fp32"}, force=True)
+    assert built == ["vision"]
+    (tmp_path / "b" / "engines" / "rtx-40" / "decoder.engine").write_bytes(b"damaged")
+    built.clear()
+    export(precision="fp16", force=True)
+    assert built == ["vision", "embedding", "decoder"]
 
 
 def test_a_cpu_bundle_keeps_float32_around_its_weights(
