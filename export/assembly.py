@@ -62,7 +62,7 @@ def assemble(
         mix: Measure the layers' sensitivity, and raise as few as reach a target; see
             `moir_edge.calibration.mixed.choosing`.
         engines: Compile engines too, where the target's can be built on any machine.
-        force: Replace a bundle that stands at `output`.
+        force: Replace a bundle that stands at `output`; engines of it whose graphs are the same are kept.
         progress: Called as ``progress(stage, done, total)``.
 
     Returns:
@@ -106,18 +106,25 @@ def assemble(
             parity=_parity(traced, plan, folder, report),
         )
         write_build_script(folder, manifest)
-        built = _engines(folder, manifest, report) if engines else ()
+        built = _engines(folder, manifest, Path(output), report) if engines else ()
         seal(folder, manifest.model_copy(update={"engines": built}))
     return Path(output)
 
 
-def _engines(folder: Path, manifest: Manifest, report: Progress) -> tuple[EngineEntry, ...]:
-    """Compile the graphs where the target's engines can be built on any machine."""
+def _engines(
+    folder: Path, manifest: Manifest, replaced: Path, report: Progress
+) -> tuple[EngineEntry, ...]:
+    """Compile the graphs where the target's engines can be built on any machine.
+
+    Engines of the bundle that is replaced, if one is, are kept where their graphs have not changed.
+    """
     if not get_target(manifest.target).builds_ahead_of_time:
         return ()
     from moir_edge.export.engines import build_engines
+    from moir_edge.export.reuse import EngineStock
 
-    return tuple(build_engines(folder, manifest, manifest.target, progress=report))
+    stock = EngineStock.of(replaced)
+    return tuple(build_engines(folder, manifest, manifest.target, stock=stock, progress=report))
 
 
 def _calibrate(
@@ -220,6 +227,8 @@ def _entries(
             precision=plan.precisions[name],
             gpu_form=takes_gpu_form(plan.target, plan.precisions[name]),
             tensor_bytes=graph.tensor_bytes,
+            weight_bytes=graph.weight_bytes,
+            operators=graph.operators,
             inputs=traced.specs[name].inputs,
             outputs=traced.specs[name].outputs,
         )

@@ -12,10 +12,12 @@ __all__ = ["available_memory_bytes", "check_build_memory", "estimate_build_memor
 
 # Resident memory of a process that builds with TensorRT-RTX 1.7, fitted to the peaks that
 # `python -m moir_edge.benchmarks.engines` measures: the loaded builder, copies of the weights, and what each operator
-# costs, by the size of the graph without its weights.
-_BUILDER_BYTES = 205e6
-_COPIES_OF_WEIGHTS = 3.2
-_BYTES_PER_GRAPH_BYTE = 3500
+# becomes.
+_BUILDER_BYTES = 225e6
+_COPIES_OF_WEIGHTS = 3.1
+_BYTES_PER_OPERATOR = 0.23e6
+# What a node takes in a file, where the manifest does not count them.
+_FILE_BYTES_PER_OPERATOR = 56
 _MEMINFO = Path("/proc/meminfo")
 
 
@@ -29,10 +31,14 @@ def estimate_build_memory(folder: Path, manifest: Manifest, component: str, targ
         target: On a Jetson the GPU's memory is the system's: the weights once more, which kernels are timed with.
     """
     entry = manifest.components[component]
-    weights = sum(_size(folder / path) for path in entry.data)
-    graph = _size(folder / entry.graph)
+    weights = entry.weight_bytes
+    if weights is None:
+        weights = sum(_size(folder / path) for path in entry.data)
+    operators = entry.operators
+    if operators is None:
+        operators = _size(folder / entry.graph) // _FILE_BYTES_PER_OPERATOR
     copies = _COPIES_OF_WEIGHTS + (1 if target.builder == "tensorrt" else 0)
-    return int(_BUILDER_BYTES + copies * weights + _BYTES_PER_GRAPH_BYTE * graph)
+    return int(_BUILDER_BYTES + copies * weights + _BYTES_PER_OPERATOR * operators)
 
 
 def _size(path: Path) -> int:

@@ -6,7 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from moir_edge.bundle import EngineEntry, Manifest, component_sha256
+from moir_edge.bundle import EngineEntry, Manifest, component_sha256, open_bundle
+from moir_edge.errors import BundleError
 from moir_edge.export.jobs import BuildJob
 
 __all__ = ["EngineStock", "Reuse"]
@@ -43,6 +44,15 @@ class EngineStock:
 
     folder: Path
     manifest: Manifest
+
+    @classmethod
+    def of(cls, folder: Path) -> EngineStock | None:
+        """Return the engines of a folder; None where no intact bundle lies."""
+        try:
+            opened = open_bundle(folder)
+        except BundleError:
+            return None
+        return cls(opened.path, opened.manifest)
 
     def find(
         self, manifest: Manifest, name: str, job: BuildJob, *, version: str, profiles_sha256: str

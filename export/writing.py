@@ -32,6 +32,8 @@ class WrittenGraph:
         data: File names of the weights that it reads; the first is its own unless it has none.
         tensor_bytes: Bytes of the tensors stored with this component; one that another component stored
             first counts there.
+        weight_bytes: Bytes of all its tensors, wherever they are stored.
+        operators: Number of nodes, those of functions counted once.
         structure_sha256: Hash of the operators, the interface, and the names, types and shapes of the weights.
         weights_sha256: Hash of the weights' values. Neither changes with the place where a weight lies.
     """
@@ -39,6 +41,8 @@ class WrittenGraph:
     graph: str
     data: tuple[str, ...]
     tensor_bytes: int
+    weight_bytes: int
+    operators: int
     structure_sha256: str
     weights_sha256: str
 
@@ -100,6 +104,8 @@ def _write_graph(name: str, model: ir.Model, store: _Store) -> WrittenGraph:
         graph=f"{name}.onnx",
         data=tuple(sorted(used, key=lambda file: (file != own, file))),
         tensor_bytes=stored_bytes,
+        weight_bytes=sum(value.const_value.nbytes for value in digests if value.const_value),
+        operators=len(proto.graph.node) + sum(len(body.node) for body in proto.functions),
         structure_sha256=_structure_hash(proto),
         weights_sha256=_weights_hash(digests),
     )

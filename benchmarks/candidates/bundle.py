@@ -69,7 +69,7 @@ class BundleCandidate:
         """What it is."""
         manifest = self._model.manifest
         components = manifest.components
-        files = {name for entry in components.values() for name in (entry.graph, *entry.data)}
+        files = self._model.sessions.files()
         return CandidateFacts(
             precision=manifest.precision,
             component_precisions={name: entry.precision for name, entry in components.items()},

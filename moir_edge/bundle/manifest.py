@@ -50,7 +50,8 @@ class ComponentEntry(_Entry):
     """One exported graph; `data` names the external weight files it reads, which components may share.
 
     `structure_sha256` covers its operators and the shapes of its weights, `weights_sha256` their values: a graph that differs in
-    the second alone can be refitted. None in a bundle of an earlier version. A quantized graph in `gpu_form` computes in float16 what
+    the second alone can be refitted. `tensor_bytes` are stored with the component, `weight_bytes` are all that it reads,
+    and `operators` counts its nodes. All but `tensor_bytes` are None in a bundle of an earlier version. A quantized graph in `gpu_form` computes in float16 what
     is not quantized, as an engine does; otherwise in float32, as a CPU does.
     """
 
@@ -61,6 +62,8 @@ class ComponentEntry(_Entry):
     precision: Precision
     gpu_form: bool = False
     tensor_bytes: int
+    weight_bytes: int | None = None
+    operators: int | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 

@@ -58,6 +58,9 @@ class Sessions(Protocol):
     def has_router(self) -> bool:
         """Whether the bundle holds a router."""
 
+    def files(self) -> tuple[str, ...]:
+        """Return the files of the bundle that hold the weights in use, relative to its folder, each once."""
+
     def image_features(self, pixel_values: Floats) -> Embeds:
         """Return (images, tokens, hidden) for pixel values (images, 3, height, width)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError, closest
@@ -10,7 +11,7 @@ from moir_edge.runtime.float4 import session_source
 from moir_edge.targets import session_config
 
 if TYPE_CHECKING:
-    from moir_edge.bundle import Bundle, ModelFacts, TensorSpec
+    from moir_edge.bundle import Bundle, Manifest, TensorSpec
     from moir_edge.runtime.interface import Sessions
 
 __all__ = ["GraphProvider", "Provider", "open_graph", "open_sessions"]
@@ -90,7 +91,7 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
     source = session_source(path, entry.precision)
     settings: list[dict[str, str]] = [{} for _ in execution]
     if provider == "ort-tensorrt":
-        settings[0] = tensorrt_options(component, entry.inputs, bundle.manifest.model)
+        settings[0] = tensorrt_options(component, bundle.manifest)
     try:
         session = onnxruntime.InferenceSession(
             source, options, providers=list(execution), provider_options=settings
@@ -105,39 +106,54 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
     return session
 
 
-def tensorrt_options(
-    component: str, inputs: tuple[TensorSpec, ...], facts: ModelFacts
-) -> dict[str, str]:
+def tensorrt_options(component: str, manifest: Manifest) -> dict[str, str]:
     """Return the options under which ONNX Runtime's TensorRT provider compiles a graph once, for all shapes.
 
     Without ranges it compiles anew for every shape that it has not met, hence at every decode step. What it compiled is kept
-    below the user's cache folder.
+    below the user's cache folder, apart for each content of a graph: its own names tell graphs apart, and not their weights.
 
     Args:
         component: ``vision``, ``embedding``, ``router`` or ``decoder``.
-        inputs: The graph's inputs.
-        facts: Give the ranges.
+        manifest: A sealed manifest.
+
+    Raises:
+        EnvironmentProblem: The folder cannot be made.
     """
     from moir_edge.export.profiles import component_profiles
-    from moir_edge.runtime.tensorrt.kernel_cache import cache_folder
 
+    inputs = manifest.components[component].inputs
     sizes = [
         [profile.sizes(spec.name, spec.shape) for spec in inputs]
-        for profile in component_profiles(component, facts)
+        for profile in component_profiles(component, manifest.model)
     ]
     # One range over all profiles: the smallest of the smallest, the largest of the largest; most usual is the last, the decode step.
     smallest = [_each(min, *(profile[n][0] for profile in sizes)) for n in range(len(inputs))]
     largest = [_each(max, *(profile[n][2] for profile in sizes)) for n in range(len(inputs))]
     usual = [size[1] for size in sizes[-1]]
+    folder = str(_engine_cache(component, manifest))
     return {
         "trt_profile_min_shapes": _shapes(inputs, smallest),
         "trt_profile_opt_shapes": _shapes(inputs, usual),
         "trt_profile_max_shapes": _shapes(inputs, largest),
         "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(cache_folder("ort-tensorrt")),
+        "trt_engine_cache_path": folder,
         "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(cache_folder("ort-tensorrt")),
+        "trt_timing_cache_path": folder,
     }
+
+
+def _engine_cache(component: str, manifest: Manifest) -> Path:
+    from moir_edge.bundle.engines import component_sha256
+    from moir_edge.runtime.tensorrt.kernel_cache import cache_folder
+
+    folder = cache_folder("ort-tensorrt") / component_sha256(manifest, component)[:32]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot make {folder}, where compiled engines are kept: {error.strerror}; set XDG_CACHE_HOME to another folder"
+        ) from error
+    return folder
 
 
 def _each(choose: Any, *shapes: tuple[int, ...]) -> tuple[int, ...]:

@@ -79,6 +79,13 @@ class GraphSessions:
         """Whether the bundle holds a router."""
         return self._router is not None
 
+    def files(self) -> tuple[str, ...]:
+        """Return the graphs and their weights; components may share a file."""
+        entries = self._bundle.manifest.components.values()
+        return tuple(
+            dict.fromkeys(name for entry in entries for name in (entry.graph, *entry.data))
+        )
+
     def image_features(self, pixel_values: Floats) -> Floats:
         """Return (images, tokens, hidden) for pixel values (images, 3, height, width)."""
         parts = [

@@ -96,6 +96,18 @@ def test_one_component_may_stay_in_fp32_anywhere() -> None:
         check_precision("jetson-orin-nano", "fp32")
 
 
+def test_a_gpu_without_fp32_products_takes_fp32_nowhere() -> None:
+    assert get_target("rtx-20").router_precision == "fp16"
+    others = [target for name, target in TARGETS.items() if name != "rtx-20"]
+    assert {target.router_precision for target in others} == {"fp32"}
+    for component in (None, "router"):
+        with pytest.raises(UnsupportedError) as error:
+            check_precision("rtx-20", "fp32", component=component)
+        assert str(error.value) == (
+            "rtx-20 does not run fp32: TensorRT-RTX compiles no matrix product in FP32 for this GPU; use fp16"
+        )
+
+
 def test_to_dict_is_json_ready() -> None:
     row = get_target("rtx-50").to_dict()
     assert row["name"] == "rtx-50"

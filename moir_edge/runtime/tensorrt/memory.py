@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +163,41 @@ class DeviceMemory:
             self.cuda.download(copy, array.address)
         self.cuda.synchronize()
         return copies
+
+    def joined(self, parts: Sequence[DeviceArray]) -> DeviceArray:
+        """Return arrays one behind the other along the first axis; waits until they are computed."""
+        whole = parts[0]
+        if len(parts) > 1:
+            count = sum(part.shape[0] for part in parts)
+            whole = self.empty((count, *whole.shape[1:]), whole.dtype)
+            address = whole.address
+            for part in parts:
+                self.cuda.copy(address, part.address, part.nbytes)
+                address += part.nbytes
+        self.cuda.synchronize()
+        return whole
+
+    def rows(self, array: DeviceArray, rows: slice) -> DeviceArray:
+        """Return ``array[rows]``: the array itself if it is all of them, else a copy, which is aligned."""
+        count = rows.stop - rows.start
+        if count == array.shape[0]:
+            return array
+        part = self.empty((count, *array.shape[1:]), array.dtype)
+        offset = rows.start * (array.nbytes // array.shape[0])
+        self.cuda.copy(part.address, array.address + offset, part.nbytes)
+        return part
+
+    def span(self, array: DeviceArray, start: int, stop: int) -> DeviceArray:
+        """Return ``array[:, start:stop]`` of three axes: the array itself if it is all, else a packed copy."""
+        batch, length, width = array.shape
+        if stop - start == length:
+            return array
+        part = self.empty((batch, stop - start, width), array.dtype)
+        step = width * array.dtype.itemsize
+        run = (stop - start) * step
+        source = (array.address + start * step, length * step)
+        self.cuda.copy_2d((part.address, run), source, run, batch)
+        return part
 
     def close(self) -> None:
         """Free what is idle; blocks that are still referred to are freed with their last reference."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from moir_edge.bundle.engines import check_engine, find_engine
 from moir_edge.bundle.manifest import EngineEntry
@@ -63,7 +63,7 @@ def choose_engines(bundle: Bundle, compute_capability: str) -> EngineSet:
     }
     entries = {name: entry for name, entry in found.items() if entry is not None}
     if len(entries) < len(found):
-        raise _absent(bundle, target, next(name for name in found if name not in entries))
+        _refuse(bundle, target, next(name for name in found if name not in entries))
     trt = load_tensorrt(builder)  # type: ignore[arg-type]  # no target with an SM has ONNX Runtime as builder
     for entry in entries.values():
         check_engine(
@@ -87,11 +87,18 @@ def _target(compute_capability: str) -> Target:
     )
 
 
-def _absent(bundle: Bundle, target: Target, component: str) -> BundleError:
-    command = f"build them with `moir-edge build {bundle.path} --target {target.name}`"
-    where = (
-        f"{target.builder} engine of the {component} for this GPU's SM {target.compute_capability}"
+def _refuse(bundle: Bundle, target: Target, component: str) -> NoReturn:
+    """Raise what is wrong with the engines there are; if nothing is, that there is none of this component."""
+    for entry in bundle.manifest.engines:
+        check_engine(
+            entry,
+            bundle.manifest,
+            builder=target.builder,
+            version=entry.builder_version,  # the module is not loaded yet, and another GPU is reason enough
+            compute_capability=target.compute_capability,
+            bundle=bundle.path,
+        )
+    raise BundleError(
+        f"{bundle.path} has no {target.builder} engine of the {component} for this GPU's SM {target.compute_capability}; "
+        f"build it with `moir-edge build {bundle.path} --target {target.name}`"
     )
-    built = sorted({entry.target for entry in bundle.manifest.engines})
-    has = f"it has engines for {', '.join(built)}" if built else "it has no engines at all"
-    return BundleError(f"{bundle.path} holds no {where}; {has}; {command}")

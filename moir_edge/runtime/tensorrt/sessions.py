@@ -34,12 +34,11 @@ _PREFILL_PROFILE = 0
 class EngineSessions:
     """Runs the four components of a bundle by TensorRT; see `moir_edge.runtime.interface.Sessions`.
 
-    A batch of more rows than the engines take at once goes through them in groups. Each of `image_features`, `embed`, `place`, `route` and `prefill` waits for the device before it returns, so that the
-    times taken around them are theirs.
+    A batch of more rows than the engines take at once goes through them in groups. Each of `image_features`, `embed`,
+    `place`, `route` and `prefill` waits for the device before it returns, so that the times taken around them are theirs.
 
     Args:
         bundle: An opened bundle.
-        cuda: The device; None takes the first one.
 
     Raises:
         EnvironmentProblem: No GPU, no driver, or a package is missing.
@@ -48,12 +47,12 @@ class EngineSessions:
 
     provider = "tensorrt"
 
-    def __init__(self, bundle: Bundle, *, cuda: Cuda | None = None) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
-        self._cuda = Cuda() if cuda is None else cuda
+        self._cuda = Cuda()
         self._memory = DeviceMemory(self._cuda)
         chosen = choose_engines(bundle, self._cuda.compute_capability)
-        self._trt = chosen.trt
+        self._trt, self._entries = chosen.trt, chosen.entries
         self._kernels: list[KernelCache] = []
         free = self._cuda.free_bytes()
         engines = {name: self._load(chosen, name) for name in chosen.entries}
@@ -80,13 +79,20 @@ class EngineSessions:
             "buffers": self._memory.device.held_bytes,
         }
 
+    def files(self) -> tuple[str, ...]:
+        """Return the engines, and the graphs of those that hold no weights."""
+        components = self._bundle.manifest.components
+        stripped = [name for name, entry in self._entries.items() if entry.stripped]
+        graphs = {path for n in stripped for path in (components[n].graph, *components[n].data)}
+        return (*(entry.path for entry in self._entries.values()), *sorted(graphs))
+
     def image_features(self, pixel_values: Floats) -> DeviceArray:
         """Return (images, tokens, hidden) for pixel values (images, 3, height, width)."""
         parts = [
             self._vision.run({"pixel_values": self._memory.upload(pixel_values[rows])})
             for rows in _groups(len(pixel_values), self._tiles)
         ]
-        return self._joined([part["image_features"] for part in parts])
+        return self._memory.joined([part["image_features"] for part in parts])
 
     def embed(self, input_ids: Ints) -> DeviceArray:
         """Return (batch, sequence, hidden) for input ids (batch, sequence)."""
@@ -94,7 +100,7 @@ class EngineSessions:
             self._embedding.run({"input_ids": self._memory.upload(input_ids[rows])})
             for rows in _groups(len(input_ids), self._rows)
         ]
-        return self._joined([part["inputs_embeds"] for part in parts])
+        return self._memory.joined([part["inputs_embeds"] for part in parts])
 
     def place(
         self, embeds: DeviceArray, features: DeviceArray, at: npt.NDArray[np.bool_]
@@ -129,7 +135,7 @@ class EngineSessions:
         routed, figures = [], []
         for rows in _groups(len(text_mask), self._rows):
             feeds = {name: self._memory.upload(array[rows]) for name, array in places.items()}
-            embeds = self._part(inputs_embeds, rows)
+            embeds = self._memory.rows(inputs_embeds, rows)
             outputs = self._router.run({"inputs_embeds": embeds, **feeds})
             routed.append(outputs["routed_embeds"])
             figures.append(self._memory.download(*(outputs[name] for name in _ROUTER_FIGURES)))
@@ -138,14 +144,14 @@ class EngineSessions:
             name.removeprefix("router_"): array
             for name, array in zip(_ROUTER_FIGURES, whole, strict=True)
         }
-        return self._joined(routed), RouterArrays(**places, **named)
+        return self._memory.joined(routed), RouterArrays(**places, **named)
 
     def prefill(
         self, inputs_embeds: DeviceArray, attention_mask: Ints
     ) -> tuple[Floats, EngineState]:
         """Run the prompt, in pieces where it is longer than the engine takes at once."""
         done = [
-            self._prefill_group(self._part(inputs_embeds, rows), attention_mask[rows])
+            self._prefill_group(self._memory.rows(inputs_embeds, rows), attention_mask[rows])
             for rows in _groups(len(attention_mask), self._rows)
         ]
         return np.concatenate([logits for logits, _ in done]), EngineState([one for _, one in done])
@@ -207,7 +213,7 @@ class EngineSessions:
         for start in range(0, length, self._piece):
             stop = min(start + self._piece, length)
             feeds = {
-                "inputs_embeds": self._slice(embeds, start, stop),
+                "inputs_embeds": self._memory.span(embeds, start, stop),
                 "attention_mask": self._memory.upload(mask[:, :stop]),
                 "position_ids": self._memory.upload(positions[:, start:stop]),
                 **cache.named("past_key_values"),
@@ -216,41 +222,6 @@ class EngineSessions:
             logits = self._prefill.run(feeds, cache.named("present"))["logits"]
         (last,) = self._memory.download(logits)
         return last[:, -1], GroupState(self._shelf, cache, mask)
-
-    def _joined(self, parts: list[DeviceArray]) -> DeviceArray:
-        """Return arrays one behind the other along the first axis, once they are computed."""
-        whole = parts[0]
-        if len(parts) > 1:
-            rows = sum(part.shape[0] for part in parts)
-            whole = self._memory.empty((rows, *whole.shape[1:]), whole.dtype)
-            address = whole.address
-            for part in parts:
-                self._cuda.copy(address, part.address, part.nbytes)
-                address += part.nbytes
-        self._cuda.synchronize()
-        return whole
-
-    def _part(self, array: DeviceArray, rows: slice) -> DeviceArray:
-        """Return some of the rows; a copy, since they need not be aligned, unless they are all."""
-        count = rows.stop - rows.start
-        if count == array.shape[0]:
-            return array
-        part = self._memory.empty((count, *array.shape[1:]), array.dtype)
-        offset = rows.start * (array.nbytes // array.shape[0])
-        self._cuda.copy(part.address, array.address + offset, part.nbytes)
-        return part
-
-    def _slice(self, embeds: DeviceArray, start: int, stop: int) -> DeviceArray:
-        """Return embeds[:, start:stop], packed."""
-        batch, length, hidden = embeds.shape
-        if stop - start == length:
-            return embeds
-        piece = self._memory.empty((batch, stop - start, hidden), embeds.dtype)
-        token = hidden * embeds.dtype.itemsize
-        width = (stop - start) * token
-        source = (embeds.address + start * token, length * token)
-        self._cuda.copy_2d((piece.address, width), source, width, batch)
-        return piece
 
 
 def _groups(count: int, most: int) -> list[slice]:

@@ -37,6 +37,7 @@ def test_content_that_two_graphs_share_lies_once(tmp_path: Path) -> None:
     assert (tmp_path / "one.data").stat().st_size == TABLE.nbytes
     assert (tmp_path / "two.data").stat().st_size == TABLE.nbytes
     assert written["two"].tensor_bytes == TABLE.nbytes + 32 * 4  # the shared one counts with `one`
+    assert written["two"].weight_bytes == 2 * TABLE.nbytes + 32 * 4
 
 
 def test_graph_without_weights_of_its_own_has_no_data_file(tmp_path: Path) -> None:

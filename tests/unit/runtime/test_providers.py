@@ -53,7 +53,7 @@ def test_ort_tensorrt_compiles_one_range_for_prompt_and_step(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     manifest = open_bundle(tiny_bundle).manifest
-    options = tensorrt_options("decoder", manifest.components["decoder"].inputs, manifest.model)
+    options = tensorrt_options("decoder", manifest)
     sizes = {
         name: dict(part.split(":") for part in options[f"trt_profile_{name}_shapes"].split(","))
         for name in ("min", "opt", "max")
@@ -66,7 +66,21 @@ def test_ort_tensorrt_compiles_one_range_for_prompt_and_step(
     mask = [sizes[name]["attention_mask"] for name in ("min", "opt", "max")]
     assert mask == ["1x1", "1x257", "4x1023"]
     assert options["trt_engine_cache_enable"] == "1"
-    assert options["trt_engine_cache_path"] == str(tmp_path / "moir-edge" / "ort-tensorrt")
+    folder = Path(options["trt_engine_cache_path"])
+    assert folder.parent == tmp_path / "moir-edge" / "ort-tensorrt"
+    assert folder.is_dir()
+    other = manifest.components["decoder"].model_copy(update={"structure_sha256": "a", "weights_sha256": "b"})  # fmt: skip
+    tuned = manifest.model_copy(update={"components": {"decoder": other}})
+    assert tensorrt_options("decoder", tuned)["trt_engine_cache_path"] != str(folder)
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(EnvironmentProblem, match="set XDG_CACHE_HOME to another folder"):
+        tensorrt_options("router", open_bundle(tiny_bundle).manifest)
 
 
 def test_routed_embeddings_are_handed_on_where_they_lie(tiny_bundle: Path) -> None:

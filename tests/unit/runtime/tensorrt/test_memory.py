@@ -100,3 +100,17 @@ def test_arrays_go_there_and_back() -> None:
     for array, back in zip(arrays, memory.download(*there), strict=True):
         np.testing.assert_array_equal(back, array)
         assert back.dtype == array.dtype
+
+
+def test_parts_of_arrays_are_numpys() -> None:
+    memory = DeviceMemory(Cuda(CudaDouble()))
+    array = np.random.default_rng(2).standard_normal((5, 7, 3)).astype(np.float32)
+    there = memory.upload(array)
+    parts = [memory.rows(there, slice(0, 2)), memory.rows(there, slice(2, 5))]
+    span = memory.span(there, 2, 6)
+    joined, taken, middle = memory.download(memory.joined(parts), parts[1], span)
+    np.testing.assert_array_equal(joined, array)
+    np.testing.assert_array_equal(taken, array[2:5])
+    np.testing.assert_array_equal(middle, array[:, 2:6])
+    assert parts[1].address % ALIGNMENT == span.address % ALIGNMENT == 0
+    assert memory.rows(there, slice(0, 5)) is memory.span(there, 0, 7) is there

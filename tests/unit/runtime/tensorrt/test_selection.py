@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import moir_edge
-from moir_edge.bundle import open_bundle
+from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.errors import BundleError, EnvironmentProblem
 from moir_edge.runtime.providers import _default
 from moir_edge.runtime.tensorrt.selection import choose_engines
@@ -39,15 +39,28 @@ def test_the_engines_of_this_gpu_are_taken(rtx_bundle: Path, rtx: Any) -> None:
 def test_a_bundle_without_engines_names_the_command(tiny_bundle: Path) -> None:
     with pytest.raises(BundleError) as info:
         choose_engines(open_bundle(tiny_bundle), "8.9")
-    assert "holds no tensorrt_rtx engine of the vision for this GPU's SM 8.9" in str(info.value)
-    assert "it has no engines at all" in str(info.value)
-    assert f"build them with `moir-edge build {tiny_bundle} --target rtx-40`" in str(info.value)
+    assert "has no tensorrt_rtx engine of the vision for this GPU's SM 8.9" in str(info.value)
+    assert f"build it with `moir-edge build {tiny_bundle} --target rtx-40`" in str(info.value)
 
 
-@pytest.mark.parametrize(("sm", "target"), [("12.0", "rtx-50"), ("8.7", "jetson-orin-nano")])
-def test_engines_of_another_gpu_name_the_command(rtx_bundle: Path, sm: str, target: str) -> None:
-    with pytest.raises(BundleError, match=rf"has engines for rtx-40; build them with `moir-edge build .* --target {target}`"):  # fmt: skip
+@pytest.mark.parametrize(
+    ("sm", "message"),
+    [
+        ("12.0", r"was built for SM 8\.9, and this GPU is SM 12\.0; rebuild it with `.* --target rtx-50`"),
+        ("8.7", r"was built by tensorrt_rtx, which tensorrt cannot load; rebuild it on this device with `.* --target jetson-orin-nano`"),
+    ],
+)  # fmt: skip
+def test_engines_of_another_gpu_name_the_command(rtx_bundle: Path, sm: str, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
         choose_engines(open_bundle(rtx_bundle), sm)
+
+
+def test_a_component_without_engine_is_named(rtx_bundle: Path) -> None:
+    bundle = open_bundle(rtx_bundle)
+    engines = tuple(entry for entry in bundle.manifest.engines if entry.component != "router")
+    partial = Bundle(bundle.path, bundle.manifest.model_copy(update={"engines": engines}))
+    with pytest.raises(BundleError, match="has no tensorrt_rtx engine of the router"):
+        choose_engines(partial, "8.9")
 
 
 def test_a_gpu_that_no_target_has_is_told_what_to_use(rtx_bundle: Path) -> None:

@@ -348,7 +348,14 @@ def test_a_stripped_engine_takes_its_weights_from_the_graph(
     rows: list[Any],
 ) -> None:
     device()
+    whole = _load(tiny_bundle, tmp_path / "whole")
     model = _load(tiny_bundle, tmp_path, stripped=True)
+    engines = {f"engines/rtx-40/{name}.engine" for name in model.manifest.components}
+    assert set(whole.sessions.files()) == engines
+    graphs = {f"{name}.onnx" for name in model.manifest.components}
+    assert (
+        set(model.sessions.files()) == engines | graphs == engines | set(expected.sessions.files())
+    )
     ours = model.generate(*rows[0], max_new_tokens=COUNT)
     assert ours.token_ids == expected.generate(*rows[0], max_new_tokens=COUNT).token_ids
 
