@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,6 +36,8 @@ from moir_edge.cli.mix_options import (
     mix_lines,
     mix_settings,
 )
+if TYPE_CHECKING:
+    from moir_edge.bundle import Manifest
 
 __all__ = ["register"]
 
@@ -236,6 +238,33 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         typer.echo(
             f"  engine {engine.component:<10}{engine.target} (SM {engine.compute_capability})"
         )
+    if line := device_build_line(path, manifest):
+        typer.echo(f"  {line}")
+
+
+def device_build_line(path: Path, manifest: Manifest) -> str:
+    """Return what is left to do on the device, and whether its memory will do; empty if nothing is.
+
+    Args:
+        path: The bundle folder.
+        manifest: Its manifest.
+    """
+    from moir_edge.export.build_memory import estimate_build_memory
+    from moir_edge.targets import get_target
+
+    target = get_target(manifest.target)
+    if target.builder != "tensorrt" or any(e.target == target.name for e in manifest.engines):
+        return ""
+    needed = max(
+        estimate_build_memory(path, manifest, name, target) for name in manifest.components
+    )
+    line = f"engines: run `moir-edge build` on the device; it takes about {needed / 1e9:.1f} GB of memory there"
+    if target.memory_gb is None or needed < target.memory_gb * 1e9:
+        return line
+    return (
+        f"{line}, more than the {target.memory_gb} GB of {target.name}: "
+        "add swap, or export in a narrower precision"
+    )
 
 
 def calibration_lines(record: Mapping[str, Any]) -> list[str]:

@@ -169,7 +169,7 @@ def _engine_table(manifest: Manifest) -> Any:
     from rich.table import Table
 
     sizes = {entry.path: entry.bytes for entry in manifest.files}
-    table = Table("engine", "target", "SM", "compute", "builder", "size", "built in")
+    table = Table("engine", "target", "SM", "compute", "builder", "size", "weights", "built in")
     for engine in manifest.engines:
         table.add_row(
             engine.component,
@@ -178,6 +178,8 @@ def _engine_table(manifest: Manifest) -> Any:
             engine.compute,
             f"{engine.builder} {engine.builder_version}",
             _size(sizes.get(engine.path, 0)),
+            ("stripped" if engine.stripped else "inside")
+            + (", refittable" if engine.refittable else ""),
             f"{engine.build_seconds:.1f} s",
         )
     return table
