@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import moir_edge
 from moir_edge.benchmarks import BenchBounds, BenchSettings, bench
 from moir_edge.benchmarks.parity import run as run_module
 from moir_edge.benchmarks.parity.output import write_bench
@@ -119,6 +123,25 @@ def test_engines_without_their_gpu_are_not_measured_and_fail(
     assert (
         "compiled [tensorrt] TTFT slowdown against compiled not measured" in capsys.readouterr().err
     )
+
+
+def test_bundles_are_compared_without_torch(bundle: Path, quantized: Path, tmp_path: Path) -> None:
+    absent = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
+    # every interpreter below this one reads it at its start, those of the subjects too
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\n"
+    )
+    paths = [str(tmp_path), str(Path(moir_edge.__file__).parents[1])]
+    words = ["bench", str(bundle), str(quantized), "--parity", *FLAGS, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "moir_edge.cli.main", *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["subjects"][1]["parity"]["tokens"]["rows"] == ROWS_PER_LENGTH
 
 
 def test_a_checkpoint_is_a_reference_too(
