@@ -83,7 +83,7 @@ def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[C
             replace(
                 spec,
                 provider=one,
-                name=f"{spec.name} [{one}]" if len(providers) > 1 and one else spec.name,
+                name=f"{spec.name} on {one}" if len(providers) > 1 and one else spec.name,
             )
             for one in providers
         ]

@@ -77,15 +77,16 @@ def print_bench(report: BenchReport, console: Console) -> None:
         report: The report.
         console: Where to print.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     for one in report_tables(report):
-        table = Table(title=one.title, title_justify="left")
+        table = Table(title=escape(one.title), title_justify="left")
         table.add_column("")
         for name in one.head:
-            table.add_column(name, justify="right", overflow="fold")
+            table.add_column(escape(name), justify="right", overflow="fold")
         for name, cells in one.rows:
-            table.add_row(name, *cells)
+            table.add_row(escape(name), *map(escape, cells))
         console.print(table)
     for subject in report.subjects:
         if subject.reason is not None:

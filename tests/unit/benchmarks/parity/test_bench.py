@@ -19,6 +19,7 @@ from moir_edge.benchmarks.parity import run as run_module
 from moir_edge.benchmarks.parity.output import write_bench
 from moir_edge.benchmarks.parity.prompts import ROWS_PER_LENGTH, prompts_of
 from moir_edge.benchmarks.parity.schema import BenchReport
+from moir_edge.benchmarks.parity.tables import print_bench
 from moir_edge.bundle import open_bundle
 from moir_edge.cli.main import main
 from moir_edge.errors import DataError, UnsupportedError
@@ -112,7 +113,7 @@ def test_engines_without_their_gpu_are_not_measured_and_fail(
     cpu, engine = record["subjects"]
     assert cpu["reason"] is None
     assert cpu["parity"]["tokens"]["identical_percent"] == 100
-    assert engine["name"] == "compiled [tensorrt]"
+    assert engine["name"] == "compiled on tensorrt"
     assert engine["reason"].startswith("not measured on this device: ")
     assert engine["timings"] == []
     (pair,) = record["pairs"]
@@ -121,7 +122,8 @@ def test_engines_without_their_gpu_are_not_measured_and_fail(
     assert "samples" not in cpu["timings"][0]["ttft"]
     assert main([*words, "--max-slowdown", "1000"]) == 1
     assert (
-        "compiled [tensorrt] TTFT slowdown against compiled not measured" in capsys.readouterr().err
+        "compiled on tensorrt TTFT slowdown against compiled not measured"
+        in capsys.readouterr().err
     )
 
 
@@ -212,3 +214,19 @@ def test_settings_refuse_numbers_out_of_range(bundle: Path) -> None:
         BenchSettings(bundles=())
     with pytest.raises(UnsupportedError, match="unknown provider"):
         BenchSettings(bundles=(bundle,), providers=("gpu",))
+
+
+def test_terminal_shows_names_as_they_are(report: BenchReport) -> None:
+    import io
+
+    from rich.console import Console
+
+    odd = report.subjects[1].model_copy(update={"name": "int8 [bold]"})
+    screen = io.StringIO()
+    print_bench(
+        report.model_copy(update={"subjects": (report.subjects[0], odd)}),
+        Console(file=screen, width=160),
+    )
+    shown = screen.getvalue()
+    assert "int8 [bold]: decoder (int8-weight-only)" in shown
+    assert "FAILED: quantized decoder max abs error" in shown
