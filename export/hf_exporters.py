@@ -14,7 +14,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils import _pytree
@@ -31,6 +31,9 @@ from moir_edge.bundle import Manifest, open_bundle
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.export.hf_runner import BundleRunner
 from moir_edge.targets import TARGETS, get_target
+
+if TYPE_CHECKING:
+    from moir_edge.calibration import CalibrationSettings
 
 __all__ = [
     "BundleProgram",
@@ -241,12 +244,9 @@ def _describe(model: Any, sample_inputs: Mapping[str, Any], packages: list[str])
 
 def _export(model: Any, config: _BundleConfig, folder: Path) -> Path:
     """Write the bundle into `folder` and return its path."""
-    from moir_edge.calibration.settings import CalibrationSettings
     from moir_edge.export.bundle import export_bundle
 
-    fields = config.calibration
-    if fields is not None:
-        fields = {**fields, "data": Path(fields["data"])}
+    calibration = _calibration(config.calibration)
     checkpoint = _save_checkpoint(model, config.processor, folder)
     bundle = export_bundle(
         checkpoint,
@@ -254,10 +254,20 @@ def _export(model: Any, config: _BundleConfig, folder: Path) -> Path:
         target=config.target or "",
         precision=config.precision,
         component_precision=config.component_precision,
-        calibration=None if fields is None else CalibrationSettings(**fields),
+        calibration=calibration,
     )
     shutil.rmtree(checkpoint)
     return bundle
+
+
+def _calibration(fields: Mapping[str, Any] | None) -> CalibrationSettings | None:
+    """Return the settings that a config names; paths stand in it as text, as JSON has them."""
+    from moir_edge.calibration.settings import CalibrationSettings
+
+    if fields is None:
+        return None
+    paths = {name: Path(fields[name]) for name in ("data", "cache", "evaluation") if name in fields}
+    return CalibrationSettings(**{**fields, **paths})
 
 
 def _save_checkpoint(model: Any, processor: str | None, folder: Path) -> Path:

@@ -2,76 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moir_edge.benchmarks.candidates import ComponentRun
 from moir_edge.benchmarks.parity.schema import ComponentParity
+from moir_edge.bundle import COMPONENTS
 from moir_edge.errors import ShapeError
 
-__all__ = ["component_parity", "cosines", "index_shares"]
+__all__ = ["ComponentFigures", "cosines", "index_shares"]
 
 Floats = NDArray[np.float64]
-Pairs = Sequence[tuple[ComponentRun, ComponentRun]]
-Outputs = Sequence[tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]]
+Output = NDArray[np.float32] | None
 
 
-def component_parity(
-    runs: Sequence[ComponentRun],
-    reference: Sequence[ComponentRun],
-    precisions: Mapping[str, str],
-) -> tuple[ComponentParity, ...]:
-    """Compare runs that were fed with the reference's values, component by component.
+class ComponentFigures:
+    """Gathers figures over prompts; of each prompt only a few numbers per token are kept.
 
     Args:
-        runs: One per prompt.
-        reference: The runs that fed them.
-        precisions: Component to precision.
-
-    Raises:
-        ShapeError: An output has another shape than the reference's: another model.
+        precisions: Component to precision, of the bundle that is compared.
     """
-    pairs = list(zip(runs, reference, strict=True))
-    outputs: dict[str, Outputs] = {
-        "vision": [(a.image_features, b.image_features) for a, b in pairs],
-        "embedding": [(a.text_embeds, b.text_embeds) for a, b in pairs],
-        "router": [(a.routed, b.routed) for a, b in pairs if b.routing is not None],
-        "decoder": [(a.logits, b.logits) for a, b in pairs],
-    }
-    return tuple(
-        _compare(name, precisions[name], outputs[name], pairs)
-        for name in outputs
-        if name in precisions and any(one is not None for _, one in outputs[name])
-    )
 
+    def __init__(self, precisions: Mapping[str, str]) -> None:
+        self._precisions = precisions
+        self._components: dict[str, _Gathered] = {}
+        self._shares: list[Floats] = []
+        self._same: list[NDArray[np.bool_]] = []
 
-def _compare(name: str, precision: str, outputs: Outputs, pairs: Pairs) -> ComponentParity:
-    compared = [
-        (np.asarray(got, np.float64), np.asarray(expected, np.float64))
-        for got, expected in outputs
-        if expected is not None
-    ]
-    for got, expected in compared:
+    def add(self, run: ComponentRun, reference: ComponentRun) -> None:
+        """Compare one prompt.
+
+        Args:
+            run: Fed with the reference's values.
+            reference: The run that fed it.
+
+        Raises:
+            ShapeError: An output has another shape than the reference's: another model.
+        """
+        self._add("vision", run.image_features, reference.image_features)
+        self._add("embedding", run.text_embeds, reference.text_embeds)
+        self._add("decoder", run.logits, reference.logits)
+        self._same.append(run.logits.argmax(-1) == reference.logits.argmax(-1))
+        if reference.routing is None:
+            return
+        self._add("router", run.routed, reference.routed)
+        if run.routing is not None:
+            truth = reference.routing
+            shares = index_shares(run.routing.indices, truth.indices, truth.gate > 0)
+            self._shares.append(shares)
+
+    def summary(self) -> tuple[ComponentParity, ...]:
+        """Return the figures of every component that ran, in the order in which they run."""
+        return tuple(self._figures(name) for name in COMPONENTS if name in self._components)
+
+    def _add(self, name: str, got: Output, expected: Output) -> None:
+        if name not in self._precisions or got is None or expected is None:
+            return
         if got.shape != expected.shape:
             raise ShapeError(
                 f"{name}: got shape {got.shape}, the reference has {expected.shape}; "
                 "compare bundles of the same model"
             )
-    worst = max(_worst(got, expected) for got, expected in compared)
-    cosine = np.concatenate([cosines(got, expected) for got, expected in compared])
-    return ComponentParity(
-        component=name,
-        precision=precision,
-        prompts=len(compared),
-        max_abs_error=worst if np.isfinite(worst) else None,
-        cosine=float(cosine.mean()),
-        lowest_cosine=float(cosine.min()),
-        vectors=cosine.size,
-        index_percent=_index_percent(pairs) if name == "router" else None,
-        greedy_percent=_greedy_percent(pairs) if name == "decoder" else None,
-    )
+        left, right = (array.astype(np.float64) for array in (got, expected))
+        gathered = self._components.setdefault(name, _Gathered())
+        gathered.worst = max(gathered.worst, _worst(left, right))
+        gathered.cosines.append(cosines(left, right))
+
+    def _figures(self, name: str) -> ComponentParity:
+        gathered = self._components[name]
+        cosine = np.concatenate(gathered.cosines)
+        shares = np.concatenate(self._shares) if self._shares else np.zeros(0)
+        named = name == "router" and shares.size
+        return ComponentParity(
+            component=name,
+            precision=self._precisions[name],
+            prompts=len(gathered.cosines),
+            max_abs_error=gathered.worst if np.isfinite(gathered.worst) else None,
+            cosine=float(cosine.mean()),
+            lowest_cosine=float(cosine.min()),
+            vectors=cosine.size,
+            index_percent=100 * float(shares.mean()) if named else None,
+            greedy_percent=(
+                100 * float(np.concatenate(self._same).mean()) if name == "decoder" else None
+            ),
+        )
+
+
+@dataclass
+class _Gathered:
+    """What is kept of one component: the largest error, and per prompt the cosines of its vectors."""
+
+    worst: float = 0.0
+    cosines: list[Floats] = field(default_factory=list)
 
 
 def _worst(got: Floats, expected: Floats) -> float:
@@ -101,17 +126,6 @@ def cosines(got: Floats, expected: Floats) -> Floats:
     return np.clip(cosine, -1, 1)
 
 
-def _index_percent(pairs: Pairs) -> float | None:
-    """Return how many of the reference's sources are found again, over the tokens that it routes, in %."""
-    shares = [
-        index_shares(got.routing.indices, expected.routing.indices, expected.routing.gate > 0)
-        for got, expected in pairs
-        if got.routing is not None and expected.routing is not None
-    ]
-    found = np.concatenate(shares) if shares else np.zeros(0)
-    return 100 * float(found.mean()) if found.size else None
-
-
 def index_shares(
     got: NDArray[np.int64], expected: NDArray[np.int64], routed: NDArray[np.bool_]
 ) -> Floats:
@@ -131,9 +145,3 @@ def index_shares(
     counts = named.sum(axis=1)
     shares: Floats = hits.sum(axis=1)[counts > 0] / counts[counts > 0]
     return shares
-
-
-def _greedy_percent(pairs: Pairs) -> float:
-    """Return the share of steps at which the same token is the most likely one, in %."""
-    same = [got.logits.argmax(-1) == expected.logits.argmax(-1) for got, expected in pairs]
-    return 100 * float(np.concatenate(same).mean())

@@ -10,24 +10,28 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import moir_edge
-from moir_edge.benchmarks.agreement import routing_agreement, token_agreement
-from moir_edge.benchmarks.candidates import Answer, ComponentRun, RoutingRow, TimedAnswer
+from moir_edge.benchmarks.candidates import TimedAnswer
 from moir_edge.benchmarks.figures import component_samples, router_overhead
 from moir_edge.benchmarks.machine import CpuTimes, describe_machine, load_average
 from moir_edge.benchmarks.measure import (
     LatencyPlan,
     OverheadPairs,
     Progress,
-    measure_answers,
     measure_latency,
     measure_overhead,
-    measure_routing,
 )
 from moir_edge.benchmarks.parity.gates import check_bench_gates
-from moir_edge.benchmarks.parity.numeric import component_parity
+from moir_edge.benchmarks.parity.numbers import measure_numbers
 from moir_edge.benchmarks.parity.output import check_output, write_bench
 from moir_edge.benchmarks.parity.prompts import Prompts, prompts_of
-from moir_edge.benchmarks.parity.schema import BenchReport, Subject, SubjectParity, Timing
+from moir_edge.benchmarks.parity.schema import (
+    BenchReport,
+    PromptFacts,
+    SpeedPair,
+    Subject,
+    SubjectParity,
+    Timing,
+)
 from moir_edge.benchmarks.parity.settings import BenchSettings
 from moir_edge.benchmarks.parity.speed import speed_pairs
 from moir_edge.benchmarks.parity.subjects import (
@@ -38,13 +42,12 @@ from moir_edge.benchmarks.parity.subjects import (
     plan_subjects,
 )
 from moir_edge.benchmarks.process import CandidateProcess
-from moir_edge.benchmarks.schema import Machine, Samples
+from moir_edge.benchmarks.schema import GateResult, Machine, Samples
 from moir_edge.errors import DataError
 
 __all__ = ["bench"]
 
 WARM_UP_ROWS = 2
-_BATCH = 8
 
 
 def bench(
@@ -115,25 +118,35 @@ class _Run:
         ]
         timed = [None if time is None else time.timed for time in times]
         pairs = speed_pairs(subjects, timed, seed=settings.seed) if settings.parity else ()
+        compared = _compared(opened, reference)
+        gates = check_bench_gates(subjects, pairs, settings.bounds, compared=compared)
+        return self._report(machine, facts, subjects, pairs, gates).model_copy(
+            update={"reference": _reference_name(settings, reference)}
+        )
+
+    def _report(
+        self,
+        machine: Machine,
+        prompts: tuple[PromptFacts, ...],
+        subjects: Sequence[Subject],
+        pairs: Sequence[SpeedPair],
+        gates: Sequence[GateResult],
+    ) -> BenchReport:
+        settings = self._settings
         return BenchReport(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             version=moir_edge.__version__,
-            threads=opened[0].spec.threads,
+            threads=self._specs[0].threads,
             repeats=settings.repeats,
             warm_up_rows=WARM_UP_ROWS,
             max_new_tokens=settings.max_new_tokens,
             seed=settings.seed,
             data=str(settings.data.path) if settings.data else None,
             machine=machine,
-            prompts=facts,
-            reference=_reference_name(settings, reference),
+            prompts=prompts,
             subjects=tuple(subjects),
-            pairs=pairs,
-            gates=tuple(
-                check_bench_gates(
-                    subjects, pairs, settings.bounds, compared=_compared(opened, reference)
-                )
-            ),
+            pairs=tuple(pairs),
+            gates=tuple(gates),
         )
 
     def _open(self, stack: ExitStack, prompts: Prompts) -> list[Opened]:
@@ -172,51 +185,20 @@ class _Run:
     def _parity(
         self, opened: Sequence[Opened], reference: CandidateProcess | None, prompts: Prompts
     ) -> list[SubjectParity | None]:
+        """Compare what could be loaded with the reference, which is not held against itself."""
         if reference is None:
             return [None] * len(opened)
-        truth = _Numbers(reference, None, prompts, self._settings, self._progress)
-        return [
-            None
-            if one.process is None or one.process is reference
-            else _Numbers(one.process, truth.runs, prompts, self._settings, self._progress).against(
-                truth
+        others = [one.process for one in opened if one.process not in (None, reference)]
+        found = iter(
+            measure_numbers(
+                reference,
+                [one for one in others if one is not None],
+                prompts,
+                decode_steps=self._settings.decode_steps,
+                progress=self._progress,
             )
-            for one in opened
-        ]
-
-
-class _Numbers:
-    """What one process gives on all prompts: components, answers and routing maps."""
-
-    def __init__(
-        self,
-        process: CandidateProcess,
-        feed: Sequence[ComponentRun] | None,
-        prompts: Prompts,
-        settings: BenchSettings,
-        progress: Progress,
-    ) -> None:
-        rows = prompts.rows
-        self._process = process
-        self.runs: list[ComponentRun] = []
-        for at in range(len(rows)):
-            own = None if feed is None else feed[at]
-            self.runs.append(process.components(at, own, settings.decode_steps))
-            progress(f"components: {process.spec.name}", at + 1, len(rows))
-        self.answers: list[Answer] = measure_answers(process, rows, _BATCH, progress)
-        self.maps: list[RoutingRow] | None = None
-        if process.loaded.facts.has_router and all(row.images for row in rows):
-            self.maps = measure_routing(process, rows, len(rows), _BATCH, progress)
-
-    def against(self, truth: _Numbers) -> SubjectParity:
-        """Compare with the reference, whose runs fed these."""
-        precisions = self._process.loaded.facts.component_precisions
-        both = self.maps is not None and truth.maps is not None
-        return SubjectParity(
-            components=component_parity(self.runs, truth.runs, precisions),
-            tokens=token_agreement(self.answers, truth.answers),
-            routing=routing_agreement(self.maps or [], truth.maps or []) if both else None,
         )
+        return [None if one.process in (None, reference) else next(found) for one in opened]
 
 
 def _subject(

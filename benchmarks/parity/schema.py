@@ -208,7 +208,7 @@ class BenchReport(_Record):
     data: str | None
     machine: Machine
     prompts: tuple[PromptFacts, ...]
-    reference: str | None
+    reference: str | None = None
     subjects: tuple[Subject, ...]
     pairs: tuple[SpeedPair, ...]
     gates: tuple[GateResult, ...]

@@ -63,8 +63,8 @@ def open_bundles(settings: BenchSettings) -> dict[str, Bundle]:
 def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[CandidateSpec]:
     """Return what is to be loaded: each bundle on each provider.
 
-    Without providers each bundle is run by the runtime's own choice, and under parity the engines of a bundle that has
-    some stand beside it, so that a device that cannot run them says so.
+    Without providers each bundle is run by the runtime's own choice. Under parity, engines of a bundle that has some stand
+    beside its graphs in ONNX Runtime, so that a device that cannot run them says so.
 
     Raises:
         DataError: A bundle is given twice, or parity has no reference.
@@ -78,12 +78,12 @@ def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[C
         engines = bundles[spec.source].manifest.engines
         providers: Sequence[str | None] = settings.providers or (None,)
         if settings.parity and engines and not settings.providers:
-            providers = (None, *ENGINE_PROVIDERS)
+            providers = (_onnx_runtime(), *ENGINE_PROVIDERS)
         planned += [
             replace(
                 spec,
                 provider=one,
-                name=f"{spec.name} [{one}]" if len(providers) > 1 and one else spec.name,
+                name=f"{spec.name} on {one}" if len(providers) > 1 and one else spec.name,
             )
             for one in providers
         ]
@@ -91,6 +91,13 @@ def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[C
     if settings.parity and settings.reference is None and not (fp32 and len(planned) > 1):
         raise DataError(_NO_REFERENCE)
     return planned
+
+
+def _onnx_runtime() -> str:
+    """Return the best provider that runs graphs rather than engines on this device."""
+    import onnxruntime
+
+    return "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
 
 
 def open_subject(

@@ -52,7 +52,15 @@ def report_tables(report: BenchReport) -> list[ReportTable]:
     compared = [one for one in report.subjects if one.parity is not None]
     if compared:
         title = f"Numbers against {report.reference}, component by component on its inputs"
-        head = ["prompts", "max abs error", "cosine", "lowest", "router indices", "same choice"]
+        head = [
+            "precision",
+            "prompts",
+            "max abs error",
+            "cosine",
+            "lowest",
+            "router indices",
+            "same choice",
+        ]
         rows = [row for one in compared for row in _component_rows(one)]
         tables.append(ReportTable(title, head, rows))
         title = f"The whole chain against {report.reference}"
@@ -77,15 +85,16 @@ def print_bench(report: BenchReport, console: Console) -> None:
         report: The report.
         console: Where to print.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     for one in report_tables(report):
-        table = Table(title=one.title, title_justify="left")
+        table = Table(title=escape(one.title), title_justify="left")
         table.add_column("")
         for name in one.head:
-            table.add_column(name, justify="right", overflow="fold")
+            table.add_column(escape(name), justify="right", overflow="fold")
         for name, cells in one.rows:
-            table.add_row(name, *cells)
+            table.add_row(escape(name), *map(escape, cells))
         console.print(table)
     for subject in report.subjects:
         if subject.reason is not None:
@@ -149,11 +158,12 @@ def _part(name: str) -> TimingCell:
 
 def _component_rows(subject: Subject) -> Iterator[Row]:
     for one in subject.parity.components if subject.parity else ():
-        yield f"{subject.name}: {one.component} ({one.precision})", _component_cells(one)
+        yield f"{subject.name}: {one.component}", _component_cells(one)
 
 
 def _component_cells(one: ComponentParity) -> list[str]:
     return [
+        one.precision,
         str(one.prompts),
         "not finite" if one.max_abs_error is None else f"{one.max_abs_error:.2e}",
         f"{one.cosine:.6f}",

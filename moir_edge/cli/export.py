@@ -36,6 +36,7 @@ from moir_edge.cli.mix_options import (
     mix_lines,
     mix_settings,
 )
+
 if TYPE_CHECKING:
     from moir_edge.bundle import Manifest
 

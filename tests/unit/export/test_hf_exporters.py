@@ -85,6 +85,21 @@ def test_config_refuses_targets_of_others(fields: dict[str, str], message: str) 
         AutoExportConfig.from_dict({"export_format": "tensorrt_rtx", **fields})
 
 
+def test_calibration_settings_survive_json(tmp_path: Path) -> None:
+    import json
+
+    from moir_edge.calibration import CalibrationSettings
+    from moir_edge.export.hf_exporters import TensorRTConfig, _calibration
+
+    data = tmp_path / "calib.jsonl"
+    data.write_text("{}")
+    given = {"data": str(data), "rows": 3, "evaluation": str(data)}
+    config = TensorRTConfig(target="jetson-thor", precision="int8", calibration=given)
+    fields = json.loads(config.to_json_string())["calibration"]
+    assert _calibration(fields) == CalibrationSettings(data=data, rows=3, evaluation=data)
+    assert _calibration(None) is None
+
+
 @pytest.fixture(scope="module")
 def routed(make_checkpoint: Callable[..., Path]) -> Any:
     """A tiny SmolVLM with a router, changed in memory after it was loaded."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import moir_edge
 from moir_edge.benchmarks import BenchBounds, BenchSettings, bench
 from moir_edge.benchmarks.parity import run as run_module
 from moir_edge.benchmarks.parity.output import write_bench
 from moir_edge.benchmarks.parity.prompts import ROWS_PER_LENGTH, prompts_of
 from moir_edge.benchmarks.parity.schema import BenchReport
+from moir_edge.benchmarks.parity.tables import print_bench
 from moir_edge.bundle import open_bundle
 from moir_edge.cli.main import main
 from moir_edge.errors import DataError, UnsupportedError
@@ -90,7 +95,12 @@ def test_gates_and_exit_are_those_of_the_figures(report: BenchReport) -> None:
 def test_report_folder_holds_every_table(report: BenchReport, tmp_path: Path) -> None:
     write_bench(report, tmp_path / "out")
     page = (tmp_path / "out" / "bench.html").read_text()
-    for text in ("quantized: decoder (int8-weight-only)", "✗ failed", "Boundary", "bundle against"):
+    for text in (
+        "quantized: decoder</th><td>int8-weight-only</td>",
+        "✗ failed",
+        "Boundary",
+        "bundle against",
+    ):
         assert text in page
     assert not re.search(r"https?://", page)
     again = BenchReport.model_validate_json((tmp_path / "out" / "bench.json").read_text())
@@ -108,7 +118,7 @@ def test_engines_without_their_gpu_are_not_measured_and_fail(
     cpu, engine = record["subjects"]
     assert cpu["reason"] is None
     assert cpu["parity"]["tokens"]["identical_percent"] == 100
-    assert engine["name"] == "compiled [tensorrt]"
+    assert [one["name"] for one in (cpu, engine)] == ["compiled on cpu", "compiled on tensorrt"]
     assert engine["reason"].startswith("not measured on this device: ")
     assert engine["timings"] == []
     (pair,) = record["pairs"]
@@ -117,8 +127,28 @@ def test_engines_without_their_gpu_are_not_measured_and_fail(
     assert "samples" not in cpu["timings"][0]["ttft"]
     assert main([*words, "--max-slowdown", "1000"]) == 1
     assert (
-        "compiled [tensorrt] TTFT slowdown against compiled not measured" in capsys.readouterr().err
+        "compiled on tensorrt TTFT slowdown against compiled on cpu not measured"
+        in capsys.readouterr().err
     )
+
+
+def test_bundles_are_compared_without_torch(bundle: Path, quantized: Path, tmp_path: Path) -> None:
+    absent = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
+    # every interpreter below this one reads it at its start, those of the subjects too
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\n"
+    )
+    paths = [str(tmp_path), str(Path(moir_edge.__file__).parents[1])]
+    words = ["bench", str(bundle), str(quantized), "--parity", *FLAGS, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "moir_edge.cli.main", *words],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["subjects"][1]["parity"]["tokens"]["rows"] == ROWS_PER_LENGTH
 
 
 def test_a_checkpoint_is_a_reference_too(
@@ -127,7 +157,7 @@ def test_a_checkpoint_is_a_reference_too(
     words = ["bench", str(bundle), "--parity", "--reference", str(checkpoint), *FLAGS]
     assert main([*words, "--min-token-agreement", "100", "--max-abs-error", "0"]) == 0
     out = capsys.readouterr().out
-    assert "bundle: decoder (fp32)" in out
+    assert "bundle: decoder" in out
     assert "passed: bundle token agreement 100.00 %, bound >= 100 %" in out
 
 
@@ -189,3 +219,19 @@ def test_settings_refuse_numbers_out_of_range(bundle: Path) -> None:
         BenchSettings(bundles=())
     with pytest.raises(UnsupportedError, match="unknown provider"):
         BenchSettings(bundles=(bundle,), providers=("gpu",))
+
+
+def test_terminal_shows_names_as_they_are(report: BenchReport) -> None:
+    import io
+
+    from rich.console import Console
+
+    odd = report.subjects[1].model_copy(update={"name": "int8 [bold]"})
+    screen = io.StringIO()
+    print_bench(
+        report.model_copy(update={"subjects": (report.subjects[0], odd)}),
+        Console(file=screen, width=160),
+    )
+    shown = screen.getvalue()
+    assert "int8 [bold]: decoder" in shown
+    assert "FAILED: quantized decoder max abs error" in shown

@@ -10,7 +10,8 @@ import pytest
 from scipy.spatial.distance import cosine as cosine_distance
 
 from moir_edge.benchmarks.candidates import ComponentRun
-from moir_edge.benchmarks.parity.numeric import component_parity, cosines, index_shares
+from moir_edge.benchmarks.parity.numeric import ComponentFigures, cosines, index_shares
+from moir_edge.benchmarks.parity.schema import ComponentParity
 from moir_edge.errors import ShapeError
 from moir_edge.runtime.sessions import RouterArrays
 
@@ -41,6 +42,15 @@ def _run(seed: int = 0, *, images: bool = True) -> ComponentRun:
         logits=array(3, 16),
         tokens=np.array([1, 2]),
     )
+
+
+def component_parity(
+    runs: list[ComponentRun], reference: list[ComponentRun], precisions: dict[str, str]
+) -> tuple[ComponentParity, ...]:
+    figures = ComponentFigures(precisions)
+    for run, truth in zip(runs, reference, strict=True):
+        figures.add(run, truth)
+    return figures.summary()
 
 
 def test_cosines_are_scipys() -> None:

@@ -56,16 +56,16 @@ def test_pairs_without_a_time_on_both_sides_are_left_out() -> None:
 def test_who_is_compared_with_whom() -> None:
     subjects = [
         _subject("a", "a"),
-        _subject("a [tensorrt]", "a", provider="tensorrt"),
-        _subject("a [cuda]", "a", provider="cuda"),
+        _subject("a on tensorrt", "a", provider="tensorrt"),
+        _subject("a on cuda", "a", provider="cuda"),
         _subject("b", "b"),
         _subject("c", "c", target="rtx-40"),
     ]
     timed = [[_timed(10, 4, 6)], None, [_timed(5)], [_timed(20, 10)], [_timed(30)]]
     pairs = speed_pairs(subjects, timed, seed=0)
     assert [(one.subject, one.baseline, one.kind) for one in pairs] == [
-        ("a [tensorrt]", "a", "engine against ONNX Runtime"),
-        ("a [cuda]", "a", "provider against provider"),
+        ("a on tensorrt", "a", "engine against ONNX Runtime"),
+        ("a on cuda", "a", "provider against provider"),
         ("b", "a", "bundle against bundle"),
         ("c", "a", "target against target"),
     ]
