@@ -8,8 +8,7 @@ import numpy.typing as npt
 
 from moir_edge.calibration.granularity import Granularity
 from moir_edge.calibration.grids import E2M1, E4M3
-from moir_edge.calibration.scales import QuantizedArray
-from moir_edge.errors import DataError
+from moir_edge.calibration.scales import QuantizedArray, require_finite
 
 __all__ = ["quantize_float"]
 
@@ -40,11 +39,10 @@ def quantize_float(
         DataError: The weight holds a NaN or an infinity.
         ShapeError: The granularity does not fit the shape.
     """
-    if not np.isfinite(weight).all():
-        raise DataError(f"a weight of shape {weight.shape} holds a NaN or an infinity")
+    require_finite(weight)
     if bits == 8:
-        return _per_channel(weight)
-    return _in_blocks(weight, granularity.block_rows(weight.shape))
+        return _per_channel(weight).measured(weight)
+    return _in_blocks(weight, granularity.block_rows(weight.shape)).measured(weight)
 
 
 def _per_channel(weight: _Floats) -> QuantizedArray:
@@ -55,9 +53,7 @@ def _per_channel(weight: _Floats) -> QuantizedArray:
     largest = np.abs(weight).max(axis=0)
     scale = np.maximum(largest / np.float32(E4M3.largest), _LEAST_SCALE)
     scale = np.where(largest > 0, scale, np.float32(1)).astype(np.float32)
-    values = E4M3.round(weight / scale)
-    error = _relative_error(weight, values.astype(np.float32) * scale)
-    return QuantizedArray(values=values, scale=scale, relative_error=error)
+    return QuantizedArray(values=E4M3.round(weight / scale), scale=scale)
 
 
 def _in_blocks(weight: _Floats, block: int) -> QuantizedArray:
@@ -65,21 +61,14 @@ def _in_blocks(weight: _Floats, block: int) -> QuantizedArray:
     outer = _outer_scale(float(np.abs(weight).max(initial=0.0)))
     values = np.empty((rows, columns), ml_dtypes.float4_e2m1fn)
     codes = np.empty((rows // block, columns), np.uint8)
-    squared_error = 0.0
     width = max(1, _SLICE_ELEMENTS // rows)
     for start in range(0, columns, width):
         part = slice(start, start + width)
         groups = (weight[:, part] / np.float32(outer)).reshape(rows // block, block, -1)
-        codes[:, part], errors = _best_codes(groups)
+        codes[:, part] = _best_codes(groups)
         values[:, part] = E2M1.round(groups / _scales(codes[:, part])[:, None]).reshape(rows, -1)
-        squared_error += float(errors.sum(dtype=np.float64))
-    norm = float(np.square(weight / np.float32(outer), dtype=np.float64).sum())
-    return QuantizedArray(
-        values=values,
-        scale=codes.view(ml_dtypes.float8_e4m3fn),
-        relative_error=float(np.sqrt(squared_error / norm)) if norm else 0.0,
-        outer_scale=outer,
-    )
+    scale = codes.view(ml_dtypes.float8_e4m3fn)
+    return QuantizedArray(values=values, scale=scale, outer_scale=outer)
 
 
 def _outer_scale(largest: float) -> float:
@@ -93,8 +82,8 @@ def _outer_scale(largest: float) -> float:
     return max(float(np.exp2(exponent)), float(_LEAST_SCALE))
 
 
-def _best_codes(groups: _Floats) -> tuple[npt.NDArray[np.uint8], _Floats]:
-    """Return the E4M3 code of each block's scale with the least squared error, and that error, (blocks, columns).
+def _best_codes(groups: _Floats) -> npt.NDArray[np.uint8]:
+    """Return the E4M3 code of each block's scale with the least squared error, (blocks, columns).
 
     Args:
         groups: (blocks, rows, columns), in units of the scale of the scales.
@@ -110,14 +99,8 @@ def _best_codes(groups: _Floats) -> tuple[npt.NDArray[np.uint8], _Floats]:
         squared = np.square(groups - rounded * step).sum(axis=1)
         better = (squared < errors) & (largest > 0)
         codes, errors = np.where(better, tried, codes), np.where(better, squared, errors)
-    return codes, np.where(largest > 0, errors, np.float32(0))
+    return codes
 
 
 def _scales(codes: npt.NDArray[np.uint8]) -> _Floats:
     return codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-
-
-def _relative_error(weight: _Floats, restored: _Floats) -> float:
-    norm = float(np.square(weight, dtype=np.float64).sum())
-    error = float(np.square(weight - restored, dtype=np.float64).sum())
-    return float(np.sqrt(error / norm)) if norm else 0.0

@@ -14,21 +14,24 @@ constant only directly before its `DequantizeLinear`, and ONNX Runtime fuses onl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import onnx_ir as ir
 
 from moir_edge.calibration.activations import MIN_SNR_DB, ActivationScales
-from moir_edge.calibration.choices import choose_layer
+from moir_edge.calibration.choices import LayerChoice, choose_layer
 from moir_edge.calibration.floats import quantize_float
 from moir_edge.calibration.formats import FORMATS, LayerFormat, get_format
-from moir_edge.calibration.granularity import PerBlock
+from moir_edge.calibration.granularity import Granularity, PerBlock
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses
 from moir_edge.calibration.ranges import CalibrationMethod
-from moir_edge.calibration.rewriting import GraphRewriter, require_opset
+from moir_edge.calibration.rewriting import GraphRewriter, WeightQuantizer, require_opset
 from moir_edge.calibration.scales import quantize_array
 from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight
+from moir_edge.calibration.weight_methods import LayerMethods, MethodChoice, get_method
+from moir_edge.calibration.weight_report import describe_weight
 
 __all__ = ["LayerOptions", "quantize_layers"]
 
@@ -49,6 +52,7 @@ class LayerOptions:
         exclude: Names, or patterns as ``*.lm_head.*``, of nodes and initializers to leave in float32.
         precisions: Precision by name or pattern of a node or initializer, ``fp32`` among them, in place of the
             graph's; the first that matches holds.
+        int4_method: How INT4 weights are found: a name of `moir_edge.calibration.weight_methods.METHODS`.
     """
 
     block_size: int = 32
@@ -57,8 +61,10 @@ class LayerOptions:
     min_snr_db: float = MIN_SNR_DB
     exclude: Sequence[str] = ()
     precisions: Mapping[str, str] = field(default_factory=dict)
+    int4_method: str = "rtn"
 
     def __post_init__(self) -> None:
+        get_method(self.int4_method)
         PerBlock(block_size=self.block_size)
         for precision in self.precisions.values():
             if precision != "fp32":
@@ -102,7 +108,9 @@ def quantize_layers(
         min_snr_db=options.min_snr_db,
         smoothing=smoothing or {},
     )
-    layers = _Layers(GraphRewriter(model.graph), precision, options, scales)
+    methods = LayerMethods(get_method(options.int4_method), observers or {})
+    layers = _Layers(GraphRewriter(model.graph), precision, options, scales, methods)
+    methods.migrate(model.graph, layers.int4_granularity)
     entries = tuple(layers.quantize(use) for use in find_weight_uses(model.graph))
     layers.rewriter.remove_unused()
     _raise_opset(model, entries)
@@ -122,16 +130,18 @@ class _Layers:
     precision: str
     options: LayerOptions
     scales: ActivationScales
+    methods: LayerMethods
+
+    def int4_granularity(self, use: WeightUse) -> Granularity | None:
+        """Return which weights of a layer share a scale if it becomes INT4, None if it does not."""
+        format_ = self._choose(use).format
+        if format_ is None or format_.storage != ir.DataType.INT4:
+            return None
+        return format_.granularity(self.options.block_size)
 
     def quantize(self, use: WeightUse) -> QuantizedWeight:
         """Rewrite one layer and say what became of it."""
-        choice = choose_layer(
-            use,
-            self.precision,
-            block_size=self.options.block_size,
-            exclude=self.options.exclude,
-            precisions=self.options.precisions,
-        )
+        choice = self._choose(use)
         if choice.format is None:
             return _entry(use, "fp32", reason=choice.reason)
         format_, activation, reason = self._activation(use, choice.format)
@@ -139,11 +149,40 @@ class _Layers:
             self.rewriter.quantize_activation(
                 use, activation.scale, grid=format_.activation, signed=self.options.signed
             )
+        method = self._method(use, format_)
+        entry = _entry(use, format_.precision, reason=reason or choice.reason or method.reason)
+        return replace(
+            entry,
+            activation=activation,
+            method=method.name,
+            migration=method.alpha,
+            **self._store(use, format_, method.quantizer),
+        )
+
+    def _store(
+        self, use: WeightUse, format_: LayerFormat, quantizer: WeightQuantizer
+    ) -> dict[str, Any]:
+        """Quantize the weight and return the figures on it."""
         granularity = format_.granularity(self.options.block_size)
-        quantizer = quantize_float if format_.is_float else quantize_array
+        weight, moments = use.matrix(), self.methods.moments(use.activation)
         array = self.rewriter.quantize_weight(use, format_, granularity, quantizer)
-        return _entry(
-            use, format_.precision, array.relative_error, reason or choice.reason, activation
+        scales = describe_weight(weight, array, format_.bits, moments)
+        return {"relative_error": array.relative_error, "scales": scales}
+
+    def _choose(self, use: WeightUse) -> LayerChoice:
+        return choose_layer(
+            use,
+            self.precision,
+            block_size=self.options.block_size,
+            exclude=self.options.exclude,
+            precisions=self.options.precisions,
+        )
+
+    def _method(self, use: WeightUse, format_: LayerFormat) -> MethodChoice:
+        if format_.storage == ir.DataType.INT4:
+            return self.methods.of(use)
+        return MethodChoice(
+            name="rtn", quantizer=quantize_float if format_.is_float else quantize_array
         )
 
     def _activation(
@@ -155,9 +194,11 @@ class _Layers:
 
 
 def _method(entries: Sequence[QuantizedWeight], options: LayerOptions) -> str:
-    if any(entry.activation is not None for entry in entries):
-        return f"static, ranges by {options.method}"
-    return "weights only, no data"
+    """Name how scales were found: of activations, and of INT4 weights."""
+    static = any(entry.activation is not None for entry in entries)
+    parts = [f"static, ranges by {options.method}" if static else "weights only"]
+    blocks = sorted({entry.method for entry in entries if entry.precision == "int4"})
+    return ", ".join(parts + [f"int4 by {' and '.join(blocks)}"] * bool(blocks))
 
 
 def _formats(entries: Sequence[QuantizedWeight]) -> list[LayerFormat]:
@@ -178,19 +219,11 @@ def _raise_opset(model: ir.Model, entries: Sequence[QuantizedWeight]) -> None:
         model.ir_version = max(model.ir_version, _IR_VERSIONS[needed])
 
 
-def _entry(
-    use: WeightUse,
-    precision: str,
-    error: float = 0.0,
-    reason: str = "",
-    activation: ActivationScale | None = None,
-) -> QuantizedWeight:
+def _entry(use: WeightUse, precision: str, *, reason: str) -> QuantizedWeight:
     return QuantizedWeight(
         node=use.node.name or "",
         weight=use.name,
         shape=use.shape,
         precision=precision,
-        relative_error=error,
         reason=reason,
-        activation=activation,
     )

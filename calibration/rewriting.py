@@ -17,7 +17,13 @@ from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.scales import QuantizedArray, quantize_array
 from moir_edge.errors import UnsupportedError
 
-__all__ = ["GraphRewriter", "WeightQuantizer", "require_opset", "sign_activations"]
+__all__ = [
+    "GraphRewriter",
+    "WeightQuantizer",
+    "require_opset",
+    "require_symmetric",
+    "sign_activations",
+]
 
 WeightQuantizer = Callable[[npt.NDArray[np.float32], Granularity, int], QuantizedArray]
 """Called as ``quantizer(weight, granularity, bits)`` on a (K, N) weight."""
@@ -35,7 +41,7 @@ class GraphRewriter:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._stored: dict[str, tuple[ir.Value, ir.Value, QuantizedArray]] = {}
+        self._stored: dict[str, tuple[list[ir.Value], QuantizedArray]] = {}
         self._activations: dict[tuple[ir.Value, Grid], ir.Value] = {}
         self._replaced: dict[str, ir.Value] = {}
         self._numbers = count()
@@ -48,14 +54,15 @@ class GraphRewriter:
         quantizer: WeightQuantizer = quantize_array,
     ) -> QuantizedArray:
         """Put `DequantizeLinear` before one use and return the quantized weight."""
-        values, scale, array = self._store(use, format_, granularity, quantizer)
+        constants, array = self._store(use, format_, granularity, quantizer)
         if array.outer_scale is not None:
-            scale = self._scale_of_blocks(use, scale, array.outer_scale)
+            scale = self._scale_of_blocks(use, constants[1], array.outer_scale)
+            constants = [constants[0], scale]
         # One node per use: the runtimes fuse a DequantizeLinear only with its single consumer.
         weight = self._node(
-            "DequantizeLinear", [values, scale], use.node, ir.DataType.FLOAT, granularity.attributes
+            "DequantizeLinear", constants, use.node, ir.DataType.FLOAT, granularity.attributes
         )
-        weight.shape = values.shape
+        weight.shape = constants[0].shape
         use.connect(self._graph, weight)
         self._replaced[use.name] = use.value
         return array
@@ -120,15 +127,20 @@ class GraphRewriter:
         format_: LayerFormat,
         granularity: Granularity,
         quantizer: WeightQuantizer,
-    ) -> tuple[ir.Value, ir.Value, QuantizedArray]:
+    ) -> tuple[list[ir.Value], QuantizedArray]:
+        """Return the inputs of `DequantizeLinear`: integers, scale and, if there are any, zero points."""
         name = f"{use.name}_{format_.storage.name.lower()}"
         if name not in self._stored:
             array = quantizer(use.matrix(), granularity, format_.bits)
-            values = self._constant(name, array.values, format_.storage)
-            blocks = array.outer_scale is not None
-            dtype = E4M3.storage if blocks else ir.DataType.FLOAT
-            scale = self._constant(f"{use.name}_scale", array.scale, dtype)
-            self._stored[name] = (values, scale, array)
+            storage = format_.storage if array.zero_point is None else ir.DataType.UINT4
+            wide = ir.DataType.FLOAT if array.outer_scale is None else E4M3.storage
+            constants = [
+                self._constant(name, array.values, storage),
+                self._constant(f"{use.name}_scale", array.scale, wide),
+            ]
+            if array.zero_point is not None:
+                constants.append(self._constant(f"{use.name}_zero", array.zero_point, storage))
+            self._stored[name] = (constants, array)
         return self._stored[name]
 
     def _node(
@@ -165,6 +177,16 @@ def require_opset(model: ir.Model) -> None:
         raise UnsupportedError(
             f"the graph has opset {opset}; block-wise DequantizeLinear needs 21 or later, export it again"
         )
+
+
+def require_symmetric(graph: ir.Graph) -> None:
+    """Raise `UnsupportedError` for a graph whose INT4 weights have zero points: TensorRT does not read them."""
+    for name, value in graph.initializers.items():
+        if value.dtype == ir.DataType.UINT4:
+            raise UnsupportedError(
+                f"{name} is an INT4 weight with zero points, as --int4-method hqq makes them, and TensorRT does not "
+                "read those; export with rtn, awq or gptq"
+            )
 
 
 def sign_activations(graph: ir.Graph) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from moir_edge.calibration.weight_report import WeightScales
+
 __all__ = ["ActivationScale", "QuantizationSummary", "QuantizedWeight"]
 
 
@@ -35,7 +37,10 @@ class QuantizedWeight:
         shape: Its shape as the node sees it, (K, N) for MatMul.
         precision: One of `moir_edge.calibration.formats.FORMATS`, or ``fp32`` where it was left alone.
         relative_error: ‖w − dequantized‖ / ‖w‖; 0 where it was left alone.
-        reason: Why it has another precision than was asked for; empty otherwise.
+        reason: Why it has another precision, or another method, than was asked for; empty otherwise.
+        method: How its integers were found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; empty where it was left alone.
+        migration: Exponent of the row scales that AWQ folded into it; None for none.
+        scales: Its scales and what they cost; None where it was left alone.
         activation: The other operand under ``int8`` and ``fp8``; None where it stays float.
     """
 
@@ -45,6 +50,9 @@ class QuantizedWeight:
     precision: str
     relative_error: float = 0.0
     reason: str = ""
+    method: str = ""
+    migration: float | None = None
+    scales: WeightScales | None = None
     activation: ActivationScale | None = None
 
 
@@ -96,5 +104,16 @@ class QuantizationSummary:
             "left_out": len(self.left_out),
             "worst_relative_error": self.worst_relative_error,
             "worst_signal_to_noise_db": self.worst_signal_to_noise_db,
-            "weights": [asdict(weight) for weight in self.weights],
+            "weights": [_record(asdict(weight)) for weight in self.weights],
         }
+
+
+def _record(fields: dict[str, Any]) -> dict[str, Any]:
+    """Drop what says nothing and round figures to four digits, for a report has a line per layer."""
+    return {name: _short(value) for name, value in fields.items() if value not in (None, "")}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _record(value)
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -19,6 +19,7 @@ from moir_edge.export.precisions import (
     PrecisionName,
     apply_precision,
     calibrated_components,
+    choose_int4_method,
     plan_precisions,
 )
 from moir_edge.export.writing import WrittenGraph, write_graphs
@@ -41,6 +42,7 @@ def assemble(
     precision: str = "fp32",
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
+    int4_method: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -52,7 +54,9 @@ def assemble(
         target: Device profile.
         precision: Precision of the bundle.
         component_precision: Overrides by component.
-        calibration: Data and methods for ``int8`` and ``fp8``.
+        calibration: Data and methods for ``int8`` and ``fp8``, and for ``int4`` by a method that goes by data.
+        int4_method: How INT4 weights are found, see `moir_edge.calibration.weight_methods`; None takes the best
+            there is with the data at hand.
         force: Replace a bundle that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
 
@@ -68,11 +72,12 @@ def assemble(
         EnvironmentProblem: The disk is full or not writable.
     """
     plan = plan_precisions(traced.graphs, target, precision, component_precision)
+    method = choose_int4_method(plan, target, int4_method, has_data=calibration is not None)
     report = progress or silent
     with staged_bundle(output, force=force) as folder:
         write_assets(traced.checkpoint, folder)
-        calibrated = _calibrate(traced, plan, folder, calibration, report)
-        models, summaries = _convert(traced, plan, calibrated, target, report)
+        calibrated = _calibrate(traced, plan, method, folder, calibration, report)
+        models, summaries = _convert(traced, plan, method, calibrated, target, report)
         written = write_graphs(models, folder)
         _write_report(folder / "reports" / "quantization.json", summaries)
         manifest = Manifest(
@@ -104,24 +109,32 @@ def _engines(folder: Path, manifest: Manifest, report: Progress) -> tuple[Engine
 def _calibrate(
     traced: TracedModel,
     plan: Mapping[str, PrecisionName],
+    int4_method: str,
     folder: Path,
     settings: CalibrationSettings | None,
     report: Progress,
 ) -> CalibratedGraphs | None:
     """Run the calibration data where a component needs it; the folder holds the processor already."""
-    components = calibrated_components(plan, has_data=settings is not None)
+    components = calibrated_components(plan, has_data=settings is not None, int4_method=int4_method)
     if settings is None:
         return None
     from moir_edge.calibration.preparation import calibrate
 
     return calibrate(
-        traced.graphs, traced.facts, folder, settings, components=components, progress=report
+        traced.graphs,
+        traced.facts,
+        folder,
+        settings,
+        components=components,
+        weights_only=[name for name in components if plan[name] == "int4"],
+        progress=report,
     )
 
 
 def _convert(
     traced: TracedModel,
     plan: Mapping[str, PrecisionName],
+    int4_method: str,
     calibrated: CalibratedGraphs | None,
     target: str,
     report: Progress,
@@ -135,7 +148,12 @@ def _convert(
         report("convert weights", done, len(plan))
         models[name] = graph.clone()
         summary = apply_precision(
-            models[name], plan[name], component=name, calibrated=calibrated, signed=signed
+            models[name],
+            plan[name],
+            component=name,
+            calibrated=calibrated,
+            signed=signed,
+            int4_method=int4_method,
         )
         if summary is not None:
             summaries[name] = summary

@@ -10,7 +10,11 @@ from moir_edge.bundle import COMPONENTS, check_bundle_output
 from moir_edge.export.assembly import assemble
 from moir_edge.export.checkpoints import load_checkpoint
 from moir_edge.export.components import Progress, trace_components
-from moir_edge.export.precisions import calibrated_components, plan_precisions
+from moir_edge.export.precisions import (
+    calibrated_components,
+    choose_int4_method,
+    plan_precisions,
+)
 
 if TYPE_CHECKING:
     from moir_edge.calibration import CalibrationSettings
@@ -26,6 +30,7 @@ def export_bundle(
     precision: str = "fp32",
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
+    int4_method: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -39,7 +44,9 @@ def export_bundle(
         target: Device profile.
         precision: One of `moir_edge.targets.EXPORTED_PRECISIONS`.
         component_precision: Overrides by component, such as ``{"vision": "fp32"}``.
-        calibration: Data and methods for ``int8`` and ``fp8``.
+        calibration: Data and methods for ``int8`` and ``fp8``, and for ``int4`` by a method that goes by data.
+        int4_method: How INT4 weights are found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; None takes the best there is with the
+            data at hand.
         force: Replace a bundle that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
 
@@ -56,7 +63,9 @@ def export_bundle(
     # Everything that can be refused is refused before the long work.
     check_bundle_output(output, force=force)
     plan = plan_precisions(COMPONENTS, target, precision, component_precision)
-    calibrated_components(plan, has_data=calibration is not None)
+    has_data = calibration is not None
+    method = choose_int4_method(plan, target, int4_method, has_data=has_data)
+    calibrated_components(plan, has_data=has_data, int4_method=method)
     traced = trace_components(load_checkpoint(checkpoint), progress=progress)
     return assemble(
         traced,
@@ -65,6 +74,7 @@ def export_bundle(
         precision=precision,
         component_precision=component_precision,
         calibration=calibration,
+        int4_method=int4_method,
         force=force,
         progress=progress,
     )

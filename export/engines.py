@@ -164,11 +164,12 @@ def _half_copy(graph: Path, output: Path) -> Path:
     """Write the graph in half precision beside the engine to be, and return its path."""
     import onnx_ir as ir
 
-    from moir_edge.calibration.rewriting import sign_activations
+    from moir_edge.calibration.rewriting import require_symmetric, sign_activations
     from moir_edge.export.half import to_half
     from moir_edge.export.writing import write_graphs
 
     model = ir.load(graph)
+    require_symmetric(model.graph)
     sign_activations(model.graph)
     to_half(model)
     folder = output / _HALF_FOLDER

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from moir_edge.errors import UnsupportedError
-from moir_edge.export.precisions import calibrated_components, plan_precisions
+from moir_edge.export.precisions import (
+    calibrated_components,
+    choose_int4_method,
+    plan_precisions,
+)
 
 COMPONENTS = ("vision", "embedding", "router", "decoder")
 
@@ -38,6 +42,39 @@ def test_calibration_data_are_needed_or_of_no_use() -> None:
         calibrated_components(plan, has_data=False)
     with pytest.raises(UnsupportedError, match="no component of this export has that precision"):
         calibrated_components(plan_precisions(COMPONENTS, "cpu", "int4"), has_data=True)
+
+
+def test_int4_by_data_needs_them() -> None:
+    plan = plan_precisions(COMPONENTS, "cpu", "int4")
+    for method in ("awq", "gptq"):
+        found = calibrated_components(plan, has_data=True, int4_method=method)
+        assert found == ("decoder",)
+        with pytest.raises(UnsupportedError, match=f"int4 by {method} needs calibration data.*rtn"):
+            calibrated_components(plan, has_data=False, int4_method=method)
+    for method in ("rtn", "hqq"):
+        assert calibrated_components(plan, has_data=False, int4_method=method) == ()
+        with pytest.raises(UnsupportedError, match="for int8, fp8 and for int4 by awq or gptq"):
+            calibrated_components(plan, has_data=True, int4_method=method)
+
+
+def test_int4_method_is_the_best_with_the_data_at_hand() -> None:
+    plan = plan_precisions(COMPONENTS, "cpu", "int4")
+    assert choose_int4_method(plan, "cpu", None, has_data=False) == "rtn"
+    assert choose_int4_method(plan, "cpu", None, has_data=True) == "gptq"
+    assert choose_int4_method(plan, "cpu", "hqq", has_data=False) == "hqq"
+
+
+def test_int4_methods_that_are_refused() -> None:
+    plan = plan_precisions(COMPONENTS, "rtx-40", "int4")
+    with pytest.raises(UnsupportedError, match="unknown int4 method 'awk': did you mean 'awq'"):
+        choose_int4_method(plan, "rtx-40", "awk", has_data=False)
+    with pytest.raises(
+        UnsupportedError, match="TensorRT does not read; for rtx-40 take rtn, awq, gptq"
+    ):
+        choose_int4_method(plan, "rtx-40", "hqq", has_data=False)
+    floats = plan_precisions(COMPONENTS, "cpu", "fp32")
+    with pytest.raises(UnsupportedError, match="no component of this export is int4"):
+        choose_int4_method(floats, "cpu", "rtn", has_data=False)
 
 
 def test_override_wins() -> None:
