@@ -29,7 +29,7 @@ def export(
         str, typer.Option(help="Device profile; `moir-edge targets` lists them.")
     ] = "cpu",
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, int8-weight-only, int8 or int4.")
+        str, typer.Option(help="fp32, fp16, int8-weight-only, int8, fp8, int4 or nvfp4.")
     ] = "fp32",
     component_precision: Annotated[
         list[str] | None,
