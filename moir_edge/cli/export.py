@@ -44,7 +44,7 @@ def export(
     calib_data: Annotated[
         Path | None,
         typer.Option(
-            help="JSON lines to calibrate int8 or int4 with: image or images, prompt, context."
+            help="JSON lines to calibrate 8 or 4 bits with: image or images, prompt, context."
         ),
     ] = None,
     calib_rows: Annotated[
@@ -69,7 +69,7 @@ def export(
     min_snr: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Inputs that int8 would leave under this, in dB, stay float; 30 by default."
+            min=0, help="Inputs that int8 (fp8: less 5) would leave under this, in dB, stay float; 30 by default."
         ),
     ] = None,
     max_bad_rows: Annotated[
