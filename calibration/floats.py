@@ -8,8 +8,7 @@ import numpy.typing as npt
 
 from moir_edge.calibration.granularity import Granularity
 from moir_edge.calibration.grids import E2M1, E4M3
-from moir_edge.calibration.scales import QuantizedArray
-from moir_edge.errors import DataError
+from moir_edge.calibration.scales import QuantizedArray, require_finite
 
 __all__ = ["quantize_float"]
 
@@ -40,11 +39,10 @@ def quantize_float(
         DataError: The weight holds a NaN or an infinity.
         ShapeError: The granularity does not fit the shape.
     """
-    if not np.isfinite(weight).all():
-        raise DataError(f"a weight of shape {weight.shape} holds a NaN or an infinity")
+    require_finite(weight)
     if bits == 8:
-        return _per_channel(weight)
-    return _in_blocks(weight, granularity.block_rows(weight.shape))
+        return _per_channel(weight).measured(weight)
+    return _in_blocks(weight, granularity.block_rows(weight.shape)).measured(weight)
 
 
 def _per_channel(weight: _Floats) -> QuantizedArray:
@@ -55,8 +53,7 @@ def _per_channel(weight: _Floats) -> QuantizedArray:
     largest = np.abs(weight).max(axis=0)
     scale = np.maximum(largest / np.float32(E4M3.largest), _LEAST_SCALE)
     scale = np.where(largest > 0, scale, np.float32(1)).astype(np.float32)
-    values = E4M3.round(weight / scale)
-    return QuantizedArray(values=values, scale=scale).measured(weight)
+    return QuantizedArray(values=E4M3.round(weight / scale), scale=scale)
 
 
 def _in_blocks(weight: _Floats, block: int) -> QuantizedArray:
@@ -71,7 +68,7 @@ def _in_blocks(weight: _Floats, block: int) -> QuantizedArray:
         codes[:, part] = _best_codes(groups)
         values[:, part] = E2M1.round(groups / _scales(codes[:, part])[:, None]).reshape(rows, -1)
     scale = codes.view(ml_dtypes.float8_e4m3fn)
-    return QuantizedArray(values=values, scale=scale, outer_scale=outer).measured(weight)
+    return QuantizedArray(values=values, scale=scale, outer_scale=outer)
 
 
 def _outer_scale(largest: float) -> float:

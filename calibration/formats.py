@@ -8,7 +8,6 @@ import onnx_ir as ir
 
 from moir_edge.calibration.granularity import Granularity, PerBlock, PerOutputChannel
 from moir_edge.calibration.grids import E2M1, E4M3, INT8, Grid
-from moir_edge.calibration.scales import integer_range
 from moir_edge.errors import UnsupportedError, closest
 
 __all__ = ["FORMATS", "LayerFormat", "get_format"]
@@ -44,14 +43,6 @@ class LayerFormat:
     def is_float(self) -> bool:
         """Whether weights are stored as floats rather than as integers."""
         return self.storage.is_floating_point()
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Least and greatest number that is stored."""
-        if self.is_float:
-            largest = (E4M3 if self.bits == 8 else E2M1).largest
-            return -largest, largest
-        return integer_range(self.bits)
 
     def granularity(self, block_size: int) -> Granularity:
         """Return which weights share a scale, in blocks of `block_size` unless the format fixes them."""

@@ -56,8 +56,8 @@ class GraphRewriter:
         """Put `DequantizeLinear` before one use and return the quantized weight."""
         constants, array = self._store(use, format_, granularity, quantizer)
         if array.outer_scale is not None:
-            values, scale = constants
-            constants = [values, self._scale_of_blocks(use, scale, array.outer_scale)]
+            scale = self._scale_of_blocks(use, constants[1], array.outer_scale)
+            constants = [constants[0], scale]
         # One node per use: the runtimes fuse a DequantizeLinear only with its single consumer.
         weight = self._node(
             "DequantizeLinear", constants, use.node, ir.DataType.FLOAT, granularity.attributes
@@ -133,10 +133,10 @@ class GraphRewriter:
         if name not in self._stored:
             array = quantizer(use.matrix(), granularity, format_.bits)
             storage = format_.storage if array.zero_point is None else ir.DataType.UINT4
-            scales = ir.DataType.FLOAT if array.outer_scale is None else E4M3.storage
+            wide = ir.DataType.FLOAT if array.outer_scale is None else E4M3.storage
             constants = [
                 self._constant(name, array.values, storage),
-                self._constant(f"{use.name}_scale", array.scale, scales),
+                self._constant(f"{use.name}_scale", array.scale, wide),
             ]
             if array.zero_point is not None:
                 constants.append(self._constant(f"{use.name}_zero", array.zero_point, storage))

@@ -47,9 +47,10 @@ class QuantizedArray:
 
     @property
     def step(self) -> _Floats:
-        """What a stored one stands for: float32, shaped like `scale`."""
+        """The scale as the graph computes with it, in the shape of `scale`."""
         outer = 1.0 if self.outer_scale is None else self.outer_scale
-        return self.scale.astype(np.float32) * np.float32(outer)
+        step: _Floats = self.scale.astype(np.float32) * np.float32(outer)
+        return step
 
     def dequantized(self) -> _Floats:
         """Return the weight that the graph computes with, (K, N)."""

@@ -55,7 +55,11 @@ class ExportPlan:
     @property
     def weights_only(self) -> tuple[str, ...]:
         """The calibrated components of which only weights are quantized."""
-        return tuple(name for name in self.calibrated if self.precisions[name] == "int4")
+        return tuple(
+            name
+            for name in self.calibrated
+            if self.precisions[name] in ("int4", "int8-weight-only")
+        )
 
     def quantizer(self, calibrated: CalibratedGraphs | None, *, signed: bool) -> Quantizer:
         """Return what brings a component to its precision, some of its nodes to one of their own.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError, closest
 from moir_edge.runtime.float4 import session_source
-from moir_edge.targets import session_config
+from moir_edge.targets import get_target, session_config
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle, Manifest, TensorSpec
@@ -86,7 +86,9 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
     entry = bundle.manifest.components.get(component)
     if entry is None:
         raise BundleError(f"{bundle.path} has no {component} component; export it again")
-    options = _session_options(threads, component, entry.precision)
+    # A bundle for a GPU is run on a CPU to check it.
+    exact = provider == "cpu" and get_target(bundle.manifest.target).builder != "onnxruntime"
+    options = _session_options(threads, component, entry.precision, exact=exact)
     path = bundle.file(entry.graph)
     source = session_source(path, entry.precision)
     settings: list[dict[str, str]] = [{} for _ in execution]
@@ -181,7 +183,7 @@ def _not_offered(provider: str) -> str:
     )
 
 
-def _session_options(threads: int | None, component: str, precision: str) -> Any:
+def _session_options(threads: int | None, component: str, precision: str, *, exact: bool) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -190,6 +192,7 @@ def _session_options(threads: int | None, component: str, precision: str) -> Any
         options.intra_op_num_threads = threads
     # Without spinning the four sessions' idle threads leave the cores to the one that works.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for key, value in session_config(component, precision, onnxruntime.__version__).items():
+    version = onnxruntime.__version__
+    for key, value in session_config(component, precision, version, exact=exact).items():
         options.add_session_config_entry(key, value)
     return options

@@ -206,3 +206,61 @@ def test_nvfp4_in_onnx_runtime_is_what_the_hand_computes(
     assert np.linalg.norm(got - expected) < 0.01 * np.linalg.norm(expected)
     exact = _by_hand(source, feed[NAME].astype(np.float64), lambda _, values: values)
     assert np.linalg.norm(exact - expected) > 0.05 * np.linalg.norm(expected)
+
+
+def test_what_exported_graphs_hold_means_the_same_in_both_opsets() -> None:
+    """Between 21 and 23 these operators only took further types: same inputs, attributes and defaults."""
+    operators = [
+        "Add",
+        "And",
+        "Cast",
+        "Concat",
+        "Constant",
+        "Conv",
+        "Cos",
+        "DequantizeLinear",
+        "Div",
+        "Equal",
+        "Expand",
+        "Gather",
+        "Gelu",
+        "Gemm",
+        "Greater",
+        "LayerNormalization",
+        "LessOrEqual",
+        "MatMul",
+        "Mul",
+        "Neg",
+        "Pow",
+        "QuantizeLinear",
+        "Range",
+        "ReduceMean",
+        "Reshape",
+        "Shape",
+        "Sigmoid",
+        "Sin",
+        "Slice",
+        "Softmax",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    ]
+    for name in operators:
+        old, new = (onnx.defs.get_schema(name, opset) for opset in (21, 23))
+        assert [one.name for one in old.inputs] == [one.name for one in new.inputs], name
+        defaults = [
+            {
+                key: value.default_value.SerializeToString()
+                for key, value in schema.attributes.items()
+            }
+            for schema in (old, new)
+        ]
+        assert defaults[0].items() <= defaults[1].items(), name
+        added = set(defaults[1]) - set(defaults[0])
+        # further attributes, whose defaults are what there was
+        assert added <= {"output_dtype", "precision"}, name
