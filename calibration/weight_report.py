@@ -19,18 +19,14 @@ class WeightScales:
     """Scales of one weight and what rounding to them costs.
 
     Attributes:
-        smallest: The least scale.
-        median: The middle one.
-        largest: The greatest one.
+        scale: The least, the median and the greatest scale.
         clipped_share: Share of the weights past the range of the integers by more than half a step, in [0, 1].
         signal_to_noise_db: 10 log₁₀(‖w‖² / ‖w − dequantized‖²) of the weight; None where nothing was lost.
         output_signal_to_noise_db: The same of the layer's output over the calibration data, by up to 256 of its columns;
             None without their Gram matrix, or where nothing was lost.
     """
 
-    smallest: float
-    median: float
-    largest: float
+    scale: tuple[float, float, float]
     clipped_share: float
     signal_to_noise_db: float | None
     output_signal_to_noise_db: float | None = None
@@ -56,9 +52,7 @@ def describe_weight(
         signal = moments.output_power(sample_columns(weight))
         output = _decibels(signal, moments.output_power(error))
     return WeightScales(
-        smallest=float(array.scale.min()),
-        median=float(np.median(array.scale)),
-        largest=float(array.scale.max()),
+        scale=(float(array.scale.min()), float(np.median(array.scale)), float(array.scale.max())),
         clipped_share=_clipped_share(weight, array, bits),
         signal_to_noise_db=_decibels(1.0, array.relative_error**2),
         output_signal_to_noise_db=output,

@@ -27,6 +27,6 @@ def test_awq_from_the_command_line_to_an_answer(
         assert {one["method"] for one in layers} == {"awq"}
         # Some layers follow a normalisation, into which their scales are folded.
         assert any("migration" in one for one in layers)
-        assert all(one["scales"]["output_signal_to_noise_db"] > 10 for one in layers)
+        assert all(one["output_signal_to_noise_db"] > 10 for one in layers)
     answer = moir_edge.load(bundle).generate("What colour is the digit?", [demo_image])
     assert answer.texts[0]
