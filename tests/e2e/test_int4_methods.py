@@ -13,7 +13,7 @@ from moir_edge.demo import demo_rows, write_jsonl
 
 
 def test_awq_from_the_command_line_to_an_answer(
-    demo_checkpoint: Path, demo_image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    demo_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_jsonl(demo_rows("val", count=6, seed=7), tmp_path / "data")
     bundle = tmp_path / "bundle"
@@ -28,5 +28,6 @@ def test_awq_from_the_command_line_to_an_answer(
         # Some layers follow a normalisation, into which their scales are folded.
         assert any("migration" in one for one in layers)
         assert all(one["output_signal_to_noise_db"] > 10 for one in layers)
-    answer = moir_edge.load(bundle).generate("What colour is the digit?", [demo_image])
+    picture = next(data.parent.rglob("*.png"))
+    answer = moir_edge.load(bundle).generate("What colour is the digit?", [picture])
     assert answer.texts[0]

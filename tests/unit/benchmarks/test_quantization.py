@@ -27,6 +27,7 @@ RESULT = Result(
     leading_percent=99.0,
     index_percent=99.06,
     matched_cosine=0.99784,
+    output_db=23.45,
     min_recovery=98.0,
 )
 
@@ -48,10 +49,10 @@ def test_every_method_has_its_rows_and_names_differ() -> None:
 
 
 def test_table() -> None:
-    bare = replace(RESULT, name="plain", index_percent=None, matched_cosine=None)
+    bare = replace(RESULT, name="plain", index_percent=None, matched_cosine=None, output_db=None)
     assert table([RESULT, bare]).splitlines()[2:] == [
-        "| `int4-rtn` | 2.20 | 98.6 % (97.0–99.9) | 97.5 % | 99.06 % | 0.9978 |",
-        "| `plain` | 2.20 | 98.6 % (97.0–99.9) | 97.5 % | – | – |",
+        "| `int4-rtn` | 2.20 | 98.6 % (97.0–99.9) | 97.5 % | 99.06 % | 0.9978 | 23.4 |",
+        "| `plain` | 2.20 | 98.6 % (97.0–99.9) | 97.5 % | – | – | – |",
     ]
 
 
