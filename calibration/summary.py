@@ -112,9 +112,7 @@ def _record(weight: QuantizedWeight) -> dict[str, Any]:
     """Return one line of the report, as short as it can be: a report has one per layer, and small models are small."""
     fields = asdict(weight)
     scales = fields.pop("scales")
-    if scales is not None:
-        # The signal to noise says what the relative error does.
-        fields = {name: fields[name] for name in fields if name != "relative_error"} | scales
+    fields |= scales or {}
     if weight.weight == weight.node:
         del fields["weight"]
     short: dict[str, Any] = _short(fields)
