@@ -76,13 +76,14 @@ def test_each_layer_is_reported(make_decoder: MakeDecoder, method: str) -> None:
         assert weight.method == (method if weight.precision == "int4" else eight)
         assert weight.scales is not None
         scale = tensors[f"{weight.weight}_scale"]
-        assert (weight.scales.smallest, weight.scales.largest) == (scale.min(), scale.max())
+        assert weight.scales.scale == (scale.min(), np.median(scale), scale.max())
         assert 0 <= weight.scales.clipped_share < 0.1
         assert weight.scales.signal_to_noise_db == pytest.approx(
             -20 * np.log10(weight.relative_error)
         )
     record = summary.to_dict()["weights"]
-    assert all("method" in one and "scales" in one for one in record if one["precision"] == "int4")
+    figures = {"method", "scale", "clipped_share", "signal_to_noise_db"}
+    assert all(figures <= one.keys() for one in record if one["precision"] == "int4")
 
 
 def test_data_lower_the_error_of_the_output(make_decoder: MakeDecoder) -> None:

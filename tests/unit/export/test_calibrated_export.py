@@ -245,7 +245,7 @@ def test_int4_by_data(routed: Any, data: Path, tmp_path: Path, method: str) -> N
         layers = _in(report[component], "int4")
         assert len(layers) >= least
         assert {one["method"] for one in layers} == {method}
-        assert all("output_signal_to_noise_db" in one["scales"] for one in layers)
+        assert all("output_signal_to_noise_db" in one for one in layers)
     manifest = open_bundle(folder).manifest
     assert manifest.calibration is not None
     # The tied head apart, 16-wide weights are what falls back to 8 bits.
