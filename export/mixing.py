@@ -31,6 +31,7 @@ def measure_and_choose(
     *,
     fixed: Collection[str],
     report: Progress,
+    float_bytes: int = 4,
 ) -> Mix:
     """Measure the layers' sensitivity, choose a mix if there is a target, and write the report into a bundle.
 
@@ -43,6 +44,7 @@ def measure_and_choose(
         settings: Data, and what to measure on them.
         fixed: Components whose precision was given.
         report: Called as ``report(stage, done, total)``.
+        float_bytes: What a weight that stays float takes in the bundle.
     """
     from moir_edge.calibration.mixed.choosing import MixInputs, choose_mix
     from moir_edge.calibration.mixed.report import sensitivity_plot
@@ -54,6 +56,7 @@ def measure_and_choose(
         fixed=fixed,
         processor_folder=folder,
         quantizer=quantizer,
+        float_bytes=float_bytes,
     )
     mix = choose_mix(inputs, *settings, progress=report)
     reports = folder / "reports"

@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moir_edge.cli.quantization_lines import (
+    quantization_report,
+    quantization_table,
+    router_line,
+)
+
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle, Manifest, TensorSpec
 
@@ -24,6 +30,13 @@ def register(app: typer.Typer) -> None:
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     verify: Annotated[bool, typer.Option(help="Prove every file by its hash.")] = True,
+    quantization: Annotated[
+        bool,
+        typer.Option(
+            "--quantization",
+            help="List every layer: precision, weight error, input scale, clipping, SQNR, sensitivity, reason.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show a bundle's components, engines and parity figures, and verify its files."""
@@ -31,10 +44,14 @@ def inspect(
 
     opened = open_bundle(bundle, verify=verify)
     summary = summarise(opened, verified=verify)
+    if quantization:
+        summary["quantization"] = quantization_report(opened.path)
     if as_json:
         typer.echo(json.dumps(summary, indent=1, ensure_ascii=False))
         return
     _print(opened.manifest, summary)
+    if quantization:
+        _print_quantization(opened.manifest, summary["quantization"])
 
 
 def summarise(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
@@ -104,6 +121,18 @@ def _print(manifest: Manifest, summary: dict[str, Any]) -> None:
     if manifest.engines:
         console.print(_engine_table(manifest))
     for line in _closing_lines(manifest, summary):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _print_quantization(manifest: Manifest, report: dict[str, Any]) -> None:
+    from moir_edge.cli.terminal import table_console
+
+    console = table_console()
+    if not report["layers"]:
+        console.print("quantization: none of its layers is quantized", highlight=False)
+        return
+    console.print(quantization_table(report))
+    if line := router_line(manifest.parity):
         console.print(line, highlight=False, soft_wrap=True)
 
 
