@@ -20,7 +20,7 @@ from moir_edge.calibration.mixed.prompts import answer_ids, prompt_batches
 from moir_edge.calibration.mixed.recovery import HeldOut
 from moir_edge.calibration.mixed.search import mix_after, raising_order, smallest_reaching
 from moir_edge.calibration.mixed.settings import MixSettings
-from moir_edge.calibration.rows import CalibrationRows
+from moir_edge.calibration.rows import CalibrationRows, refuse_overlap
 from moir_edge.calibration.settings import CalibrationSettings
 from moir_edge.errors import DataError, ToleranceError, UnsupportedError
 from moir_edge.runtime.processor import Processor
@@ -66,6 +66,12 @@ class Mix:
     precisions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     record: Mapping[str, Any]
 
+    @property
+    def digest(self) -> dict[str, Any]:
+        """What the manifest keeps: the data, and target, figure and amounts where a mix was chosen."""
+        own = {name: value for name, value in self.record.get("mix", {}).items() if name != "tried"}
+        return {"data": self.record["data"], **own}
+
 
 def choose_mix(
     model: MixInputs,
@@ -87,7 +93,7 @@ def choose_mix(
 
     Raises:
         UnsupportedError: No layer can be raised.
-        DataError: The data cannot be used, or none is left to hold out.
+        DataError: The data cannot be used, hold rows of the evaluation, or none is left to hold out.
         ToleranceError: Not even all layers raised reach the target.
     """
     raisable = {
@@ -101,6 +107,8 @@ def choose_mix(
             "no layer of this export can be raised: its components are in floating point, or "
             "have their precision by --component-precision"
         )
+    if calibration.evaluation is not None:
+        refuse_overlap(calibration.data, calibration.evaluation)
     data = _Data(calibration, settings, Processor(model.processor_folder, model.facts))
     sensitivity = measure_sensitivity(
         model.graphs,
@@ -111,18 +119,19 @@ def choose_mix(
         progress=progress,
     )
     if settings.target_recovery is None:
-        return Mix(record=sensitivity.to_dict())
+        return Mix(record={"data": data.record, **sensitivity.to_dict()})
     search = _Search(model, sensitivity, settings.target_recovery, progress)
     return search.run(data, settings.max_new_tokens)
 
 
 @dataclass(frozen=True)
 class _Data:
-    """The rows, split."""
+    """The rows, split, and what the report keeps of them."""
 
     calibration: CalibrationSettings
     settings: MixSettings
     processor: Processor
+    record: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -137,6 +146,7 @@ class _Data:
             max_bad_rows=self.calibration.max_bad_rows,
         )
         found = [one.row for one in rows]
+        self.record.update(rows.to_record())
         if self.settings.target_recovery is not None and len(found) <= self.calibration.rows:
             raise DataError(
                 f"{rows.path} has {len(found)} rows and the first {self.calibration.rows} calibrate, so that "
@@ -200,7 +210,8 @@ class _Search:
         self._progress("mix", self._most_trials, self._most_trials)
         if count is None:
             raise self._missed(held_out)
-        return Mix(precisions=self._mix(count), record=self._record(count, held_out))
+        record = {"data": data.record, **self._record(count, held_out)}
+        return Mix(precisions=self._mix(count), record=record)
 
     def _mix(self, count: int) -> dict[str, dict[str, str]]:
         return mix_after(self._sensitivity.layers, self._steps[:count])

@@ -152,7 +152,8 @@ def parse_component_precision(options: list[str]) -> dict[str, str]:
             )
         if component == "router":
             raise UnsupportedError(
-                "the router stays in fp32; --component-precision router= is refused"
+                "the router stays in fp32: its look-up decides which tokens match, and its weights are the fewest of all; "
+                "leave --component-precision router= out"
             )
         if component not in components:
             raise UnsupportedError(
