@@ -102,7 +102,7 @@ def assemble(
             router=traced.router_record,
             router_sha256=traced.router_sha256,
             components=_entries(traced, plan, written),
-            calibration=_calibration_record(summaries, calibrated),
+            calibration=_calibration_record(summaries, calibrated, chosen),
             parity=_parity(traced, plan, folder, report),
         )
         write_build_script(folder, manifest)
@@ -186,12 +186,16 @@ def _convert(
 
 
 def _calibration_record(
-    summaries: Mapping[str, QuantizationSummary], calibrated: CalibratedGraphs | None
+    summaries: Mapping[str, QuantizationSummary],
+    calibrated: CalibratedGraphs | None,
+    mix: Mix | None,
 ) -> dict[str, Any] | None:
     """Return the manifest's entry: what became of each component, and the data that decided it."""
     record = {name: _digest(summary) for name, summary in summaries.items()}
     if calibrated is not None:
         record["data"] = dict(calibrated.record)
+    if mix is not None:
+        record["mix"] = mix.digest
     return record or None
 
 

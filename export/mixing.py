@@ -54,6 +54,7 @@ def measure_and_choose(
         processor_folder=folder,
         # ONNX Runtime runs the trials, and is fast in unsigned activations: the same numbers.
         quantizer=plan.quantizer(calibrated, signed=False),
+        float_bytes=2 if plan.on_gpu else 4,
     )
     mix = choose_mix(inputs, plan.calibration, plan.mix, progress=report)
     reports = folder / "reports"

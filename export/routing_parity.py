@@ -24,6 +24,7 @@ class RoutingFigures:
         self._overlaps: list[Array] = []
         self._cosines: list[Array] = []
         self._margins: list[Array] = []
+        self._own_margins: list[Array] = []
         self._score_error = 0.0
         self._gate_flips = 0
         self._names_sources = False
@@ -57,6 +58,7 @@ class RoutingFigures:
         scores = np.abs(got["router_scores"] - expected["router_scores"])
         self._score_error = max(self._score_error, float(scores.max(initial=0.0)))
         self._margins.append(expected["router_margin"][routed])
+        self._own_margins.append(got["router_margin"][routed])
         ours, theirs = (
             got["router_indices"][routed],
             expected["router_indices"][routed],
@@ -88,6 +90,7 @@ class RoutingFigures:
             "matched_token_cosine": float(np.concatenate(self._cosines).mean()),
             "margin_median": float(np.median(margins)),
             "margin_minimum": float(margins.min()),
+            "graph_margin_median": float(np.median(np.concatenate(self._own_margins))),
         }
 
 

@@ -11,15 +11,16 @@ from typing import Any
 import onnx_ir as ir
 
 from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.schema import Percent
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.calibration.formats import FORMATS
 from moir_edge.calibration.mixed.layers import LayerTable, Quantizer
 from moir_edge.calibration.mixed.measure import Batch, ModelSensitivity, measure_sensitivity
 from moir_edge.calibration.mixed.prompts import answer_ids, prompt_batches
-from moir_edge.calibration.mixed.recovery import HeldOut, Trial
+from moir_edge.calibration.mixed.recovery import HeldOut
 from moir_edge.calibration.mixed.search import mix_after, raising_order, smallest_reaching
 from moir_edge.calibration.mixed.settings import MixSettings
-from moir_edge.calibration.rows import CalibrationRows
+from moir_edge.calibration.rows import CalibrationRows, refuse_overlap
 from moir_edge.calibration.settings import CalibrationSettings
 from moir_edge.errors import DataError, ToleranceError, UnsupportedError
 from moir_edge.runtime.processor import Processor
@@ -41,6 +42,7 @@ class MixInputs:
         fixed: Components whose precision was given; none of their layers is raised.
         processor_folder: Holds tokenizer and processor.
         quantizer: Quantizes a component to its precision, some of its nodes to one of their own.
+        float_bytes: What a weight that stays float takes in the bundle: 4, or 2 in half precision.
     """
 
     graphs: Mapping[str, ir.Model]
@@ -49,6 +51,7 @@ class MixInputs:
     fixed: Collection[str]
     processor_folder: Path
     quantizer: Quantizer
+    float_bytes: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,12 @@ class Mix:
 
     precisions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     record: Mapping[str, Any]
+
+    @property
+    def digest(self) -> dict[str, Any]:
+        """What the manifest keeps: the data, and target, figure and amounts where a mix was chosen."""
+        own = {name: value for name, value in self.record.get("mix", {}).items() if name != "tried"}
+        return {"data": self.record["data"], **own}
 
 
 def choose_mix(
@@ -84,7 +93,7 @@ def choose_mix(
 
     Raises:
         UnsupportedError: No layer can be raised.
-        DataError: The data cannot be used, or none is left to hold out.
+        DataError: The data cannot be used, hold rows of the evaluation, or none is left to hold out.
         ToleranceError: Not even all layers raised reach the target.
     """
     raisable = {
@@ -92,12 +101,14 @@ def choose_mix(
         for name, precision in model.plan.items()
         if precision in FORMATS and name not in model.fixed
     }
-    table = LayerTable(raisable, model.quantizer)
+    table = LayerTable(raisable, model.quantizer, float_bytes=model.float_bytes)
     if not table.layers:
         raise UnsupportedError(
             "no layer of this export can be raised: its components are in floating point, or "
             "have their precision by --component-precision"
         )
+    if calibration.evaluation is not None:
+        refuse_overlap(calibration.data, calibration.evaluation)
     data = _Data(calibration, settings, Processor(model.processor_folder, model.facts))
     sensitivity = measure_sensitivity(
         model.graphs,
@@ -108,18 +119,19 @@ def choose_mix(
         progress=progress,
     )
     if settings.target_recovery is None:
-        return Mix(record=sensitivity.to_dict())
+        return Mix(record={"data": data.record, **sensitivity.to_dict()})
     search = _Search(model, sensitivity, settings.target_recovery, progress)
     return search.run(data, settings.max_new_tokens)
 
 
 @dataclass(frozen=True)
 class _Data:
-    """The rows, split."""
+    """The rows, split, and what the report keeps of them."""
 
     calibration: CalibrationSettings
     settings: MixSettings
     processor: Processor
+    record: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -134,6 +146,7 @@ class _Data:
             max_bad_rows=self.calibration.max_bad_rows,
         )
         found = [one.row for one in rows]
+        self.record.update(rows.to_record())
         if self.settings.target_recovery is not None and len(found) <= self.calibration.rows:
             raise DataError(
                 f"{rows.path} has {len(found)} rows and the first {self.calibration.rows} calibrate, so that "
@@ -171,7 +184,7 @@ class _Search:
         self._progress = progress
         self._steps = raising_order(sensitivity.layers)
         self._most_trials = 2 + len(self._steps).bit_length()
-        self._tried: dict[int, Trial] = {}
+        self._tried: dict[int, Percent] = {}
 
     def run(self, data: _Data, max_new_tokens: int) -> Mix:
         """Find the mix.
@@ -189,15 +202,16 @@ class _Search:
 
         def reaches(count: int) -> bool:
             if count not in self._tried:
-                self._tried[count] = held_out.trial(self._build(count), self._model.plan)
+                self._tried[count] = held_out.recovery(self._build(count), self._model.plan)
                 self._progress("mix", len(self._tried), self._most_trials)
-            return self._tried[count].recovery.percent >= self._target
+            return self._tried[count].percent >= self._target
 
         count = smallest_reaching(len(self._steps), reaches)
         self._progress("mix", self._most_trials, self._most_trials)
         if count is None:
             raise self._missed(held_out)
-        return Mix(precisions=self._mix(count), record=self._record(count, held_out))
+        record = {"data": data.record, **self._record(count, held_out)}
+        return Mix(precisions=self._mix(count), record=record)
 
     def _mix(self, count: int) -> dict[str, dict[str, str]]:
         return mix_after(self._sensitivity.layers, self._steps[:count])
@@ -211,7 +225,7 @@ class _Search:
         return graphs
 
     def _missed(self, held_out: HeldOut) -> ToleranceError:
-        best = self._tried[len(self._steps)].recovery
+        best = self._tried[len(self._steps)]
         fixed = ", ".join(f"{name}={self._model.plan[name]}" for name in self._model.fixed)
         remedy = f" or leave out --component-precision {fixed}" if fixed else ""
         return ToleranceError(
@@ -241,11 +255,13 @@ class _Search:
         return record
 
     def _trial_record(self, count: int) -> dict[str, Any]:
-        trial = self._tried[count]
+        recovery = self._tried[count]
+        floor = sum(one.costs[0].bytes for one in self._sensitivity.layers)
+        added = sum(step.bytes_added for step in self._steps[:count])
         return {
             "steps": count,
-            "tensor_bytes": trial.tensor_bytes,
-            "recovery": trial.recovery.percent,
-            "low": trial.recovery.low,
-            "high": trial.recovery.high,
+            "layer_bytes": floor + added,
+            "recovery": recovery.percent,
+            "low": recovery.low,
+            "high": recovery.high,
         }

@@ -91,14 +91,18 @@ class LayerTable:
     Args:
         graphs: Float graphs of the components whose layers may be raised.
         quantizer: How a component is quantized; without precisions of its own for a node it gives the floor.
+        float_bytes: What a weight that stays float takes: 4, or 2 where the target stores it in half precision.
 
     Attributes:
         graphs: As given.
         layers: In graph order; those that the floor leaves in float32 are not among them.
     """
 
-    def __init__(self, graphs: Mapping[str, ir.Model], quantizer: Quantizer) -> None:
+    def __init__(
+        self, graphs: Mapping[str, ir.Model], quantizer: Quantizer, *, float_bytes: int = 4
+    ) -> None:
         self.graphs = graphs
+        self._float_bytes = float_bytes
         self._quantizer = quantizer
         self._copies: dict[tuple[str, str], _Copy] = {}
         self._floors: dict[LayerUse, str] = {}
@@ -212,7 +216,7 @@ class LayerTable:
             weight=first.name,
             shape=first.shape,
             precisions=precisions,
-            bytes=(*quantized, 4 * int(np.prod(first.shape))),
+            bytes=(*quantized, self._float_bytes * int(np.prod(first.shape))),
         )
 
 

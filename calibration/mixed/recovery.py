@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,24 +21,11 @@ from moir_edge.export.chain import GraphChain
 from moir_edge.export.writing import write_graphs
 from moir_edge.runtime.processor import Processor
 
-__all__ = ["HeldOut", "Measure", "Trial"]
+__all__ = ["HeldOut", "Measure"]
 
 Measure = Literal["task score", "token agreement"]
 _SEED = 0
 _BATCH = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """What one set of graphs keeps and takes.
-
-    Attributes:
-        recovery: Share of the float model's score, with its 95 % interval.
-        tensor_bytes: Bytes of all tensors, those that components share counted once.
-    """
-
-    recovery: Percent
-    tensor_bytes: int
 
 
 class HeldOut:
@@ -71,7 +57,7 @@ class HeldOut:
         self._processor = processor
         self._facts = processor.facts
         self._max_new_tokens = max_new_tokens
-        self._answers, _ = self._run(graphs, dict.fromkeys(graphs, "fp32"))
+        self._answers = self._run(graphs, dict.fromkeys(graphs, "fp32"))
         self._scores = row_scores(self._rows, self._answers)
         own = overall_recovery(self._rows, self._scores, self._scores, seed=_SEED)
         self.measure: Measure = "token agreement" if own is None else "task score"
@@ -81,17 +67,14 @@ class HeldOut:
         """How many rows."""
         return len(self._rows)
 
-    def trial(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> Trial:
-        """Measure quantized graphs.
+    def recovery(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> Percent:
+        """Return the recovery of quantized graphs with its 95 % interval.
 
         Args:
             graphs: All components.
             precisions: Component name to the precision by which its session is set.
         """
-        answers, tensor_bytes = self._run(graphs, precisions)
-        return Trial(recovery=self._recovery(answers), tensor_bytes=tensor_bytes)
-
-    def _recovery(self, answers: Sequence[Answer]) -> Percent:
+        answers = self._run(graphs, precisions)
         if self.measure == "task score":
             scores = row_scores(self._rows, answers)
             found = overall_recovery(self._rows, scores, self._scores, seed=_SEED)
@@ -102,16 +85,13 @@ class HeldOut:
         mean = mean_interval(shares, seed=_SEED)
         return Percent(percent=100 * mean.value, low=100 * mean.low, high=100 * mean.high)
 
-    def _run(
-        self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]
-    ) -> tuple[list[Answer], int]:
-        """Return the answers to all rows, and the bytes of the tensors."""
+    def _run(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> list[Answer]:
+        """Return the answers to all rows."""
         with tempfile.TemporaryDirectory(prefix="moir-edge-mix-") as folder:
-            written = write_graphs(graphs, Path(folder))
+            write_graphs(graphs, Path(folder))
             chain = GraphChain(Path(folder), precisions, self._facts)
             batches = prompt_batches(self._rows, self._processor, _BATCH)
-            answers = [answer for batch in batches for answer in self._batch(chain, batch)]
-        return answers, sum(one.tensor_bytes for one in written.values())
+            return [answer for batch in batches for answer in self._batch(chain, batch)]
 
     def _batch(self, chain: GraphChain, batch: PromptBatch) -> list[Answer]:
         """Answer greedily, each row up to its end token."""

@@ -132,7 +132,8 @@ class Manifest(_Entry):
     components: dict[str, ComponentEntry]
     engines: tuple[EngineEntry, ...] = ()
     calibration: dict[str, Any] | None = Field(
-        default=None, description="component name -> what quantization did; data -> the rows it saw"
+        default=None,
+        description="component name -> what quantization did; data -> the rows it saw; mix -> how layers were chosen",
     )
     parity: dict[str, Any] = Field(default_factory=dict)
     files: tuple[FileEntry, ...] = ()

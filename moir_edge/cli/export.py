@@ -36,6 +36,7 @@ from moir_edge.cli.mix_options import (
     mix_lines,
     mix_settings,
 )
+from moir_edge.cli.quantization_lines import fallback_lines, quantization_report
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Manifest
@@ -200,7 +201,8 @@ def parse_component_precision(options: list[str]) -> dict[str, str]:
             )
         if component == "router":
             raise UnsupportedError(
-                "the router stays in fp32; --component-precision router= is refused"
+                "the router stays in fp32: its look-up decides which tokens match, and its weights are the fewest of all; "
+                "leave --component-precision router= out"
             )
         if component not in components:
             raise UnsupportedError(
@@ -229,13 +231,15 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         f"{path}: {manifest.source.architecture}, {total_mb:.1f} MB in {len(manifest.files)} files"
     )
     for name, component in manifest.components.items():
-        typer.echo(f"  {name:<10}{component.precision:<18}{component.tensor_bytes / 1e6:8.2f} MB")
+        why = f"  {_ROUTER_REASON}" if name == "router" and manifest.precision != "fp32" else ""
+        size_mb = component.tensor_bytes / 1e6
+        typer.echo(f"  {name:<10}{component.precision:<18}{size_mb:8.2f} MB{why}")
     for line in calibration_lines(manifest.calibration or {}):
         typer.echo(f"  {line}")
-    report = path / "reports" / "sensitivity.json"
-    if report.is_file():
-        for line in mix_lines(json.loads(report.read_text(encoding="utf-8"))):
-            typer.echo(f"  {line}")
+    report = quantization_report(path)
+    mixed = mix_lines(report["sensitivity"]) if report["sensitivity"] else []
+    for line in (*fallback_lines(report), *mixed):
+        typer.echo(f"  {line}")
     for engine in manifest.engines:
         typer.echo(
             f"  engine {engine.component:<10}{engine.target} (SM {engine.compute_capability})"
@@ -283,6 +287,8 @@ def calibration_lines(record: Mapping[str, Any]) -> list[str]:
     line = f"calibrated with {data['rows']} rows of {data['file']}"
     return [f"{line} ({shares})" if shares else line, *skipped]
 
+
+_ROUTER_REASON = "stays in floating point: its look-up decides which tokens match"
 
 _SUMMARY_FIELDS = (
     "source",

@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moir_edge.cli.quantization_lines import (
+    quantization_report,
+    quantization_table,
+    router_line,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -34,6 +40,13 @@ def inspect(
             "--layers", help="List layers and types as TensorRT reads them; needs it installed."
         ),
     ] = False,
+    quantization: Annotated[
+        bool,
+        typer.Option(
+            "--quantization",
+            help="List every layer: precision, weight error, input scale, clipping, SQNR, sensitivity, reason.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show a bundle's components, engines and parity figures, and verify its files; with --layers also what TensorRT makes of them."""
@@ -42,6 +55,8 @@ def inspect(
     opened = open_bundle(bundle, verify=verify)
     summary = summarise(opened, verified=verify)
     found = _layers(opened) if layers else {}
+    if quantization:
+        summary["quantization"] = quantization_report(opened.path)
     if as_json:
         record = {name: [asdict(layer) for layer in listed] for name, listed in found.items()}
         summary |= {"layers": record} if layers else {}
@@ -50,6 +65,8 @@ def inspect(
     _print(opened.manifest, summary)
     if layers:
         _console().print(_layer_table(found))
+    if quantization:
+        _print_quantization(opened.manifest, summary["quantization"])
 
 
 def summarise(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
@@ -145,6 +162,16 @@ def _print(manifest: Manifest, summary: dict[str, Any]) -> None:
     if manifest.engines:
         console.print(_engine_table(manifest))
     for line in _closing_lines(manifest, summary):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _print_quantization(manifest: Manifest, report: dict[str, Any]) -> None:
+    console = _console()
+    if not report["layers"]:
+        console.print("quantization: none of its layers is quantized", highlight=False)
+        return
+    console.print(quantization_table(report))
+    if line := router_line(manifest.parity):
         console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -86,7 +86,7 @@ def mix_lines(record: Mapping[str, Any]) -> list[str]:
     lines = [
         f"recovery {chosen['recovery']:.2f} % ({chosen['low']:.2f}–{chosen['high']:.2f}), target "
         f"{mix['target_recovery']:g} %: {mix['measure']} on {mix['held_out_rows']} held-out rows",
-        f"raised {mix['raised_layers']} of {len(record['layers'])} layers, the best of {tried} mixes tried",
+        f"raised {mix['raised_layers']} of {len(record['layers'])} layers, the smallest of {tried} mixes tried that reaches it",
     ]
     for layer in record["layers"]:
         if layer["chosen"] != layer["precisions"][0]["precision"]:

@@ -217,13 +217,20 @@ def bundles(routed: Any, data: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_a_higher_target_never_gives_a_smaller_bundle(bundles: dict[float, Path]) -> None:
     sizes = [_tensor_bytes(bundle) for bundle in bundles.values()]
     assert sizes == sorted(sizes)
-    assert sizes[0] < sizes[-1]
+    layer_bytes = [_report(one)["mix"]["chosen"]["layer_bytes"] for one in bundles.values()]
+    # All that a mix changes is its layers.
+    assert sizes[-1] - sizes[0] == layer_bytes[-1] - layer_bytes[0] > 0
     for target, bundle in bundles.items():
         mix = _report(bundle)["mix"]
         assert mix["measure"] == "token agreement"
         assert mix["held_out_rows"] == 12
         assert mix["chosen"]["recovery"] >= target
-        assert mix["chosen"]["tensor_bytes"] == _tensor_bytes(bundle)
+        report = _report(bundle)["layers"]
+        chosen = [
+            next(cost for cost in layer["precisions"] if cost["precision"] == layer["chosen"])
+            for layer in report
+        ]
+        assert mix["chosen"]["layer_bytes"] == sum(cost["bytes"] for cost in chosen)
         smaller = [one for one in mix["tried"] if one["steps"] < mix["chosen"]["steps"]]
         assert all(one["recovery"] < target for one in smaller)
 
@@ -242,6 +249,10 @@ def test_the_bundle_holds_the_mix_and_says_why(bundles: dict[float, Path]) -> No
                 raised += 1
                 assert entry["reason"] == "raised to reach the target recovery"
     assert raised > 0
+    calibration = open_bundle(bundle).manifest.calibration
+    assert calibration is not None
+    assert calibration["mix"]["chosen"] == _report(bundle)["mix"]["chosen"]
+    assert calibration["mix"]["data"]["rows"] == 20
     plot = (bundle / "reports" / "sensitivity.svg").read_text(encoding="utf-8")
     assert plot.startswith("<svg")
     assert plot.count("<title>decoder: layers.0.") >= 4
@@ -338,6 +349,11 @@ def test_a_target_out_of_reach_is_refused_with_the_figure(
 def test_what_cannot_be_measured_is_refused(routed: Any, data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"calib\.jsonl has 20 rows and the first 20 calibrate"):
         _export(routed, data, tmp_path / "out", 99, rows=20)
+    settings = CalibrationSettings(data=data, rows=8, evaluation=data)
+    with pytest.raises(DataError, match="are in the calibration and in the evaluation data"):
+        assemble(
+            routed, tmp_path / "out", precision="int4", calibration=settings, mix=MixSettings()
+        )
     with pytest.raises(UnsupportedError, match="measured on calibration data; give --calib-data"):
         export_bundle(tmp_path / "absent", tmp_path / "out", mix=MixSettings())
     with pytest.raises(UnsupportedError, match="no layer of this export can be raised"):
