@@ -26,7 +26,8 @@ __all__ = ["collect", "run_row"]
 Progress = Callable[[str, int, int], None]
 
 _SAVE_EVERY = 32  # rows
-_VERSION = 1
+_MOST_KEPT_BYTES = 1 << 23
+_VERSION = 2
 
 
 def collect(
@@ -73,6 +74,7 @@ def collect(
             if state.wants(rows):
                 watcher.where = row.where
                 run_row(chain, row, decode_steps, facts)
+                watcher.flush()
                 state.advance(rows)
                 if rows.count % _SAVE_EVERY == 0:
                     state.save()
@@ -115,14 +117,36 @@ def _write_tapped(
 
 
 class _Watcher:
-    """Takes in what the taps give; knows the row for the message."""
+    """Hands what the taps give to the observers, a row at a time: one token alone costs them as much as a prompt.
+
+    What it keeps back is bounded, and the groups depend on the row only, so that a resumed run sums alike.
+    """
 
     def __init__(self, observers: Mapping[str, GraphObservers]) -> None:
         self._observers = observers
+        self._kept: dict[str, dict[str, list[npt.NDArray[Any]]]] = {}
+        self._kept_bytes = 0
         self.where = ""
 
     def __call__(self, component: str, values: Mapping[str, npt.NDArray[Any]]) -> None:
-        if component in self._observers:
+        if component not in self._observers:
+            return
+        kept = self._kept.setdefault(component, {})
+        for name, array in values.items():
+            kept.setdefault(name, []).append(array.reshape(-1, array.shape[-1]))
+            self._kept_bytes += array.nbytes
+        if self._kept_bytes > _MOST_KEPT_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Let the observers take in what was kept back.
+
+        Raises:
+            DataError: A value is not finite.
+        """
+        kept, self._kept, self._kept_bytes = self._kept, {}, 0
+        for component, lists in kept.items():
+            values = {name: np.concatenate(arrays) for name, arrays in lists.items()}
             update_observers(self._observers[component], values, f"{self.where}: {component}")
 
 

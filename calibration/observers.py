@@ -133,5 +133,7 @@ def _histogram(magnitudes: Floats, exponent: int) -> npt.NDArray[np.int64]:
     """Count magnitudes in [0, 2**exponent] by bin; the upper end belongs to the last one."""
     # A product by a power of two is exact, so a value lies in the same bin whichever batch it comes in.
     scaled = magnitudes.reshape(-1) * np.float32(2.0 ** (BINS.bit_length() - 1 - exponent))
-    index = scaled.astype(np.int32)
-    return np.bincount(np.minimum(index, BINS - 1, out=index), minlength=BINS)
+    # The type that bincount works in: any other it would copy.
+    counts = np.bincount(scaled.astype(np.intp), minlength=BINS + 1)
+    counts[BINS - 1] += counts[BINS]
+    return counts[:BINS]

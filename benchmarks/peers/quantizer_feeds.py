@@ -43,7 +43,7 @@ def write_feeds(bundle: Path, data: Path, folder: Path) -> None:
         for name in COMPONENTS:
             for feed in chain.feeds.pop(name, []):
                 at = len(list((partial / name).iterdir()))
-                np.savez(partial / name / f"{at:06d}.npz", **feed)
+                np.savez(partial / name / f"{at:06d}.npz", allow_pickle=False, **feed)
     partial.rename(folder)
 
 

@@ -14,7 +14,8 @@ from moir_edge.errors import BundleError
 
 __all__ = ["Bundle", "file_sha256", "open_bundle"]
 
-_CHUNK_BYTES = 1 << 20
+# Larger ones come from the system anew each time, which small files pay for.
+_CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)

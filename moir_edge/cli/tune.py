@@ -114,6 +114,7 @@ def tune(
 ) -> None:
     """Tune a checkpoint on rows with answers; all but the router stays as it is unless --train lora or full."""
     from dataclasses import asdict
+    from functools import partial
 
     from moir_edge.cli.terminal import progress_bar
     from moir_edge.errors import DataError, MoirEdgeError
@@ -135,27 +136,19 @@ def tune(
         degrade=tuple(degrade or ()),
         degrade_share=degrade_share,
     )
-    shared = {"prompt": data_prompt, "subset": data_subset, "task": data_task}
-    source = data_source(
-        data,
-        data_format,
-        annotations=annotations,
-        images=images,
-        split=data_split,
-        columns=data_column,
-        **shared,
+    named = partial(
+        data_source, prompt=data_prompt, subset=data_subset, columns=data_column, task=data_task
     )
+    source = named(data, data_format, annotations=annotations, images=images, split=data_split)
     eval_source = None
     if eval_data is not None:
-        eval_source = data_source(
+        eval_source = named(
             eval_data,
             data_format,
             annotations=eval_annotations,
             images=eval_images or images,
             split=eval_split,
-            columns=data_column,
             flags="eval",
-            **shared,
         )
     elif eval_annotations is not None or eval_images is not None or eval_split is not None:
         raise DataError(
