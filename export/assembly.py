@@ -14,6 +14,7 @@ from moir_edge import __version__
 from moir_edge.bundle import ComponentEntry, EngineEntry, Manifest, seal, staged_bundle
 from moir_edge.export.assets import write_assets
 from moir_edge.export.components import Progress, TracedModel, silent
+from moir_edge.export.gpu_form import takes_gpu_form, to_gpu_form
 from moir_edge.export.parity import measure_parity, require_fp32_parity
 from moir_edge.export.precisions import (
     PrecisionName,
@@ -21,6 +22,7 @@ from moir_edge.export.precisions import (
     calibrated_components,
     plan_precisions,
 )
+from moir_edge.export.trtexec import write_build_script
 from moir_edge.export.writing import WrittenGraph, write_graphs
 from moir_edge.targets import get_target
 
@@ -41,6 +43,7 @@ def assemble(
     precision: str = "fp32",
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
+    engines: bool = True,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -53,7 +56,8 @@ def assemble(
         precision: Precision of the bundle.
         component_precision: Overrides by component.
         calibration: Data and methods for ``int8``.
-        force: Replace a bundle that stands at `output`.
+        engines: Compile engines too, where the target's can be built on any machine.
+        force: Replace a bundle that stands at `output`; engines of it whose graphs are the same are kept.
         progress: Called as ``progress(stage, done, total)``.
 
     Returns:
@@ -83,22 +87,30 @@ def assemble(
             precision=cast(PrecisionName, precision),
             router=traced.router_record,
             router_sha256=traced.router_sha256,
-            components=_entries(traced, plan, written),
+            components=_entries(traced, plan, written, target),
             calibration=_calibration_record(summaries, calibrated),
             parity=_parity(traced, plan, folder, report),
         )
-        engines = _engines(folder, manifest, report)
-        seal(folder, manifest.model_copy(update={"engines": engines}))
+        write_build_script(folder, manifest)
+        built = _engines(folder, manifest, Path(output), report) if engines else ()
+        seal(folder, manifest.model_copy(update={"engines": built}))
     return Path(output)
 
 
-def _engines(folder: Path, manifest: Manifest, report: Progress) -> tuple[EngineEntry, ...]:
-    """Compile the graphs where the target's engines can be built on any machine."""
+def _engines(
+    folder: Path, manifest: Manifest, replaced: Path, report: Progress
+) -> tuple[EngineEntry, ...]:
+    """Compile the graphs where the target's engines can be built on any machine.
+
+    Engines of the bundle that is replaced, if one is, are kept where their graphs have not changed.
+    """
     if not get_target(manifest.target).builds_ahead_of_time:
         return ()
     from moir_edge.export.engines import build_engines
+    from moir_edge.export.reuse import EngineStock
 
-    return tuple(build_engines(folder, manifest, manifest.target, progress=report))
+    stock = EngineStock.of(replaced)
+    return tuple(build_engines(folder, manifest, manifest.target, stock=stock, progress=report))
 
 
 def _calibrate(
@@ -126,8 +138,9 @@ def _convert(
     target: str,
     report: Progress,
 ) -> tuple[dict[str, ir.Model], dict[str, QuantizationSummary]]:
+    profile = get_target(target)
     # Where ONNX Runtime is what runs the bundle, activations are stored as its kernels are fast in.
-    signed = get_target(target).builder != "onnxruntime"
+    signed = profile.builder != "onnxruntime"
     graphs = traced.graphs if calibrated is None else calibrated.graphs
     models: dict[str, ir.Model] = {}
     summaries: dict[str, QuantizationSummary] = {}
@@ -139,6 +152,8 @@ def _convert(
         )
         if summary is not None:
             summaries[name] = summary
+        if takes_gpu_form(profile, plan[name]):
+            to_gpu_form(models[name])
     report("convert weights", len(plan), len(plan))
     return models, summaries
 
@@ -175,13 +190,20 @@ def _entries(
     traced: TracedModel,
     plan: Mapping[str, PrecisionName],
     written: Mapping[str, WrittenGraph],
+    target: str,
 ) -> dict[str, ComponentEntry]:
+    profile = get_target(target)
     return {
         name: ComponentEntry(
             graph=graph.graph,
             data=graph.data,
+            structure_sha256=graph.structure_sha256,
+            weights_sha256=graph.weights_sha256,
             precision=plan[name],
+            gpu_form=takes_gpu_form(profile, plan[name]),
             tensor_bytes=graph.tensor_bytes,
+            weight_bytes=graph.weight_bytes,
+            operators=graph.operators,
             inputs=traced.specs[name].inputs,
             outputs=traced.specs[name].outputs,
         )

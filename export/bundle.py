@@ -26,6 +26,7 @@ def export_bundle(
     precision: str = "fp32",
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
+    engines: bool = True,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -40,6 +41,7 @@ def export_bundle(
         precision: ``fp32``, ``fp16``, ``int8``, ``int8-weight-only`` or ``int4``.
         component_precision: Overrides by component, such as ``{"vision": "fp32"}``.
         calibration: Data and methods for ``int8``.
+        engines: Compile engines too, where the target's can be built on any machine.
         force: Replace a bundle that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
 
@@ -65,6 +67,7 @@ def export_bundle(
         precision=precision,
         component_precision=component_precision,
         calibration=calibration,
+        engines=engines,
         force=force,
         progress=progress,
     )

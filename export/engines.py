@@ -1,39 +1,32 @@
-"""Compile a bundle's graphs to TensorRT-RTX engines, ahead of time and without a GPU.
+"""Compile a bundle's graphs to engines: TensorRT-RTX ahead of time and without a GPU, TensorRT on the device itself.
 
-Quantized graphs hold what is not quantized in float32, since the CPU runs them too. Their engines are compiled from a copy
-in half precision, and with signed activations: a GPU's tensor cores would otherwise stand idle. Each component is built strongly typed for exactly one compute capability, one after the other, so that at most one
-network is in memory. Shapes come from `moir_edge.export.profiles`.
+Each component is built strongly typed for exactly one compute capability, one after the other and in a process of its own, so
+that at most one network is in memory. An engine that is there already, of the same graph, builder, GPU and shapes, is
+kept as it is. Shapes come from `moir_edge.export.profiles`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
-from moir_edge.bundle import EngineEntry, Manifest, open_bundle, seal, staged_bundle
+from moir_edge.bundle import Bundle, EngineEntry, Manifest, open_bundle, seal, staged_bundle
 from moir_edge.bundle.manifest import MANIFEST_NAME
 from moir_edge.environment import require
-from moir_edge.errors import UnsupportedError
-from moir_edge.export.profiles import component_profiles
+from moir_edge.errors import BundleError, UnsupportedError
+from moir_edge.export.engine_work import EngineOptions, EngineProgress, EngineWork
+from moir_edge.export.reuse import EngineStock
 from moir_edge.targets import Target, check_precision, get_target
+from moir_edge.tensorrt_api import device_compute_capability
 
-__all__ = ["EngineProgress", "add_engines", "build_engines"]
-
-EngineProgress = Callable[[str, int, int], None]
-"""Called as ``progress(component, step, total)``; steps rise from 0 to total, which is the same throughout."""
-
-_QUANTIZED = ("int8", "int8-weight-only", "int4")
-# The type of matrix products, where it is not float32.
-_COMPUTE: dict[str, Literal["fp16", "int8"]] = {
-    "fp16": "fp16",
-    "int8": "int8",
-    "int8-weight-only": "fp16",
-    "int4": "fp16",
-}
-_HALF_FOLDER = "half"
+__all__ = [
+    "EngineOptions",
+    "EngineProgress",
+    "add_engines",
+    "build_engines",
+    "buildable_target",
+]
 
 
 def build_engines(
@@ -41,6 +34,8 @@ def build_engines(
     manifest: Manifest,
     target: str,
     *,
+    options: EngineOptions | None = None,
+    stock: EngineStock | None = None,
     progress: EngineProgress | None = None,
 ) -> list[EngineEntry]:
     """Build the engine of every component into ``engines/<target>/``; the manifest is left to the caller.
@@ -48,7 +43,9 @@ def build_engines(
     Args:
         bundle_folder: Folder of the graphs; external data is read relative to it.
         manifest: Names each component's graph, inputs and precision.
-        target: An RTX target, whose engines any machine can build.
+        target: Whose engines. Those of a Jetson are built on a device of that kind only.
+        options: What kind of engines.
+        stock: Engines that may serve as they are, or after a refit.
         progress: Called as the build advances.
 
     Returns:
@@ -57,23 +54,19 @@ def build_engines(
     Raises:
         UnsupportedError: The target's engines are not built here, the target lacks a component's precision, or
             the builder refuses a graph, with the node. No engine is left behind then.
-        EnvironmentProblem: `tensorrt_rtx` is not installed.
+        EnvironmentProblem: The builder is not installed, or the memory is too small.
     """
-    profile = _buildable(target)
+    profile = buildable_target(target)
     for name, component in manifest.components.items():
         check_precision(profile, component.precision, component=name)
-    require("tensorrt_rtx")
     folder = Path(bundle_folder)
     output = folder / "engines" / profile.name
     partial = output.with_name(f".{profile.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        entries = [
-            _build_component(folder, manifest, name, profile, partial, progress)
-            for name in manifest.components
-        ]
-        shutil.rmtree(partial / _HALF_FOLDER, ignore_errors=True)
+        work = EngineWork(folder, manifest, profile, options or EngineOptions(), partial, stock)
+        entries = work.run(progress)
         shutil.rmtree(output, ignore_errors=True)
         partial.rename(output)
     finally:
@@ -82,96 +75,99 @@ def build_engines(
     return entries
 
 
-def add_engines(bundle: str | Path, target: str, *, progress: EngineProgress | None = None) -> Path:
-    """Build the engines of one more target into a bundle that exists, and list them in its manifest.
+def add_engines(
+    bundle: str | Path,
+    target: str | None = None,
+    *,
+    options: EngineOptions | None = None,
+    refit: str | Path | None = None,
+    progress: EngineProgress | None = None,
+) -> Path:
+    """Build the engines of a target into a bundle that exists, and list them in its manifest.
 
-    The bundle is replaced as a whole by a copy, so an interrupted build leaves it as it was.
+    The bundle is replaced as a whole by a copy, so an interrupted build leaves it as it was. Engines of that target that the
+    bundle has are kept where nothing of theirs has changed, and replaced otherwise.
 
     Args:
         bundle: The bundle folder; every file is verified first.
-        target: An RTX target. Engines of that target that are there already are replaced.
+        target: The bundle's own without one.
+        options: What kind of engines; plain ones without, or those of `refit`.
+        refit: Another bundle, whose engines of that target are taken over: as they are where the graph is the same, with the new
+            weights where they can be exchanged. What is left is compiled.
         progress: Called as the build advances.
 
     Returns:
         The bundle folder.
 
     Raises:
-        BundleError: The folder is no bundle, or a file has changed.
+        BundleError: A folder is no bundle, a file has changed, or `refit` has no engines of the target.
         UnsupportedError: As in `build_engines`.
     """
-    _buildable(target)
     opened = open_bundle(bundle)
+    target = target or opened.manifest.target
+    buildable_target(target)
+    stock = EngineStock(opened.path, opened.manifest)
+    if refit is not None:
+        stock, options = _refit_stock(open_bundle(refit), target, options)
     others = tuple(entry for entry in opened.manifest.engines if entry.target != target)
     with staged_bundle(opened.path, force=True) as staging:
         _copy_files(opened.path, staging, skip=f"engines/{target}/")
-        built = build_engines(staging, opened.manifest, target, progress=progress)
+        built = build_engines(
+            staging, opened.manifest, target, options=options, stock=stock, progress=progress
+        )
         seal(staging, opened.manifest.model_copy(update={"engines": (*others, *built)}))
     return opened.path
 
 
-def _buildable(target: str) -> Target:
+def buildable_target(target: str) -> Target:
+    """Return the profile of a target whose engines can be built on this machine.
+
+    Raises:
+        UnsupportedError: It has no engines, or its engines are built on another machine.
+        EnvironmentProblem: The builder is not installed.
+    """
     profile = get_target(target)
-    if profile.builder == "tensorrt":
-        raise UnsupportedError(
-            f"engines for {profile.name} are built by TensorRT on the device itself; copy the bundle there"
-        )
     if profile.builder == "onnxruntime":
         raise UnsupportedError(
             f"{profile.name} has no engines: ONNX Runtime runs the bundle's graphs as they are"
         )
+    if profile.builder == "tensorrt":
+        _require_device(profile)
+    else:
+        require("tensorrt_rtx")
     return profile
 
 
-def _build_component(
-    folder: Path,
-    manifest: Manifest,
-    name: str,
-    target: Target,
-    output: Path,
-    progress: EngineProgress | None,
-) -> EngineEntry:
-    # Imported here: the module must import without the `rtx` extra.
-    from moir_edge.export import tensorrt_rtx as rtx
-
-    component = manifest.components[name]
-    started = time.perf_counter()
-    halved = component.precision in _QUANTIZED
-    graph = folder / component.graph
-    engine = rtx.build(
-        _half_copy(graph, output) if halved else graph,
-        target,
-        inputs=component.inputs,
-        profiles=component_profiles(name, manifest.model),
-        progress=None if progress is None else lambda step, total: progress(name, step, total),
-    )
-    path = output / f"{name}.engine"
-    path.write_bytes(engine)
-    return EngineEntry(
-        component=name,
-        target=target.name,
-        path=f"engines/{target.name}/{path.name}",
-        builder="tensorrt_rtx",
-        builder_version=rtx.version(),
-        compute_capability=target.compute_capability or "",
-        compute=_COMPUTE.get(component.precision, "fp32"),
-        build_seconds=round(time.perf_counter() - started, 3),
-    )
+def _require_device(target: Target) -> None:
+    if importlib.util.find_spec("tensorrt") is None:
+        raise UnsupportedError(
+            f"engines for {target.name} are built by TensorRT on the device itself; copy the bundle there and run "
+            "`moir-edge build BUNDLE`"
+        )
+    found = device_compute_capability()
+    if found != target.compute_capability:
+        here = "no GPU" if found is None else f"a GPU of SM {found}"
+        raise UnsupportedError(
+            f"engines for {target.name} (SM {target.compute_capability}) are built by TensorRT on the device itself, and "
+            f"this machine has {here}"
+        )
 
 
-def _half_copy(graph: Path, output: Path) -> Path:
-    """Write the graph in half precision beside the engine to be, and return its path."""
-    import onnx_ir as ir
-
-    from moir_edge.calibration.rewriting import sign_activations
-    from moir_edge.export.half import to_half
-    from moir_edge.export.writing import write_graphs
-
-    model = ir.load(graph)
-    sign_activations(model.graph)
-    to_half(model)
-    folder = output / _HALF_FOLDER
-    folder.mkdir(exist_ok=True)
-    return folder / write_graphs({graph.stem: model}, folder)[graph.stem].graph
+def _refit_stock(
+    source: Bundle, target: str, options: EngineOptions | None
+) -> tuple[EngineStock, EngineOptions]:
+    """Return the engines of another bundle, and their kind, which a refit keeps."""
+    entries = [entry for entry in source.manifest.engines if entry.target == target]
+    if not entries:
+        raise BundleError(
+            f"{source.path} has no engines for {target} to take over; leave --refit out to build them"
+        )
+    kind = EngineOptions(strip_weights=entries[0].stripped, refittable=entries[0].refittable)
+    if options not in (None, EngineOptions(), kind):
+        raise UnsupportedError(
+            f"the engines of {source.path} are of another kind; leave --strip-weights and --refittable out with --refit"
+        )
+    return EngineStock(source.path, source.manifest), kind
 
 
 def _copy_files(source: Path, destination: Path, *, skip: str) -> None:

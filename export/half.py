@@ -41,7 +41,7 @@ _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 def to_half(model: ir.Model, *, keep_fp32: Sequence[str] = ()) -> None:
     """Convert a graph in place.
 
-    Requires: no control flow and no model-local functions on the way; weights are initializers.
+    Requires: no control flow; weights are initializers. Model-local functions are inlined.
     Ensures: inputs and outputs keep their types; every operator gets floats of one type; weights of matrix
     products are float16; constants past ±65,504 that are needed in float16, as attention masks are, are
     clamped to it.
@@ -53,6 +53,8 @@ def to_half(model: ir.Model, *, keep_fp32: Sequence[str] = ()) -> None:
     Raises:
         UnsupportedError: The graph holds If, Loop or Scan, or a value whose type is unknown.
     """
+    if model.functions:
+        common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _require_types(model)
     converter = _Converter(model.graph)

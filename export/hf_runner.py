@@ -16,7 +16,7 @@ from moir_edge.runtime.model import EdgeModel, load
 
 if TYPE_CHECKING:
     from moir_edge.export.hf_exporters import BundleProgram
-    from moir_edge.runtime.sessions import Provider
+    from moir_edge.runtime.providers import Provider
 
 __all__ = ["BundleRunner"]
 

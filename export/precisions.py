@@ -45,7 +45,7 @@ def plan_precisions(
 
     Raises:
         UnsupportedError: Unknown target, precision or component; the target lacks a precision; or the router
-            is to leave fp32.
+            is to leave its own.
     """
     names, overrides = tuple(components), dict(component_precision or {})
     profile = get_target(target)
@@ -54,9 +54,12 @@ def plan_precisions(
         if component not in names:
             raise UnsupportedError(f"unknown component {component!r}: {closest(component, names)}")
         check_precision(profile, name, component=component)
-    if overrides.get("router", "fp32") != "fp32":
-        raise UnsupportedError("the router stays in fp32: its look-up decides which tokens match")
-    plan = dict.fromkeys(names, precision) | _DEFAULTS.get(precision, {}) | {"router": "fp32"}
+    router = profile.router_precision
+    if overrides.get("router", router) != router:
+        raise UnsupportedError(
+            f"the router stays in {router}: its look-up decides which tokens match"
+        )
+    plan = dict.fromkeys(names, precision) | _DEFAULTS.get(precision, {}) | {"router": router}
     plan |= overrides
     return {name: cast(PrecisionName, plan[name]) for name in names}
 

@@ -85,19 +85,23 @@ def component_profiles(component: str, model: ModelFacts) -> tuple[Profile, ...]
         model: Supplies context length and image tokens per tile.
     """
     context = model.context_length
+    tiles = min(_MAX_TILES, context // max(1, model.tokens_per_tile))
     shared = {
         "batch": AxisRange(1, 1, _MAX_BATCH),
         "sequence": _up_to(context, _TYPICAL_TOKENS),
-        "images": _up_to(min(_MAX_TILES, context // max(1, model.tokens_per_tile)), 1),
-        "image_tokens": _up_to(context, model.tokens_per_tile),
+        "images": _up_to(tiles, 1),
+        # The router compares each image token with each text token: as many as the vision engine can give.
+        "image_tokens": _up_to(tiles * model.tokens_per_tile, model.tokens_per_tile),
         "text_tokens": _up_to(context, _TYPICAL_TEXT_TOKENS),
     }
     if component != "decoder":
         return (Profile("default", shared),)
+    new = _up_to(min(context, _MAX_NEW_TOKENS), _TYPICAL_TOKENS)
     prefill = {
-        "sequence": _up_to(min(context, _MAX_NEW_TOKENS), _TYPICAL_TOKENS),
+        "sequence": new,
         "past_sequence": AxisRange(0, 0, context - 1),
-        "total_sequence": _up_to(context, _TYPICAL_TOKENS),
+        # Past the context at its largest, since TensorRT checks that the shapes of a profile fit together.
+        "total_sequence": AxisRange(new.min, new.opt, new.max + context - 1),
     }
     past = _up_to(context - 1, _TYPICAL_TOKENS)
     decode = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+import onnx
 import onnx_ir as ir
 
 from moir_edge.export.naming import number_values
@@ -31,11 +32,19 @@ class WrittenGraph:
         data: File names of the weights that it reads; the first is its own unless it has none.
         tensor_bytes: Bytes of the tensors stored with this component; one that another component stored
             first counts there.
+        weight_bytes: Bytes of all its tensors, wherever they are stored.
+        operators: Number of nodes, those of functions counted once.
+        structure_sha256: Hash of the operators, the interface, and the names, types and shapes of the weights.
+        weights_sha256: Hash of the weights' values. Neither changes with the place where a weight lies.
     """
 
     graph: str
     data: tuple[str, ...]
     tensor_bytes: int
+    weight_bytes: int
+    operators: int
+    structure_sha256: str
+    weights_sha256: str
 
 
 @dataclass
@@ -72,6 +81,7 @@ def _write_graph(name: str, model: ir.Model, store: _Store) -> WrittenGraph:
     own = f"{name}.data"
     used: set[str] = set()
     stored_bytes = 0
+    digests: dict[ir.Value, str] = {}
     with (store.folder / own).open("wb") as stream:
         for value in model.graph.initializers.values():
             tensor = value.const_value
@@ -79,37 +89,69 @@ def _write_graph(name: str, model: ir.Model, store: _Store) -> WrittenGraph:
                 continue
             if not _goes_outside(tensor):
                 stored_bytes += tensor.nbytes
+                digests[value] = hashlib.sha256(tensor.tobytes()).hexdigest()
                 continue
-            place, is_new = _place(tensor, own, stream, store)
+            digests[value], place, is_new = _place(tensor, own, stream, store)
             stored_bytes += place.length if is_new else 0
             used.add(place.file)
             value.const_value = _external(tensor, str(value.name), place, store.folder)
     if own not in used:
         (store.folder / own).unlink()
     _strip(model)
-    (store.folder / f"{name}.onnx").write_bytes(_serialize(model))
-    data = tuple(sorted(used, key=lambda file: (file != own, file)))
-    return WrittenGraph(graph=f"{name}.onnx", data=data, tensor_bytes=stored_bytes)
+    proto = _serializable(model)
+    (store.folder / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+    return WrittenGraph(
+        graph=f"{name}.onnx",
+        data=tuple(sorted(used, key=lambda file: (file != own, file))),
+        tensor_bytes=stored_bytes,
+        weight_bytes=sum(value.const_value.nbytes for value in digests if value.const_value),
+        operators=len(proto.graph.node) + sum(len(body.node) for body in proto.functions),
+        structure_sha256=_structure_hash(proto),
+        weights_sha256=_weights_hash(digests),
+    )
 
 
 def _goes_outside(tensor: ir.TensorProtocol) -> bool:
     return tensor.nbytes >= EXTERNAL_BYTES and tensor.dtype != ir.DataType.INT64
 
 
+def _is_weight(dtype: int) -> bool:
+    """Say whether a constant of an ONNX type is a weight; the shapes of a compiled graph hang on the others."""
+    return dtype not in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+
+
+def _structure_hash(proto: onnx.ModelProto) -> str:
+    """Hash a graph without its weights; `proto` loses them."""
+    for tensor in proto.graph.initializer:
+        if _is_weight(tensor.data_type):
+            bare = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+            tensor.CopyFrom(bare)
+    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _weights_hash(digests: Mapping[ir.Value, str]) -> str:
+    lines = [
+        f"{value.name} {digest}"
+        for value, digest in digests.items()
+        if value.dtype is not None and _is_weight(value.dtype)
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def _place(
     tensor: ir.TensorProtocol, own: str, stream: BinaryIO, store: _Store
-) -> tuple[_Place, bool]:
-    """Return where the tensor's bytes lie, writing them if no component has, and whether they are new."""
+) -> tuple[str, _Place, bool]:
+    """Return the tensor's digest, where its bytes lie, writing them if no component has, and whether they are new."""
     content = tensor.tobytes()
     digest = hashlib.sha256(content).hexdigest()
     known = store.places.get(digest)
     if known is not None:
-        return known, False
+        return digest, known, False
     stream.write(b"\0" * (-stream.tell() % _ALIGNMENT))
     place = _Place(own, stream.tell(), len(content))
     stream.write(content)
     store.places[digest] = place
-    return place, True
+    return digest, place, True
 
 
 def _external(
@@ -136,8 +178,8 @@ def _strip(model: ir.Model) -> None:
             node.name = None
 
 
-def _serialize(model: ir.Model) -> bytes:
+def _serializable(model: ir.Model) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     # Inferred types of intermediate values follow from the operators; every runtime infers them anew.
     del proto.graph.value_info[:]
-    return bytes(proto.SerializeToString(deterministic=True))
+    return proto

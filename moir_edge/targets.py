@@ -68,6 +68,15 @@ class Target:
         """Whether engines for this target can be built on any machine."""
         return self.builder == "tensorrt_rtx"
 
+    @property
+    def router_precision(self) -> str:
+        """What the router computes in: fp32, and fp16 only where the builder compiles no product in fp32."""
+        return (
+            "fp16"
+            if self.builds_ahead_of_time and "fp32" not in self.hardware_precisions
+            else "fp32"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as JSON types, with the precisions that this version exports for it."""
         return {**asdict(self), "export_precisions": list(available_precisions(self))}
@@ -108,7 +117,7 @@ _register_all(
         ("jetson-orin-nano", "Jetson Orin Nano", 87, 8, "fp16 int8 int4", "tensorrt"),
         ("jetson-agx-orin", "Jetson AGX Orin", 87, 64, "fp16 int8 int4", "tensorrt"),
         ("jetson-thor", "Jetson Thor", 110, 128, "fp16 int8 int4 fp8 nvfp4", "tensorrt"),
-        ("rtx-20", "GeForce RTX 20", 75, None, "fp32 fp16", "tensorrt_rtx"),
+        ("rtx-20", "GeForce RTX 20", 75, None, "fp16", "tensorrt_rtx"),
         ("rtx-30", "GeForce RTX 30", 86, None, "fp32 fp16 int8 int4", "tensorrt_rtx"),
         ("rtx-40", "GeForce RTX 40", 89, None, "fp32 fp16 int8 int4 fp8", "tensorrt_rtx"),
         ("rtx-50", "GeForce RTX 50", 120, None, "fp32 fp16 int8 int4 fp8 nvfp4", "tensorrt_rtx"),
@@ -145,7 +154,7 @@ def check_precision(target: Target | str, precision: str, *, component: str | No
         target: A profile or its name.
         precision: As given to `--precision`.
         component: Set where the precision is that of one component only; a single one may stay in fp32 on any
-            target, as the router always does.
+            target whose builder compiles it, as the router does.
 
     Raises:
         UnsupportedError: With the reason and what to use instead.
@@ -153,7 +162,7 @@ def check_precision(target: Target | str, precision: str, *, component: str | No
     profile = get_target(target) if isinstance(target, str) else target
     if precision not in PRECISIONS:
         raise UnsupportedError(f"unknown precision {precision!r}: {closest(precision, PRECISIONS)}")
-    if component is not None and precision == "fp32":
+    if component is not None and precision == "fp32" == profile.router_precision:
         return
     if reason := _lacks(profile, precision):
         raise UnsupportedError(
@@ -168,7 +177,7 @@ def check_precision(target: Target | str, precision: str, *, component: str | No
 
 def _alternatives(target: Target) -> str:
     *others, last = reversed(available_precisions(target))
-    return f"{', '.join(others)} or {last}"
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _lacks(target: Target, precision: str) -> str:
@@ -185,6 +194,8 @@ def _lacks(target: Target, precision: str) -> str:
     first_sm = _FIRST_SM.get(hardware, 0)
     if target.sm < first_sm:
         return f"{hardware.upper()} needs SM {first_sm} or later; {target.name} is SM {target.sm}"
+    if hardware == "fp32" and target.builds_ahead_of_time:
+        return "TensorRT-RTX compiles no matrix product in FP32 for this GPU"
     if hardware == "fp32":
         return "the profile leaves it out, since fp16 takes half its memory"
     # The hardware has it; the table leaves it out because nothing is exported in it.

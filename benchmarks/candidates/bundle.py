@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +69,13 @@ class BundleCandidate:
         """What it is."""
         manifest = self._model.manifest
         components = manifest.components
-        files = {name for entry in components.values() for name in (entry.graph, *entry.data)}
+        files = self._model.sessions.files()
         return CandidateFacts(
             precision=manifest.precision,
             component_precisions={name: entry.precision for name, entry in components.items()},
             weights_bytes=sum(self._model.bundle.file(name).stat().st_size for name in files),
             has_router=self._model.sessions.has_router,
-            backend=f"ONNX Runtime {version('onnxruntime')} ({self._model.sessions.provider})",
+            backend=self._model.sessions.backend,
         )
 
     def answer(self, rows: Sequence[Row]) -> list[Answer]:
@@ -107,7 +106,8 @@ class BundleCandidate:
         model, facts = self._model, self._model.manifest.model
         images, prompts, contexts = _inputs(rows)
         inputs = model.encode(prompts, images, context=contexts)
-        embeds, _ = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=False)
+        placed, _ = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=False)
+        embeds = model.sessions.to_numpy(placed)
         _, arrays = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=True)
         if arrays is None:
             raise DataError("the router saw no image or no text in any of these rows")

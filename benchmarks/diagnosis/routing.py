@@ -115,7 +115,7 @@ class _CheckpointMaps:
 
 def _arrays(routing: Any) -> Any:
     """Return what the router hook recorded in the form of the runtime's router outputs."""
-    from moir_edge.runtime.sessions import RouterArrays
+    from moir_edge.runtime.interface import RouterArrays
 
     if routing is None:
         raise UnsupportedError("the router saw no image or no text in this prompt")

@@ -80,7 +80,7 @@ class BenchSettings:
                 raise DataError(f"{name} must be at least {least}, got {min(values)}")
 
     def _check_providers(self) -> None:
-        from moir_edge.runtime.sessions import Provider
+        from moir_edge.runtime.providers import Provider
 
         known = get_args(Provider)
         for name in self.providers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moir_edge.bundle.engines import check_engine, component_sha256, find_engine
 from moir_edge.bundle.manifest import (
     COMPONENTS,
     SCHEMA_VERSION,
@@ -28,6 +29,9 @@ __all__ = [
     "SourceEntry",
     "TensorSpec",
     "check_bundle_output",
+    "check_engine",
+    "component_sha256",
+    "find_engine",
     "open_bundle",
     "seal",
     "staged_bundle",

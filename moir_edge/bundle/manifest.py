@@ -47,18 +47,34 @@ class FileEntry(_Entry):
 
 
 class ComponentEntry(_Entry):
-    """One exported graph; `data` names the external weight files it reads, which components may share."""
+    """One exported graph; `data` names the external weight files it reads, which components may share.
+
+    `structure_sha256` covers its operators and the shapes of its weights, `weights_sha256` their values: a graph that differs in
+    the second alone can be refitted. `tensor_bytes` are stored with the component, `weight_bytes` are all that it reads,
+    and `operators` counts its nodes. All but `tensor_bytes` are None in a bundle of an earlier version. A quantized graph in `gpu_form` computes in float16 what
+    is not quantized, as an engine does; otherwise in float32, as a CPU does.
+    """
 
     graph: str
     data: tuple[str, ...] = ()
+    structure_sha256: str | None = None
+    weights_sha256: str | None = None
     precision: Precision
+    gpu_form: bool = False
     tensor_bytes: int
+    weight_bytes: int | None = None
+    operators: int | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
 
 class EngineEntry(_Entry):
-    """One compiled engine and what it needs in order to load; `compute` is the type its matrix products run in."""
+    """One compiled engine and what it needs in order to load; `compute` is the type its matrix products run in.
+
+    `graph_sha256` is that of `moir_edge.bundle.component_sha256` at the time of the build, `profiles_sha256` covers the ranges
+    of its axes. A `stripped` engine holds no weights and takes them from the graph when it is loaded; a `refittable` one can be
+    given others. `peak_memory_bytes` is the build's on the host; None where it was not measured.
+    """
 
     component: str
     target: str
@@ -67,7 +83,13 @@ class EngineEntry(_Entry):
     builder_version: str
     compute_capability: str
     compute: Literal["fp32", "fp16", "int8"]
+    graph_sha256: str = ""
+    profiles_sha256: str = ""
+    stripped: bool = False
+    refittable: bool = False
+    bytes: int = 0
     build_seconds: float
+    peak_memory_bytes: int | None = None
 
 
 class SourceEntry(_Entry):

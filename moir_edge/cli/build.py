@@ -1,13 +1,16 @@
-"""`moir-edge build`: compile the engines of one more target into a bundle that exists."""
+"""`moir-edge build`: compile the engines of a target into a bundle that exists."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moir_edge.cli.export import print_summary
+
+if TYPE_CHECKING:
+    from moir_edge.bundle import Manifest
 
 __all__ = ["register"]
 
@@ -20,19 +23,55 @@ def register(app: typer.Typer) -> None:
 def build(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     target: Annotated[
-        str, typer.Option(help="rtx-30, rtx-40, rtx-50, …; see `moir-edge targets`.")
-    ],
+        str | None,
+        typer.Option(help="Whose engines, as rtx-40; without it those of the bundle's own target."),
+    ] = None,
+    strip_weights: Annotated[
+        bool,
+        typer.Option(
+            "--strip-weights", help="Engines without weights; they come from the graphs at load."
+        ),
+    ] = False,
+    refittable: Annotated[
+        bool,
+        typer.Option("--refittable", help="Engines that take other weights without a new build."),
+    ] = False,
+    refit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OLD",
+            help="Take over the engines of this bundle; only those whose graphs changed are refitted or compiled.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the manifest's summary as JSON.")
     ] = False,
 ) -> None:
-    """Compile TensorRT-RTX engines of all components of a bundle, ahead of time, with no GPU."""
+    """Compile the engines of a bundle: for RTX targets on any machine, for a Jetson on the device itself."""
+    from moir_edge.bundle import open_bundle
     from moir_edge.cli.terminal import progress_bar
-    from moir_edge.environment import require
+    from moir_edge.export.engines import EngineOptions, add_engines
 
-    require("tensorrt_rtx", "onnx_ir")
-    from moir_edge.export.engines import add_engines
-
+    before = open_bundle(bundle, verify=False).manifest
+    earlier = before if refit is None else open_bundle(refit, verify=False).manifest
     with progress_bar(quiet=as_json) as progress:
-        path = add_engines(bundle, target, progress=progress)
+        path = add_engines(
+            bundle,
+            target,
+            options=EngineOptions(strip_weights=strip_weights, refittable=refittable),
+            refit=refit,
+            progress=progress,
+        )
     print_summary(path, as_json=as_json)
+    if not as_json:
+        typer.echo(_kept(open_bundle(path, verify=False).manifest, earlier, target))
+
+
+def _kept(after: Manifest, before: Manifest, target: str | None) -> str:
+    """Return which engines are, byte by byte, the earlier bundle's, and which are new."""
+    known = {entry.sha256 for entry in before.files}
+    hashes = {entry.path: entry.sha256 for entry in after.files}
+    chosen = [entry for entry in after.engines if entry.target == (target or after.target)]
+    kept = [entry.component for entry in chosen if hashes[entry.path] in known]
+    new = [entry.component for entry in chosen if entry.component not in kept]
+    return f"engines kept: {', '.join(kept) or 'none'}; new: {', '.join(new) or 'none'}"

@@ -67,6 +67,9 @@ def export(
     max_bad_rows: Annotated[
         int | None, typer.Option(min=0, help="Skip this many bad rows at most; 10 by default.")
     ] = None,
+    engines: Annotated[
+        bool, typer.Option(help="Compile the target's engines too; `build` does it later.")
+    ] = True,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle that stands at the output.")
     ] = False,
@@ -85,7 +88,7 @@ def export(
     for component, name in overrides.items():
         check_precision(profile, name, component=component)
     require("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
-    if profile.builds_ahead_of_time:
+    if engines and profile.builds_ahead_of_time:
         require("tensorrt_rtx")
     calibration = calibration_settings(
         calib_data,
@@ -107,6 +110,7 @@ def export(
             precision=precision,
             component_precision=overrides,
             calibration=calibration,
+            engines=engines,
             force=force,
             progress=progress,
         )

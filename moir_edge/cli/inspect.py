@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from moir_edge.bundle import Bundle, Manifest, TensorSpec
+    from moir_edge.export.layers import Layer
 
 __all__ = ["register", "summarise"]
 
@@ -24,17 +28,28 @@ def register(app: typer.Typer) -> None:
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     verify: Annotated[bool, typer.Option(help="Prove every file by its hash.")] = True,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="List layers and types as TensorRT reads them; needs it installed."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Show a bundle's components, engines and parity figures, and verify its files."""
+    """Show a bundle's components, engines and parity figures, and verify its files; with --layers also what TensorRT makes of them."""
     from moir_edge.bundle import open_bundle
 
     opened = open_bundle(bundle, verify=verify)
     summary = summarise(opened, verified=verify)
+    found = _layers(opened) if layers else {}
     if as_json:
+        record = {name: [asdict(layer) for layer in listed] for name, listed in found.items()}
+        summary |= {"layers": record} if layers else {}
         typer.echo(json.dumps(summary, indent=1, ensure_ascii=False))
         return
     _print(opened.manifest, summary)
+    if layers:
+        _console().print(_layer_table(found))
 
 
 def summarise(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
@@ -86,12 +101,38 @@ def _components(manifest: Manifest) -> dict[str, dict[str, Any]]:
     return table
 
 
-def _print(manifest: Manifest, summary: dict[str, Any]) -> None:
+def _console() -> Console:
     from rich.console import Console
 
     console = Console(markup=False)
     if not console.is_terminal:
         console.width = max(console.width, _PLAIN_WIDTH)
+    return console
+
+
+def _layers(bundle: Bundle) -> dict[str, list[Layer]]:
+    from moir_edge.export.layers import bundle_layers
+
+    return bundle_layers(bundle)
+
+
+def _layer_table(found: dict[str, list[Layer]]) -> Any:
+    """Return how many layers of each kind and type compute in a component; shapes and constants are counted as one row."""
+    from rich.table import Table
+
+    from moir_edge.export.layers import count_layers
+
+    table = Table("component", "layer", "reads", "gives", "count", title_justify="left")
+    for name, layers in found.items():
+        computing = [layer for layer in layers if layer.computes]
+        for kind, inputs, output, number in count_layers(computing):
+            table.add_row(name, kind, inputs, output, str(number))
+        table.add_row(name, "constants, shapes", "", "", str(len(layers) - len(computing)))
+    return table
+
+
+def _print(manifest: Manifest, summary: dict[str, Any]) -> None:
+    console = _console()
     source = manifest.source
     console.print(summary["bundle"], style="bold", highlight=False, soft_wrap=True)
     console.print(

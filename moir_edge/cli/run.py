@@ -53,7 +53,11 @@ def run(
         int | None, typer.Option(min=1, help="CPU threads; all physical cores by default.")
     ] = None,
     provider: Annotated[
-        str | None, typer.Option(help="cpu or cuda; cuda where it is available.")
+        str | None,
+        typer.Option(
+            help="Who computes: tensorrt (the bundle's engines), cuda or ort-tensorrt (ONNX Runtime), or cpu. "
+            "By default the engines if they fit this machine, else cuda if it is available, else cpu."
+        ),
     ] = None,
     verify: Annotated[
         bool, typer.Option(help="Prove every file of the bundle by its hash first.")
@@ -90,7 +94,8 @@ def run(
     _read(text, show=show_pieces)
     _write_maps(model, text.result, pictures, routing_map, routing_json)
     if as_json:
-        typer.echo(json.dumps(_as_dict(text.result, bundle, router), indent=1, ensure_ascii=False))
+        answer = _as_dict(model, text.result, bundle, router)
+        typer.echo(json.dumps(answer, indent=1, ensure_ascii=False))
         return
     typer.echo("" if show_pieces else text.result.texts[0].lstrip())
     typer.echo(_status_line(model, text.result, router), err=True)
@@ -165,7 +170,7 @@ def _write(path: Path, data: bytes) -> None:
         ) from error
 
 
-def _as_dict(generation: Generation, bundle: Path, router: str) -> dict[str, Any]:
+def _as_dict(model: EdgeModel, generation: Generation, bundle: Path, router: str) -> dict[str, Any]:
     from moir_edge.runtime.timing import peak_memory_bytes
 
     return {
@@ -175,8 +180,11 @@ def _as_dict(generation: Generation, bundle: Path, router: str) -> dict[str, Any
         "finish_reason": generation.finish_reasons[0],
         "prompt_tokens": generation.prompt_tokens[0],
         "router": router == "on" and generation.routing is not None,
+        "provider": model.sessions.provider,
+        "backend": model.sessions.backend,
         "timings": generation.timings.to_dict(),
         "peak_memory_bytes": peak_memory_bytes(),
+        "device_memory_bytes": model.sessions.memory(),
     }
 
 
@@ -190,5 +198,6 @@ def _status_line(model: EdgeModel, generation: Generation, router: str) -> str:
         f"router {timings.router_ms:.1f}, prefill {timings.prefill_ms:.1f})",
         *([f"{speed:.1f} tok/s"] if speed else []),
         f"router {router if model.sessions.has_router else 'absent'}",
+        model.sessions.provider,
     ]
     return "[" + " · ".join(parts) + "]"

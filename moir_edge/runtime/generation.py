@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,16 +13,14 @@ from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import BundleError
 from moir_edge.router.positions import prompt_positions
 from moir_edge.runtime.answers import AnswerRow, FinishReason
+from moir_edge.runtime.interface import Embeds, RouterArrays, Sessions
 from moir_edge.runtime.processor import ModelInputs
 from moir_edge.runtime.routing import RoutingMap, routing_maps
 from moir_edge.runtime.sampling import GenerationSettings, Sampler
-from moir_edge.runtime.sessions import GraphSessions, RouterArrays
 from moir_edge.runtime.timing import Stopwatch, Timings
 from moir_edge.runtime.tokenizer import Tokenizer
 
 __all__ = ["Generation", "GenerationRun", "prompt_embeddings"]
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class GenerationRun:
     def __init__(
         self,
         *,
-        sessions: GraphSessions,
+        sessions: Sessions,
         facts: ModelFacts,
         tokenizer: Tokenizer,
         inputs: ModelInputs,
@@ -121,13 +120,13 @@ class GenerationRun:
 
 
 def prompt_embeddings(
-    sessions: GraphSessions,
+    sessions: Sessions,
     facts: ModelFacts,
     inputs: ModelInputs,
     watch: Stopwatch,
     *,
     router: bool,
-) -> tuple[Floats, RouterArrays | None]:
+) -> tuple[Embeds, RouterArrays | None]:
     """Return what the decoder sees of the prompt, and what the router did to it.
 
     Args:
@@ -138,41 +137,41 @@ def prompt_embeddings(
         router: Run the router if the bundle has one.
 
     Returns:
-        Embeddings (batch, sequence, hidden) float32, and the router's outputs or None.
+        Embeddings (batch, sequence, hidden) float32, where the sessions keep them, and the router's outputs or None.
 
     Raises:
         BundleError: The vision graph gives another number of image tokens than the prompt holds.
     """
-    features: Floats | None = None
+    features: Embeds | None = None
     if inputs.pixel_values is not None:
         with watch.part("vision"):
             features = sessions.image_features(inputs.pixel_values)
     with watch.part("embedding"):
         embeds = sessions.embed(inputs.input_ids)
         if features is not None:
-            embeds = _place(embeds, features, inputs.input_ids == facts.image_token_id)
+            embeds = _place(sessions, embeds, features, inputs.input_ids == facts.image_token_id)
     if not (router and sessions.has_router):
         return embeds, None
     with watch.part("router"):
         return _route(sessions, facts, inputs, embeds)
 
 
-def _place(embeds: Floats, features: Floats, at: npt.NDArray[np.bool_]) -> Floats:
+def _place(
+    sessions: Sessions, embeds: Embeds, features: Embeds, at: npt.NDArray[np.bool_]
+) -> Embeds:
     """Put image features (images, tokens, hidden) where the prompt has image tokens, in order."""
-    rows = features.reshape(-1, features.shape[-1])
-    if len(rows) != int(at.sum()):
+    tokens, places = math.prod(features.shape[:-1]), int(at.sum())
+    if tokens != places:
         raise BundleError(
-            f"the vision graph gave {len(rows)} image tokens and the prompt holds {int(at.sum())}; "
+            f"the vision graph gave {tokens} image tokens and the prompt holds {places}; "
             "the bundle's tokens_per_tile does not fit its graph, export it again"
         )
-    placed = embeds.copy()
-    placed[at] = rows
-    return placed
+    return sessions.place(embeds, features, at)
 
 
 def _route(
-    sessions: GraphSessions, facts: ModelFacts, inputs: ModelInputs, embeds: Floats
-) -> tuple[Floats, RouterArrays | None]:
+    sessions: Sessions, facts: ModelFacts, inputs: ModelInputs, embeds: Embeds
+) -> tuple[Embeds, RouterArrays | None]:
     image_positions, text_positions, text_mask = prompt_positions(
         inputs.input_ids, inputs.attention_mask, facts.image_token_id, facts.special_token_ids
     )

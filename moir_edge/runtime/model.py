@@ -13,9 +13,9 @@ from moir_edge.runtime.chat import Messages, user_message
 from moir_edge.runtime.generation import Generation, GenerationRun, prompt_embeddings
 from moir_edge.runtime.images import ImageInput
 from moir_edge.runtime.processor import ModelInputs, Processor
+from moir_edge.runtime.providers import Provider, open_sessions
 from moir_edge.runtime.routing import RoutingMap, routing_maps
 from moir_edge.runtime.sampling import GenerationSettings
-from moir_edge.runtime.sessions import GraphSessions, Provider
 from moir_edge.runtime.timing import Stopwatch
 
 __all__ = ["EdgeModel", "TextStream", "load"]
@@ -35,8 +35,9 @@ def load(
 
     Args:
         bundle: The bundle folder.
-        threads: Threads of one operator; None takes one per physical core.
-        provider: ``"cpu"`` or ``"cuda"``; None takes CUDA where onnxruntime-gpu offers it.
+        threads: Threads of one operator on the CPU; None takes one per physical core.
+        provider: ``"cpu"``, ``"cuda"``, ``"ort-tensorrt"`` or ``"tensorrt"`` (the bundle's engines); None takes the engines
+            where they fit this machine, else CUDA where onnxruntime-gpu offers it, else the CPU.
         verify: Prove every file by its hash first (about 1 GB/s).
 
     Raises:
@@ -57,7 +58,7 @@ class EdgeModel:
     Args:
         bundle: An opened bundle.
         threads: Threads of one operator; None takes one per physical core.
-        provider: ``"cpu"`` or ``"cuda"``; None takes CUDA where it is available.
+        provider: As in `load`.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class EdgeModel:
     ) -> None:
         self.bundle = bundle
         self.processor = Processor(bundle.path, bundle.manifest.model)
-        self.sessions = GraphSessions(bundle, threads=threads, provider=provider)
+        self.sessions = open_sessions(bundle, threads=threads, provider=provider)
 
     @property
     def manifest(self) -> Manifest:

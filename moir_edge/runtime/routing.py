@@ -14,8 +14,8 @@ import numpy.typing as npt
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.runtime.image_geometry import Box
 from moir_edge.runtime.image_processing import View
+from moir_edge.runtime.interface import RouterArrays
 from moir_edge.runtime.processor import EncodedPrompt, ModelInputs
-from moir_edge.runtime.sessions import RouterArrays
 
 __all__ = ["Cell", "RoutedToken", "RoutingMap", "Source", "routing_maps"]
 

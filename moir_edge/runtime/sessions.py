@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError, closest
-from moir_edge.targets import session_config
+from moir_edge.errors import UnsupportedError
+from moir_edge.runtime.interface import Embeds, Floats, Ints, RouterArrays
+from moir_edge.runtime.providers import GraphProvider, open_graph
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle
 
-__all__ = ["DecoderState", "GraphSessions", "Provider", "RouterArrays"]
+__all__ = ["DecoderState", "GraphSessions"]
 
-Provider = Literal["cpu", "cuda"]
-
-_PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _VISION_BATCH = 16  # tiles per vision run: bounds its memory for images of many tiles
-
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RouterArrays:
-    """What the router says of one batch; first N image tokens, then M text tokens.
-
-    Attributes:
-        image_positions: (batch, N) int64, sequence positions, negative where the row has fewer.
-        text_positions: (batch, M) int64, sequence positions.
-        text_mask: (batch, M) bool, False where the row has fewer.
-        scores: (batch, N + M) float32, information density in [0, 1].
-        indices: (batch, N + M, k) int64, sequence positions of the sources, -1 where none.
-        margin: (batch, N + M) float32, best minus runner-up similarity.
-        gate: (batch, N + M) float32, 0 for tokens that were not routed.
-    """
-
-    image_positions: Ints
-    text_positions: Ints
-    text_mask: npt.NDArray[np.bool_]
-    scores: Floats
-    indices: Ints
-    margin: Floats
-    gate: Floats
+_ROUTER_FIGURES = ("router_scores", "router_indices", "router_margin", "router_gate")
 
 
 @dataclass
@@ -66,10 +39,12 @@ class DecoderState:
 class GraphSessions:
     """Runs the four components of a bundle.
 
+    Images are put into the prompt on the host. From the router on, embeddings and cache stay where the provider computes.
+
     Args:
         bundle: An opened bundle.
         threads: Threads of one operator; None takes one per physical core.
-        provider: ``"cpu"`` or ``"cuda"``; None takes CUDA where onnxruntime-gpu offers it.
+        provider: ``"cpu"``, ``"cuda"`` or ``"ort-tensorrt"``.
 
     Raises:
         EnvironmentProblem: The provider is not available on this machine.
@@ -77,24 +52,39 @@ class GraphSessions:
     """
 
     def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, provider: Provider | None = None
+        self, bundle: Bundle, *, threads: int | None = None, provider: GraphProvider = "cpu"
     ) -> None:
-        self.provider = _choose_provider(provider)
+        self.provider: str = provider
         self._bundle = bundle
-        self._threads = threads
-        self._vision = self._open("vision")
-        self._embedding = self._open("embedding")
-        self._decoder = self._open("decoder")
-        self._router = self._open("router") if "router" in bundle.manifest.components else None
+        self._device = "cpu" if provider == "cpu" else "cuda"  # ONNX Runtime's name of the memory
+        open_component = partial(open_graph, bundle, provider=provider, threads=threads)
+        self._vision = open_component("vision")
+        self._embedding = open_component("embedding")
+        self._decoder = open_component("decoder")
+        self._router = open_component("router") if "router" in bundle.manifest.components else None
         layers = range(bundle.manifest.model.num_layers)
         parts = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
         self._past_names = [f"past_key_values.{part}" for part in parts]
         self._present_names = [f"present.{part}" for part in parts]
 
     @property
+    def backend(self) -> str:
+        """ONNX Runtime's version and the provider."""
+        import onnxruntime
+
+        return f"ONNX Runtime {onnxruntime.__version__} ({self.provider})"
+
+    @property
     def has_router(self) -> bool:
         """Whether the bundle holds a router."""
         return self._router is not None
+
+    def files(self) -> tuple[str, ...]:
+        """Return the graphs and their weights; components may share a file."""
+        entries = self._bundle.manifest.components.values()
+        return tuple(
+            dict.fromkeys(name for entry in entries for name in (entry.graph, *entry.data))
+        )
 
     def image_features(self, pixel_values: Floats) -> Floats:
         """Return (images, tokens, hidden) for pixel values (images, 3, height, width)."""
@@ -111,14 +101,19 @@ class GraphSessions:
         embeds: Floats = self._embedding.run(["inputs_embeds"], {"input_ids": input_ids})[0]
         return embeds
 
+    def place(self, embeds: Floats, features: Floats, at: npt.NDArray[np.bool_]) -> Floats:
+        """Put image features (images, tokens, hidden) where `at` (batch, sequence) is True, in order."""
+        embeds[at] = features.reshape(-1, features.shape[-1])
+        return embeds
+
     def route(
         self,
         inputs_embeds: Floats,
         image_positions: Ints,
         text_positions: Ints,
         text_mask: npt.NDArray[np.bool_],
-    ) -> tuple[Floats, RouterArrays]:
-        """Return the enriched embeddings (batch, sequence, hidden) and what the router did.
+    ) -> tuple[Any, RouterArrays]:
+        """Return the enriched embeddings, an ONNX Runtime value, and what the router did.
 
         Raises:
             UnsupportedError: The bundle holds no router.
@@ -127,32 +122,37 @@ class GraphSessions:
             raise UnsupportedError(
                 f"{self._bundle.path} holds no router; export a retrofitted checkpoint"
             )
-        outputs = [
-            "routed_embeds",
-            "router_scores",
-            "router_indices",
-            "router_margin",
-            "router_gate",
-        ]
-        feeds = {
-            "inputs_embeds": inputs_embeds,
+        places: dict[str, Any] = {
             "image_positions": image_positions,
             "text_positions": text_positions,
             "text_mask": text_mask,
         }
-        routed, scores, indices, margin, gate = self._router.run(outputs, feeds)
-        arrays = RouterArrays(
-            image_positions=image_positions,
-            text_positions=text_positions,
-            text_mask=text_mask,
-            scores=scores,
-            indices=indices,
-            margin=margin,
-            gate=gate,
-        )
-        return routed, arrays
+        binding = self._router.io_binding()
+        for name, array in {"inputs_embeds": inputs_embeds, **places}.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        binding.bind_output("routed_embeds", self._device)
+        for name in _ROUTER_FIGURES:
+            binding.bind_output(name, "cpu")
+        self._router.run_with_iobinding(binding)
+        routed, *figures = binding.get_outputs()
+        named = zip(_ROUTER_FIGURES, figures, strict=True)
+        arrays = {name.removeprefix("router_"): value.numpy() for name, value in named}
+        return routed, RouterArrays(**places, **arrays)
 
-    def prefill(self, inputs_embeds: Floats, attention_mask: Ints) -> tuple[Floats, DecoderState]:
+    def to_numpy(self, embeds: Embeds) -> Floats:
+        """Copy embeddings to the host; those that are there already are returned as they are."""
+        array: Floats = embeds if isinstance(embeds, np.ndarray) else embeds.numpy()
+        return array
+
+    def from_numpy(self, embeds: Floats) -> Embeds:
+        """Return them as they are: each run takes arrays of the host."""
+        return embeds
+
+    def memory(self) -> dict[str, int]:
+        """Return nothing: ONNX Runtime does not tell what it holds on a GPU."""
+        return {}
+
+    def prefill(self, inputs_embeds: Embeds, attention_mask: Ints) -> tuple[Floats, DecoderState]:
         """Run the prompt.
 
         Args:
@@ -163,10 +163,13 @@ class GraphSessions:
             Logits of the last position, (batch, vocab), and the state to go on from.
         """
         facts = self._bundle.manifest.model
-        empty = np.zeros((len(inputs_embeds), facts.num_kv_heads, 0, facts.head_dim), np.float32)
+        empty = np.zeros((len(attention_mask), facts.num_kv_heads, 0, facts.head_dim), np.float32)
         state = DecoderState([self._value(empty)] * len(self._past_names), attention_mask[:, :0])
         position_ids = np.maximum(np.cumsum(attention_mask, axis=1) - 1, 0)
-        logits = self._step(self._value(inputs_embeds), attention_mask, position_ids, state)
+        embeds = (
+            self._value(inputs_embeds) if isinstance(inputs_embeds, np.ndarray) else inputs_embeds
+        )
+        logits = self._step(embeds, attention_mask, position_ids, state)
         return logits, state
 
     def decode(self, token_ids: Ints, state: DecoderState) -> Floats:
@@ -187,7 +190,7 @@ class GraphSessions:
             binding.bind_ortvalue_input(name, value)
         binding.bind_output("logits", "cpu")
         for name in self._present_names:
-            binding.bind_output(name, self.provider)
+            binding.bind_output(name, self._device)
         self._decoder.run_with_iobinding(binding)
         logits, *state.values = binding.get_outputs()
         last: Floats = logits.numpy()[:, -1]
@@ -196,57 +199,11 @@ class GraphSessions:
     def _embed_in_place(self, input_ids: Ints) -> Any:
         binding = self._embedding.io_binding()
         binding.bind_cpu_input("input_ids", input_ids)
-        binding.bind_output("inputs_embeds", self.provider)
+        binding.bind_output("inputs_embeds", self._device)
         self._embedding.run_with_iobinding(binding)
         return binding.get_outputs()[0]
 
     def _value(self, array: npt.NDArray[Any]) -> Any:
         import onnxruntime
 
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.provider)
-
-    def _open(self, component: str) -> Any:
-        import onnxruntime
-
-        entry = self._bundle.manifest.components.get(component)
-        if entry is None:
-            raise BundleError(f"{self._bundle.path} has no {component} component; export it again")
-        options = _session_options(self._threads, component, entry.precision)
-        names = list(dict.fromkeys([_PROVIDERS[self.provider], "CPUExecutionProvider"]))
-        path = self._bundle.file(entry.graph)
-        try:
-            return onnxruntime.InferenceSession(str(path), options, providers=names)
-        except Exception as error:  # onnxruntime's exceptions share no public base class
-            raise BundleError(f"ONNX Runtime cannot load {path}: {error}") from error
-
-
-def _choose_provider(wanted: str | None) -> Provider:
-    import onnxruntime
-
-    available = [
-        name for name, full in _PROVIDERS.items() if full in onnxruntime.get_available_providers()
-    ]
-    if wanted is None:
-        return "cuda" if "cuda" in available else "cpu"
-    if wanted not in _PROVIDERS:
-        raise UnsupportedError(f"unknown provider {wanted!r}; {closest(wanted, _PROVIDERS)}")
-    if wanted not in available:
-        raise EnvironmentProblem(
-            f"this onnxruntime offers no {wanted} provider (it has {', '.join(available)}); "
-            "install it with `pip install 'moir-edge[gpu]'`"
-        )
-    return "cuda" if wanted == "cuda" else "cpu"
-
-
-def _session_options(threads: int | None, component: str, precision: str) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: its warnings are about fusions it did not find
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    # Without spinning the four sessions' idle threads leave the cores to the one that works.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for key, value in session_config(component, precision, onnxruntime.__version__).items():
-        options.add_session_config_entry(key, value)
-    return options
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device)

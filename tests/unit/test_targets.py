@@ -22,7 +22,7 @@ TABLE = {
     "jetson-orin-nano": (87, "fp16 int8-weight-only int8 int4", "tensorrt"),
     "jetson-agx-orin": (87, "fp16 int8-weight-only int8 int4", "tensorrt"),
     "jetson-thor": (110, "fp16 int8-weight-only int8 int4", "tensorrt"),
-    "rtx-20": (75, "fp32 fp16", "tensorrt_rtx"),
+    "rtx-20": (75, "fp16", "tensorrt_rtx"),
     "rtx-30": (86, "fp32 fp16 int8-weight-only int8 int4", "tensorrt_rtx"),
     "rtx-40": (89, "fp32 fp16 int8-weight-only int8 int4", "tensorrt_rtx"),
     "rtx-50": (120, "fp32 fp16 int8-weight-only int8 int4", "tensorrt_rtx"),
@@ -92,6 +92,18 @@ def test_one_component_may_stay_in_fp32_anywhere() -> None:
     check_precision("jetson-orin-nano", "fp32", component="vision")
     with pytest.raises(UnsupportedError):
         check_precision("jetson-orin-nano", "fp32")
+
+
+def test_a_gpu_without_fp32_products_takes_fp32_nowhere() -> None:
+    assert get_target("rtx-20").router_precision == "fp16"
+    others = [target for name, target in TARGETS.items() if name != "rtx-20"]
+    assert {target.router_precision for target in others} == {"fp32"}
+    for component in (None, "router"):
+        with pytest.raises(UnsupportedError) as error:
+            check_precision("rtx-20", "fp32", component=component)
+        assert str(error.value) == (
+            "rtx-20 does not run fp32: TensorRT-RTX compiles no matrix product in FP32 for this GPU; use fp16"
+        )
 
 
 def test_to_dict_is_json_ready() -> None:

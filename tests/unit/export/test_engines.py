@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from moir_edge.bundle import (
     ModelFacts,
     SourceEntry,
     TensorSpec,
+    component_sha256,
     open_bundle,
     seal,
     staged_bundle,
@@ -23,8 +25,10 @@ from moir_edge.bundle import (
 from moir_edge.bundle.manifest import Precision
 from moir_edge.calibration import observe, quantize
 from moir_edge.errors import UnsupportedError
+from moir_edge.export.build_process import run_build
 from moir_edge.export.engines import add_engines, build_engines
 from moir_edge.export.half import to_half
+from moir_edge.export.jobs import BuildJob, BuildOutcome
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra `rtx`)")
 
@@ -157,6 +161,12 @@ MakeBundle = Callable[..., tuple[Path, Manifest]]
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> MakeBundle:
+    return bundle_maker(tmp_path)
+
+
+def bundle_maker(tmp_path: Path) -> MakeBundle:
+    """Return a function that writes a bundle of two small components."""
+
     def make(
         precision: Precision = "fp32", decoder: onnx.ModelProto | None = None
     ) -> tuple[Path, Manifest]:
@@ -283,6 +293,16 @@ def test_add_engines_lists_and_replaces(make_bundle: MakeBundle) -> None:
     assert json.loads((folder / "manifest.json").read_text())["target"] == "cpu"
 
 
+def test_what_a_build_cost_is_recorded(make_bundle: MakeBundle) -> None:
+    folder, manifest = make_bundle("fp16")
+    for entry in build_engines(folder, manifest, "rtx-40"):
+        assert entry.bytes == (folder / entry.path).stat().st_size
+        assert entry.graph_sha256 == component_sha256(manifest, entry.component)
+        assert len(entry.profiles_sha256) == 64
+        # The loaded builder alone takes a tenth of a gigabyte, these graphs nearly nothing.
+        assert 10**8 < (entry.peak_memory_bytes or 0) < 10**9
+
+
 def test_add_engines_leaves_the_bundle_as_it_was_on_failure(make_bundle: MakeBundle) -> None:
     folder, _ = make_bundle(decoder=_decoder(operator="Det"))
     before = _files(folder)
@@ -317,13 +337,14 @@ def test_engines_of_narrow_weights_multiply_in_half_precision(
     before = _files(folder)
     types: set[int] = set()
 
-    def record(graph: Path, *_: object, **__: object) -> bytes:
-        model = onnx.shape_inference.infer_shapes(onnx.load(graph))
+    def record(job: BuildJob, **_: object) -> BuildOutcome:
+        model = onnx.shape_inference.infer_shapes(onnx.load(job.graph))
         dtypes = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
         types.update(dtypes[n.output[0]] for n in model.graph.node if n.op_type == "MatMul")
-        return b"engine"
+        Path(job.output).write_bytes(b"engine")
+        return BuildOutcome(builder_version="1", seconds=1.0, peak_memory_bytes=1)
 
-    monkeypatch.setattr("moir_edge.export.tensorrt_rtx.build", record)
+    monkeypatch.setattr("moir_edge.export.engine_work.run_build", record)
     entries = build_engines(folder, manifest, "rtx-40")
     assert {entry.compute for entry in entries} == {compute}
     # what surrounds products in int8 is float16 too
@@ -337,10 +358,11 @@ def test_a_full_disk_leaves_no_engine(
 ) -> None:
     folder, manifest = make_bundle()
 
-    def full(path: Path, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
+    def full(job: BuildJob, **_: object) -> BuildOutcome:
+        # /dev/full takes nothing: the worker itself meets the error
+        return run_build(replace(job, output="/dev/full"))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("moir_edge.export.engine_work.run_build", full)
     with pytest.raises(OSError, match="No space left"):
         build_engines(folder, manifest, "rtx-40")
     assert not (folder / "engines").exists()

@@ -54,6 +54,24 @@ def test_long_prompts_go_in_pieces() -> None:
     assert prefill.axes["past_sequence"].max == 8191
 
 
+@pytest.mark.parametrize("context", [1, 64, 8192])
+def test_the_shapes_of_a_decoder_profile_fit_together(context: int) -> None:
+    for profile in component_profiles("decoder", _facts(context)):
+        axes = profile.axes
+        for size in ("min", "opt", "max"):
+            past, new, total = (
+                getattr(axes[name], size)
+                for name in ("past_sequence", "sequence", "total_sequence")
+            )
+            assert past + new == total
+
+
+def test_the_router_takes_as_many_image_tokens_as_the_vision_engine_gives() -> None:
+    for context in (16, 512, 8192):
+        (profile,) = component_profiles("router", _facts(context, 36))
+        assert profile.axes["image_tokens"].max == 36 * profile.axes["images"].max
+
+
 def test_tiles_fit_the_context() -> None:
     (vision,) = component_profiles("vision", _facts(512, 36))
     assert vision.axes["images"].max == 14

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import numpy_helper
 
-from moir_edge.export.writing import EXTERNAL_BYTES, write_graphs
+from moir_edge.export.writing import EXTERNAL_BYTES, WrittenGraph, write_graphs
 
 TABLE = np.arange(1024, dtype=np.float32).reshape(32, 32)
 
@@ -37,6 +37,7 @@ def test_content_that_two_graphs_share_lies_once(tmp_path: Path) -> None:
     assert (tmp_path / "one.data").stat().st_size == TABLE.nbytes
     assert (tmp_path / "two.data").stat().st_size == TABLE.nbytes
     assert written["two"].tensor_bytes == TABLE.nbytes + 32 * 4  # the shared one counts with `one`
+    assert written["two"].weight_bytes == 2 * TABLE.nbytes + 32 * 4
 
 
 def test_graph_without_weights_of_its_own_has_no_data_file(tmp_path: Path) -> None:
@@ -70,3 +71,24 @@ def test_writing_is_deterministic(tmp_path: Path) -> None:
         write_graphs({"one": graph("a", extra=True)}, folder)
         contents.append([path.read_bytes() for path in sorted(folder.iterdir())])
     assert contents[0] == contents[1]
+
+
+def test_hashes_tell_structure_from_weights_and_ignore_the_place(tmp_path: Path) -> None:
+    def written(folder: str, **models: ir.Model) -> WrittenGraph:
+        (tmp_path / folder).mkdir()
+        return write_graphs(models, tmp_path / folder)["two"]
+
+    alone = written("alone", two=graph("a", extra=True))
+    shared = written("shared", one=graph("z"), two=graph("a", extra=True))
+    assert shared.data != alone.data
+    assert (shared.structure_sha256, shared.weights_sha256) == (
+        alone.structure_sha256,
+        alone.weights_sha256,
+    )
+    retuned = graph("a", extra=True)
+    bias = retuned.graph.initializers["b.bias"]
+    bias.const_value = ir.tensor(np.zeros(32, np.float32), name="b.bias")
+    other = written("other", two=retuned)
+    assert other.structure_sha256 == alone.structure_sha256
+    assert other.weights_sha256 != alone.weights_sha256
+    assert written("smaller", two=graph("a")).structure_sha256 != alone.structure_sha256

@@ -1,0 +1,110 @@
+"""What generation needs of whatever runs the four graphs: ONNX Runtime, or TensorRT's engines.
+
+Embeddings pass from image to router to decoder without generation looking at them, so each implementation keeps them where it
+computes. What is small and is needed here (logits, the router's figures) comes as numpy arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Embeds", "Floats", "Ints", "RouterArrays", "Sessions"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Embeds: TypeAlias = Any
+"""Float32 rows as wide as the language model, wherever they lie; they have a `shape`, and `to_numpy` copies them here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterArrays:
+    """What the router says of one batch; first N image tokens, then M text tokens.
+
+    Attributes:
+        image_positions: (batch, N) int64, sequence positions, negative where the row has fewer.
+        text_positions: (batch, M) int64, sequence positions.
+        text_mask: (batch, M) bool, False where the row has fewer.
+        scores: (batch, N + M) float32, information density in [0, 1].
+        indices: (batch, N + M, k) int64, sequence positions of the sources, -1 where none.
+        margin: (batch, N + M) float32, best minus runner-up similarity.
+        gate: (batch, N + M) float32, 0 for tokens that were not routed.
+    """
+
+    image_positions: Ints
+    text_positions: Ints
+    text_mask: npt.NDArray[np.bool_]
+    scores: Floats
+    indices: Ints
+    margin: Floats
+    gate: Floats
+
+
+class Sessions(Protocol):
+    """Runs the components of one bundle; not safe to be called from two threads at once."""
+
+    @property
+    def provider(self) -> str:
+        """The name by which `moir_edge.load` chooses it."""
+
+    @property
+    def backend(self) -> str:
+        """What computes, with its version, for reports."""
+
+    @property
+    def has_router(self) -> bool:
+        """Whether the bundle holds a router."""
+
+    def files(self) -> tuple[str, ...]:
+        """Return the files of the bundle that hold the weights in use, relative to its folder, each once."""
+
+    def image_features(self, pixel_values: Floats) -> Embeds:
+        """Return (images, tokens, hidden) for pixel values (images, 3, height, width)."""
+
+    def embed(self, input_ids: Ints) -> Embeds:
+        """Return (batch, sequence, hidden) for input ids (batch, sequence)."""
+
+    def place(self, embeds: Embeds, features: Embeds, at: npt.NDArray[np.bool_]) -> Embeds:
+        """Put image features (images, tokens, hidden) where `at` (batch, sequence) is True, in order.
+
+        `embeds` is not to be used afterwards; there are as many image tokens as places.
+        """
+
+    def route(
+        self,
+        inputs_embeds: Embeds,
+        image_positions: Ints,
+        text_positions: Ints,
+        text_mask: npt.NDArray[np.bool_],
+    ) -> tuple[Embeds, RouterArrays]:
+        """Return the enriched embeddings (batch, sequence, hidden) and what the router did.
+
+        Raises:
+            UnsupportedError: The bundle holds no router.
+        """
+
+    def prefill(self, inputs_embeds: Embeds, attention_mask: Ints) -> tuple[Floats, Any]:
+        """Run the prompt.
+
+        Args:
+            inputs_embeds: (batch, sequence, hidden), left-padded.
+            attention_mask: (batch, sequence) int64.
+
+        Returns:
+            Logits of the last position, (batch, vocab), and the state to go on from, which owns the cache.
+        """
+
+    def decode(self, token_ids: Ints, state: Any) -> Floats:
+        """Feed one token per row, (batch,), and return the next logits, (batch, vocab)."""
+
+    def to_numpy(self, embeds: Embeds) -> Floats:
+        """Copy embeddings to the host."""
+
+    def from_numpy(self, embeds: Floats) -> Embeds:
+        """Return embeddings of the host, (batch, sequence, hidden), where `route` and `prefill` take them."""
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes that it holds on a device of its own, by purpose; empty where it has none to report."""

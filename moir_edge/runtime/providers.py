@@ -1,0 +1,193 @@
+"""Who computes: ONNX Runtime on the CPU, by CUDA or by its TensorRT provider, or TensorRT with the bundle's engines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError, closest
+from moir_edge.targets import session_config
+
+if TYPE_CHECKING:
+    from moir_edge.bundle import Bundle, Manifest, TensorSpec
+    from moir_edge.runtime.interface import Sessions
+
+__all__ = ["GraphProvider", "Provider", "open_graph", "open_sessions"]
+
+GraphProvider = Literal["cpu", "cuda", "ort-tensorrt"]
+"""ONNX Runtime's ways to run a graph."""
+
+Provider = Literal["cpu", "cuda", "ort-tensorrt", "tensorrt"]
+"""All ways to run a bundle; ``"tensorrt"`` takes its engines, ``"ort-tensorrt"`` compiles its graphs when it loads them."""
+
+# ONNX Runtime's name of each, and whom it hands over to what it cannot run.
+_EXECUTION: Mapping[str, tuple[str, ...]] = {
+    "cpu": ("CPUExecutionProvider",),
+    "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+    "ort-tensorrt": (
+        "TensorrtExecutionProvider",
+        "CUDAExecutionProvider",
+        "CPUExecutionProvider",
+    ),
+}
+
+
+def open_sessions(bundle: Bundle, *, threads: int | None, provider: Provider | None) -> Sessions:
+    """Load a bundle's components.
+
+    Args:
+        bundle: An opened bundle.
+        threads: Threads of one operator on the CPU; None takes one per physical core.
+        provider: Who computes. None takes the bundle's engines where they fit this machine, else CUDA where onnxruntime-gpu
+            offers it, else the CPU.
+
+    Raises:
+        UnsupportedError: There is no such provider.
+        EnvironmentProblem: This machine lacks what the provider needs.
+        BundleError: The bundle lacks it, or a file of it cannot be loaded.
+    """
+    if provider is not None and provider not in get_args(Provider):
+        raise UnsupportedError(
+            f"unknown provider {provider!r}; {closest(provider, get_args(Provider))}"
+        )
+    chosen = provider or _default(bundle)
+    if chosen == "tensorrt":
+        from moir_edge.runtime.tensorrt.sessions import EngineSessions
+
+        return EngineSessions(bundle)
+    from moir_edge.runtime.sessions import GraphSessions
+
+    return GraphSessions(bundle, threads=threads, provider=chosen)
+
+
+def _default(bundle: Bundle) -> Provider:
+    if bundle.manifest.engines:
+        from moir_edge.runtime.tensorrt.selection import engines_fit
+
+        if engines_fit(bundle):
+            return "tensorrt"
+    return "cuda" if _EXECUTION["cuda"][0] in _available() else "cpu"
+
+
+def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads: int | None) -> Any:
+    """Return the ONNX Runtime session of a component.
+
+    Raises:
+        EnvironmentProblem: This ONNX Runtime does not offer the provider, or cannot start it.
+        BundleError: The component is missing, or ONNX Runtime cannot load its graph.
+    """
+    import onnxruntime
+
+    execution = _EXECUTION[provider]
+    if execution[0] not in _available():
+        raise EnvironmentProblem(_not_offered(provider))
+    entry = bundle.manifest.components.get(component)
+    if entry is None:
+        raise BundleError(f"{bundle.path} has no {component} component; export it again")
+    options = _session_options(threads, component, entry.precision)
+    path = bundle.file(entry.graph)
+    settings: list[dict[str, str]] = [{} for _ in execution]
+    if provider == "ort-tensorrt":
+        settings[0] = tensorrt_options(component, bundle.manifest)
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=list(execution), provider_options=settings
+        )
+    except Exception as error:  # onnxruntime's exceptions share no public base class
+        raise BundleError(f"ONNX Runtime cannot load {path}: {error}") from error
+    if session.get_providers()[0] != execution[0]:  # it goes on without one that does not start
+        raise EnvironmentProblem(
+            f"ONNX Runtime could not start {execution[0]} for {path}; its libraries (CUDA, cuDNN, for ort-tensorrt "
+            "TensorRT) must be on the loader's path; or run with --provider cpu"
+        )
+    return session
+
+
+def tensorrt_options(component: str, manifest: Manifest) -> dict[str, str]:
+    """Return the options under which ONNX Runtime's TensorRT provider compiles a graph once, for all shapes.
+
+    Without ranges it compiles anew for every shape that it has not met, hence at every decode step. What it compiled is kept
+    below the user's cache folder, apart for each content of a graph: its own names tell graphs apart, and not their weights.
+
+    Args:
+        component: ``vision``, ``embedding``, ``router`` or ``decoder``.
+        manifest: A sealed manifest.
+
+    Raises:
+        EnvironmentProblem: The folder cannot be made.
+    """
+    from moir_edge.export.profiles import component_profiles
+
+    inputs = manifest.components[component].inputs
+    sizes = [
+        [profile.sizes(spec.name, spec.shape) for spec in inputs]
+        for profile in component_profiles(component, manifest.model)
+    ]
+    # One range over all profiles: the smallest of the smallest, the largest of the largest; most usual is the last, the decode step.
+    smallest = [_each(min, *(profile[n][0] for profile in sizes)) for n in range(len(inputs))]
+    largest = [_each(max, *(profile[n][2] for profile in sizes)) for n in range(len(inputs))]
+    usual = [size[1] for size in sizes[-1]]
+    folder = str(_engine_cache(component, manifest))
+    return {
+        "trt_profile_min_shapes": _shapes(inputs, smallest),
+        "trt_profile_opt_shapes": _shapes(inputs, usual),
+        "trt_profile_max_shapes": _shapes(inputs, largest),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+    }
+
+
+def _engine_cache(component: str, manifest: Manifest) -> Path:
+    from moir_edge.bundle.engines import component_sha256
+    from moir_edge.runtime.tensorrt.kernel_cache import cache_folder
+
+    folder = cache_folder("ort-tensorrt") / component_sha256(manifest, component)[:32]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot make {folder}, where compiled engines are kept: {error.strerror}; set XDG_CACHE_HOME to another folder"
+        ) from error
+    return folder
+
+
+def _each(choose: Any, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(choose(sizes) for sizes in zip(*shapes, strict=True))
+
+
+def _shapes(inputs: tuple[TensorSpec, ...], shapes: list[tuple[int, ...]]) -> str:
+    return ",".join(
+        f"{spec.name}:{'x'.join(map(str, shape))}"
+        for spec, shape in zip(inputs, shapes, strict=True)
+    )
+
+
+def _available() -> list[str]:
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+def _not_offered(provider: str) -> str:
+    has = [name for name, execution in _EXECUTION.items() if execution[0] in _available()]
+    return (
+        f"this onnxruntime offers no {provider} provider (it has {', '.join(has)}); "
+        "install it with `pip install 'moir-edge[gpu]'`"
+    )
+
+
+def _session_options(threads: int | None, component: str, precision: str) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: its warnings are about fusions it did not find
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # Without spinning the four sessions' idle threads leave the cores to the one that works.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in session_config(component, precision, onnxruntime.__version__).items():
+        options.add_session_config_entry(key, value)
+    return options

@@ -1,0 +1,70 @@
+"""TensorRT-RTX compiles its kernels where they run; what it compiled is kept on disk for the next process.
+
+Only a saving of time: a cache that is missing, foreign or cannot be written changes nothing but the start.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+__all__ = ["KernelCache", "cache_folder", "kernel_cache_path"]
+
+
+def cache_folder(name: str) -> Path:
+    """Return the user's folder for things that can be made again: below `XDG_CACHE_HOME`, or ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "moir-edge" / name
+
+
+def kernel_cache_path(engine_sha256: str, version: str) -> Path:
+    """Return where an engine's compiled kernels are kept.
+
+    Args:
+        engine_sha256: Hash of the engine file.
+        version: Of the module that runs it.
+    """
+    return cache_folder("kernels") / f"{engine_sha256[:32]}-{version}.bin"
+
+
+class KernelCache:
+    """The compiled kernels of one engine, shared by its contexts.
+
+    Args:
+        path: The file; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._cache: Any = None
+        self._loaded = b""
+
+    def attach(self, config: Any) -> None:
+        """Give the cache to a runtime configuration; TensorRT proper has none and is left alone."""
+        if self._path is None or not hasattr(config, "create_runtime_cache"):
+            return
+        if self._cache is None:
+            self._cache = config.create_runtime_cache()
+            with suppress(OSError):
+                self._loaded = self._path.read_bytes()
+            if self._loaded and not self._cache.deserialize(self._loaded):
+                self._loaded = (
+                    b""  # of another driver or GPU: TensorRT has refused it and starts empty
+                )
+        config.set_runtime_cache(self._cache)
+
+    def save(self) -> None:
+        """Write what was compiled, if it is more than what was read; the file appears whole or not at all."""
+        if self._path is None or self._cache is None:
+            return
+        data = bytes(memoryview(self._cache.serialize()))
+        if not data or data == self._loaded:
+            return
+        partial = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
+        with suppress(OSError):  # a full disk or a read-only home costs only the saving
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            partial.replace(self._path)

@@ -1,0 +1,97 @@
+"""ONNX Runtime's providers: how each is set, and what is said where one is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import moir_edge
+from moir_edge.bundle import open_bundle
+from moir_edge.errors import EnvironmentProblem, UnsupportedError
+from moir_edge.runtime.providers import tensorrt_options
+
+
+def test_an_unknown_provider_is_refused(tiny_bundle: Path) -> None:
+    with pytest.raises(
+        UnsupportedError, match="unknown provider 'tensorr'; did you mean 'tensorrt'"
+    ):
+        moir_edge.load(tiny_bundle, provider="tensorr")  # type: ignore[arg-type]
+
+
+def test_a_provider_that_is_not_offered_names_the_extra(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moir_edge.runtime.providers._available", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(EnvironmentProblem, match=r"offers no ort-tensorrt provider \(it has cpu\)"):
+        moir_edge.load(tiny_bundle, provider="ort-tensorrt")
+
+
+def test_a_provider_that_does_not_start_is_not_replaced_in_silence(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+    asked: list[Any] = []
+
+    def falls_back(path: str, options: Any, *, providers: list[str], provider_options: Any) -> Any:
+        asked.append(providers)
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
+    monkeypatch.setattr("moir_edge.runtime.providers._available", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(EnvironmentProblem, match="could not start CUDAExecutionProvider"):
+        moir_edge.load(tiny_bundle, provider="cuda")
+    assert asked == [["CUDAExecutionProvider", "CPUExecutionProvider"]]
+
+
+def test_ort_tensorrt_compiles_one_range_for_prompt_and_step(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    manifest = open_bundle(tiny_bundle).manifest
+    options = tensorrt_options("decoder", manifest)
+    sizes = {
+        name: dict(part.split(":") for part in options[f"trt_profile_{name}_shapes"].split(","))
+        for name in ("min", "opt", "max")
+    }
+    assert set(sizes["min"]) == {spec.name for spec in manifest.components["decoder"].inputs}
+    embeds = [sizes[name]["inputs_embeds"] for name in ("min", "opt", "max")]
+    assert embeds == ["1x1x8", "1x1x8", "4x512x8"]
+    past = [sizes[name]["past_key_values.1.value"] for name in ("min", "opt", "max")]
+    assert past == ["1x1x0x8", "1x1x256x8", "4x1x511x8"]
+    mask = [sizes[name]["attention_mask"] for name in ("min", "opt", "max")]
+    assert mask == ["1x1", "1x257", "4x1023"]
+    assert options["trt_engine_cache_enable"] == "1"
+    folder = Path(options["trt_engine_cache_path"])
+    assert folder.parent == tmp_path / "moir-edge" / "ort-tensorrt"
+    assert folder.is_dir()
+    other = manifest.components["decoder"].model_copy(update={"structure_sha256": "a", "weights_sha256": "b"})  # fmt: skip
+    tuned = manifest.model_copy(update={"components": {"decoder": other}})
+    assert tensorrt_options("decoder", tuned)["trt_engine_cache_path"] != str(folder)
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(EnvironmentProblem, match="set XDG_CACHE_HOME to another folder"):
+        tensorrt_options("router", open_bundle(tiny_bundle).manifest)
+
+
+def test_routed_embeddings_are_handed_on_where_they_lie(tiny_bundle: Path) -> None:
+    sessions = moir_edge.load(tiny_bundle, threads=1, provider="cpu").sessions
+    embeds = sessions.embed(np.array([[5, 6, 7]]))
+    positions, text = np.array([[0]]), np.array([[1, 2]])
+    routed, arrays = sessions.route(embeds, positions, text, np.ones((1, 2), bool))
+    assert not isinstance(routed, np.ndarray)
+    np.testing.assert_array_equal(sessions.to_numpy(routed), embeds + np.float32(0.5))
+    assert sessions.to_numpy(embeds) is embeds
+    np.testing.assert_allclose(arrays.scores, [[0, 0.01, 0.02]])
+    by_value, _ = sessions.prefill(routed, np.ones((1, 3), np.int64))
+    by_array, _ = sessions.prefill(sessions.to_numpy(routed), np.ones((1, 3), np.int64))
+    np.testing.assert_array_equal(by_value, by_array)
