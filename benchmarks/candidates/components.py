@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from moir_edge.runtime import EdgeModel
-    from moir_edge.runtime.interface import RouterArrays
+    from moir_edge.runtime.interface import RouterArrays, Sessions
     from moir_edge.runtime.processor import ModelInputs
 
 __all__ = ["ComponentRun", "run_components"]
@@ -55,8 +55,8 @@ def run_components(
     """
     sessions = model.sessions
     pixels = inputs.pixel_values
-    features = None if pixels is None else np.asarray(sessions.image_features(pixels))
-    text = np.asarray(sessions.embed(inputs.input_ids))
+    features = None if pixels is None else sessions.to_numpy(sessions.image_features(pixels))
+    text = sessions.to_numpy(sessions.embed(inputs.input_ids))
     if feed is None:
         placed, routed, routing = _own_embeddings(model, inputs)
     else:
@@ -86,25 +86,24 @@ def _own_embeddings(
     sessions, facts = model.sessions, model.manifest.model
     placed, _ = prompt_embeddings(sessions, facts, inputs, Stopwatch(), router=False)
     routed, routing = prompt_embeddings(sessions, facts, inputs, Stopwatch(), router=True)
-    return np.asarray(placed), np.asarray(routed), routing
+    return sessions.to_numpy(placed), sessions.to_numpy(routed), routing
 
 
-def _route(sessions: Any, feed: ComponentRun) -> tuple[Floats, RouterArrays | None]:
+def _route(sessions: Sessions, feed: ComponentRun) -> tuple[Floats, RouterArrays | None]:
     """Route what the other run's router read; a bundle without a router leaves it as it is."""
     if feed.routing is None or not sessions.has_router:
         return feed.placed, None
     at = feed.routing
-    routed, routing = sessions.route(
-        feed.placed, at.image_positions, at.text_positions, at.text_mask
-    )
-    return np.asarray(routed), routing
+    placed = sessions.from_numpy(feed.placed)
+    routed, routing = sessions.route(placed, at.image_positions, at.text_positions, at.text_mask)
+    return sessions.to_numpy(routed), routing
 
 
 def _decode(
-    sessions: Any, embeds: Floats, mask: Any, feed: ComponentRun | None, steps: int
+    sessions: Sessions, embeds: Floats, mask: Any, feed: ComponentRun | None, steps: int
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Return the logits of all steps, and the tokens that were fed."""
-    last, state = sessions.prefill(embeds, mask)
+    last, state = sessions.prefill(sessions.from_numpy(embeds), mask)
     logits, tokens = [np.array(last[0])], []
     for step in range(steps):
         token = int(last[0].argmax()) if feed is None else int(feed.tokens[step])

@@ -47,8 +47,6 @@ from moir_edge.errors import DataError
 
 __all__ = ["bench"]
 
-WARM_UP_ROWS = 2
-
 
 def bench(
     settings: BenchSettings,
@@ -138,7 +136,7 @@ class _Run:
             version=moir_edge.__version__,
             threads=self._specs[0].threads,
             repeats=settings.repeats,
-            warm_up_rows=WARM_UP_ROWS,
+            warm_up_rows=sum(one.timed_rows for one in prompts),
             max_new_tokens=settings.max_new_tokens,
             seed=settings.seed,
             data=str(settings.data.path) if settings.data else None,
@@ -167,7 +165,8 @@ class _Run:
         plan = LatencyPlan(
             rows=prompts.timed,
             repeats=settings.repeats,
-            warm_up=WARM_UP_ROWS,
+            # All of them: a GPU makes contexts and kernels at the first prompt of each length.
+            warm_up=len(prompts.timed),
             max_new_tokens=settings.max_new_tokens,
         )
         cpu = CpuTimes()

@@ -34,7 +34,7 @@ BENCH_SCHEMA_VERSION = 1
 
 BOUNDARY = (
     "from decoded images and text in host memory to the token on the host: preprocessing, tokenizer, every component, "
-    "and on a GPU the copies of pixels and ids in and of logits out"
+    "and on a GPU every copy in and out"
 )
 """What is inside a time; the same for everything that is measured."""
 

@@ -56,12 +56,12 @@ def words_of(arguments: Namespace, parameters: Iterable[Any]) -> list[str]:
     positional: list[str] = []
     for parameter in parameters:
         value = getattr(arguments, parameter.name, None)
-        if value is None or value is False:
+        if value is None:
             continue
         if parameter.param_type_name == "argument":
             positional.append(value)
-        elif value is True:
-            options.append(parameter.opts[-1])
+        elif isinstance(value, bool):
+            options.append((parameter.opts if value else parameter.secondary_opts)[-1])
         else:
             for one in value if isinstance(value, list) else [value]:
                 options.append(f"{parameter.opts[-1]}={one}")
@@ -78,6 +78,8 @@ def _declare(parser: ArgumentParser, parameter: Any) -> None:
     shared: dict[str, Any] = {"dest": parameter.name, "help": text, "default": SUPPRESS}
     if parameter.is_flag:
         parser.add_argument(*parameter.opts, action="store_true", **shared)
+        if parameter.secondary_opts:
+            parser.add_argument(*parameter.secondary_opts, action="store_false", **shared)
         return
     action = "append" if parameter.multiple else "store"
     parser.add_argument(*parameter.opts, action=action, required=parameter.required, **shared)

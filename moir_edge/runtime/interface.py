@@ -103,5 +103,8 @@ class Sessions(Protocol):
     def to_numpy(self, embeds: Embeds) -> Floats:
         """Copy embeddings to the host."""
 
+    def from_numpy(self, embeds: Floats) -> Embeds:
+        """Return embeddings of the host, (batch, sequence, hidden), where `route` and `prefill` take them."""
+
     def memory(self) -> dict[str, int]:
         """Return the bytes that it holds on a device of its own, by purpose; empty where it has none to report."""

@@ -144,6 +144,10 @@ class GraphSessions:
         array: Floats = embeds if isinstance(embeds, np.ndarray) else embeds.numpy()
         return array
 
+    def from_numpy(self, embeds: Floats) -> Embeds:
+        """Return them as they are: each run takes arrays of the host."""
+        return embeds
+
     def memory(self) -> dict[str, int]:
         """Return nothing: ONNX Runtime does not tell what it holds on a GPU."""
         return {}

@@ -165,6 +165,10 @@ class EngineSessions:
         (array,) = self._memory.download(embeds)
         return array
 
+    def from_numpy(self, embeds: Floats) -> DeviceArray:
+        """Copy embeddings to the device."""
+        return self._memory.upload(embeds)
+
     def close(self) -> None:
         """Keep the compiled kernels for the next process and free what is idle on the device."""
         self._finalizer()

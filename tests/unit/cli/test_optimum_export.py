@@ -18,6 +18,8 @@ from moir_edge.cli.optimum_export import MoirEdgeExportCommand, command_paramete
 
 LINES = [
     ["model", "-o", "out"],
+    ["model", "-o", "out", "--no-engines"],
+    ["model", "-o", "out", "--engines"],
     ["-o", "out dir", "--force", "--json", "model"],
     ["--output=-strange", "--target", "rtx-40", "--min-snr", "12.5", "org/model"],
     [

@@ -13,7 +13,7 @@ from moir_edge.benchmarks.candidates import ComponentRun
 from moir_edge.benchmarks.parity.numeric import ComponentFigures, cosines, index_shares
 from moir_edge.benchmarks.parity.schema import ComponentParity
 from moir_edge.errors import ShapeError
-from moir_edge.runtime.sessions import RouterArrays
+from moir_edge.runtime.interface import RouterArrays
 
 PRECISIONS = {"vision": "fp16", "embedding": "fp32", "router": "fp32", "decoder": "int4"}
 

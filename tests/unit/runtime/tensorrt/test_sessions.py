@@ -393,3 +393,28 @@ def _contexts(model: EdgeModel, engine: str) -> list[Any]:
     owner = getattr(owner, "_engine", owner)
     contexts: list[Any] = owner.handle.contexts
     return contexts
+
+
+def test_each_component_takes_what_another_runtime_gave(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    device: Callable[..., CudaDouble],
+    expected: EdgeModel,
+    rows: list[Any],
+) -> None:
+    """What `bench --parity` does: embeddings of the host go to the device for one component each."""
+    from moir_edge.benchmarks.candidates.components import run_components
+
+    device()
+    model = _load(tiny_bundle, tmp_path)
+    inputs = expected.encode(*rows[0])
+    truth = run_components(expected, inputs, None, 3)
+    ours = run_components(model, inputs, truth, 3)
+    own = run_components(model, inputs, None, 3)
+    assert truth.routing is not None
+    for run in (ours, own):
+        for name in ("image_features", "text_embeds", "routed", "logits", "tokens"):
+            # the double runs the same graphs in ONNX Runtime, and threads may sum in another order
+            np.testing.assert_allclose(getattr(run, name), getattr(truth, name), atol=1e-5)
+        assert run.routing is not None
+        np.testing.assert_array_equal(run.routing.indices, truth.routing.indices)
