@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from moir_edge.ops.fused.support import MAX_RANK, MAX_TOP_K
+from moir_edge.ops.fused.support import MAX_RANK
 from moir_edge.router import RouterConfig
 from moir_edge.targets import TARGETS
 
@@ -82,7 +82,7 @@ def test_kernels_compile_for_every_target(sm: int) -> None:
 
 
 def test_largest_router_fits_an_ada_gpu_without_spills(tmp_path: Path) -> None:
-    config = RouterConfig(rank=MAX_RANK, merge="concat", top_k=MAX_TOP_K)
+    config = RouterConfig(rank=MAX_RANK, merge="concat", top_k=4)
     for name in ("score", "order", "enrich"):
         kernel = compiled(name, 89, config)
         assert kernel.metadata.shared <= USUAL_SHARED_BYTES

@@ -49,9 +49,9 @@ def test_every_density_merge_and_direction(cases: Any, interpreter: Any, number:
         threshold=EDGE[density] if by_threshold else None,
         top_k=1 + number % 8,
     )
-    inputs = cases.inputs(2, 19, 17, 40)
-    inputs[1][1, 12:] = -1
-    inputs[3][1, 9:] = False
+    inputs = cases.inputs(1, 9, 17, 28)
+    inputs[1][0, 6:] = -1
+    inputs[3][0, 12:] = False
     expected = cases.expected(router, inputs)
     assert (expected.gate > 0).any()
     assert_same(interpreter(router, inputs, tiles=SMALL), expected)
