@@ -109,9 +109,7 @@ def case_record(
         dtype: Of the embeddings.
         bytes_per_second: Bandwidth of the GPU's memory.
     """
-    traffic = router_traffic(
-        **asdict(case), rank=RANK, element_bytes=ELEMENT_BYTES[dtype], weak_share=0.5
-    )
+    traffic = router_traffic(**asdict(case), rank=RANK, element_bytes=ELEMENT_BYTES[dtype])
     limit = traffic.limit_ms(bytes_per_second)
     medians = {name: median(values) for name, values in samples.items()}
     return {

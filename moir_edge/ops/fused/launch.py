@@ -1,4 +1,4 @@
-"""Launches the three kernels one after the other on the tensors' device; the only module that imports triton."""
+"""Launches the kernels one after the other on the tensors' device; the only module that imports triton."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def launch(
     projected = embeds.new_empty((batch, tokens, width), dtype=torch.float32)
     summary = embeds.new_empty((batch, 2, 3), dtype=torch.float32)
     indices = places.new_empty((batch, tokens, config.top_k))
-    routed = embeds.clone()
+    routed = torch.empty_like(embeds)
     option = compile_options(tiles)
     kernels.score_tokens[grid](
         *(embeds, places, weights.norm_scale, weights.norm_shift, weights.head, weights.head_bias),
@@ -103,13 +103,16 @@ def launch(
         **constants["enrich"],
         **option,
     )
+    kernels.copy_rest[(-(-length // tiles.tokens), batch)](
+        *(embeds, places, routed, length, tokens, hidden), **constants["rest"], **option
+    )
     return routed, scores, indices, margin, gates
 
 
 def kernel_constants(
     config: RouterConfig, tiles: Tiles, *, precision: str
 ) -> dict[str, dict[str, Any]]:
-    """Return the compile-time constants of the kernels `score`, `order` and `enrich`.
+    """Return the compile-time constants of the kernels: `score`, `order`, `enrich` and `rest`.
 
     Args:
         config: Of the router.
@@ -133,6 +136,11 @@ def kernel_constants(
             "ENTROPY": config.density == "entropy",
         },
         "order": {"WIDE": tiles.ordered},
+        "rest": {
+            "BLOCK": tiles.tokens,
+            "SOURCES": tiles.sources,
+            "CHANNELS": tiles.written,
+        },
         "enrich": {
             **shared,
             "KEY_AT": key_at,

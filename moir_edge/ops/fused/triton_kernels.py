@@ -1,4 +1,4 @@
-"""The token router in three Triton kernels: score every token, order each side, then look up and enrich the weak.
+"""The token router in Triton kernels: score every token, order each side, then look up and enrich the weak.
 
 Two dependencies span the grid, and each ends a kernel: a token's rank among the weak and the log-density prior need the
 scores of a whole side, and a lookup needs the keys of a whole side. Everything else stays in registers.
@@ -10,7 +10,7 @@ Layout shared by the kernels, for T = image_tokens + text_tokens with the image 
 - weights are stacked (2, ...) over image and text; query holds 1/√rank, blend is behind its tanh.
 
 A tile of tokens lies on one side. In memory a token's row is read by `score_tokens` (its second pass over the row comes out
-of the cache), and again by `enrich_tokens` where the token is weak; only weak rows are written.
+of the cache), read again by `enrich_tokens`, and written once; `copy_rest` copies the rows of no token.
 
 Source: the steps are those of `moir_edge.router.token.TokenRouter`; top-k in registers is a selection by repeated maximum.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["enrich_tokens", "order_tokens", "score_tokens"]
+__all__ = ["copy_rest", "enrich_tokens", "order_tokens", "score_tokens"]
 
 # Triton lets a kernel read a global only where it is a constexpr. The values are the torch router's.
 EPSILON = tl.constexpr(1e-5)
@@ -295,8 +295,8 @@ def enrich_tokens(
 ):
     """Find the sources of a tile's weak tokens and enrich these; grid (tiles of both sides, batch).
 
-    Writes the rows of weak tokens into ``routed`` (batch, length, hidden), which holds ``embeds`` already, and
-    ``scores``, ``margin``, ``gates`` (batch, T) and ``indices`` (batch, T, TOP_K) of all tokens.
+    Writes the tokens' rows of ``routed`` (batch, length, hidden), as they were where they are not weak, and ``scores``,
+    ``margin``, ``gates`` (batch, T) and ``indices`` (batch, T, TOP_K).
     """
     sample = tl.program_id(1).to(tl.int64)
     side, token, inside = _tile(tl.program_id(0), image_tokens, tokens, BLOCK)
@@ -321,7 +321,7 @@ def enrich_tokens(
     tl.store(scores + at, score, mask=inside)
     tl.store(gates + at, gate, mask=inside)
 
-    # Loops over sources and channels are empty where the tile has nothing to enrich.
+    # The loop over sources is empty where the tile has nothing to enrich.
     busy = tl.max(gate, 0) > 0
     rank = tl.arange(0, RANK_PADDED)
     in_rank = rank < RANK
@@ -373,12 +373,14 @@ def enrich_tokens(
         context += tl.load(mine + OWN_AT, mask=wanted, other=0.0)
 
     row = (sample * length + place) * hidden
-    for start in range(0, tl.where(busy, hidden, 0), CHANNELS):
+    placed = (place >= 0)[:, None]
+    for start in range(0, hidden, CHANNELS):
         channel = start + tl.arange(0, CHANNELS)
         present = channel < hidden
         cell = row[:, None] + channel[None, :]
-        mask = is_open[:, None] & present[None, :]
-        x = tl.load(embeds + cell, mask=mask, other=0.0).to(tl.float32)
+        mask = placed & present[None, :]
+        given = tl.load(embeds + cell, mask=mask, other=0.0)
+        x = given.to(tl.float32)
         weight = tl.load(
             up + (side * RANK + rank)[:, None] * hidden + channel[None, :],
             mask=in_rank[:, None] & present[None, :],
@@ -388,5 +390,35 @@ def enrich_tokens(
         if MERGE == "interpolate":
             rate = tl.load(blend + side * hidden + channel, mask=present, other=0.0)
             update = rate[None, :] * (update - x)
-        out = x + gate[:, None] * update
-        tl.store(routed + cell, out.to(routed.dtype.element_ty), mask=mask)
+        out = (x + gate[:, None] * update).to(given.dtype)
+        tl.store(routed + cell, tl.where(is_open[:, None], out, given), mask=mask)
+
+
+@triton.jit(do_not_specialize=LENGTHS)
+def copy_rest(
+    embeds,
+    places,
+    routed,
+    length,
+    tokens,
+    hidden,
+    BLOCK: tl.constexpr,
+    SOURCES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """Copy the rows of the sequence where no token stands; grid (tiles of the sequence, batch)."""
+    sample = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    taken = tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, tokens, SOURCES):
+        other = start + tl.arange(0, SOURCES)
+        place = tl.load(places + sample * tokens + other, mask=other < tokens, other=-1)
+        taken = taken | tl.max((place[None, :] == row[:, None]).to(tl.int32), 1)
+    rest = ((taken == 0) & (row < length))[:, None]
+    first = (sample * length + row) * hidden
+    stop = tl.where(tl.max(rest.to(tl.int32)) > 0, hidden, 0)
+    for start in range(0, stop, CHANNELS):
+        channel = start + tl.arange(0, CHANNELS)
+        cell = first[:, None] + channel[None, :]
+        mask = rest & (channel < hidden)[None, :]
+        tl.store(routed + cell, tl.load(embeds + cell, mask=mask, other=0.0), mask=mask)

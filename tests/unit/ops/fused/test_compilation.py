@@ -14,6 +14,12 @@ from moir_edge.targets import TARGETS
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
+KERNELS = {
+    "score": "score_tokens",
+    "order": "order_tokens",
+    "enrich": "enrich_tokens",
+    "rest": "copy_rest",
+}
 SMS = sorted({target.sm for target in TARGETS.values() if target.sm})
 TYPES = {"places": "*i64", "indices": "*i64", "embeds": "*fp16", "routed": "*fp16"}
 SCALARS = {
@@ -43,7 +49,7 @@ def compiled(name: str, sm: int, config: RouterConfig) -> Any:
 
     precision = "tf32x3" if sm >= 80 else "ieee"
     constants = kernel_constants(config, Tiles(), precision=precision)[name]
-    kernel = getattr(triton_kernels, f"{name}_tokens")
+    kernel = getattr(triton_kernels, KERNELS[name])
     kinds = {
         item: "constexpr" if item in constants else SCALARS.get(item, TYPES.get(item, "*fp32"))
         for item in kernel.arg_names
@@ -74,7 +80,7 @@ def spilled_bytes(kernel: Any, folder: Path) -> int:
 @pytest.mark.parametrize("sm", SMS)
 def test_kernels_compile_for_every_target(sm: int) -> None:
     config = RouterConfig(rank=16, top_k=1)
-    for name in ("score", "order", "enrich"):
+    for name in KERNELS:
         kernel = compiled(name, sm, config)
         assert f".target sm_{sm}" in kernel.asm["ptx"]
         assert kernel.asm["cubin"].startswith(b"\x7fELF")
@@ -83,7 +89,7 @@ def test_kernels_compile_for_every_target(sm: int) -> None:
 
 def test_largest_router_fits_an_ada_gpu_without_spills(tmp_path: Path) -> None:
     config = RouterConfig(rank=MAX_RANK, merge="concat", top_k=4)
-    for name in ("score", "order", "enrich"):
+    for name in KERNELS:
         kernel = compiled(name, 89, config)
         assert kernel.metadata.shared <= USUAL_SHARED_BYTES
         assert spilled_bytes(kernel, tmp_path) == 0
