@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moir_edge.ops.fused import triton_kernels as kernels
+from moir_edge.ops.fused.enrichment import copy_rest, enrich_tokens
+from moir_edge.ops.fused.scoring import order_tokens, score_tokens
 from moir_edge.ops.fused.weights import RouterWeights, columns
 
 if TYPE_CHECKING:
@@ -85,25 +86,25 @@ def launch(
     indices = places.new_empty((batch, tokens, config.top_k))
     routed = torch.empty_like(embeds)
     option = compile_options(tiles)
-    kernels.score_tokens[grid](
+    score_tokens[grid](
         *(embeds, places, weights.norm_scale, weights.norm_shift, weights.head, weights.head_bias),
         *(weights.normal, weights.down, density, size, projected, *sizes, math.log(hidden)),
         **constants["score"],
         **option,
     )
-    kernels.order_tokens[(batch, 2)](
+    order_tokens[(batch, 2)](
         *(places, density, size, ordered, prior, summary, image_tokens, tokens),
         **constants["order"],
         **option,
     )
-    kernels.enrich_tokens[grid](
+    enrich_tokens[grid](
         *(embeds, places, projected, density, ordered, prior, summary, weights.up, weights.blend),
         *(routed, scores, indices, margin, gates, *sizes),
         *(config.ratio or 0.0, config.threshold or 0.0),
         **constants["enrich"],
         **option,
     )
-    kernels.copy_rest[(-(-length // tiles.tokens), batch)](
+    copy_rest[(-(-length // tiles.tokens), batch)](
         *(embeds, places, routed, length, tokens, hidden), **constants["rest"], **option
     )
     return routed, scores, indices, margin, gates

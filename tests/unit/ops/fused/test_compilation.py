@@ -44,12 +44,12 @@ def compiled(name: str, sm: int, config: RouterConfig) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from moir_edge.ops.fused import triton_kernels
+    from moir_edge.ops.fused import enrichment, scoring
     from moir_edge.ops.fused.launch import Tiles, compile_options, kernel_constants
 
     precision = "tf32x3" if sm >= 80 else "ieee"
     constants = kernel_constants(config, Tiles(), precision=precision)[name]
-    kernel = getattr(triton_kernels, KERNELS[name])
+    kernel = getattr(scoring if name in ("score", "order") else enrichment, KERNELS[name])
     kinds = {
         item: "constexpr" if item in constants else SCALARS.get(item, TYPES.get(item, "*fp32"))
         for item in kernel.arg_names
