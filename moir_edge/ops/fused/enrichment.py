@@ -286,24 +286,11 @@ def enrich_tokens(
     place = tl.load(places + at, mask=inside, other=-1)
     valid = (place >= 0) & (usable > 0)
     score = tl.where(valid, tl.load(density + at, mask=inside, other=0.0), 0.0)
-    # fmt: off  (the formatter would give each argument a line)
+    # One argument a line would hide the steps.
+    # fmt: off
     gate = _gate(
-        ordered,
-        summary,
-        score,
-        at,
-        inside,
-        sample,
-        side,
-        opened,
-        image_tokens,
-        tokens,
-        ratio,
-        threshold,
-        BY_RATIO,
-        BY_THRESHOLD,
-        BLOCK,
-        SOURCES,
+        ordered, summary, score, at, inside, sample, side, opened, image_tokens, tokens, ratio, threshold,
+        BY_RATIO, BY_THRESHOLD, BLOCK, SOURCES,
     )
     gate = tl.where(valid, gate, 0.0)
     is_open = gate > 0
@@ -321,56 +308,21 @@ def enrich_tokens(
     stop = tl.where(tl.max(gate, 0) > 0, end, first)
     ours = projected + sample * tokens * width
     best, pick = _look_up(
-        ours,
-        prior + sample * tokens,
-        query,
-        first,
-        end,
-        stop,
-        width,
-        KEY_AT,
-        RANK,
-        RANK_PADDED,
-        TOP_K,
-        KEPT_PADDED,
-        BLOCK,
-        SOURCES,
-        PRECISION,
+        ours, prior + sample * tokens, query, first, end, stop, width,
+        KEY_AT, RANK, RANK_PADDED, TOP_K, KEPT_PADDED, BLOCK, SOURCES, PRECISION,
     )
     share, gap = _shares(best, TOP_K, KEPT_PADDED)
     tl.store(margin + at, tl.where(is_open, gap, 0.0), mask=inside)
     context = _gather(
-        ours + COLUMNS,
-        places + sample * tokens,
-        indices + at * TOP_K,
-        share,
-        pick,
-        is_open,
-        inside,
-        width,
-        RANK,
-        RANK_PADDED,
-        TOP_K,
-        KEPT_PADDED,
-        BLOCK,
+        ours + COLUMNS, places + sample * tokens, indices + at * TOP_K, share, pick, is_open, inside, width,
+        RANK, RANK_PADDED, TOP_K, KEPT_PADDED, BLOCK,
     )
     if MERGE == "concat":
         context += tl.load(mine + OWN_AT, mask=wanted, other=0.0)
     _write_rows(
-        embeds,
-        routed,
-        up + side * RANK * hidden,
-        blend + side * hidden,
-        (sample * length + place) * hidden,
-        place >= 0,
-        gate,
-        context,
-        hidden,
-        RANK,
-        RANK_PADDED,
-        MERGE,
-        CHANNELS,
-        PRECISION,
+        embeds, routed, up + side * RANK * hidden, blend + side * hidden,
+        (sample * length + place) * hidden, place >= 0, gate, context, hidden,
+        RANK, RANK_PADDED, MERGE, CHANNELS, PRECISION,
     )
     # fmt: on
 
