@@ -76,9 +76,9 @@ def launch(
     sizes = (length, image_tokens, tokens, hidden)
     count = -(-image_tokens // tiles.tokens) + -(-(tokens - image_tokens) // tiles.tokens)
     grid = (count, batch)
-    density, size, ordered, prior = embeds.new_empty((4, batch, tokens), dtype=torch.float32)
-    scores, margin, gates = (
-        embeds.new_empty((batch, tokens), dtype=torch.float32) for _ in range(3)
+    # Each on its own: parts of one tensor would be aligned for some lengths only, and compiled for once more.
+    density, size, ordered, prior, scores, margin, gates = (
+        embeds.new_empty((batch, tokens), dtype=torch.float32) for _ in range(7)
     )
     width = constants["score"]["COLUMNS"] + config.rank
     projected = embeds.new_empty((batch, tokens, width), dtype=torch.float32)
