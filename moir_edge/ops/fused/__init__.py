@@ -1,4 +1,4 @@
-"""The token router as three fused GPU kernels, written in Triton: what they take, when they are used, how to switch them off."""
+"""The token router as fused GPU kernels, written in Triton: what they take, when they are used, how to switch them off."""
 
 from __future__ import annotations
 

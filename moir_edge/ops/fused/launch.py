@@ -1,4 +1,4 @@
-"""Launches the three kernels one after the other on the tensors' device; the only module that imports triton."""
+"""Launches the kernels one after the other on the tensors' device; the only module that imports triton."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moir_edge.ops.fused import triton_kernels as kernels
+from moir_edge.ops.fused.enrichment import copy_rest, enrich_tokens
+from moir_edge.ops.fused.scoring import order_tokens, score_tokens
 from moir_edge.ops.fused.weights import RouterWeights, columns
 
 if TYPE_CHECKING:
@@ -75,33 +76,36 @@ def launch(
     sizes = (length, image_tokens, tokens, hidden)
     count = -(-image_tokens // tiles.tokens) + -(-(tokens - image_tokens) // tiles.tokens)
     grid = (count, batch)
-    density, size, ordered, prior = embeds.new_empty((4, batch, tokens), dtype=torch.float32)
-    scores, margin, gates = (
-        embeds.new_empty((batch, tokens), dtype=torch.float32) for _ in range(3)
+    # Each on its own: parts of one tensor would be aligned for some lengths only, and compiled for once more.
+    density, size, ordered, prior, scores, margin, gates = (
+        embeds.new_empty((batch, tokens), dtype=torch.float32) for _ in range(7)
     )
     width = constants["score"]["COLUMNS"] + config.rank
     projected = embeds.new_empty((batch, tokens, width), dtype=torch.float32)
     summary = embeds.new_empty((batch, 2, 3), dtype=torch.float32)
     indices = places.new_empty((batch, tokens, config.top_k))
-    routed = embeds.clone()
+    routed = torch.empty_like(embeds)
     option = compile_options(tiles)
-    kernels.score_tokens[grid](
+    score_tokens[grid](
         *(embeds, places, weights.norm_scale, weights.norm_shift, weights.head, weights.head_bias),
         *(weights.normal, weights.down, density, size, projected, *sizes, math.log(hidden)),
         **constants["score"],
         **option,
     )
-    kernels.order_tokens[(batch, 2)](
+    order_tokens[(batch, 2)](
         *(places, density, size, ordered, prior, summary, image_tokens, tokens),
         **constants["order"],
         **option,
     )
-    kernels.enrich_tokens[grid](
+    enrich_tokens[grid](
         *(embeds, places, projected, density, ordered, prior, summary, weights.up, weights.blend),
         *(routed, scores, indices, margin, gates, *sizes),
         *(config.ratio or 0.0, config.threshold or 0.0),
         **constants["enrich"],
         **option,
+    )
+    copy_rest[(-(-length // tiles.tokens), batch)](
+        *(embeds, places, routed, length, tokens, hidden), **constants["rest"], **option
     )
     return routed, scores, indices, margin, gates
 
@@ -109,7 +113,7 @@ def launch(
 def kernel_constants(
     config: RouterConfig, tiles: Tiles, *, precision: str
 ) -> dict[str, dict[str, Any]]:
-    """Return the compile-time constants of the kernels `score`, `order` and `enrich`.
+    """Return the compile-time constants of the kernels: `score`, `order`, `enrich` and `rest`.
 
     Args:
         config: Of the router.
@@ -133,6 +137,11 @@ def kernel_constants(
             "ENTROPY": config.density == "entropy",
         },
         "order": {"WIDE": tiles.ordered},
+        "rest": {
+            "BLOCK": tiles.tokens,
+            "SOURCES": tiles.sources,
+            "CHANNELS": tiles.written,
+        },
         "enrich": {
             **shared,
             "KEY_AT": key_at,

@@ -51,6 +51,10 @@ def fused_obstacle(router: TokenRouter, inputs_embeds: Tensor) -> str | None:
     Raises:
         DataError: As in `switched_off`.
     """
+    import torch
+
+    if torch.compiler.is_compiling():
+        return "torch.compile makes kernels of its own"
     if switched_off():
         return f"{SWITCH}=off"
     return _of_the_router(router) or _of_the_tensor(inputs_embeds)
@@ -62,8 +66,6 @@ def _of_the_router(router: TokenRouter) -> str | None:
     config = router.config
     if router.fused == "off":
         return "router.fused is 'off'"
-    if torch.compiler.is_compiling():
-        return "torch.compile makes kernels of its own"
     if router.training or torch.is_grad_enabled():
         return "gradients may be asked for: the kernels serve evaluation mode under torch.no_grad"
     if config.top_k > MAX_TOP_K:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,7 +49,8 @@ def route_fused(
     texts = torch.where(text_mask, text_positions, -1)
     try:
         # Triton launches on the current device, which need not be the tensors'.
-        with torch.cuda.device_of(inputs_embeds):
+        device = inputs_embeds.device
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             outputs = launch(
                 inputs_embeds.contiguous(),
                 torch.cat([image_positions, texts], dim=1),

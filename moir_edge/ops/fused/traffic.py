@@ -4,11 +4,11 @@
           + 4 · Σ weights                            2·(D·columns + 2·D·rank + 4·D) float32 numbers, read once
     limit = bytes / bandwidth
 
-The fused kernels move more: the sequence is copied first (rows that take no part stay as they are), every token is read
-again to be scored, and the weak ones, a share ρ, are read and written again. Where the tokens fit the GPU's second-level
-cache these extra reads do not reach the memory.
+The fused kernels read a token's row twice, to score it and to enrich it: which tokens are weak, and what they read, hangs
+on the scores of all. Where the tokens fit the GPU's second-level cache the second read does not reach the memory. What one
+kernel leaves for the next is small beside a row.
 
-    moved = batch · D · element · (2·L + (N + M)·(1 + 2·ρ)) + 4 · Σ weights + scratch
+    moved = batch · (N + M) · (D · 3 · element + 2 · 4 · (3·rank + 6)) + 4 · Σ weights
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ def router_traffic(
     rank: int,
     element_bytes: int,
     batch: int = 1,
-    weak_share: float = 0.5,
 ) -> Traffic:
     """Return the bytes of one call of a router of direction `both` and merge `add`, whose sequence is its tokens.
 
@@ -60,7 +59,6 @@ def router_traffic(
         rank: Rank of the router's projections.
         element_bytes: Of one number of the embeddings: 2 for float16 and bfloat16, 4 for float32.
         batch: Samples.
-        weak_share: ρ, the share of the tokens that is enriched.
     """
     tokens = batch * (image_tokens + text_tokens)
     row = hidden * element_bytes
@@ -68,5 +66,6 @@ def router_traffic(
     weights = 2 * (4 * hidden * rank + 4 * hidden) * _FLOAT_BYTES
     # Written by one kernel and read by the next: three projections of a token, and six numbers about it.
     scratch = 2 * tokens * (3 * rank + 6) * _FLOAT_BYTES
-    moved = tokens * row * (3 + 2 * weak_share) + weights + scratch
-    return Traffic(least_bytes=2 * tokens * row + weights, moved_bytes=round(moved))
+    return Traffic(
+        least_bytes=2 * tokens * row + weights, moved_bytes=3 * tokens * row + weights + scratch
+    )

@@ -1,4 +1,4 @@
-"""The fused kernels compiled to machine code for every GPU of the targets; no GPU is needed for that."""
+"""The fused kernels compiled to machine code for every GPU of the targets, from the launch's own calls; no GPU is needed."""
 
 from __future__ import annotations
 
@@ -7,57 +7,75 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from moir_edge.ops.fused.support import MAX_RANK, MAX_TOP_K
-from moir_edge.router import RouterConfig
+from moir_edge.ops.fused import stack_weights
+from moir_edge.ops.fused.support import MAX_RANK
 from moir_edge.targets import TARGETS
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 
+KERNELS = ("score_tokens", "order_tokens", "enrich_tokens", "copy_rest")
 SMS = sorted({target.sm for target in TARGETS.values() if target.sm})
-TYPES = {"places": "*i64", "indices": "*i64", "embeds": "*fp16", "routed": "*fp16"}
-SCALARS = {
-    **dict.fromkeys(("length", "image_tokens", "tokens", "hidden"), "i32"),
-    **dict.fromkeys(("log_hidden", "ratio", "threshold"), "fp32"),
-}
 # Shared memory that a program may have: 64 KiB on SM 75, 99 KiB on SM 86, 89 and 120, more elsewhere.
 SHARED_BYTES = {75: 64 << 10}
 USUAL_SHARED_BYTES = 99 << 10
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Compiled kernels of the test go to a folder of the test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-        yield
+class Driver:
+    """Stands in for the driver of a GPU: says which one it is, which is all that compiling asks."""
+
+    def __init__(self, sm: int) -> None:
+        self.sm = sm
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.sm, 32)
+
+    def get_current_device(self) -> int:
+        """A number per SM: Triton keeps what it compiled by device."""
+        return self.sm
+
+    def get_current_stream(self, device: int) -> int:
+        return 0 * device
 
 
-def compiled(name: str, sm: int, config: RouterConfig) -> Any:
-    """Compile one kernel as `launch` does on a GPU of that SM, with 16-byte aligned tensors as torch has them."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+class Compiler:
+    """Takes a kernel's place in the launch; compiles each call and runs none."""
 
-    from moir_edge.ops.fused import triton_kernels
-    from moir_edge.ops.fused.launch import Tiles, compile_options, kernel_constants
+    def __init__(self, kernel: Any, into: list[Any]) -> None:
+        self.kernel, self.into = kernel, into
 
-    precision = "tf32x3" if sm >= 80 else "ieee"
-    constants = kernel_constants(config, Tiles(), precision=precision)[name]
-    kernel = getattr(triton_kernels, f"{name}_tokens")
-    kinds = {
-        item: "constexpr" if item in constants else SCALARS.get(item, TYPES.get(item, "*fp32"))
-        for item in kernel.arg_names
-    }
-    aligned = [
-        (at,)
-        for at, (item, kind) in enumerate(kinds.items())
-        if kind.startswith("*") or item == "hidden"
-    ]
-    attributes = {at: [["tt.divisibility", 16]] for at in aligned}
-    source = ASTSource(fn=kernel, signature=kinds, constexprs=constants, attrs=attributes)
-    return triton.compile(
-        source, target=GPUTarget("cuda", sm, 32), options=compile_options(Tiles())
-    )
+    def __getitem__(self, grid: tuple[int, int]) -> Any:
+        return lambda *given, **named: self.into.append(
+            self.kernel.warmup(*given, grid=grid, **named)
+        )
+
+
+@pytest.fixture
+def compile_launch(cases: Any, monkeypatch: Any, tmp_path_factory: Any) -> Any:
+    """A function of a router and an SM that gives the compiled kernels of one call, in the order of `KERNELS`."""
+    from triton.runtime.driver import driver
+
+    from moir_edge.ops.fused import launch
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
+    found: list[Any] = []
+    for name in KERNELS:
+        monkeypatch.setattr(launch, name, Compiler(getattr(launch, name), found))
+
+    def compiled(router: Any, sm: int, images: int = 7, length: int = 13) -> list[Any]:
+        found.clear()
+        monkeypatch.setattr(driver, "_active", Driver(sm))  # reset_active asks for a real one
+        precision = "tf32x3" if sm >= 80 else "ieee"
+        monkeypatch.setattr(launch, "_precision", lambda device: precision)
+        places = torch.arange(length - 1)[None]
+        embeds = torch.zeros(1, length, router.hidden_size, dtype=torch.float16)
+        launch.launch(embeds, places, images, stack_weights(router), router.config)
+        return list(found)
+
+    return compiled
 
 
 def spilled_bytes(kernel: Any, folder: Path) -> int:
@@ -72,25 +90,31 @@ def spilled_bytes(kernel: Any, folder: Path) -> int:
 
 
 @pytest.mark.parametrize("sm", SMS)
-def test_kernels_compile_for_every_target(sm: int) -> None:
-    config = RouterConfig(rank=16, top_k=1)
-    for name in ("score", "order", "enrich"):
-        kernel = compiled(name, sm, config)
+def test_kernels_compile_for_every_target(cases: Any, compile_launch: Any, sm: int) -> None:
+    kernels = compile_launch(cases.router(64, rank=16, top_k=1), sm)
+    assert [kernel.metadata.name for kernel in kernels] == list(KERNELS)
+    for kernel in kernels:
         assert f".target sm_{sm}" in kernel.asm["ptx"]
         assert kernel.asm["cubin"].startswith(b"\x7fELF")
         assert kernel.metadata.shared <= SHARED_BYTES.get(sm, USUAL_SHARED_BYTES)
+    # Float32 products in three TF32 products on tensor cores, where there are such.
+    assert ("mma.sync" in kernels[0].asm["ptx"]) == (sm >= 80)
+    assert ("tf32" in kernels[0].asm["ptx"]) == (sm >= 80)
 
 
-def test_largest_router_fits_an_ada_gpu_without_spills(tmp_path: Path) -> None:
-    config = RouterConfig(rank=MAX_RANK, merge="concat", top_k=MAX_TOP_K)
-    for name in ("score", "order", "enrich"):
-        kernel = compiled(name, 89, config)
+def test_largest_router_fits_an_ada_gpu_without_spills(
+    cases: Any, compile_launch: Any, tmp_path: Path
+) -> None:
+    router = cases.router(64, rank=MAX_RANK, merge="concat", top_k=4)
+    for kernel in compile_launch(router, 89):
         assert kernel.metadata.shared <= USUAL_SHARED_BYTES
         assert spilled_bytes(kernel, tmp_path) == 0
 
 
-def test_products_run_on_tensor_cores_in_three_parts() -> None:
-    ptx = compiled("score", 89, RouterConfig(rank=16)).asm["ptx"]
-    assert "mma.sync" in ptx
-    assert "tf32" in ptx
-    assert "mma.sync" not in compiled("score", 75, RouterConfig(rank=16)).asm["ptx"]
+def test_prompts_of_other_lengths_compile_nothing_anew(cases: Any, compile_launch: Any) -> None:
+    """Unless told not to, Triton compiles once more for a length of 1, for multiples of 16, and for unaligned tensors."""
+    router = cases.router(64, rank=16, top_k=1)
+    first = compile_launch(router, 89)
+    for images, length in ((1, 3), (16, 33), (32, 64)):
+        again = compile_launch(router, 89, images, length)
+        assert all(one is other for one, other in zip(first, again, strict=True))

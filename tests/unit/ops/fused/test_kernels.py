@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from moir_edge.ops.fused import fused_obstacle
+
 # float32 sums of up to 96 products in another order differ by a few units in the last place of values near 10.
 TOLERANCE = 2e-5
 FIELDS = ("inputs_embeds", "scores", "indices", "margin", "gate")
@@ -49,9 +51,9 @@ def test_every_density_merge_and_direction(cases: Any, interpreter: Any, number:
         threshold=EDGE[density] if by_threshold else None,
         top_k=1 + number % 8,
     )
-    inputs = cases.inputs(2, 19, 17, 40)
-    inputs[1][1, 12:] = -1
-    inputs[3][1, 9:] = False
+    inputs = cases.inputs(1, 9, 17, 28)
+    inputs[1][0, 6:] = -1
+    inputs[3][0, 12:] = False
     expected = cases.expected(router, inputs)
     assert (expected.gate > 0).any()
     assert_same(interpreter(router, inputs, tiles=SMALL), expected)
@@ -198,3 +200,25 @@ def test_router_takes_the_kernels_by_itself_and_leaves_them_when_told(
     assert_same(fused, plain)
     # The sums run in another order: were all bits the same, one way would have been taken twice.
     assert (fused.inputs_embeds != plain.inputs_embeds).any()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("merge", ["add", "concat", "interpolate"])
+def test_kernels_on_a_gpu(cases: Any, merge: str, dtype: str) -> None:
+    router = cases.router(192, merge=merge, rank=16)
+    inputs = cases.inputs(2, 150, 70, 230, hidden=192)
+    rounded = torch.from_numpy(inputs[0]).to(getattr(torch, dtype))
+    expected = cases.expected(router, (rounded.float().numpy(), *inputs[1:]))
+    given = [rounded.cuda(), *(torch.from_numpy(item).cuda() for item in inputs[1:])]
+    with torch.no_grad():
+        assert fused_obstacle(router.cuda(), given[0]) is None
+        output = router(*given)
+    # Three TF32 products round to about 2e-6 of terms near 10; float16 to half a step of 2**-10 besides.
+    step = {"float32": 0.0, "float16": 2.0**-11}[dtype]
+    assert (output.indices.cpu().numpy() == expected.indices).mean() >= 0.999
+    np.testing.assert_allclose(output.scores.cpu(), expected.scores, atol=1e-4)
+    np.testing.assert_allclose(
+        output.inputs_embeds.float().cpu(), expected.inputs_embeds, rtol=step, atol=1e-3
+    )

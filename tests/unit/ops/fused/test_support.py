@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -144,3 +145,17 @@ def test_columns_lie_where_the_kernels_look(cases: Any, merge: Any, direction: A
             assert torch.equal(normal[at, :, key_at : key_at + 8], side.key.weight.T)
         if hasattr(side, "own"):
             assert torch.equal(normal[at, :, own_at : own_at + 8], side.own.weight.T)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"
+)
+def test_tensorrt_rtx_takes_no_plugin_yet() -> None:
+    """Why the kernels are in no engine (docs/fused-router.md); a release where this fails can have them."""
+    import tensorrt_rtx
+
+    with pytest.raises(ModuleNotFoundError, match=r"tensorrt_rtx_bindings\.plugin"):
+        importlib.import_module("tensorrt_rtx.plugin")
+    methods = dir(tensorrt_rtx.INetworkDefinition)
+    assert not [name for name in methods if "plugin" in name]
+    assert not hasattr(tensorrt_rtx, "IPluginV3QuickAOTBuild")

@@ -8,13 +8,11 @@ from moir_edge.ops.fused import router_traffic
 
 
 def test_bytes_of_a_small_call() -> None:
-    found = router_traffic(
-        image_tokens=10, text_tokens=6, hidden=8, rank=2, element_bytes=2, weak_share=0.25
-    )
+    found = router_traffic(image_tokens=10, text_tokens=6, hidden=8, rank=2, element_bytes=2)
     # 16 rows of 16 bytes in and out; per side four 8 × 2 matrices and four vectors of 8, float32.
     assert found.least_bytes == 2 * 16 * 16 + 2 * (4 * 16 + 4 * 8) * 4
-    # Copy in and out, scoring, a quarter in and out again: 3.5 rows; 12 numbers per token written and read.
-    assert found.moved_bytes == 3.5 * 16 * 16 + 2 * (4 * 16 + 4 * 8) * 4 + 2 * 16 * 12 * 4
+    # Every row read twice and written once; 12 numbers per token written and read.
+    assert found.moved_bytes == 3 * 16 * 16 + 2 * (4 * 16 + 4 * 8) * 4 + 2 * 16 * 12 * 4
 
 
 def test_limit_of_the_target_size() -> None:
