@@ -6,22 +6,22 @@ if __name__ != "moir_edge.calibration":
     raise ImportError(f"import this package as moir_edge.calibration, not as {__name__}")
 
 from moir_edge.calibration.granularity import PerBlock, PerOutputChannel
+from moir_edge.calibration.layers import LayerOptions
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.quantize import quantize
 from moir_edge.calibration.settings import CalibrationSettings
 from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight
 from moir_edge.calibration.taps import observe
-from moir_edge.calibration.weights import quantize_weights
 
 __all__ = [
     "ActivationObserver",
     "ActivationScale",
     "CalibrationSettings",
+    "LayerOptions",
     "PerBlock",
     "PerOutputChannel",
     "QuantizationSummary",
     "QuantizedWeight",
     "observe",
     "quantize",
-    "quantize_weights",
 ]

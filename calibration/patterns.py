@@ -43,6 +43,12 @@ class WeightUse:
         """Name of the float initializer."""
         return self.value.name or ""
 
+    @property
+    def activation(self) -> str:
+        """Name of what the weight is multiplied with: the node's first input."""
+        source = self.node.inputs[0]
+        return "" if source is None else str(source.name)
+
     def matrix(self) -> npt.NDArray[np.float32]:
         """Return the weight as (K, N) float32; K is hidden and N the vocabulary for a table."""
         if self.value.const_value is None:

@@ -20,6 +20,7 @@ from moir_edge.export.precisions import (
     PrecisionName,
     apply_precision,
     calibrated_components,
+    choose_int4_method,
     plan_precisions,
 )
 from moir_edge.export.trtexec import write_build_script
@@ -44,6 +45,7 @@ def assemble(
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
     engines: bool = True,
+    int4_method: str | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -55,7 +57,9 @@ def assemble(
         target: Device profile.
         precision: Precision of the bundle.
         component_precision: Overrides by component.
-        calibration: Data and methods for ``int8``.
+        calibration: Data and methods for ``int8`` and ``fp8``, and for ``int4`` by a method that goes by data.
+        int4_method: How INT4 weights are found, see `moir_edge.calibration.weight_methods`; None takes the best
+            there is with the data at hand.
         engines: Compile engines too, where the target's can be built on any machine.
         force: Replace a bundle that stands at `output`; engines of it whose graphs are the same are kept.
         progress: Called as ``progress(stage, done, total)``.
@@ -72,11 +76,12 @@ def assemble(
         EnvironmentProblem: The disk is full or not writable.
     """
     plan = plan_precisions(traced.graphs, target, precision, component_precision)
+    method = choose_int4_method(plan, target, int4_method, has_data=calibration is not None)
     report = progress or silent
     with staged_bundle(output, force=force) as folder:
         write_assets(traced.checkpoint, folder)
-        calibrated = _calibrate(traced, plan, folder, calibration, report)
-        models, summaries = _convert(traced, plan, calibrated, target, report)
+        calibrated = _calibrate(traced, plan, method, folder, calibration, report)
+        models, summaries = _convert(traced, plan, method, calibrated, target, report)
         written = write_graphs(models, folder)
         _write_report(folder / "reports" / "quantization.json", summaries)
         manifest = Manifest(
@@ -116,24 +121,32 @@ def _engines(
 def _calibrate(
     traced: TracedModel,
     plan: Mapping[str, PrecisionName],
+    int4_method: str,
     folder: Path,
     settings: CalibrationSettings | None,
     report: Progress,
 ) -> CalibratedGraphs | None:
     """Run the calibration data where a component needs it; the folder holds the processor already."""
-    components = calibrated_components(plan, has_data=settings is not None)
+    components = calibrated_components(plan, has_data=settings is not None, int4_method=int4_method)
     if settings is None:
         return None
     from moir_edge.calibration.preparation import calibrate
 
     return calibrate(
-        traced.graphs, traced.facts, folder, settings, components=components, progress=report
+        traced.graphs,
+        traced.facts,
+        folder,
+        settings,
+        components=components,
+        weights_only=[name for name in components if plan[name] in ("int4", "int8-weight-only")],
+        progress=report,
     )
 
 
 def _convert(
     traced: TracedModel,
     plan: Mapping[str, PrecisionName],
+    int4_method: str,
     calibrated: CalibratedGraphs | None,
     target: str,
     report: Progress,
@@ -148,7 +161,12 @@ def _convert(
         report("convert weights", done, len(plan))
         models[name] = graph.clone()
         summary = apply_precision(
-            models[name], plan[name], component=name, calibrated=calibrated, signed=signed
+            models[name],
+            plan[name],
+            component=name,
+            calibrated=calibrated,
+            signed=signed,
+            int4_method=int4_method,
         )
         if summary is not None:
             summaries[name] = summary

@@ -36,11 +36,13 @@ EngineProgress = Callable[[str, int, int], None]
 """Called as ``progress(component, step, total)``; steps rise from 0 to total, which is the same throughout."""
 
 # The type of matrix products, where it is not float32.
-_COMPUTE: dict[str, Literal["fp16", "int8"]] = {
+_COMPUTE: dict[str, Literal["fp16", "int8", "fp8"]] = {
     "fp16": "fp16",
     "int8": "int8",
     "int8-weight-only": "fp16",
     "int4": "fp16",
+    "fp8": "fp8",
+    "nvfp4": "fp16",
 }
 _HALF_FOLDER = "half"
 _TIMING_CACHE = "timing.cache"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["lacks_gpu_form", "takes_gpu_form", "to_gpu_form", "write_gpu_form"]
 
 # Precisions whose graphs are in float32 where they are not quantized, unless converted here.
-_QUANTIZED = ("int8", "int8-weight-only", "int4")
+_QUANTIZED = ("int8", "int8-weight-only", "int4", "fp8", "nvfp4")
 
 
 def lacks_gpu_form(component: ComponentEntry) -> bool:
@@ -38,9 +38,10 @@ def to_gpu_form(model: ir.Model) -> None:
     Args:
         model: As `apply_precision` leaves it.
     """
-    from moir_edge.calibration.rewriting import sign_activations
+    from moir_edge.calibration.rewriting import require_symmetric, sign_activations
     from moir_edge.export.half import to_half
 
+    require_symmetric(model.graph)
     sign_activations(model.graph)
     to_half(model)
 

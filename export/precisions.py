@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, cast
 
 import onnx_ir as ir
@@ -14,19 +15,27 @@ if TYPE_CHECKING:
     from moir_edge.calibration import QuantizationSummary
     from moir_edge.calibration.preparation import CalibratedGraphs
 
-__all__ = ["apply_precision", "calibrated_components", "plan_precisions"]
+__all__ = [
+    "apply_precision",
+    "calibrated_components",
+    "choose_int4_method",
+    "plan_precisions",
+]
 
-PrecisionName = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4"]
+PrecisionName = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"]
 
 # Components that do not follow the bundle's precision: the router stays exact, a look-up table multiplies nothing, and
-# 4 bits cost a vision tower or a table more accuracy than they save bytes.
+# 4 bits cost a vision tower or a table more accuracy than they save bytes. Activations of the tower stay float: rounded,
+# they move its features so far that the router picks other tokens.
 _DEFAULTS: dict[str, dict[str, str]] = {
-    "int8": {"embedding": "int8-weight-only"},
+    "int8": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
     "int4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
+    "fp8": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
+    "nvfp4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
 }
 
-# Precisions that need to see data.
-_CALIBRATED = ("int8",)
+# Precisions that need to see data, whatever the method.
+_CALIBRATED = ("int8", "fp8")
 
 
 def plan_precisions(
@@ -64,28 +73,78 @@ def plan_precisions(
     return {name: cast(PrecisionName, plan[name]) for name in names}
 
 
-def calibrated_components(plan: Mapping[str, str], *, has_data: bool) -> tuple[str, ...]:
-    """Return the components whose precision is found by running calibration data.
+def choose_int4_method(
+    plan: Mapping[str, str], target: str, method: str | None, *, has_data: bool
+) -> str:
+    """Return how INT4 weights are found.
+
+    Args:
+        plan: From `plan_precisions`.
+        target: Device profile.
+        method: What was asked for; None takes the best there is with the data at hand.
+        has_data: Whether there are calibration data.
+
+    Raises:
+        UnsupportedError: An unknown method, one that no component takes, or one whose weights the target's runtime
+            does not read.
+    """
+    from moir_edge.calibration.weight_methods import METHODS, default_method, get_method
+
+    if method is None:
+        return default_method(has_data=has_data)
+    chosen = get_method(method)
+    if "int4" not in plan.values():
+        raise UnsupportedError(
+            f"int4 method {method} given, and no component of this export is int4; leave --int4-method out"
+        )
+    if not chosen.symmetric and get_target(target).builder != "onnxruntime":
+        others = ", ".join(name for name, one in METHODS.items() if one.symmetric)
+        raise UnsupportedError(
+            f"{method} gives INT4 weights zero points, which TensorRT does not read; for {target} take {others}"
+        )
+    return method
+
+
+def calibrated_components(
+    plan: Mapping[str, str], *, has_data: bool, int4_method: str = "rtn"
+) -> tuple[str, ...]:
+    """Return the components whose weights or activations are quantized by running calibration data.
 
     Args:
         plan: From `plan_precisions`.
         has_data: Whether there are such data.
+        int4_method: From `choose_int4_method`.
 
     Raises:
         UnsupportedError: Data are needed and missing, or given and not needed.
     """
-    found = tuple(name for name, precision in plan.items() if precision in _CALIBRATED)
-    if found and not has_data:
+    from moir_edge.calibration.weight_methods import METHODS
+
+    by_data = [name for name, method in METHODS.items() if method.needs_data]
+    calibrated = (*_CALIBRATED, *(["int4"] if int4_method in by_data else []))
+    needing = [name for name, precision in plan.items() if precision in calibrated]
+    if needing and not has_data:
+        what, other = plan[needing[0]], "int8-weight-only"
+        if what == "int4":
+            what, other = f"int4 by {int4_method}", "--int4-method rtn"
         raise UnsupportedError(
-            f"{plan[found[0]]} needs calibration data; give --calib-data FILE, JSON lines as `compare` takes them "
-            "(not the rows that you evaluate on), or take int8-weight-only, which needs none"
+            f"{what} needs calibration data; give --calib-data FILE, JSON lines as `compare` takes them "
+            f"(not the rows that you evaluate on), or take {other}, which needs none"
         )
-    if has_data and not found:
+    if not has_data:
+        return ()
+    # Weights in 8 bits need no data, but data bring their error down.
+    refined = [
+        name
+        for name, precision in plan.items()
+        if precision == "int8-weight-only" and name != "embedding"
+    ]
+    if not needing and not refined:
         raise UnsupportedError(
-            f"calibration data are for {' and '.join(_CALIBRATED)}, and no component of this export has that precision; "
+            "calibration data are for quantized weights and activations, and no component of this export has any; "
             "leave --calib-data out"
         )
-    return found
+    return tuple(name for name in plan if name in needing or name in refined)
 
 
 def apply_precision(
@@ -95,15 +154,17 @@ def apply_precision(
     component: str = "",
     calibrated: CalibratedGraphs | None = None,
     signed: bool = True,
+    int4_method: str = "rtn",
 ) -> QuantizationSummary | None:
     """Bring a float32 graph to a precision; its inputs and outputs stay float32 and int64.
 
     Args:
-        model: Edited in place; under ``int8`` a copy of the graph that was calibrated.
+        model: Edited in place; under ``int8`` and ``fp8`` a copy of the graph that was calibrated.
         precision: What its weights become.
         component: Its name in `calibrated`.
-        calibrated: Statistics for ``int8``.
-        signed: Store 8-bit activations signed, see `moir_edge.calibration.activations`.
+        calibrated: Statistics, for ``int8``, ``fp8`` and int4 methods that go by data.
+        signed: Store 8-bit activations signed, see `moir_edge.calibration.layers.LayerOptions`.
+        int4_method: From `choose_int4_method`.
 
     Returns:
         What quantization did to each weight; None for a floating-point precision.
@@ -112,27 +173,25 @@ def apply_precision(
         from moir_edge.export.half import to_half
 
         to_half(model)
-    elif precision == "int8":
-        return _apply_int8(model, component, calibrated, signed)
-    elif precision != "fp32":
-        from moir_edge.calibration.weights import quantize_weights
+        return None
+    if precision == "fp32":
+        return None
+    from moir_edge.calibration.layers import LayerOptions, quantize_layers
 
-        return quantize_weights(model, precision)
-    return None
-
-
-def _apply_int8(
-    model: ir.Model, component: str, calibrated: CalibratedGraphs | None, signed: bool
-) -> QuantizationSummary:
-    from moir_edge.calibration.activations import quantize_activations
-
-    if calibrated is None:
-        raise UnsupportedError("int8 needs statistics from calibration data")
-    return quantize_activations(
-        model,
-        calibrated.observers[component],
+    options = LayerOptions(signed=signed, int4_method=int4_method)
+    if calibrated is None or component not in calibrated.observers:
+        if precision in _CALIBRATED:
+            raise UnsupportedError(f"{precision} needs statistics from calibration data")
+        return quantize_layers(model, precision, options=options)
+    options = replace(
+        options,
         method=calibrated.record["range"],
-        signed=signed,
         min_snr_db=calibrated.record["min_snr_db"],
+    )
+    return quantize_layers(
+        model,
+        precision,
+        options=options,
+        observers=calibrated.observers[component],
         smoothing=calibrated.smoothing.get(component),
     )

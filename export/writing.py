@@ -88,6 +88,7 @@ def _write_graph(name: str, model: ir.Model, store: _Store) -> WrittenGraph:
             if tensor is None:
                 continue
             if not _goes_outside(tensor):
+                value.const_value = _inside(tensor)
                 stored_bytes += tensor.nbytes
                 digests[value] = hashlib.sha256(tensor.tobytes()).hexdigest()
                 continue
@@ -136,6 +137,13 @@ def _weights_hash(digests: Mapping[ir.Value, str]) -> str:
         if value.dtype is not None and _is_weight(value.dtype)
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _inside(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return the tensor with its values in memory: the file that it may lie in is another graph's."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _place(

@@ -30,15 +30,23 @@ def export(
         str, typer.Option(help="Device profile; `moir-edge targets` lists them.")
     ] = "cpu",
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, int8-weight-only, int8 or int4.")
+        str, typer.Option(help="fp32, fp16, int8-weight-only, int8, fp8, int4 or nvfp4.")
     ] = "fp32",
     component_precision: Annotated[
         list[str] | None,
         typer.Option(help="Precision of one component, as vision=fp32; repeatable."),
     ] = None,
+    int4_method: Annotated[
+        str | None,
+        typer.Option(
+            help="INT4 weights by rtn, hqq, awq or gptq; the latter two need --calib-data. gptq with data, rtn without."
+        ),
+    ] = None,
     calib_data: Annotated[
         Path | None,
-        typer.Option(help="JSON lines to calibrate int8 with: image or images, prompt, context."),
+        typer.Option(
+            help="JSON lines to calibrate int8 or int4 with: image or images, prompt, context."
+        ),
     ] = None,
     calib_rows: Annotated[
         int | None, typer.Option(min=1, help="Calibrate with the first rows only; 256 by default.")
@@ -112,6 +120,7 @@ def export(
             component_precision=overrides,
             calibration=calibration,
             engines=engines,
+            int4_method=int4_method,
             force=force,
             progress=progress,
         )

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from moir_edge.calibration import observe, quantize
+from moir_edge.calibration import LayerOptions, observe, quantize
 from moir_edge.calibration.rewriting import sign_activations
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.targets import session_config
@@ -29,7 +29,9 @@ def _feeds(count: int = 4) -> list[dict[str, np.ndarray]]:
 def _quantized(make_decoder: MakeDecoder, *, signed: bool = True) -> onnx.ModelProto:
     source = make_decoder()
     observers = observe(source, _feeds())
-    return quantize(source, "int8", observers=observers, method="minmax", signed=signed)[0]
+    return quantize(
+        source, "int8", observers=observers, options=LayerOptions(method="minmax", signed=signed)
+    )[0]
 
 
 def _session(
@@ -147,11 +149,11 @@ def test_precisions_reasons_and_figures(make_decoder: MakeDecoder) -> None:
 def test_an_activation_that_8_bits_would_spoil_stays_float(make_decoder: MakeDecoder) -> None:
     source = make_decoder()
     observers = observe(source, _feeds())
-    _, strict = quantize(source, "int8", observers=observers, min_snr_db=99)
+    _, strict = quantize(source, "int8", observers=observers, options=LayerOptions(min_snr_db=99))
     assert {weight.reason for weight in strict.weights if weight.node == "down"} == {
         "8 bits would leave its input under 99 dB"
     }
-    _, free = quantize(source, "int8", observers=observers, min_snr_db=0)
+    _, free = quantize(source, "int8", observers=observers, options=LayerOptions(min_snr_db=0))
     assert free.weights[0].precision == "int8"
 
 

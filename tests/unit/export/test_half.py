@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from moir_edge.calibration import quantize_weights
+from moir_edge.calibration import quantize
 from moir_edge.errors import UnsupportedError
 from moir_edge.export.half import HALF_OPERATORS, WIDE_OPERATORS, to_half
 
@@ -181,8 +181,7 @@ def test_a_clone_is_converted_and_the_original_is_not() -> None:
 
 
 def test_quantized_weights_dequantize_to_half() -> None:
-    model = ir.from_proto(_layer())
-    quantize_weights(model, "int8-weight-only")
+    model, _ = quantize(ir.from_proto(_layer()), "int8-weight-only")
     to_half(model)
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)

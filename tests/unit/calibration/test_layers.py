@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from moir_edge.calibration import QuantizationSummary, quantize, quantize_weights
+from moir_edge.calibration import LayerOptions, QuantizationSummary, quantize
 from moir_edge.errors import UnsupportedError
 from moir_edge.targets import session_config
 
@@ -114,7 +114,7 @@ def test_int4_falls_back_per_weight_and_says_why(make_decoder: MakeDecoder) -> N
 def test_graph_computes_with_the_dequantized_weights(
     make_decoder: MakeDecoder, precision: str
 ) -> None:
-    model, _ = quantize(make_decoder(), precision)  # type: ignore[arg-type]
+    model, _ = quantize(make_decoder(), precision)
     onnx.checker.check_model(model, full_check=True)
     expected = _decoder_by_hand(model, _inputs()["inputs_embeds"])
     actual = _run(model, _inputs(), optimize=False)
@@ -133,7 +133,7 @@ def test_result_stays_near_the_float_graph(
     make_decoder: MakeDecoder, precision: str, tolerance: float
 ) -> None:
     float_model = make_decoder()
-    model, summary = quantize(float_model, precision)  # type: ignore[arg-type]
+    model, summary = quantize(float_model, precision)
     expected = _run(float_model, _inputs(), optimize=False)
     actual = _run(model, _inputs(), optimize=False)
     assert np.linalg.norm(actual - expected) < tolerance * np.linalg.norm(expected)
@@ -144,7 +144,7 @@ def test_result_stays_near_the_float_graph(
 def test_onnx_runtime_fuses_every_weight(
     make_decoder: MakeDecoder, precision: str, tmp_path: Path
 ) -> None:
-    model, summary = quantize(make_decoder(), precision)  # type: ignore[arg-type]
+    model, summary = quantize(make_decoder(), precision)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3  # it warns that the optimized file is for this machine
@@ -183,8 +183,8 @@ def test_embedding_gathers_dequantized_rows(
 def test_tied_table_has_the_same_name_and_bytes_in_both_graphs(
     embedding_model: onnx.ModelProto, make_decoder: MakeDecoder, precision: str
 ) -> None:
-    embedding, _ = quantize(embedding_model, precision)  # type: ignore[arg-type]
-    decoder, _ = quantize(make_decoder(), precision)  # type: ignore[arg-type]
+    embedding, _ = quantize(embedding_model, precision)
+    decoder, _ = quantize(make_decoder(), precision)
     for name in ("embed_int8", "embed_scale"):
         ours, theirs = _initializers(embedding)[name], _initializers(decoder)[name]
         assert ours.SerializeToString() == theirs.SerializeToString()
@@ -217,7 +217,9 @@ def test_a_shared_weight_is_stored_once_and_dequantized_per_use() -> None:
 
 
 def test_excluded_names_and_patterns_stay_float(make_decoder: MakeDecoder) -> None:
-    _, summary = quantize(make_decoder(), "int4", exclude=("up", "*ck.weight"))
+    _, summary = quantize(
+        make_decoder(), "int4", options=LayerOptions(exclude=("up", "*ck.weight"))
+    )
     assert _precisions(summary)["up"] == "fp32"
     assert _precisions(summary)["back"] == "fp32"
     assert {w.reason for w in summary.weights if w.node == "up"} == {"excluded by the caller"}
@@ -272,7 +274,7 @@ def test_interface_is_unchanged(make_decoder: MakeDecoder) -> None:
 
 
 def test_summary_as_json_types(make_decoder: MakeDecoder) -> None:
-    _, summary = quantize(make_decoder(), "int4", block_size=16)
+    _, summary = quantize(make_decoder(), "int4", options=LayerOptions(block_size=16))
     record = summary.to_dict()
     assert (record["precision"], record["block_size"]) == ("int4", 16)
     assert record["quantized"] + record["left_out"] == len(record["weights"]) == 7
@@ -280,7 +282,25 @@ def test_summary_as_json_types(make_decoder: MakeDecoder) -> None:
 
 def test_bad_requests_are_refused(make_decoder: MakeDecoder) -> None:
     model = ir.from_proto(make_decoder())
-    with pytest.raises(UnsupportedError, match=re.escape("'int5': did you mean 'int4'")):
-        quantize_weights(model, "int5")  # type: ignore[arg-type]
+    with pytest.raises(
+        UnsupportedError, match=re.escape("cannot quantize to 'int5': did you mean 'int8'")
+    ):
+        quantize(model, "int5")
     with pytest.raises(UnsupportedError, match="the graph has opset 20"):
         quantize(make_decoder(opset=20), "int4")
+
+
+def test_a_layer_can_have_its_own_precision(make_decoder: MakeDecoder) -> None:
+    chosen = LayerOptions(precisions={"up": "fp32", "d*n": "int8-weight-only", "head": "int4"})
+    _, summary = quantize(make_decoder(), "int4", options=chosen)
+    precisions = _precisions(summary)
+    assert (precisions["up"], precisions["down"]) == ("fp32", "int8-weight-only")
+    assert (precisions["odd"], precisions["head"]) == ("int4", "int4")
+    assert {weight.reason for weight in summary.weights if weight.node in ("up", "head")} == {
+        "chosen by name"
+    }
+
+
+def test_an_unknown_precision_of_a_layer_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="cannot quantize to 'int3': did you mean 'int"):
+        LayerOptions(precisions={"up": "int3"})

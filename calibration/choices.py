@@ -1,0 +1,85 @@
+"""Which precision each layer of a graph takes: the one asked for, one given for it by name, or the one it falls back to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from moir_edge.calibration.formats import LayerFormat, get_format
+from moir_edge.calibration.patterns import WeightUse, is_head, reason_to_leave
+
+__all__ = ["LayerChoice", "choose_layer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerChoice:
+    """What becomes of one layer.
+
+    Attributes:
+        format: How it is stored; None leaves it in float32.
+        reason: Why it is not what was asked for; empty if it is.
+    """
+
+    format: LayerFormat | None
+    reason: str = ""
+
+
+def choose_layer(
+    use: WeightUse,
+    precision: str,
+    *,
+    block_size: int,
+    exclude: Sequence[str] = (),
+    precisions: Mapping[str, str] | None = None,
+) -> LayerChoice:
+    """Return the format of one layer, before its activation has been looked at.
+
+    Token tables and the head, which the table's bytes may be, are INT8 by weight alone unless they are given
+    a precision by name; a block format falls back where K is no multiple of the block size.
+
+    Args:
+        use: From `find_weight_uses`.
+        precision: What was asked for.
+        block_size: Rows per scale of a block format.
+        exclude: Names, or patterns as ``*.lm_head.*``, of nodes and initializers to leave in float32.
+        precisions: Precision by name or pattern of a node or initializer; the first that matches holds.
+
+    Raises:
+        UnsupportedError: An unknown precision.
+    """
+    if reason := reason_to_leave(use, exclude):
+        return LayerChoice(format=None, reason=reason)
+    named = _named_precision(use, precisions or {})
+    if named == "fp32":
+        return LayerChoice(format=None, reason="chosen by name")
+    format_ = get_format(named or precision)
+    if use.kind == "table":
+        return _fixed(precision, "token tables take one INT8 scale per token")
+    if is_head(use.node) and named is None:
+        return _fixed(precision, _HEAD[format_.activation is not None])
+    size = format_.block_size or block_size
+    if format_.blocks and use.shape[0] % size:
+        why = f"K = {use.shape[0]} is no multiple of the block size {size}"
+        return LayerChoice(format=get_format(format_.fallback), reason=why)
+    return LayerChoice(format=format_, reason="chosen by name" if named else "")
+
+
+_HEAD = {
+    False: "the head decides between near tokens; fewer bits cost accuracy",
+    True: "the head decides between near tokens; its input stays float",
+}
+
+
+def _fixed(precision: str, reason: str) -> LayerChoice:
+    """Return INT8 by weight alone, with the reason where that is not what was asked for."""
+    fixed = get_format("int8-weight-only")
+    return LayerChoice(format=fixed, reason="" if precision == fixed.precision else reason)
+
+
+def _named_precision(use: WeightUse, precisions: Mapping[str, str]) -> str | None:
+    names = (use.node.name or "", use.name)
+    for pattern, precision in precisions.items():
+        if any(fnmatchcase(name, pattern) for name in names):
+            return precision
+    return None

@@ -1,0 +1,233 @@
+"""The one pass that quantizes a traced graph, layer by layer, to standard QDQ.
+
+Only standard operators of opset 21 are used, of opset 23 where a weight is a float of four bits, so one file serves ONNX Runtime and TensorRT. TensorRT takes an integer
+constant only directly before its `DequantizeLinear`, and ONNX Runtime fuses only `DequantizeLinear` → `MatMul` on a
+(K, N) weight: both decide the forms below.
+
+- MatMul or Gemm on a weight: what the layer's format says, see `moir_edge.calibration.formats`. Products of two activations
+  (attention) stay float.
+- A token table (Gather by a graph input): INT8, one scale per token, kept as (hidden, vocabulary). A head that shares the
+  table reads the very same bytes as its (K, N) weight, so embedding and head are stored once.
+- Everything else stays float: norms, position tables, convolutions, small weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import onnx_ir as ir
+
+from moir_edge.calibration.activations import MIN_SNR_DB, ActivationScales
+from moir_edge.calibration.choices import LayerChoice, choose_layer
+from moir_edge.calibration.floats import quantize_float
+from moir_edge.calibration.formats import FORMATS, LayerFormat, get_format
+from moir_edge.calibration.granularity import Granularity, PerBlock
+from moir_edge.calibration.observers import ActivationObserver
+from moir_edge.calibration.patterns import WeightUse, find_weight_uses
+from moir_edge.calibration.ranges import CalibrationMethod
+from moir_edge.calibration.rewriting import GraphRewriter, WeightQuantizer, require_opset
+from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight
+from moir_edge.calibration.weight_methods import LayerMethods, MethodChoice, get_method
+from moir_edge.calibration.weight_report import describe_weight
+
+__all__ = ["LayerOptions", "quantize_layers"]
+
+# The version of the file format that came with an opset.
+_IR_VERSIONS = {23: 11}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOptions:
+    """How layers are quantized, whatever their precision.
+
+    Attributes:
+        block_size: Rows per scale of ``int4``: 16, 32, 64, 128 or 256; ``nvfp4`` has 16.
+        method: How ranges of activations are chosen, see `moir_edge.calibration.ranges.find_range`.
+        signed: int8 activations with zero point 0, which TensorRT asks for; else the same grid as uint8 with 128, in
+            which ONNX Runtime is several times faster on x86-64.
+        min_snr_db: An activation that 8 bits would leave with less signal to noise stays float.
+        exclude: Names, or patterns as ``*.lm_head.*``, of nodes and initializers to leave in float32.
+        precisions: Precision by name or pattern of a node or initializer, ``fp32`` among them, in place of the
+            graph's; the first that matches holds.
+        int4_method: How INT4 weights are found: a name of `moir_edge.calibration.weight_methods.METHODS`.
+    """
+
+    block_size: int = 32
+    method: CalibrationMethod = "mse"
+    signed: bool = True
+    min_snr_db: float = MIN_SNR_DB
+    exclude: Sequence[str] = ()
+    precisions: Mapping[str, str] = field(default_factory=dict)
+    int4_method: str = "rtn"
+
+    def __post_init__(self) -> None:
+        get_method(self.int4_method)
+        PerBlock(block_size=self.block_size)
+        for precision in self.precisions.values():
+            if precision != "fp32":
+                get_format(precision)
+
+
+def quantize_layers(
+    model: ir.Model,
+    precision: str,
+    *,
+    options: LayerOptions | None = None,
+    observers: Mapping[str, ActivationObserver] | None = None,
+    smoothing: Mapping[str, float] | None = None,
+) -> QuantizationSummary:
+    """Quantize a graph in place.
+
+    Requires: opset 21 or later; weights are float32 initializers of the main graph; `observers` saw this very graph.
+    Ensures: the graph's interface is unchanged; each integer initializer feeds `DequantizeLinear` nodes only;
+    one QuantizeLinear for each activation; the same float table in two graphs gives the same names and bytes in both.
+
+    Args:
+        model: Edited in place.
+        precision: One of `moir_edge.calibration.formats.FORMATS`.
+        options: How.
+        observers: Statistics by name of the activation; formats that store activations need them.
+        smoothing: SmoothQuant exponents by activation, for the summary only.
+
+    Returns:
+        What became of each weight.
+
+    Raises:
+        UnsupportedError: An unknown precision or method, or an opset under 21.
+        DataError: A weight holds a NaN or an infinity.
+    """
+    get_format(precision)
+    require_opset(model)
+    options = options or LayerOptions()
+    scales = ActivationScales(
+        observers or {},
+        method=options.method,
+        min_snr_db=options.min_snr_db,
+        smoothing=smoothing or {},
+    )
+    methods = LayerMethods(get_method(options.int4_method), observers or {})
+    layers = _Layers(GraphRewriter(model.graph), precision, options, scales, methods)
+    methods.migrate(model.graph, layers.int4_granularity)
+    entries = tuple(layers.quantize(use) for use in find_weight_uses(model.graph))
+    layers.rewriter.remove_unused()
+    _raise_opset(model, entries)
+    return QuantizationSummary(
+        precision=precision,
+        method=_method(entries, options),
+        block_size=_block_size(entries, options),
+        weights=entries,
+    )
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Takes one layer after the other."""
+
+    rewriter: GraphRewriter
+    precision: str
+    options: LayerOptions
+    scales: ActivationScales
+    methods: LayerMethods
+
+    def int4_granularity(self, use: WeightUse) -> Granularity | None:
+        """Return which weights of a layer share a scale if it becomes INT4, None if it does not."""
+        format_ = self._choose(use).format
+        if format_ is None or format_.storage != ir.DataType.INT4:
+            return None
+        return format_.granularity(self.options.block_size)
+
+    def quantize(self, use: WeightUse) -> QuantizedWeight:
+        """Rewrite one layer and say what became of it."""
+        choice = self._choose(use)
+        if choice.format is None:
+            return _entry(use, "fp32", reason=choice.reason)
+        format_, activation, reason = self._activation(use, choice.format)
+        if activation is not None and format_.activation is not None:
+            self.rewriter.quantize_activation(
+                use, activation.scale, grid=format_.activation, signed=self.options.signed
+            )
+        method = self._method(use, format_)
+        entry = _entry(use, format_.precision, reason=reason or choice.reason or method.reason)
+        return replace(
+            entry,
+            activation=activation,
+            method=method.name,
+            migration=method.alpha,
+            **self._store(use, format_, method.quantizer),
+        )
+
+    def _store(
+        self, use: WeightUse, format_: LayerFormat, quantizer: WeightQuantizer
+    ) -> dict[str, Any]:
+        """Quantize the weight and return the figures on it."""
+        granularity = format_.granularity(self.options.block_size)
+        weight, moments = use.matrix(), self.methods.moments(use.activation)
+        array = self.rewriter.quantize_weight(use, format_, granularity, quantizer)
+        scales = describe_weight(weight, array, format_.bits, moments)
+        return {"relative_error": array.relative_error, "scales": scales}
+
+    def _choose(self, use: WeightUse) -> LayerChoice:
+        return choose_layer(
+            use,
+            self.precision,
+            block_size=self.options.block_size,
+            exclude=self.options.exclude,
+            precisions=self.options.precisions,
+        )
+
+    def _method(self, use: WeightUse, format_: LayerFormat) -> MethodChoice:
+        if format_.storage == ir.DataType.INT4:
+            return self.methods.of(use)
+        if format_.is_float:
+            return MethodChoice(name="rtn", quantizer=quantize_float)
+        return self.methods.of_int8(use)
+
+    def _activation(
+        self, use: WeightUse, format_: LayerFormat
+    ) -> tuple[LayerFormat, ActivationScale | None, str]:
+        """Return the format that the activation allows, its scale, and the reason for another format."""
+        scale, reason = self.scales.of(use, format_)
+        return (get_format(format_.fallback) if reason else format_), scale, reason
+
+
+def _method(entries: Sequence[QuantizedWeight], options: LayerOptions) -> str:
+    """Name how scales were found: of activations, and of integer weights where there is a choice."""
+    static = any(entry.activation is not None for entry in entries)
+    parts = [f"static, ranges by {options.method}" if static else "weights only"]
+    found = {
+        f"{storage} by {entry.method}"
+        for entry in entries
+        for storage in ("int4", "int8")
+        if entry.precision.startswith(storage) and (storage == "int4" or entry.method != "rtn")
+    }
+    return ", ".join([*parts, *sorted(found)])
+
+
+def _formats(entries: Sequence[QuantizedWeight]) -> list[LayerFormat]:
+    return [FORMATS[entry.precision] for entry in entries if entry.precision in FORMATS]
+
+
+def _block_size(entries: Sequence[QuantizedWeight], options: LayerOptions) -> int:
+    """Return the longest block of a format in blocks, 0 where there is none."""
+    sizes = [one.block_size or options.block_size for one in _formats(entries) if one.blocks]
+    return max(sizes, default=0)
+
+
+def _raise_opset(model: ir.Model, entries: Sequence[QuantizedWeight]) -> None:
+    """Let the graph be of the least opset that has its formats; what it holds means the same in 21 and 23."""
+    needed = max((one.opset for one in _formats(entries)), default=0)
+    if needed > model.opset_imports[""]:
+        model.opset_imports[""] = needed
+        model.ir_version = max(model.ir_version, _IR_VERSIONS[needed])
+
+
+def _entry(use: WeightUse, precision: str, *, reason: str) -> QuantizedWeight:
+    return QuantizedWeight(
+        node=use.node.name or "",
+        weight=use.name,
+        shape=use.shape,
+        precision=precision,
+        reason=reason,
+    )
