@@ -8,8 +8,8 @@ asked for: the device's runtime and the ahead-of-time builder both stand on this
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import importlib
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +40,7 @@ _REMEDY = {
     "tensorrt": "JetPack brings it: `sudo apt install python3-libnvinfer`, and make the virtual environment with "
     "--system-site-packages",
 }
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 # CUdevice_attribute of the CUDA driver API.
 _MAJOR, _MINOR = 75, 76
 
@@ -184,11 +185,8 @@ def device_compute_capability(index: int = 0) -> str | None:
     Returns:
         As NVIDIA writes it, ``"8.7"``; None without a driver or a GPU.
     """
-    library = ctypes.util.find_library("cuda")
-    if library is None:
-        return None
     try:
-        driver = ctypes.CDLL(library)
+        driver = ctypes.CDLL(_DRIVER)
     except OSError:
         return None
     device, figure = ctypes.c_int(), ctypes.c_int()

@@ -102,18 +102,24 @@ def _write_data(folder: Path, rows: int) -> Path:
 def _export(
     checkpoint: Path, output: Path, target: str, progress: ProgressCallback
 ) -> dict[str, Path]:
+    """Write bundles for this machine's CPU, which answers and compares, with the target's engines in them."""
     from moir_edge.export import assemble, load_checkpoint, trace_components
+    from moir_edge.export.engines import add_engines
+    from moir_edge.targets import get_target
 
+    ahead = get_target(target).builds_ahead_of_time
     traced = trace_components(load_checkpoint(checkpoint), progress=progress)
     bundles = {}
     for precision in PRECISIONS:
         bundles[precision] = assemble(
             traced,
             output / f"bundle-{precision}",
-            target=target,
+            target="cpu" if ahead else target,
             precision=precision,
             progress=_prefixed(progress, precision),
         )
+        if ahead:
+            add_engines(bundles[precision], target, progress=_prefixed(progress, precision))
     return bundles
 
 

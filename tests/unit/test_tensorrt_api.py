@@ -104,6 +104,42 @@ def test_a_missing_module_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPat
         api.load_tensorrt("tensorrt_rtx")
 
 
+class _Driver:
+    """Answers like the CUDA driver of a machine with one Orin, or fails in `fails`."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails = fails
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802  (the driver's spelling)
+        return 100 if self.fails == "init" else 0
+
+    def cuDeviceGet(self, device: Any, index: int) -> int:  # noqa: N802
+        return 101 if self.fails == "device" or index > 0 else 0
+
+    def cuDeviceGetAttribute(self, figure: Any, attribute: int, device: Any) -> int:  # noqa: N802
+        figure._obj.value = {75: 8, 76: 7}[attribute]
+        return 1 if self.fails == "attribute" else 0
+
+
+@pytest.mark.parametrize(
+    ("fails", "index", "found"),
+    [("", 0, "8.7"), ("", 1, None), ("init", 0, None), ("device", 0, None), ("attribute", 0, None)],
+)
+def test_the_driver_tells_the_compute_capability(
+    monkeypatch: pytest.MonkeyPatch, fails: str, index: int, found: str | None
+) -> None:
+    monkeypatch.setattr(api.ctypes, "CDLL", lambda _: _Driver(fails))
+    assert api.device_compute_capability(index) == found
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(api.ctypes, "CDLL", missing)
+    assert api.device_compute_capability() is None
+
+
 def test_the_log_keeps_errors_as_single_lines(trt: Any) -> None:
     log = api.make_log(trt)
     log.log(trt.ILogger.WARNING, "never mind")
