@@ -158,7 +158,8 @@ class GraphRewriter:
         )
         output = node.outputs[0]
         output.name = name
-        output.dtype = dtype
+        if dtype is not None:
+            output.dtype = dtype
         self._graph.insert_before(before, node)
         return output
 

@@ -49,7 +49,7 @@ def prepare_ours(bundle: Path, data: Path, output: Path, kept: Mapping[str, Sequ
 
     from moir_edge.bundle import open_bundle
     from moir_edge.calibration import CalibrationSettings
-    from moir_edge.calibration.activations import quantize_activations
+    from moir_edge.calibration.layers import LayerOptions, quantize_layers
     from moir_edge.calibration.preparation import calibrate
     from moir_edge.export.writing import write_graphs
 
@@ -64,10 +64,11 @@ def prepare_ours(bundle: Path, data: Path, output: Path, kept: Mapping[str, Sequ
         found = calibrate(graphs, opened.manifest.model, bundle, settings, components=COMPONENTS)
         left = {}
         for name in COMPONENTS:
-            summary = quantize_activations(
+            summary = quantize_layers(
                 found.graphs[name],
-                found.observers[name],
-                signed=False,
+                "int8",
+                options=LayerOptions(signed=False),
+                observers=found.observers[name],
                 smoothing=found.smoothing[name],
             )
             quantized = {one.node for one in summary.weights if one.activation is not None}
