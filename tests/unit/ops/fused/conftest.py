@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from moir_edge.ops.fused import SWITCH
 from moir_edge.ops.reference_router import RoutedArrays, route
 from moir_edge.router import RouterConfig, TokenRouter
 
@@ -27,7 +28,7 @@ class Interpreter:
     def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("interpreted.py"))],
-            env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "TRITON_INTERPRET": "1", SWITCH: "auto", "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
