@@ -106,10 +106,10 @@ class BundleCandidate:
         images, prompts, contexts = _inputs(rows)
         inputs = model.encode(prompts, images, context=contexts)
         embeds, _ = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=False)
-        _, arrays = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=True)
+        routed, arrays = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=True)
         if arrays is None:
             raise DataError("the router saw no image or no text in any of these rows")
-        width = inputs.input_ids.shape[1]
+        width, added = inputs.input_ids.shape[1], routed - embeds
         maps = routing_maps(facts, inputs, arrays)
         return [
             RoutingRow(
@@ -118,6 +118,7 @@ class BundleCandidate:
                 margins=one.margin,
                 gates=one.gate,
                 matched=embeds[row, width - len(prompt.ids) :][np.maximum(one.indices[:, 0], 0)],
+                added=added[row, width - len(prompt.ids) :][one.positions],
             )
             for row, (one, prompt) in enumerate(zip(maps, inputs.prompts, strict=True))
         ]

@@ -69,7 +69,8 @@ def export(
     min_snr: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Inputs that int8 (fp8: less 5) would leave under this, in dB, stay float; 30 by default."
+            min=0,
+            help="Inputs that int8 (fp8: less 5) would leave under this, in dB, stay float; 30 by default.",
         ),
     ] = None,
     max_bad_rows: Annotated[
