@@ -103,4 +103,5 @@ def _best_codes(groups: _Floats) -> npt.NDArray[np.uint8]:
 
 
 def _scales(codes: npt.NDArray[np.uint8]) -> _Floats:
-    return codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    scales: _Floats = codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    return scales

@@ -42,7 +42,8 @@ class Grid:
             return np.ones_like(magnitudes)
         _, exponent = np.frexp(np.maximum(magnitudes, self.least_normal))
         # frexp gives x = m · 2^e with m in [1/2, 1)
-        return np.ldexp(1.0, exponent - 1 - self.mantissa)
+        steps: Numbers = np.ldexp(1.0, exponent - 1 - self.mantissa)
+        return steps
 
     def round(self, values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         """Return the nearest number to each value, in the storage type; values past the ends give the ends."""
