@@ -10,10 +10,12 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from moir_edge.errors import MoirEdgeError, UnsupportedError, closest
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from moir_edge.benchmarks.measure import Progress
     from moir_edge.benchmarks.schema import CandidateReport
     from moir_edge.calibration import CalibrationSettings
+    from moir_edge.export import TracedModel
 
 __all__ = ["CONFIGURATIONS", "Configuration", "Result", "main", "measure", "table"]
 
@@ -94,6 +97,8 @@ class Result:
         leading_percent: Tokens up to the first that differs, in %.
         index_percent: Router indices that are the same, in %; None without a router.
         matched_cosine: Mean cosine between the tokens that either router picked; None without a router.
+        output_db: Signal to noise of the outputs of the vision and decoder layers over the calibration data, were each
+            in INT4 by the row's method, median; None for other precisions.
         min_recovery: What the configuration must reach, in %; None for no bound.
     """
 
@@ -106,6 +111,7 @@ class Result:
     leading_percent: float
     index_percent: float | None
     matched_cosine: float | None
+    output_db: float | None
     min_recovery: float | None
 
     @property
@@ -140,10 +146,10 @@ def measure(
     from moir_edge.demo import demo_rows, write_jsonl
 
     data = write_jsonl(demo_rows("test", count=rows), folder / "data")
-    reference, bundles = _export(checkpoint, folder, configurations, calibration_rows, progress)
+    exports = _export(checkpoint, folder, configurations, calibration_rows, progress)
     report = compare(
-        reference,
-        bundles,
+        exports.reference,
+        exports.bundles,
         data,
         latency_rows=1,
         latency_repeats=1,
@@ -151,9 +157,16 @@ def measure(
         progress=progress,
     )
     return [
-        _result(configuration, candidate)
+        _result(configuration, candidate, exports.output_db.get(_method_of(configuration)))
         for configuration, candidate in zip(configurations, report.candidates[1:], strict=True)
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Exports:
+    reference: Path
+    bundles: Sequence[Path]
+    output_db: Mapping[str, float]
 
 
 def _export(
@@ -162,7 +175,7 @@ def _export(
     configurations: Sequence[Configuration],
     calibration_rows: int,
     progress: Progress | None,
-) -> tuple[Path, list[Path]]:
+) -> _Exports:
     """Trace once; return the fp32 bundle and one for each configuration."""
     from moir_edge.calibration import CalibrationSettings
     from moir_edge.demo import demo_rows, write_jsonl
@@ -187,7 +200,53 @@ def _export(
         )
         for one in configurations
     ]
-    return reference, bundles
+    methods = {_method_of(one) for one in configurations} - {""}
+    return _Exports(
+        reference=reference,
+        bundles=bundles,
+        output_db=_output_db(traced, reference, settings, methods) if methods else {},
+    )
+
+
+def _method_of(configuration: Configuration) -> str:
+    return str(configuration.options.get("int4_method", ""))
+
+
+def _output_db(
+    traced: TracedModel, folder: Path, settings: CalibrationSettings, methods: Iterable[str]
+) -> dict[str, float]:
+    """Return the median signal to noise of the outputs of INT4 layers by method, in dB."""
+    from moir_edge.calibration.layers import LayerOptions, quantize_layers
+    from moir_edge.calibration.preparation import calibrate
+
+    calibrated = calibrate(
+        traced.graphs,
+        traced.facts,
+        folder,
+        settings,
+        components=("vision", "decoder"),
+        weights_only=("vision", "decoder"),
+    )
+    found: dict[str, float] = {}
+    for method in methods:
+        summaries = [
+            quantize_layers(
+                traced.graphs[name].clone(),
+                "int4",
+                options=LayerOptions(int4_method=method),
+                observers=observers,
+            )
+            for name, observers in calibrated.observers.items()
+        ]
+        scales = [
+            one.scales
+            for summary in summaries
+            for one in summary.weights
+            if one.precision == "int4"
+        ]
+        ratios = [one.output_signal_to_noise_db for one in scales if one is not None]
+        found[method] = float(np.median([ratio for ratio in ratios if ratio is not None]))
+    return found
 
 
 def _settings_of(
@@ -196,7 +255,9 @@ def _settings_of(
     return settings if configuration.calibrated else None
 
 
-def _result(configuration: Configuration, candidate: CandidateReport) -> Result:
+def _result(
+    configuration: Configuration, candidate: CandidateReport, output_db: float | None
+) -> Result:
     recovery, tokens, routing = candidate.recovery, candidate.token_agreement, candidate.routing
     if recovery is None or tokens is None:
         raise UnsupportedError(f"{configuration.name} was not compared with the fp32 bundle")
@@ -210,6 +271,7 @@ def _result(configuration: Configuration, candidate: CandidateReport) -> Result:
         leading_percent=tokens.leading_percent,
         index_percent=None if routing is None else routing.index_percent,
         matched_cosine=None if routing is None else routing.matched_cosine,
+        output_db=output_db,
         min_recovery=configuration.min_recovery,
     )
 
@@ -221,8 +283,8 @@ def table(results: Sequence[Result]) -> str:
         results: From `measure`.
     """
     lines = [
-        "| | weights MB | recovery | same tokens | router indices | matched-token cosine |",
-        "|---|---|---|---|---|---|",
+        "| | weights MB | recovery | same tokens | router indices | matched-token cosine | INT4 layers dB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for one in results:
         cells = (
@@ -232,6 +294,7 @@ def table(results: Sequence[Result]) -> str:
             f"{one.identical_percent:.1f} %",
             "–" if one.index_percent is None else f"{one.index_percent:.2f} %",
             "–" if one.matched_cosine is None else f"{one.matched_cosine:.4f}",
+            "–" if one.output_db is None else f"{one.output_db:.1f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

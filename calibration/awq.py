@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from moir_edge.calibration.granularity import Granularity
-from moir_edge.calibration.moments import InputMoments
+from moir_edge.calibration.moments import InputMoments, sample_columns
 from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.scales import QuantizedArray, quantize_array
 from moir_edge.calibration.smoothing import apply_fold, find_fold
@@ -101,17 +101,14 @@ def migrate(
     """
     found: dict[str, Migration] = {}
     for name, uses in find_activations(graph).items():
-        moments = moments_of(name)
-        granularities = [granularity_of(use) for use in uses]
-        if moments is None or AwqQuantizer.obstacle(moments) or None in granularities:
+        layers = [(use, granularity_of(use)) for use in uses]
+        fold, moments = find_fold(uses), moments_of(name)
+        if not fold or moments is None or AwqQuantizer.obstacle(moments):
             continue
-        fold = find_fold(uses)
-        layers = [
-            (use.matrix(), kind)
-            for use, kind in zip(uses, granularities, strict=True)
-            if kind is not None
-        ]
-        best = _search(layers, moments, bits) if fold else None
+        if any(granularity is None for _, granularity in layers):
+            continue
+        samples = [(sample_columns(use.matrix()), kind) for use, kind in layers if kind is not None]
+        best = _search(samples, moments, bits)
         if best is not None:
             apply_fold(graph, fold, uses, best.factors)
             found[name] = best

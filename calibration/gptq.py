@@ -5,6 +5,9 @@ sum over rows of ‖R_ii e_i + Σ_{j<i} R_ji e_j‖², so the best integers of r
 
     t_i = w_i + Σ_{j<i} (R_ji / R_ii) e_j.
 
+Rows come in the order of falling diagonal of H, and the scales of all groups are chosen before: the authors' `act_order` with
+`static_groups`. On the demo that left less noise in the outputs than the rows as they lie with scales by their turn.
+
 Source: Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained transformers", ICLR 2023,
 algorithm 1, whose integers these are. It goes by the Cholesky factor of H⁻¹; this form of it needs no inverse: Chen et al.,
 "The geometry of LLM quantization: GPTQ as Babai's nearest plane algorithm", 2025.
@@ -22,8 +25,7 @@ from moir_edge.calibration.moments import InputMoments
 from moir_edge.calibration.scales import (
     QuantizedArray,
     integer_range,
-    quantize_groups,
-    require_finite,
+    quantize_array,
 )
 
 __all__ = ["DAMPING", "GptqQuantizer"]
@@ -51,85 +53,87 @@ class GptqQuantizer:
     def obstacle(moments: InputMoments) -> str:
         """Return why errors cannot be fed back, or nothing."""
         if moments.gram is None:
-            return "Σ x xᵀ of its input was not gathered"
+            return f"Σ x xᵀ of its {len(moments.second_moment)} input channels was not gathered"
         if not np.isfinite(moments.gram).all():
             return "Σ x xᵀ of its input is past the range of float32"
         return "" if np.trace(moments.gram) > 0 else "its input was always zero"
 
     def __call__(self, weight: Floats, granularity: Granularity, bits: int) -> QuantizedArray:
-        """Quantize (K, N) float32, the scales of a group being chosen when its turn comes.
+        """Quantize (K, N) float32.
 
         Raises:
             DataError: The weight holds a NaN or an infinity.
             ShapeError: The granularity does not fit the shape.
         """
-        require_finite(weight)
+        order, factor = self._order, self._factor
+        importance = np.empty(len(order))
+        importance[order] = np.square(np.diagonal(factor))
+        nearest = quantize_array(weight, granularity, bits, importance=importance)
         block = granularity.block_rows(weight.shape)
         # In units of the largest weight the corrections stay in range, whatever its magnitude.
         unit = np.abs(weight).max() or np.float32(1)
-        pass_ = _Pass(weight / unit, self._factor, bits)
-        for start in range(0, len(weight), block):
-            pass_.group(start, start + block)
-        scale = np.maximum(np.stack(pass_.scales) * unit, np.finfo(np.float32).tiny)
-        array = QuantizedArray(
-            values=pass_.values, scale=scale.reshape(granularity.scale_shape(weight.shape))
-        )
-        return array.measured(weight)
+        scale = nearest.scale.reshape(-1, weight.shape[1]) / unit
+        values = np.empty_like(nearest.values)
+        values[order] = _feed_back(weight[order] / unit, scale, order // block, factor, bits)
+        return QuantizedArray(values=values, scale=nearest.scale).measured(weight)
+
+    @cached_property
+    def _order(self) -> npt.NDArray[np.intp]:
+        """The rows, those of the largest activations first, (K,)."""
+        return np.argsort(-np.diagonal(self._gram), kind="stable")
 
     @cached_property
     def _factor(self) -> Floats:
-        """R, (K, K) upper triangular, of the damped H."""
-        gram = self._moments.gram
-        if gram is None:
+        """R, (K, K) upper triangular, of the damped H in the order of the rows."""
+        gram = self._gram[np.ix_(self._order, self._order)]
+        return _upper_factor(gram * (len(gram) / np.trace(gram)))
+
+    @property
+    def _gram(self) -> npt.NDArray[np.float64]:
+        if self._moments.gram is None:
             raise ValueError("GPTQ was given no Gram matrix")
-        damped = gram / np.trace(gram) * len(gram)
-        damped[np.diag_indices_from(damped)] += DAMPING
-        # Turned by 180°, the lower factor of the turned matrix is the upper factor of this one.
-        return np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1].astype(np.float32)
+        return self._moments.gram
 
 
-class _Pass:
-    """One weight on its way, (K, N) in units of its largest element."""
+def _upper_factor(gram: npt.NDArray[np.float64]) -> Floats:
+    """Return R of R Rᵀ = gram + damping, for a diagonal with a mean of 1; gram is overwritten.
 
-    def __init__(self, weight: Floats, factor: Floats, bits: int) -> None:
-        self._weight = weight
-        self._factor = factor
-        self._diagonal = np.diagonal(factor)
-        self._bits = bits
-        self._errors = np.zeros_like(weight)
-        self.values = np.empty(weight.shape, np.int8)
-        self.scales: list[Floats] = []
+    Float32 rounding of a sum over very alike channels may leave it short of positive; then it is damped more.
+    """
+    diagonal = np.diagonal(gram).copy()
+    damping = DAMPING
+    while True:
+        np.fill_diagonal(gram, diagonal + damping)
+        try:
+            # Turned by 180°, the lower factor of the turned matrix is the upper factor of this one.
+            return np.linalg.cholesky(gram[::-1, ::-1])[::-1, ::-1].astype(np.float32)
+        except np.linalg.LinAlgError:
+            damping *= 10
 
-    def group(self, start: int, stop: int) -> None:
-        """Quantize the rows that share a scale."""
-        scale = self._scale(start, stop)
-        for first in range(start, stop, _CHUNK):
-            self._chunk(first, min(first + _CHUNK, stop), scale)
-        self.scales.append(scale)
 
-    def _scale(self, start: int, stop: int) -> Floats:
-        """Choose the scale for the rows as they would best make up for all errors so far, (N,)."""
-        own = self._factor[start:stop, start:stop]
-        correction = np.linalg.solve(own.T, self._carried(start, stop))
-        weights = np.square(self._diagonal[start:stop])
-        _, scale = quantize_groups(
-            (self._weight[start:stop] + correction)[None],
-            self._bits,
-            (weights / weights.max())[None, :, None],
-        )
-        return scale[0]
+def _feed_back(
+    weight: Floats, scale: Floats, groups: npt.NDArray[np.intp], factor: Floats, bits: int
+) -> Floats:
+    """Round row by row and return the integers, (K, N).
 
-    def _carried(self, start: int, stop: int) -> Floats:
-        """Return Σ R_ji e_j over the rows j before `start`, (stop - start, N)."""
-        carried: Floats = self._factor[:start, start:stop].T @ self._errors[:start]
-        return carried
-
-    def _chunk(self, start: int, stop: int, scale: Floats) -> None:
-        lowest, highest = integer_range(self._bits)
-        carried = self._carried(start, stop)
+    Args:
+        weight: (K, N), rows in the order in which they are rounded.
+        scale: (groups, N).
+        groups: (K,), the group of each row.
+        factor: R, (K, K), in the same order.
+        bits: Of an integer.
+    """
+    lowest, highest = integer_range(bits)
+    diagonal = np.diagonal(factor)
+    errors = np.zeros_like(weight)
+    integers = np.empty_like(weight)
+    for start in range(0, len(weight), _CHUNK):
+        stop = min(start + _CHUNK, len(weight))
+        carried = factor[:start, start:stop].T @ errors[:start]
         for row in range(start, stop):
-            before = self._factor[start:row, row] @ self._errors[start:row]
-            target = self._weight[row] + (carried[row - start] + before) / self._diagonal[row]
-            integers = np.clip(np.rint(target / scale), lowest, highest)
-            self.values[row] = integers
-            self._errors[row] = self._weight[row] - integers * scale
+            before = factor[start:row, row] @ errors[start:row]
+            target = weight[row] + (carried[row - start] + before) / diagonal[row]
+            step = scale[groups[row]]
+            integers[row] = np.clip(np.rint(target / step), lowest, highest)
+            errors[row] = weight[row] - integers[row] * step
+    return integers

@@ -9,7 +9,10 @@ import numpy.typing as npt
 
 from moir_edge.calibration.observers import ActivationObserver
 
-__all__ = ["InputMoments"]
+__all__ = ["SAMPLE_COLUMNS", "InputMoments", "sample_columns"]
+
+SAMPLE_COLUMNS = 256
+"""Columns of a weight that stand for all of them where an error is only estimated."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -49,6 +52,16 @@ class InputMoments:
             weight: (K, N), a weight or an error of one.
         """
         if self.gram is None:
-            return float(self.second_moment @ np.square(weight, dtype=np.float64).sum(axis=1))
+            return float(
+                self.second_moment @ np.einsum("kn,kn->k", weight, weight, dtype=np.float64)
+            )
         product = self.gram.astype(np.float32) @ weight
         return max(float(np.einsum("kn,kn->", product, weight, dtype=np.float64)), 0.0)
+
+
+def sample_columns(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return every n-th column, (K, at most `SAMPLE_COLUMNS`): what an error of the output is estimated from.
+
+    The cost of an output grows with K² N; its columns are much alike.
+    """
+    return np.ascontiguousarray(weight[:, :: -(-weight.shape[1] // SAMPLE_COLUMNS)])

@@ -124,7 +124,7 @@ def quantize_groups(
     largest = np.abs(groups).max(axis=1)
     # A group of zeros takes the scale 1, and its integers are zeros; a denormal scale would have no digits.
     least = np.finfo(np.float32).tiny
-    unit = np.where(largest > 0, np.maximum(largest / np.float32(limit), least), np.float32(1))
+    unit: _Floats = np.where(largest > 0, np.maximum(largest / limit, least), 1).astype(np.float32)
     # In units of the plain scale no square overflows or vanishes, whatever the weight's magnitude.
     search = _Search(groups / unit[:, None], bits, row_weights)
     for ratio in _CLIP_RATIOS[bits][1:]:
@@ -197,8 +197,10 @@ def _row_weights(importance: npt.NDArray[np.float64], block: int) -> _Floats:
     """
     groups = importance.reshape(-1, block, 1)
     largest = groups.max(axis=1, keepdims=True)
-    shares = np.divide(groups, largest, out=np.ones_like(groups), where=largest > 0)
-    return shares.astype(np.float32)
+    shares: _Floats = np.divide(
+        groups, largest, out=np.ones_like(groups), where=largest > 0
+    ).astype(np.float32)
+    return shares
 
 
 def _norm(array: _Floats) -> float:

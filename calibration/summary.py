@@ -104,16 +104,25 @@ class QuantizationSummary:
             "left_out": len(self.left_out),
             "worst_relative_error": self.worst_relative_error,
             "worst_signal_to_noise_db": self.worst_signal_to_noise_db,
-            "weights": [_record(asdict(weight)) for weight in self.weights],
+            "weights": [_record(weight) for weight in self.weights],
         }
 
 
-def _record(fields: dict[str, Any]) -> dict[str, Any]:
-    """Drop what says nothing and round figures to four digits, for a report has a line per layer."""
-    return {name: _short(value) for name, value in fields.items() if value not in (None, "")}
+def _record(weight: QuantizedWeight) -> dict[str, Any]:
+    """Return one line of the report, as short as it can be: a report has one per layer, and small models are small."""
+    fields = asdict(weight)
+    scales = fields.pop("scales")
+    fields |= scales or {}
+    if weight.weight == weight.node:
+        del fields["weight"]
+    short: dict[str, Any] = _short(fields)
+    return short
 
 
 def _short(value: Any) -> Any:
+    """Round figures to four digits and drop what says nothing."""
     if isinstance(value, dict):
-        return _record(value)
+        return {name: _short(one) for name, one in value.items() if one not in (None, "")}
+    if isinstance(value, tuple):
+        return [_short(one) for one in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value

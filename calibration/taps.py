@@ -16,6 +16,7 @@ from moir_edge.errors import DataError
 from moir_edge.export.chain import TAP_PREFIX
 
 __all__ = [
+    "MAX_GRAM_CHANNELS",
     "GraphObservers",
     "add_taps",
     "find_activations",
@@ -23,6 +24,9 @@ __all__ = [
     "observe",
     "update_observers",
 ]
+
+MAX_GRAM_CHANNELS = 4096
+"""Widest activation whose Σ x xᵀ is kept: 134 MB, and seconds to factor."""
 
 GraphObservers = dict[str, ActivationObserver]
 """Name of an activation to its statistics."""
@@ -51,10 +55,16 @@ def find_activations(graph: ir.Graph, exclude: Sequence[str] = ()) -> dict[str, 
 
 
 def new_observers(graph: ir.Graph, *, gram: bool = False) -> GraphObservers:
-    """Return an empty observer for each activation of `find_activations`."""
+    """Return an empty observer for each activation of `find_activations`.
+
+    Args:
+        graph: A float graph.
+        gram: Gather Σ x xᵀ too, of activations of up to `MAX_GRAM_CHANNELS`.
+    """
+    channels = {name: uses[0].shape[0] for name, uses in find_activations(graph).items()}
     return {
-        name: ActivationObserver(uses[0].shape[0], gram=gram)
-        for name, uses in find_activations(graph).items()
+        name: ActivationObserver(count, gram=gram and count <= MAX_GRAM_CHANNELS)
+        for name, count in channels.items()
     }
 
 

@@ -128,6 +128,8 @@ class LayerMethods:
         self._method = method
         self._observers = observers
         self._migrations: dict[str, Migration] = {}
+        # Weights of one activation stand side by side: the last one's are kept.
+        self._moments: tuple[str, InputMoments | None] = ("", None)
         self._last: tuple[str, type[CalibratedQuantizer], CalibratedQuantizer] | None = None
 
     def migrate(
@@ -140,10 +142,15 @@ class LayerMethods:
             granularity_of: That of a layer whose weight becomes INT4, None for any other.
         """
         if self._method.migrates:
-            self._migrations = migrate(graph, self.moments, granularity_of)
+            self._migrations = migrate(graph, self._moments_of, granularity_of)
 
     def moments(self, activation: str) -> InputMoments | None:
         """Return the moments of an activation as it now is, or None if no data reached it."""
+        if self._moments[0] != activation:
+            self._moments = (activation, self._moments_of(activation))
+        return self._moments[1]
+
+    def _moments_of(self, activation: str) -> InputMoments | None:
         observer = self._observers.get(activation)
         if observer is None or not observer.tokens:
             return None
@@ -173,7 +180,7 @@ class LayerMethods:
     def _calibrated(
         self, activation: str, kind: type[CalibratedQuantizer] | None
     ) -> tuple[CalibratedQuantizer | None, str]:
-        """Return the quantizer of an activation's weights, the last one kept: they stand side by side."""
+        """Return the quantizer of an activation's weights, or None and the reason."""
         if self._last is not None and self._last[:2] == (activation, kind):
             return self._last[2], ""
         moments = self.moments(activation)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.calibration.grids import E2M1, E4M3
-from moir_edge.calibration.moments import InputMoments
+from moir_edge.calibration.moments import InputMoments, sample_columns
 from moir_edge.calibration.scales import QuantizedArray, integer_range
 
 __all__ = ["WeightScales", "describe_weight"]
@@ -20,18 +20,14 @@ class WeightScales:
     """Scales of one weight and what rounding to them costs.
 
     Attributes:
-        smallest: The least scale.
-        median: The middle one.
-        largest: The greatest one.
+        scale: The least, the median and the greatest scale.
         clipped_share: Share of the weights past the range of the stored numbers by more than half a step, in [0, 1].
         signal_to_noise_db: 10 log₁₀(‖w‖² / ‖w − dequantized‖²) of the weight; None where nothing was lost.
-        output_signal_to_noise_db: The same of the layer's output over the calibration data; None without their Gram
-            matrix, or where nothing was lost.
+        output_signal_to_noise_db: The same of the layer's output over the calibration data, by up to 256 of its columns;
+            None without their Gram matrix, or where nothing was lost.
     """
 
-    smallest: float
-    median: float
-    largest: float
+    scale: tuple[float, float, float]
     clipped_share: float
     signal_to_noise_db: float | None
     output_signal_to_noise_db: float | None = None
@@ -53,12 +49,11 @@ def describe_weight(
     """
     output = None
     if moments is not None and moments.gram is not None:
-        error = array.dequantized() - weight
-        output = _decibels(moments.output_power(weight), moments.output_power(error))
+        error = sample_columns(array.dequantized() - weight)
+        signal = moments.output_power(sample_columns(weight))
+        output = _decibels(signal, moments.output_power(error))
     return WeightScales(
-        smallest=float(array.step.min()),
-        median=float(np.median(array.step)),
-        largest=float(array.step.max()),
+        scale=(float(array.step.min()), float(np.median(array.step)), float(array.step.max())),
         clipped_share=_clipped_share(weight, array, bits),
         signal_to_noise_db=_decibels(1.0, array.relative_error**2),
         output_signal_to_noise_db=output,

@@ -113,6 +113,25 @@ def test_bad_component_precision(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--int4-method", "awq"], "int4 by awq needs calibration data; give --calib-data FILE"),
+        (["--int4-method", "awk"], "unknown int4 method 'awk': did you mean 'awq'?"),
+        (
+            ["--int4-method", "hqq", "--target", "rtx-40"],
+            "which TensorRT does not read; for rtx-40",
+        ),
+    ],
+)
+def test_bad_int4_method(
+    fails: Failure, demo_checkpoint: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    line = fails("export", demo_checkpoint, "-o", tmp_path / "b", "--precision", "int4", *words)
+    assert message in line
+    assert not (tmp_path / "b").exists()
+
+
 def test_checkpoint_that_is_no_vlm(fails: Failure, tmp_path: Path) -> None:
     folder = tmp_path / "bert"
     folder.mkdir()

@@ -7,7 +7,7 @@ from moir_edge.calibration import PerBlock, PerOutputChannel
 from moir_edge.calibration.gptq import DAMPING, GptqQuantizer
 from moir_edge.calibration.granularity import Granularity
 from moir_edge.calibration.moments import InputMoments
-from moir_edge.calibration.scales import quantize_array, quantize_groups
+from moir_edge.calibration.scales import quantize_array
 from moir_edge.errors import DataError
 
 ROWS, COLUMNS, BLOCK = 64, 24, 16
@@ -35,27 +35,27 @@ def _error(weight: np.ndarray, dequantized: np.ndarray, gram: np.ndarray) -> flo
     return float(np.trace(difference.T @ gram @ difference))
 
 
-def _textbook(weight: np.ndarray, gram: np.ndarray, block: int, bits: int) -> np.ndarray:
-    """Algorithm 1 of the paper, one row at a time in float64, by the inverse Hessian."""
-    work = weight.astype(np.float64)
+def _textbook(weight: np.ndarray, gram: np.ndarray, steps: np.ndarray, bits: int) -> np.ndarray:
+    """Algorithm 1 of the paper by the inverse Hessian, one row at a time in float64, rows of large inputs first.
+
+    Args:
+        weight: (K, N).
+        gram: (K, K).
+        steps: (K, N), the scale of each weight.
+        bits: Of an integer.
+    """
+    order = np.argsort(-np.diagonal(gram), kind="stable")
+    work = weight.astype(np.float64)[order]
     damped = gram + DAMPING * np.diagonal(gram).mean() * np.eye(len(gram))
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
+    upper = np.linalg.cholesky(np.linalg.inv(damped[order][:, order])).T
     integers = np.empty(weight.shape, int)
-    for i in range(len(weight)):
-        if i % block == 0:
-            rows = slice(i, i + block)
-            # What a row's error costs once the rows after it have made up for it: its share of the loss in the paper.
-            costs = 1 / np.diagonal(upper)[rows] ** 2
-            _, scales = quantize_groups(
-                work[rows].astype(np.float32)[None],
-                bits,
-                (costs / costs.max())[None, :, None].astype(np.float32),
-            )
+    limit = 2 ** (bits - 1) - 1
+    lowest = -limit - 1 if bits == 4 else -limit
+    for i, row in enumerate(order):
         for j in range(weight.shape[1]):
-            limit = 2 ** (bits - 1) - 1
-            lowest = -limit - 1 if bits == 4 else -limit
-            integers[i, j] = int(np.clip(np.round(work[i, j] / scales[0, j]), lowest, limit))
-            error = (work[i, j] - integers[i, j] * float(scales[0, j])) / upper[i, i]
+            step = float(steps[row, j])
+            integers[row, j] = int(np.clip(np.round(work[i, j] / step), lowest, limit))
+            error = (work[i, j] - integers[row, j] * step) / upper[i, i]
             work[i + 1 :, j] -= error * upper[i, i + 1 :]
     return integers
 
@@ -66,7 +66,8 @@ def _textbook(weight: np.ndarray, gram: np.ndarray, block: int, bits: int) -> np
 def test_integers_are_those_of_the_textbook(granularity: Granularity, bits: int) -> None:
     weight, gram = _weight(), _gram()
     ours = GptqQuantizer(_moments(gram))(weight, granularity, bits)
-    expected = _textbook(weight, gram, granularity.block_rows(weight.shape), bits)
+    scale = ours.scale.reshape(-1, COLUMNS)
+    expected = _textbook(weight, gram, np.repeat(scale, ROWS // len(scale), axis=0), bits)
     # Float32 against float64: a target within 1e-6 of a half step may fall to either side, and moves what follows.
     assert (ours.values == expected).mean() > 0.99
 
@@ -136,6 +137,13 @@ def test_constant_weights_stay_finite(value: float) -> None:
 def test_few_tokens_leave_a_singular_gram_usable() -> None:
     array = GptqQuantizer(_moments(_gram(tokens=5)))(_weight(), PerBlock(block_size=BLOCK), 4)
     assert np.isfinite(array.scale).all()
+
+
+def test_a_gram_short_of_positive_is_damped_more() -> None:
+    gram = np.ones((ROWS, ROWS)) + np.diag(np.linspace(-0.5, 0.5, ROWS))
+    assert np.linalg.eigvalsh(gram)[0] < -DAMPING
+    array = GptqQuantizer(_moments(gram))(_weight(), PerBlock(block_size=BLOCK), 4)
+    assert np.isfinite(array.dequantized()).all()
 
 
 def test_what_stands_in_the_way_is_said() -> None:

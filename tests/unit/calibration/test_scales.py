@@ -118,3 +118,50 @@ def test_a_nan_is_refused() -> None:
     weight[3, 3] = np.nan
     with pytest.raises(DataError, match="holds a NaN or an infinity"):
         quantize_array(weight, PerOutputChannel(), 8)
+
+
+@pytest.mark.parametrize(("bits", "granularity"), CASES)
+def test_importance_lowers_the_error_that_it_weighs(bits: int, granularity: Granularity) -> None:
+    weight = _weight(seed=5)
+    importance = np.geomspace(1e-3, 1e3, len(weight))[np.random.default_rng(2).permutation(64)]
+
+    def error(array: QuantizedArray) -> float:
+        return float(importance @ np.square(_dequantized(array) - weight).sum(axis=1))
+
+    weighted = quantize_array(weight, granularity, bits, importance=importance)
+    assert error(weighted) < error(quantize_array(weight, granularity, bits))
+
+
+def test_equal_importance_changes_nothing_nor_does_none_at_all() -> None:
+    weight, block = _weight(), PerBlock(block_size=16)
+    plain = quantize_array(weight, block, 4)
+    for importance in (np.full(64, 3.0), np.zeros(64)):
+        array = quantize_array(weight, block, 4, importance=importance)
+        assert np.array_equal(array.values, plain.values)
+        assert np.array_equal(array.scale, plain.scale)
+
+
+@pytest.mark.parametrize("factor", [2.0**-100, 2.0**100])
+@pytest.mark.parametrize(("bits", "granularity"), CASES)
+def test_scale_of_the_weight_changes_nothing(
+    bits: int, granularity: Granularity, factor: float
+) -> None:
+    plain = quantize_array(_weight(), granularity, bits)
+    scaled = quantize_array(_weight() * np.float32(factor), granularity, bits)
+    assert np.array_equal(plain.values, scaled.values)
+    assert np.array_equal(plain.scale * np.float32(factor), scaled.scale)
+    assert scaled.relative_error == pytest.approx(plain.relative_error)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 1e30, 1e-30, 1e-44])
+def test_constant_weights_stay_finite(value: float) -> None:
+    array = quantize_array(np.full((32, 4), value, np.float32), PerBlock(), 4)
+    assert (array.scale > 0).all()
+    assert np.isfinite(array.scale).all()
+    # Below the least normal float32 a scale has no digits left: the weight becomes zero.
+    assert array.relative_error < 1e-5 or value == 1e-44
+
+
+def test_error_falls_with_bits() -> None:
+    errors = [quantize_array(_weight(), PerOutputChannel(), bits).relative_error for bits in (4, 8)]
+    assert errors[1] < 0.1 * errors[0]

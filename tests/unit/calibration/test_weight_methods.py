@@ -76,13 +76,14 @@ def test_each_layer_is_reported(make_decoder: MakeDecoder, method: str) -> None:
         assert weight.method == (method if weight.precision == "int4" else eight)
         assert weight.scales is not None
         scale = tensors[f"{weight.weight}_scale"]
-        assert (weight.scales.smallest, weight.scales.largest) == (scale.min(), scale.max())
+        assert weight.scales.scale == (scale.min(), np.median(scale), scale.max())
         assert 0 <= weight.scales.clipped_share < 0.1
         assert weight.scales.signal_to_noise_db == pytest.approx(
             -20 * np.log10(weight.relative_error)
         )
     record = summary.to_dict()["weights"]
-    assert all("method" in one and "scales" in one for one in record if one["precision"] == "int4")
+    figures = {"method", "scale", "clipped_share", "signal_to_noise_db"}
+    assert all(figures <= one.keys() for one in record if one["precision"] == "int4")
 
 
 def test_data_lower_the_error_of_the_output(make_decoder: MakeDecoder) -> None:
@@ -168,7 +169,7 @@ def test_what_the_data_do_not_serve_falls_back_layer_by_layer(make_decoder: Make
 
 def test_without_the_gram_matrix_gptq_says_so(make_decoder: MakeDecoder) -> None:
     _, summary = _quantized(make_decoder(), "gptq", gram=False)
-    assert summary.weights[0].reason == "gptq: Σ x xᵀ of its input was not gathered"
+    assert summary.weights[0].reason == "gptq: Σ x xᵀ of its 64 input channels was not gathered"
 
 
 @pytest.mark.parametrize("method", METHODS)

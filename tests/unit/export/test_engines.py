@@ -223,6 +223,15 @@ def test_narrow_floats_are_refused_on_a_target_that_lacks_them(
     assert not (folder / "engines").exists()
 
 
+def test_int4_with_zero_points_is_refused(make_bundle: MakeBundle) -> None:
+    unsigned, _ = quantize(_decoder(), "int4", options=LayerOptions(int4_method="hqq"))
+    folder, manifest = make_bundle("int4")
+    onnx.save(unsigned, folder / "decoder.onnx")
+    with pytest.raises(UnsupportedError, match=r"zero points.*export with rtn, awq or gptq"):
+        build_engines(folder, manifest, "rtx-40")
+    assert not (folder / "engines").exists()
+
+
 def test_int4_is_refused_on_a_target_that_lacks_it(make_bundle: MakeBundle) -> None:
     folder, manifest = make_bundle("int4")
     with pytest.raises(UnsupportedError, match="INT4 needs SM 80 or later; rtx-20 is SM 75"):
