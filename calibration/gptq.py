@@ -72,7 +72,7 @@ class GptqQuantizer:
         block = granularity.block_rows(weight.shape)
         # In units of the largest weight the corrections stay in range, whatever its magnitude.
         unit = np.abs(weight).max() or np.float32(1)
-        scale: Floats = nearest.scale.reshape(-1, weight.shape[1]) / unit
+        scale = (nearest.scale.reshape(-1, weight.shape[1]) / unit).astype(np.float32)
         values = np.empty_like(nearest.values)
         values[order] = _feed_back(weight[order] / unit, scale, order // block, factor, bits)
         return QuantizedArray(values=values, scale=nearest.scale).measured(weight)
