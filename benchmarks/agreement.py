@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,8 @@ def routing_agreement(
     """Compare routing maps on the tokens that the reference routes.
 
     Positions alone mislead: two tokens that look alike swap places under quantization and nothing is lost. The
-    margin says how close such choices are, the matched cosine what they change.
+    margin says how close such choices are, the matched cosine what the best source changes to, and the cosine of what was
+    added what all of that does: a router that mixes several sources adds the same when two of them swap places.
 
     Args:
         maps: One per prompt.
@@ -68,7 +70,8 @@ def routing_agreement(
         routed_percent=100.0 * both / either,
         margin=_median([pair.own.margins[pair.routed] for pair in pairs]),
         reference_margin=_median([pair.ref.margins[pair.routed] for pair in pairs]),
-        matched_cosine=_mean([pair.cosines() for pair in pairs]),
+        matched_cosine=_mean([pair.cosines("matched") for pair in pairs]),
+        added_cosine=_mean([pair.cosines("added") for pair in pairs]),
     )
 
 
@@ -98,14 +101,15 @@ class _Pair:
         same = self.own.sources[self.routed, 0] == self.ref.sources[self.routed, 0]
         return np.asarray(same, dtype=np.float64)
 
-    def cosines(self) -> Floats:
-        """Per routed token that the candidate routes too, the cosine of what both fetched."""
+    def cosines(self, name: Literal["matched", "added"]) -> Floats:
+        """Per routed token that the candidate routes too, the cosine of both sides' vectors; 1 where both are zero."""
         at = self.routed & self.own_routed
-        own: Floats = self.own.matched[at].astype(np.float64)
-        ref: Floats = self.ref.matched[at].astype(np.float64)
+        own: Floats = getattr(self.own, name)[at].astype(np.float64)
+        ref: Floats = getattr(self.ref, name)[at].astype(np.float64)
+        nothing = ~own.any(axis=1) & ~ref.any(axis=1)
         norms: Floats = np.linalg.norm(own, axis=1) * np.linalg.norm(ref, axis=1)
         products: Floats = (own * ref).sum(axis=1)
-        return np.asarray(products / np.maximum(norms, _LEAST_NORM))
+        return np.where(nothing, 1.0, products / np.maximum(norms, _LEAST_NORM))
 
 
 def leading_share(tokens: tuple[int, ...], reference: tuple[int, ...]) -> float:

@@ -79,6 +79,17 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     *_int4("hqq", 98.0),
     *_int4("awq", 99.0, calibrated=True),
     *_int4("gptq", 99.0, calibrated=True),
+    # Graphs for a GPU; on this machine they are checked.
+    Configuration(
+        name="fp8",
+        precision="fp8",
+        options={"target": "jetson-thor"},
+        calibrated=True,
+        min_recovery=99.5,
+    ),
+    Configuration(
+        name="nvfp4", precision="nvfp4", options={"target": "jetson-thor"}, calibrated=True
+    ),
 )
 """Every row, in the order of the table."""
 

@@ -130,6 +130,7 @@ class RoutingAgreement(_Record):
         margin: Median similarity margin (best minus runner-up) of this candidate.
         reference_margin: The same of the reference.
         matched_cosine: Mean cosine between the embeddings of the best sources.
+        added_cosine: Mean cosine between what the routers added, all sources weighed.
     """
 
     rows: int
@@ -140,6 +141,7 @@ class RoutingAgreement(_Record):
     margin: float
     reference_margin: float
     matched_cosine: float
+    added_cosine: float
 
 
 class RouterOverhead(_Record):

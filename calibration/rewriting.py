@@ -113,10 +113,10 @@ class GraphRewriter:
     def _through_8_bits(
         self, value: ir.Value, before: ir.Node, scale: float, zero: ir.Value
     ) -> ir.Value:
-        dtype = zero.dtype
+        stored = zero.dtype or ir.DataType.UNDEFINED
         name = f"activation{len(self._activations)}"
         step = self._constant(f"{name}_scale", np.float32(scale), ir.DataType.FLOAT)
-        narrow = self._node("QuantizeLinear", [value, step, zero], before, dtype)
+        narrow = self._node("QuantizeLinear", [value, step, zero], before, stored)
         floats = self._node("DequantizeLinear", [narrow, step, zero], before, ir.DataType.FLOAT)
         narrow.shape = floats.shape = value.shape
         return floats
@@ -148,7 +148,7 @@ class GraphRewriter:
         op_type: str,
         inputs: list[ir.Value],
         before: ir.Node,
-        dtype: ir.DataType | None,
+        dtype: ir.DataType,
         attributes: dict[str, int] | None = None,
     ) -> ir.Value:
         # Short, for it stands twice in the file: on a small model names are a percent of the bytes.

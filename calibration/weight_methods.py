@@ -180,7 +180,7 @@ class LayerMethods:
     def _calibrated(
         self, activation: str, kind: type[CalibratedQuantizer] | None
     ) -> tuple[CalibratedQuantizer | None, str]:
-        """Return the quantizer of an activation's weights, the last one kept: they stand side by side."""
+        """Return the quantizer of an activation's weights, or None and the reason."""
         if self._last is not None and self._last[:2] == (activation, kind):
             return self._last[2], ""
         moments = self.moments(activation)

@@ -115,6 +115,7 @@ class RoutingRow:
         margins: (tokens,) float32, best minus runner-up similarity.
         gates: (tokens,) float32, 0 for a token that was left as it was.
         matched: (tokens, hidden) float32, the embedding of the best source as it entered the router.
+        added: (tokens, hidden) float32, what the router added to each token, all its sources weighed.
     """
 
     positions: NDArray[np.int64]
@@ -122,6 +123,7 @@ class RoutingRow:
     margins: NDArray[np.float32]
     gates: NDArray[np.float32]
     matched: NDArray[np.float32] = field(repr=False)
+    added: NDArray[np.float32] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -276,10 +276,13 @@ def _routing_row(routing: Any, row: int, padding: int, embeddings: Any) -> Routi
     valid = np.concatenate([image >= 0, routing.text_mask[row].numpy()])
     output = routing.output
     sources = output.indices[row].numpy()[valid]
+    positions = np.concatenate([image, text])[valid]
+    added = (output.inputs_embeds[row] - embeddings[row]).float().numpy()
     return RoutingRow(
-        positions=np.concatenate([image, text])[valid] - padding,
+        positions=positions - padding,
         sources=np.where(sources >= 0, sources - padding, -1),
         margins=output.margin[row].numpy()[valid],
         gates=output.gate[row].numpy()[valid],
         matched=embeddings[row].numpy()[np.maximum(sources[:, 0], 0)],
+        added=added[positions],
     )

@@ -47,6 +47,7 @@ def routing_row(seed: int = 0, *, swap: bool = False) -> RoutingRow:
         margins=np.full(6, 0.5, np.float32),
         gates=np.array([1, 1, 1, 1, 0, 0], np.float32),
         matched=vectors,
+        added=vectors[::-1].copy(),
     )
 
 

@@ -36,6 +36,18 @@ def test_a_map_agrees_with_itself() -> None:
     assert agreement.routed_percent == 100.0
     assert agreement.margin == agreement.reference_margin == 0.5
     assert agreement.matched_cosine == pytest.approx(1.0, abs=EXACT)
+    assert agreement.added_cosine == pytest.approx(1.0, abs=EXACT)
+
+
+def test_routers_that_add_nothing_add_the_same() -> None:
+    reference = routing_row()
+    nothing = replace(reference, added=np.zeros_like(reference.added))
+    agreement = routing_agreement([nothing], [nothing])
+    assert agreement is not None
+    assert agreement.added_cosine == 1.0
+    one_sided = routing_agreement([nothing], [reference])
+    assert one_sided is not None
+    assert one_sided.added_cosine == 0.0
 
 
 def test_routing_agreement_by_hand() -> None:
@@ -48,13 +60,16 @@ def test_routing_agreement_by_hand() -> None:
     gates[3], gates[4] = 0, 1  # one token routed by the reference only, one by the candidate only
     matched = reference.matched.copy()
     matched[2] = -matched[2]
-    own = replace(reference, sources=sources, gates=gates, matched=matched)
+    added = reference.added.copy()
+    added[1] = -added[1]
+    own = replace(reference, sources=sources, gates=gates, matched=matched, added=added)
     agreement = routing_agreement([own], [reference])
     assert agreement is not None
     assert agreement.index_percent == pytest.approx(100 * (1 + 0.5 + 0 + 1) / 4, abs=EXACT)
     assert agreement.best_index_percent == pytest.approx(50.0, abs=EXACT)
     assert agreement.routed_percent == pytest.approx(100 * 3 / 5, abs=EXACT)
     assert agreement.matched_cosine == pytest.approx((1 + 1 - 1) / 3, abs=EXACT)
+    assert agreement.added_cosine == pytest.approx((1 - 1 + 1) / 3, abs=EXACT)
 
 
 def test_nothing_routed_and_other_tokens() -> None:

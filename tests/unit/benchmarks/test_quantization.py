@@ -34,11 +34,12 @@ RESULT = Result(
 
 @pytest.mark.parametrize("one", CONFIGURATIONS, ids=lambda one: one.name)
 def test_every_row_is_an_export_that_is_taken(one: quantization.Configuration) -> None:
+    target = str(one.options.get("target", "cpu"))
     overrides = one.options.get("component_precision")
     components = ("vision", "embedding", "router", "decoder")
-    plan = plan_precisions(components, "cpu", one.precision, overrides)
+    plan = plan_precisions(components, target, one.precision, overrides)
     wanted = one.options.get("int4_method")
-    method = choose_int4_method(plan, "cpu", wanted, has_data=one.calibrated)
+    method = choose_int4_method(plan, target, wanted, has_data=one.calibrated)
     calibrated_components(plan, has_data=one.calibrated, int4_method=method)
 
 

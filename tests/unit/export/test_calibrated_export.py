@@ -287,7 +287,7 @@ def test_narrow_floats(
     layers = _in(report["decoder"], precision)
     assert len(layers) == 10
     for layer in layers:
-        assert layer["scales"]["smallest"] > 0
+        assert layer["scales"]["scale"][0] > 0
         assert layer["scales"]["clipped_share"] < 0.1
         assert layer["scales"]["signal_to_noise_db"] > (28 if precision == "fp8" else 17)
         assert ("activation" in layer) == (precision == "fp8")

@@ -85,6 +85,7 @@ def test_routing_maps_are_the_same_without_padding(
         assert routed.any()
         # float32 kernels of torch and ONNX Runtime sum in another order
         np.testing.assert_allclose(own.matched[routed], exported.matched[routed], atol=1e-4)
+        np.testing.assert_allclose(own.added, exported.added, atol=1e-4)
         np.testing.assert_allclose(own.margins, exported.margins, atol=1e-4)
 
 
