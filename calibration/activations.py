@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from moir_edge.calibration.formats import LayerFormat
+from moir_edge.calibration.grids import Grid
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.ranges import (
-    LEVELS,
     CalibrationMethod,
     clipped_share,
     find_range,
@@ -30,7 +31,8 @@ class ActivationScales:
     Args:
         observers: Statistics by name of the activation.
         method: How ranges are chosen, see `moir_edge.calibration.ranges.find_range`.
-        min_snr_db: An activation that 8 bits would leave with less signal to noise gets no scale.
+        min_snr_db: An activation that 8 bits would leave with less signal to noise gets no scale; for a float format less
+            the allowance that it has.
         smoothing: SmoothQuant exponents by activation, for the summary only.
     """
 
@@ -46,31 +48,34 @@ class ActivationScales:
         self._method = method
         self._min_snr_db = min_snr_db
         self._smoothing = smoothing
-        self._scales: dict[str, ActivationScale] = {}
+        self._scales: dict[tuple[str, Grid], ActivationScale] = {}
 
-    def of(self, use: WeightUse) -> tuple[ActivationScale | None, str]:
-        """Return the scale of a node's activation, or None and the reason why it stays float.
+    def of(self, use: WeightUse, format_: LayerFormat) -> tuple[ActivationScale | None, str]:
+        """Return the scale of a node's activation, or None and the reason, empty where the format asks for none.
 
         Raises:
             UnsupportedError: An unknown method.
         """
-        name = use.activation
+        name, grid = use.activation, format_.activation
+        if grid is None:
+            return None, ""
         if name not in self._observers or not self._observers[name].tokens:
             return None, "the calibration data never reached it"
-        if name not in self._scales:
-            self._scales[name] = self._choose(name)
-        scale = self._scales[name]
-        ratio = scale.signal_to_noise_db
-        if ratio is not None and ratio < self._min_snr_db:
-            return None, f"8 bits would leave its input under {self._min_snr_db:g} dB"
+        if (name, grid) not in self._scales:
+            self._scales[name, grid] = self._choose(name, grid)
+        scale = self._scales[name, grid]
+        ratio, least = scale.signal_to_noise_db, self._min_snr_db - format_.snr_allowance_db
+        if ratio is not None and ratio < least:
+            return None, f"8 bits would leave its input under {least:g} dB"
         return scale, ""
 
-    def _choose(self, name: str) -> ActivationScale:
+    def _choose(self, name: str, grid: Grid) -> ActivationScale:
         observer = self._observers[name]
-        limit = find_range(observer, self._method)
+        limit = find_range(observer, self._method, grid)
+        ratio = signal_to_noise_db(observer, limit, grid) if observer.largest else None
         return ActivationScale(
-            scale=limit / LEVELS,
+            scale=limit / grid.largest,
             clipped_share=clipped_share(observer, limit),
-            signal_to_noise_db=signal_to_noise_db(observer, limit) if observer.largest else None,
+            signal_to_noise_db=ratio,
             smoothing=self._smoothing.get(name),
         )

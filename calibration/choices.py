@@ -57,9 +57,10 @@ def choose_layer(
     if use.kind == "table":
         return _fixed(precision, "token tables take one INT8 scale per token")
     if is_head(use.node) and named is None:
-        return _fixed(precision, _HEAD[format_.activation])
-    if format_.blocks and use.shape[0] % block_size:
-        why = f"K = {use.shape[0]} is no multiple of the block size {block_size}"
+        return _fixed(precision, _HEAD[format_.activation is not None])
+    size = format_.block_size or block_size
+    if format_.blocks and use.shape[0] % size:
+        why = f"K = {use.shape[0]} is no multiple of the block size {size}"
         return LayerChoice(format=get_format(format_.fallback), reason=why)
     return LayerChoice(format=format_, reason="chosen by name" if named else "")
 

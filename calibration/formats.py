@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from moir_edge.calibration.granularity import Granularity, PerBlock, PerOutputChannel
+from moir_edge.calibration.grids import E2M1, E4M3, INT8, Grid
 from moir_edge.errors import UnsupportedError, closest
 
 __all__ = ["FORMATS", "LayerFormat", "get_format"]
@@ -21,7 +22,10 @@ class LayerFormat:
         bits: Of a weight.
         storage: ONNX type of the weight.
         blocks: Whether a block of rows shares a scale, rather than the whole column.
-        activation: Whether the activation passes through the same number of bits, which needs calibration data.
+        block_size: Rows per scale where the format fixes them; 0 leaves them to the caller.
+        activation: What the activation passes through, which needs calibration data; None leaves it float.
+        snr_allowance_db: How far under the asked signal to noise an activation may stay.
+        opset: Least one that has the form.
         fallback: Precision of a layer that this one cannot hold, or whose activation it would spoil.
     """
 
@@ -29,12 +33,22 @@ class LayerFormat:
     bits: int
     storage: ir.DataType
     blocks: bool = False
-    activation: bool = False
+    block_size: int = 0
+    activation: Grid | None = None
+    snr_allowance_db: float = 0.0
     fallback: str = "fp32"
+    opset: int = 21
+
+    @property
+    def is_float(self) -> bool:
+        """Whether weights are stored as floats rather than as integers."""
+        return self.storage.is_floating_point()
 
     def granularity(self, block_size: int) -> Granularity:
-        """Return which weights share a scale."""
-        return PerBlock(block_size=block_size) if self.blocks else PerOutputChannel()
+        """Return which weights share a scale, in blocks of `block_size` unless the format fixes them."""
+        if not self.blocks:
+            return PerOutputChannel()
+        return PerBlock(block_size=self.block_size or block_size)
 
 
 FORMATS: dict[str, LayerFormat] = {
@@ -45,7 +59,7 @@ FORMATS: dict[str, LayerFormat] = {
             precision="int8",
             bits=8,
             storage=ir.DataType.INT8,
-            activation=True,
+            activation=INT8,
             fallback="int8-weight-only",
         ),
         LayerFormat(
@@ -54,6 +68,25 @@ FORMATS: dict[str, LayerFormat] = {
             storage=ir.DataType.INT4,
             blocks=True,
             fallback="int8-weight-only",
+        ),
+        LayerFormat(
+            precision="fp8",
+            bits=8,
+            storage=E4M3.storage,
+            activation=E4M3,
+            # Three bits of mantissa leave 29 to 35 dB to any value in range: only what underflows is to be found.
+            snr_allowance_db=5.0,
+            # The same bytes, and a quarter of the error where no activation has to match.
+            fallback="int8-weight-only",
+        ),
+        LayerFormat(
+            precision="nvfp4",
+            bits=4,
+            storage=E2M1.storage,
+            blocks=True,
+            block_size=16,
+            fallback="int8-weight-only",
+            opset=23,
         ),
     )
 }

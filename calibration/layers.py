@@ -1,6 +1,6 @@
 """The one pass that quantizes a traced graph, layer by layer, to standard QDQ.
 
-Only standard operators of opset 21 are used, so one file serves ONNX Runtime and TensorRT. TensorRT takes an integer
+Only standard operators of opset 21 are used, of opset 23 where a weight is a float of four bits, so one file serves ONNX Runtime and TensorRT. TensorRT takes an integer
 constant only directly before its `DequantizeLinear`, and ONNX Runtime fuses only `DequantizeLinear` → `MatMul` on a
 (K, N) weight: both decide the forms below.
 
@@ -14,21 +14,29 @@ constant only directly before its `DequantizeLinear`, and ONNX Runtime fuses onl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import onnx_ir as ir
 
 from moir_edge.calibration.activations import MIN_SNR_DB, ActivationScales
-from moir_edge.calibration.choices import choose_layer
+from moir_edge.calibration.choices import LayerChoice, choose_layer
+from moir_edge.calibration.floats import quantize_float
 from moir_edge.calibration.formats import FORMATS, LayerFormat, get_format
-from moir_edge.calibration.granularity import PerBlock
+from moir_edge.calibration.granularity import Granularity, PerBlock
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses
 from moir_edge.calibration.ranges import CalibrationMethod
-from moir_edge.calibration.rewriting import GraphRewriter, require_opset
+from moir_edge.calibration.rewriting import GraphRewriter, WeightQuantizer, require_opset
+from moir_edge.calibration.scales import quantize_array
 from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight
+from moir_edge.calibration.weight_methods import LayerMethods, MethodChoice, get_method
+from moir_edge.calibration.weight_report import describe_weight
 
 __all__ = ["LayerOptions", "quantize_layers"]
+
+# The version of the file format that came with an opset.
+_IR_VERSIONS = {23: 11}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +44,7 @@ class LayerOptions:
     """How layers are quantized, whatever their precision.
 
     Attributes:
-        block_size: Rows per scale of block formats: 16, 32, 64, 128 or 256.
+        block_size: Rows per scale of ``int4``: 16, 32, 64, 128 or 256; ``nvfp4`` has 16.
         method: How ranges of activations are chosen, see `moir_edge.calibration.ranges.find_range`.
         signed: int8 activations with zero point 0, which TensorRT asks for; else the same grid as uint8 with 128, in
             which ONNX Runtime is several times faster on x86-64.
@@ -44,6 +52,7 @@ class LayerOptions:
         exclude: Names, or patterns as ``*.lm_head.*``, of nodes and initializers to leave in float32.
         precisions: Precision by name or pattern of a node or initializer, ``fp32`` among them, in place of the
             graph's; the first that matches holds.
+        int4_method: How INT4 weights are found: a name of `moir_edge.calibration.weight_methods.METHODS`.
     """
 
     block_size: int = 32
@@ -52,8 +61,10 @@ class LayerOptions:
     min_snr_db: float = MIN_SNR_DB
     exclude: Sequence[str] = ()
     precisions: Mapping[str, str] = field(default_factory=dict)
+    int4_method: str = "rtn"
 
     def __post_init__(self) -> None:
+        get_method(self.int4_method)
         PerBlock(block_size=self.block_size)
         for precision in self.precisions.values():
             if precision != "fp32":
@@ -97,13 +108,16 @@ def quantize_layers(
         min_snr_db=options.min_snr_db,
         smoothing=smoothing or {},
     )
-    layers = _Layers(GraphRewriter(model.graph), precision, options, scales)
+    methods = LayerMethods(get_method(options.int4_method), observers or {})
+    layers = _Layers(GraphRewriter(model.graph), precision, options, scales, methods)
+    methods.migrate(model.graph, layers.int4_granularity)
     entries = tuple(layers.quantize(use) for use in find_weight_uses(model.graph))
     layers.rewriter.remove_unused()
+    _raise_opset(model, entries)
     return QuantizationSummary(
         precision=precision,
         method=_method(entries, options),
-        block_size=options.block_size if any(_in_blocks(entry) for entry in entries) else 0,
+        block_size=_block_size(entries, options),
         weights=entries,
     )
 
@@ -116,60 +130,100 @@ class _Layers:
     precision: str
     options: LayerOptions
     scales: ActivationScales
+    methods: LayerMethods
+
+    def int4_granularity(self, use: WeightUse) -> Granularity | None:
+        """Return which weights of a layer share a scale if it becomes INT4, None if it does not."""
+        format_ = self._choose(use).format
+        if format_ is None or format_.storage != ir.DataType.INT4:
+            return None
+        return format_.granularity(self.options.block_size)
 
     def quantize(self, use: WeightUse) -> QuantizedWeight:
         """Rewrite one layer and say what became of it."""
-        choice = choose_layer(
+        choice = self._choose(use)
+        if choice.format is None:
+            return _entry(use, "fp32", reason=choice.reason)
+        format_, activation, reason = self._activation(use, choice.format)
+        if activation is not None and format_.activation is not None:
+            self.rewriter.quantize_activation(
+                use, activation.scale, grid=format_.activation, signed=self.options.signed
+            )
+        method = self._method(use, format_)
+        entry = _entry(use, format_.precision, reason=reason or choice.reason or method.reason)
+        return replace(
+            entry,
+            activation=activation,
+            method=method.name,
+            migration=method.alpha,
+            **self._store(use, format_, method.quantizer),
+        )
+
+    def _store(
+        self, use: WeightUse, format_: LayerFormat, quantizer: WeightQuantizer
+    ) -> dict[str, Any]:
+        """Quantize the weight and return the figures on it."""
+        granularity = format_.granularity(self.options.block_size)
+        weight, moments = use.matrix(), self.methods.moments(use.activation)
+        array = self.rewriter.quantize_weight(use, format_, granularity, quantizer)
+        scales = describe_weight(weight, array, format_.bits, moments)
+        return {"relative_error": array.relative_error, "scales": scales}
+
+    def _choose(self, use: WeightUse) -> LayerChoice:
+        return choose_layer(
             use,
             self.precision,
             block_size=self.options.block_size,
             exclude=self.options.exclude,
             precisions=self.options.precisions,
         )
-        if choice.format is None:
-            return _entry(use, "fp32", reason=choice.reason)
-        format_, activation, reason = self._activation(use, choice.format)
-        if activation is not None:
-            self.rewriter.quantize_activation(use, activation.scale, signed=self.options.signed)
-        granularity = format_.granularity(self.options.block_size)
-        array = self.rewriter.quantize_weight(use, format_, granularity)
-        return _entry(
-            use, format_.precision, array.relative_error, reason or choice.reason, activation
+
+    def _method(self, use: WeightUse, format_: LayerFormat) -> MethodChoice:
+        if format_.storage == ir.DataType.INT4:
+            return self.methods.of(use)
+        return MethodChoice(
+            name="rtn", quantizer=quantize_float if format_.is_float else quantize_array
         )
 
     def _activation(
         self, use: WeightUse, format_: LayerFormat
     ) -> tuple[LayerFormat, ActivationScale | None, str]:
         """Return the format that the activation allows, its scale, and the reason for another format."""
-        if not format_.activation:
-            return format_, None, ""
-        scale, reason = self.scales.of(use)
-        return (get_format(format_.fallback) if scale is None else format_), scale, reason
+        scale, reason = self.scales.of(use, format_)
+        return (get_format(format_.fallback) if reason else format_), scale, reason
 
 
 def _method(entries: Sequence[QuantizedWeight], options: LayerOptions) -> str:
-    if any(entry.activation is not None for entry in entries):
-        return f"static, ranges by {options.method}"
-    return "weights only, no data"
+    """Name how scales were found: of activations, and of INT4 weights."""
+    static = any(entry.activation is not None for entry in entries)
+    parts = [f"static, ranges by {options.method}" if static else "weights only"]
+    blocks = sorted({entry.method for entry in entries if entry.precision == "int4"})
+    return ", ".join(parts + [f"int4 by {' and '.join(blocks)}"] * bool(blocks))
 
 
-def _in_blocks(entry: QuantizedWeight) -> bool:
-    return entry.precision in FORMATS and FORMATS[entry.precision].blocks
+def _formats(entries: Sequence[QuantizedWeight]) -> list[LayerFormat]:
+    return [FORMATS[entry.precision] for entry in entries if entry.precision in FORMATS]
 
 
-def _entry(
-    use: WeightUse,
-    precision: str,
-    error: float = 0.0,
-    reason: str = "",
-    activation: ActivationScale | None = None,
-) -> QuantizedWeight:
+def _block_size(entries: Sequence[QuantizedWeight], options: LayerOptions) -> int:
+    """Return the longest block of a format in blocks, 0 where there is none."""
+    sizes = [one.block_size or options.block_size for one in _formats(entries) if one.blocks]
+    return max(sizes, default=0)
+
+
+def _raise_opset(model: ir.Model, entries: Sequence[QuantizedWeight]) -> None:
+    """Let the graph be of the least opset that has its formats; what it holds means the same in 21 and 23."""
+    needed = max((one.opset for one in _formats(entries)), default=0)
+    if needed > model.opset_imports[""]:
+        model.opset_imports[""] = needed
+        model.ir_version = max(model.ir_version, _IR_VERSIONS[needed])
+
+
+def _entry(use: WeightUse, precision: str, *, reason: str) -> QuantizedWeight:
     return QuantizedWeight(
         node=use.node.name or "",
         weight=use.name,
         shape=use.shape,
         precision=precision,
-        relative_error=error,
         reason=reason,
-        activation=activation,
     )

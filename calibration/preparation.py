@@ -47,6 +47,7 @@ def calibrate(
     settings: CalibrationSettings,
     *,
     components: Collection[str],
+    weights_only: Collection[str] = (),
     progress: Progress | None = None,
 ) -> CalibratedGraphs:
     """Smooth the named components unless that is off, and gather statistics over the data.
@@ -56,7 +57,8 @@ def calibrate(
         facts: The model's facts.
         processor_folder: Holds tokenizer and processor, as a bundle or a checkpoint does.
         settings: Data and methods.
-        components: Those whose activations will be quantized.
+        components: Those whose weights or activations will be quantized by what is seen.
+        weights_only: Those among them whose activations stay float: they are not smoothed, and Σ x xᵀ is gathered.
         progress: Called as ``progress("calibrate", done, total)``.
 
     Raises:
@@ -65,16 +67,19 @@ def calibrate(
     """
     if settings.evaluation is not None:
         refuse_overlap(settings.data, settings.evaluation)
-    run = _Run(facts, Processor(processor_folder, facts), settings, tuple(components), progress)
+    grams = {name: name in weights_only for name in components}
+    smoothed = [name for name in components if name not in weights_only]
+    run = _Run(facts, Processor(processor_folder, facts), settings, progress)
     smoothing: dict[str, dict[str, float]] = {}
     prepared = dict(graphs)
-    if settings.smoothing != "off":
-        first, _ = run.collect(graphs, min(settings.rows, _SMOOTHING_ROWS), "smooth")
+    if settings.smoothing != "off" and smoothed:
+        few = min(settings.rows, _SMOOTHING_ROWS)
+        first, _ = run.collect(graphs, dict.fromkeys(smoothed, False), few, "smooth")
         alpha = None if isinstance(settings.smoothing, str) else settings.smoothing
-        for name in components:
+        for name in smoothed:
             prepared[name] = graphs[name].clone()
             smoothing[name] = smooth(prepared[name], first[name], alpha=alpha)
-    observers, rows = run.collect(prepared, settings.rows, "calibrate")
+    observers, rows = run.collect(prepared, grams, settings.rows, "calibrate")
     return CalibratedGraphs(
         graphs=prepared,
         observers=observers,
@@ -94,11 +99,14 @@ class _Run:
     facts: ModelFacts
     processor: Processor
     settings: CalibrationSettings
-    components: tuple[str, ...]
     progress: Progress | None
 
     def collect(
-        self, graphs: Mapping[str, ir.Model], limit: int, stage: str
+        self,
+        graphs: Mapping[str, ir.Model],
+        components: Mapping[str, bool],
+        limit: int,
+        stage: str,
     ) -> tuple[dict[str, GraphObservers], CalibrationRows]:
         settings = self.settings
         rows = CalibrationRows(
@@ -108,7 +116,7 @@ class _Run:
             graphs,
             self.facts,
             rows,
-            components=dict.fromkeys(self.components, False),
+            components=components,
             decode_steps=settings.decode_steps,
             limit=limit,
             cache=settings.cache,

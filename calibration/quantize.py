@@ -30,12 +30,12 @@ def quantize(
 
     Args:
         model: Any ONNX model of opset 21 or later with float32 weights; not changed.
-        precision: ``int8``, ``int8-weight-only`` or ``int4``.
-        observers: Statistics of the model's activations from `moir_edge.calibration.observe`, for ``int8``.
+        precision: One of `moir_edge.calibration.formats.FORMATS`.
+        observers: Statistics of the model's activations from `moir_edge.calibration.observe`, for ``int8`` and ``fp8``.
         options: Block size, ranges, layers to leave out or to give another precision.
 
     Raises:
-        UnsupportedError: Another precision, an opset under 21, or ``int8`` without statistics.
+        UnsupportedError: Another precision, an opset under 21, or ``int8`` or ``fp8`` without statistics.
     """
     if get_format(precision).activation and observers is None:
         raise UnsupportedError(

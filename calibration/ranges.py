@@ -1,4 +1,7 @@
-"""From a histogram of magnitudes to the range that an 8-bit scale covers: min-max, percentile, entropy and MSE."""
+"""From a histogram of magnitudes to the range that an 8-bit scale covers: min-max, percentile, entropy and MSE.
+
+For the float E4M3 as for INT8; a float has its own exponent, so that its error hangs little on the range as long as nothing is clipped.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from moir_edge.calibration.grids import INT8, Grid
 from moir_edge.calibration.observers import BINS, ActivationObserver
 from moir_edge.errors import UnsupportedError, closest
 
@@ -25,7 +29,7 @@ CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 """The ways to choose a range."""
 
 LEVELS = 127
-"""Positive integers of a symmetric 8-bit scale: range = LEVELS × scale."""
+"""Positive integers of a symmetric INT8 scale: range = LEVELS × scale."""
 
 PERCENTILE = 99.99
 """Share of the magnitudes, in %, that `percentile` covers."""
@@ -36,16 +40,17 @@ _TINY = 1e-10
 Counts = npt.NDArray[np.float64]
 
 
-def find_range(observer: ActivationObserver, method: CalibrationMethod) -> float:
-    """Return the largest magnitude that a symmetric 8-bit scale should represent.
+def find_range(observer: ActivationObserver, method: CalibrationMethod, grid: Grid = INT8) -> float:
+    """Return the largest magnitude that a symmetric 8-bit scale should represent: range = grid.largest × scale.
 
     Args:
         observer: Statistics of the activation.
         method: `minmax` takes the largest magnitude; `percentile` the one that 99.99 % do not pass; `entropy`
             loses least information (Kullback-Leibler); `mse` has the least expected squared error.
+        grid: The numbers that a value is rounded to.
 
     Returns:
-        A positive range, at most the largest magnitude; 127, whose scale is 1, if all values were zero.
+        A positive range, at most the largest magnitude; the grid's, whose scale is 1, if all values were zero.
 
     Raises:
         UnsupportedError: Another method.
@@ -55,10 +60,10 @@ def find_range(observer: ActivationObserver, method: CalibrationMethod) -> float
             f"unknown calibration method {method!r}: {closest(method, CALIBRATION_METHODS)}"
         )
     if observer.largest == 0:
-        return float(LEVELS)
-    found = _METHODS[method](observer)
+        return grid.largest
+    found = _METHODS[method](observer, grid)
     # Below the least normal float32 a scale would lose its digits, or vanish.
-    least = LEVELS * float(np.finfo(np.float32).tiny)
+    least = grid.largest * float(np.finfo(np.float32).tiny)
     return max(min(found, observer.largest), least)
 
 
@@ -71,20 +76,22 @@ def clipped_share(observer: ActivationObserver, limit: float) -> float:
     return float(observer.counts[edges >= limit].sum() / total)
 
 
-def signal_to_noise_db(observer: ActivationObserver, limit: float) -> float:
+def signal_to_noise_db(observer: ActivationObserver, limit: float, grid: Grid = INT8) -> float:
     """Return 10 log₁₀(Σ x² / Σ error²) under a range, from the histogram; infinite for no error."""
     counts, centres = _binned(observer)
     signal = float((counts * centres**2).sum())
-    noise = float((counts * _squared_error(centres, limit)).sum())
+    noise = float((counts * _squared_error(centres, limit, grid)).sum())
     return 10 * float(np.log10(signal / noise)) if observer.largest > 0 else float("inf")
 
 
-def _largest(observer: ActivationObserver) -> float:
+def _largest(observer: ActivationObserver, grid: Grid) -> float:
+    del grid
     return observer.largest
 
 
-def _percentile(observer: ActivationObserver) -> float:
+def _percentile(observer: ActivationObserver, grid: Grid) -> float:
     """Interpolate within the bin in which the share is reached."""
+    del grid
     cumulated = np.cumsum(observer.counts)
     wanted = cumulated[-1] * PERCENTILE / 100
     index = int(np.searchsorted(cumulated, wanted))
@@ -93,7 +100,7 @@ def _percentile(observer: ActivationObserver) -> float:
     return float((index + part) * observer.bin_width)
 
 
-def _least_squares(observer: ActivationObserver) -> float:
+def _least_squares(observer: ActivationObserver, grid: Grid) -> float:
     """Try evenly spaced ranges up to the largest magnitude.
 
     Source: the objective of Banner et al., "Post training 4-bit quantization of convolutional networks",
@@ -101,43 +108,52 @@ def _least_squares(observer: ActivationObserver) -> float:
     """
     counts, centres = _binned(observer)
     limits = observer.largest * np.arange(1, _CANDIDATES + 1) / _CANDIDATES
-    errors = [float((counts * _squared_error(centres, limit)).sum()) for limit in limits]
+    errors = [float((counts * _squared_error(centres, limit, grid)).sum()) for limit in limits]
     return float(limits[int(np.argmin(errors))])
 
 
-def _squared_error(magnitudes: Counts, limit: float) -> Counts:
+def _squared_error(magnitudes: Counts, limit: float, grid: Grid) -> Counts:
     """Return the expected squared error per magnitude: rounding inside the range, clipping outside.
 
-    Rounding is uniform, step² / 12; below half a step a value becomes zero and loses itself.
+    Rounding is uniform, step² / 12; below half the least step a value becomes zero and loses itself.
     """
-    step = limit / LEVELS
-    inside = np.where(magnitudes < step / 2, magnitudes**2, step**2 / 12)
+    scale = limit / grid.largest
+    step = scale * grid.step(np.minimum(magnitudes / scale, grid.largest))
+    least = scale * float(grid.step(np.zeros(1))[0])
+    inside = np.where(magnitudes < least / 2, magnitudes**2, step**2 / 12)
     clipped: Counts = np.where(magnitudes > limit, (magnitudes - limit) ** 2, inside)
     return clipped
 
 
-def _entropy(observer: ActivationObserver) -> float:
+def _entropy(observer: ActivationObserver, grid: Grid) -> float:
     """Take the range whose 8-bit histogram diverges least from the clipped one.
 
     Source: Migacz, "8-bit inference with TensorRT", GTC 2017: P is the histogram up to the range with what lies
-    beyond added to its last bin, Q the same bins without it, averaged over 128 levels where P is not empty.
+    beyond added to its last bin, Q the same bins without it, averaged over the grid's levels where P is not empty.
     """
     counts = observer.counts.astype(np.float64)
     used = int(np.flatnonzero(counts)[-1]) + 1
-    ends = np.unique(np.linspace(min(LEVELS + 1, used), used, _CANDIDATES).astype(int))
-    divergences = [_divergence(counts, int(end)) for end in ends]
+    ends = np.unique(np.linspace(min(grid.levels, used), used, _CANDIDATES).astype(int))
+    divergences = [_divergence(counts, _levels(int(end), grid)) for end in ends]
     return float(ends[int(np.argmin(divergences))] * observer.bin_width)
 
 
-def _divergence(counts: Counts, end: int) -> float:
-    """Return KL(P ‖ Q) for a range of `end` bins."""
+def _levels(end: int, grid: Grid) -> npt.NDArray[np.int64]:
+    """Return the level of each of `end` bins when they make up the range."""
+    if grid.mantissa is None:
+        return np.arange(end) * grid.levels // end
+    return grid.level((np.arange(end) + 0.5) / end * grid.largest)
+
+
+def _divergence(counts: Counts, levels: npt.NDArray[np.int64]) -> float:
+    """Return KL(P ‖ Q) for a range of as many bins as `levels` has."""
+    end, size = len(levels), int(levels.max()) + 1
     inside = counts[:end]
     reference = inside.copy()
     reference[-1] += counts[end:].sum()
     present = inside > 0
-    levels = np.arange(end) * (LEVELS + 1) // end
-    sums = np.bincount(levels, inside, LEVELS + 1)
-    members = np.bincount(levels, present, LEVELS + 1)
+    sums = np.bincount(levels, inside, size)
+    members = np.bincount(levels, present, size)
     spread = np.divide(sums, members, out=np.zeros_like(sums), where=members > 0)
     quantized = np.where(present, spread[levels], 0.0)
     p = reference / reference.sum()
@@ -153,7 +169,7 @@ def _binned(observer: ActivationObserver) -> tuple[Counts, Counts]:
     return observer.counts[filled].astype(np.float64), centres
 
 
-_METHODS: dict[str, Callable[[ActivationObserver], float]] = {
+_METHODS: dict[str, Callable[[ActivationObserver, Grid], float]] = {
     "minmax": _largest,
     "percentile": _percentile,
     "entropy": _entropy,

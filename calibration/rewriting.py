@@ -1,4 +1,4 @@
-"""Edit a graph: float weights become integers behind `DequantizeLinear`, activations pass through 8 bits."""
+"""Edit a graph: float weights become narrow numbers behind `DequantizeLinear`, activations pass through 8 bits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ import onnx_ir as ir
 
 from moir_edge.calibration.formats import LayerFormat
 from moir_edge.calibration.granularity import Granularity
+from moir_edge.calibration.grids import E4M3, INT8, Grid
 from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.scales import QuantizedArray, quantize_array
 from moir_edge.errors import UnsupportedError
 
-__all__ = ["GraphRewriter", "WeightQuantizer", "require_opset", "sign_activations"]
+__all__ = [
+    "GraphRewriter",
+    "WeightQuantizer",
+    "require_opset",
+    "require_symmetric",
+    "sign_activations",
+]
 
 WeightQuantizer = Callable[[npt.NDArray[np.float32], Granularity, int], QuantizedArray]
 """Called as ``quantizer(weight, granularity, bits)`` on a (K, N) weight."""
@@ -34,8 +41,8 @@ class GraphRewriter:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
-        self._stored: dict[str, tuple[ir.Value, ir.Value, QuantizedArray]] = {}
-        self._activations: dict[ir.Value, ir.Value] = {}
+        self._stored: dict[str, tuple[list[ir.Value], QuantizedArray]] = {}
+        self._activations: dict[tuple[ir.Value, Grid], ir.Value] = {}
         self._replaced: dict[str, ir.Value] = {}
         self._numbers = count()
 
@@ -47,31 +54,39 @@ class GraphRewriter:
         quantizer: WeightQuantizer = quantize_array,
     ) -> QuantizedArray:
         """Put `DequantizeLinear` before one use and return the quantized weight."""
-        values, scale, array = self._store(use, format_, granularity, quantizer)
+        constants, array = self._store(use, format_, granularity, quantizer)
+        if array.outer_scale is not None:
+            scale = self._scale_of_blocks(use, constants[1], array.outer_scale)
+            constants = [constants[0], scale]
         # One node per use: the runtimes fuse a DequantizeLinear only with its single consumer.
         weight = self._node(
-            "DequantizeLinear", [values, scale], use.node, ir.DataType.FLOAT, granularity.attributes
+            "DequantizeLinear", constants, use.node, ir.DataType.FLOAT, granularity.attributes
         )
-        weight.shape = values.shape
+        weight.shape = constants[0].shape
         use.connect(self._graph, weight)
         self._replaced[use.name] = use.value
         return array
 
-    def quantize_activation(self, use: WeightUse, scale: float, *, signed: bool) -> None:
+    def quantize_activation(
+        self, use: WeightUse, scale: float, *, grid: Grid = INT8, signed: bool = True
+    ) -> None:
         """Let a MatMul or Gemm read its first input through 8 bits, one scale for all of it.
 
         Args:
             use: The node.
-            scale: Step between two integers.
-            signed: Store as int8 with zero point 0, which TensorRT asks for, rather than as uint8 with 128, which
-                ONNX Runtime is fast in; both represent the same numbers.
+            scale: What a stored one stands for.
+            grid: The numbers that are stored.
+            signed: Store integers as int8 with zero point 0, which TensorRT asks for, rather than as uint8 with 128,
+                which ONNX Runtime is fast in; both represent the same numbers.
         """
         value = use.node.inputs[0]
         if value is None:
             return
-        if value not in self._activations:
-            self._activations[value] = self._through_8_bits(value, use.node, scale, signed)
-        use.node.replace_input_with(0, self._activations[value])
+        key = (value, grid)
+        if key not in self._activations:
+            zero = self._zero_point(grid, signed)
+            self._activations[key] = self._through_8_bits(value, use.node, scale, zero)
+        use.node.replace_input_with(0, self._activations[key])
 
     def remove_unused(self) -> None:
         """Drop the float weights that nothing reads any more."""
@@ -79,16 +94,31 @@ class GraphRewriter:
             if not value.uses() and name in self._graph.initializers:
                 self._graph.initializers.pop(name)
 
+    def _zero_point(self, grid: Grid, signed: bool) -> ir.Value:
+        """Return the zero point, whose type is that of the stored numbers."""
+        if grid != INT8:
+            return self._constant("zero_point_float", np.float32(0), grid.storage)
+        if signed:
+            return self._constant("zero_point", np.int8(0), ir.DataType.INT8)
+        return self._constant("zero_point", _UNSIGNED_ZERO, ir.DataType.UINT8)
+
+    def _scale_of_blocks(self, use: WeightUse, scale: ir.Value, outer: float) -> ir.Value:
+        """Put a `DequantizeLinear` before one use that widens the blocks' own scales."""
+        name = f"{use.name}_outer_scale"
+        outer_scale = self._constant(name, np.float32(outer), ir.DataType.FLOAT)
+        wide = self._node("DequantizeLinear", [scale, outer_scale], use.node, ir.DataType.FLOAT)
+        wide.shape = scale.shape
+        return wide
+
     def _through_8_bits(
-        self, value: ir.Value, before: ir.Node, scale: float, signed: bool
+        self, value: ir.Value, before: ir.Node, scale: float, zero: ir.Value
     ) -> ir.Value:
-        dtype = ir.DataType.INT8 if signed else ir.DataType.UINT8
-        zero = self._constant("zero_point", np.int8(0) if signed else _UNSIGNED_ZERO, dtype)
+        dtype = zero.dtype
         name = f"activation{len(self._activations)}"
         step = self._constant(f"{name}_scale", np.float32(scale), ir.DataType.FLOAT)
-        integers = self._node("QuantizeLinear", [value, step, zero], before, dtype)
-        floats = self._node("DequantizeLinear", [integers, step, zero], before, ir.DataType.FLOAT)
-        integers.shape = floats.shape = value.shape
+        narrow = self._node("QuantizeLinear", [value, step, zero], before, dtype)
+        floats = self._node("DequantizeLinear", [narrow, step, zero], before, ir.DataType.FLOAT)
+        narrow.shape = floats.shape = value.shape
         return floats
 
     def _store(
@@ -97,13 +127,20 @@ class GraphRewriter:
         format_: LayerFormat,
         granularity: Granularity,
         quantizer: WeightQuantizer,
-    ) -> tuple[ir.Value, ir.Value, QuantizedArray]:
+    ) -> tuple[list[ir.Value], QuantizedArray]:
+        """Return the inputs of `DequantizeLinear`: integers, scale and, if there are any, zero points."""
         name = f"{use.name}_{format_.storage.name.lower()}"
         if name not in self._stored:
             array = quantizer(use.matrix(), granularity, format_.bits)
-            values = self._constant(name, array.values, format_.storage)
-            scale = self._constant(f"{use.name}_scale", array.scale, ir.DataType.FLOAT)
-            self._stored[name] = (values, scale, array)
+            storage = format_.storage if array.zero_point is None else ir.DataType.UINT4
+            wide = ir.DataType.FLOAT if array.outer_scale is None else E4M3.storage
+            constants = [
+                self._constant(name, array.values, storage),
+                self._constant(f"{use.name}_scale", array.scale, wide),
+            ]
+            if array.zero_point is not None:
+                constants.append(self._constant(f"{use.name}_zero", array.zero_point, storage))
+            self._stored[name] = (constants, array)
         return self._stored[name]
 
     def _node(
@@ -111,7 +148,7 @@ class GraphRewriter:
         op_type: str,
         inputs: list[ir.Value],
         before: ir.Node,
-        dtype: ir.DataType,
+        dtype: ir.DataType | None,
         attributes: dict[str, int] | None = None,
     ) -> ir.Value:
         # Short, for it stands twice in the file: on a small model names are a percent of the bytes.
@@ -140,6 +177,16 @@ def require_opset(model: ir.Model) -> None:
         raise UnsupportedError(
             f"the graph has opset {opset}; block-wise DequantizeLinear needs 21 or later, export it again"
         )
+
+
+def require_symmetric(graph: ir.Graph) -> None:
+    """Raise `UnsupportedError` for a graph whose INT4 weights have zero points: TensorRT does not read them."""
+    for name, value in graph.initializers.items():
+        if value.dtype == ir.DataType.UINT4:
+            raise UnsupportedError(
+                f"{name} is an INT4 weight with zero points, as --int4-method hqq makes them, and TensorRT does not "
+                "read those; export with rtn, awq or gptq"
+            )
 
 
 def sign_activations(graph: ir.Graph) -> None:

@@ -1,8 +1,9 @@
-"""Find the scales of a weight: data-free, deterministic, and closer to the weight than round-to-nearest by maximum."""
+"""Find the scales of a weight: deterministic, and closer to the weight than round-to-nearest by maximum."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from moir_edge.calibration.granularity import Granularity
 from moir_edge.errors import DataError
 
-__all__ = ["QuantizedArray", "quantize_array"]
+__all__ = ["QuantizedArray", "integer_range", "quantize_array", "quantize_groups", "require_finite"]
 
 # Share of the largest magnitude that the integer range is stretched over. Clipping the largest weight pays in
 # four bits, where the step is wide; in eight bits it hardly does.
@@ -20,26 +21,60 @@ _CLIP_RATIOS = {
 }
 _LEAST_SQUARES_STEPS = 3
 # Columns are handled in slices of about this many weights, which keeps the temporaries in cache and small.
-_SLICE_ELEMENTS = 1 << 19
+_SLICE_ELEMENTS = 1 << 17
+
+_Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class QuantizedArray:
-    """A weight as integers and scales.
+    """A weight as narrow numbers and scales: w ≈ scale · (values − zero_point).
 
     Attributes:
-        values: (K, N) int8, in [-8, 7] for 4 bits and [-127, 127] for 8.
+        values: (K, N), int8 in [-8, 7] for 4 bits and [-127, 127] for 8; uint8 in [0, 15] with a zero point; or floats of
+            4 or 8 bits.
         scale: Float32, positive; its shape is what the granularity says.
-        relative_error: ‖w − scale · values‖ / ‖w‖, Frobenius.
+        relative_error: ‖w − dequantized‖ / ‖w‖, Frobenius; 0 until it is measured.
+        zero_point: uint8 in [0, 15], shaped like `scale`; None where zero is stored as 0.
+        outer_scale: What `scale` is multiplied by where it is stored as floats of 8 bits itself; None where it is not.
     """
 
-    values: npt.NDArray[np.int8]
-    scale: npt.NDArray[np.float32]
-    relative_error: float
+    values: npt.NDArray[Any]
+    scale: npt.NDArray[Any]
+    relative_error: float = 0.0
+    zero_point: npt.NDArray[np.uint8] | None = None
+    outer_scale: float | None = None
+
+    @property
+    def step(self) -> _Floats:
+        """The scale as the graph computes with it, in the shape of `scale`."""
+        outer = 1.0 if self.outer_scale is None else self.outer_scale
+        step: _Floats = self.scale.astype(np.float32) * np.float32(outer)
+        return step
+
+    def dequantized(self) -> _Floats:
+        """Return the weight that the graph computes with, (K, N)."""
+        rows, columns = self.values.shape
+        scale = self.step.reshape(-1, 1, columns)
+        groups = self.values.reshape(len(scale), -1, columns).astype(np.float32)
+        if self.zero_point is not None:
+            groups -= self.zero_point.reshape(-1, 1, columns)
+        groups *= scale
+        return groups.reshape(rows, columns)
+
+    def measured(self, weight: _Floats) -> QuantizedArray:
+        """Return this with its error relative to the weight that it stands for."""
+        norm = _norm(weight)
+        error = _norm(self.dequantized() - weight) / norm if norm else 0.0
+        return replace(self, relative_error=error)
 
 
 def quantize_array(
-    weight: npt.NDArray[np.float32], granularity: Granularity, bits: int
+    weight: _Floats,
+    granularity: Granularity,
+    bits: int,
+    *,
+    importance: npt.NDArray[np.float64] | None = None,
 ) -> QuantizedArray:
     """Quantize one weight symmetrically, each group with the scale of least squared error.
 
@@ -50,84 +85,121 @@ def quantize_array(
         weight: (K, N) float32; K is the axis that MatMul sums over.
         granularity: Which weights share a scale.
         bits: 4 or 8.
+        importance: (K,), how much the squared error of each row counts, as the mean of x² tells; None for equally.
 
     Raises:
         DataError: The weight holds a NaN or an infinity.
         ShapeError: The granularity does not fit the shape.
     """
-    if not np.isfinite(weight).all():
-        raise DataError(f"a weight of shape {weight.shape} holds a NaN or an infinity")
+    require_finite(weight)
     rows, columns = weight.shape
     block = granularity.block_rows(weight.shape)
+    row_weights = None if importance is None else _row_weights(importance, block)
     values = np.empty((rows, columns), np.int8)
     scale = np.empty((rows // block, columns), np.float32)
     width = max(1, _SLICE_ELEMENTS // rows)
-    squared_error = 0.0
     for start in range(0, columns, width):
         part = slice(start, start + width)
         groups = weight[:, part].reshape(rows // block, block, -1)
-        integers, steps, errors = _quantize_groups(groups, bits)
+        integers, scale[:, part] = quantize_groups(groups, bits, row_weights)
         values[:, part] = integers.reshape(rows, -1)
-        scale[:, part] = steps
-        squared_error += float(errors.sum(dtype=np.float64))
-    norm = float(np.square(weight, dtype=np.float64).sum())
-    return QuantizedArray(
-        values=values,
-        scale=scale.reshape(granularity.scale_shape(weight.shape)),
-        relative_error=float(np.sqrt(squared_error / norm)) if norm else 0.0,
-    )
+    scale = scale.reshape(granularity.scale_shape(weight.shape))
+    return QuantizedArray(values=values, scale=scale).measured(weight)
 
 
-_Floats = npt.NDArray[np.float32]
+def quantize_groups(
+    groups: _Floats, bits: int, row_weights: _Floats | None = None
+) -> tuple[_Floats, _Floats]:
+    """Quantize groups of weights with one scale per block and column.
 
-
-def _quantize_groups(groups: _Floats, bits: int) -> tuple[_Floats, _Floats, _Floats]:
-    """Quantize (blocks, rows, columns) with one scale per block and column.
+    Args:
+        groups: (blocks, rows, columns).
+        bits: 4 or 8.
+        row_weights: (blocks, rows, 1), at most 1: what the squared error of a row counts; None for equally.
 
     Returns:
-        Integers as floats, like `groups`; scale (blocks, columns); squared error (blocks, columns).
+        Integers as floats, like `groups`; scale (blocks, columns), positive.
+    """
+    _, limit = integer_range(bits)
+    largest = np.abs(groups).max(axis=1)
+    # A group of zeros takes the scale 1, and its integers are zeros; a denormal scale would have no digits.
+    least = np.finfo(np.float32).tiny
+    unit = np.where(largest > 0, np.maximum(largest / np.float32(limit), least), np.float32(1))
+    # In units of the plain scale no square overflows or vanishes, whatever the weight's magnitude.
+    search = _Search(groups / unit[:, None], bits, row_weights)
+    for ratio in _CLIP_RATIOS[bits][1:]:
+        search.offer(np.full_like(unit, ratio))
+    for _ in range(_LEAST_SQUARES_STEPS):
+        search.offer(search.least_squares())
+    return search.integers, np.maximum(search.scale * unit, least)
+
+
+def integer_range(bits: int) -> tuple[int, int]:
+    """Return the least and the largest integer.
+
+    Four bits are few enough for the 16th value, -8, to matter; eight are kept symmetric.
     """
     limit = 2 ** (bits - 1) - 1
-    largest = np.abs(groups).max(axis=1)
-    # A group of zeros takes the scale 1, and its integers are zeros.
-    unit = np.where(largest > 0, largest / limit, np.float32(1)).astype(np.float32)
-    scale = unit
-    integers, errors = _round(groups, scale, bits)
-    for ratio in _CLIP_RATIOS[bits][1:]:
-        candidate = unit * np.float32(ratio)
-        integers, scale, errors = _better(groups, bits, candidate, integers, scale, errors)
-    for _ in range(_LEAST_SQUARES_STEPS):
-        power = np.square(integers).sum(axis=1)
-        overlap = (groups * integers).sum(axis=1)
+    return (-limit - 1 if bits == 4 else -limit), limit
+
+
+def require_finite(weight: _Floats) -> None:
+    """Raise `DataError` for a weight with a NaN or an infinity."""
+    if not np.isfinite(weight).all():
+        raise DataError(f"a weight of shape {weight.shape} holds a NaN or an infinity")
+
+
+class _Search:
+    """The best scale of each group so far, with its integers."""
+
+    def __init__(self, groups: _Floats, bits: int, row_weights: _Floats | None) -> None:
+        self._groups = groups
+        self._bits = bits
+        self._row_weights = row_weights
+        self.scale = np.ones((groups.shape[0], groups.shape[2]), np.float32)
+        self.integers, self._errors = self._round(self.scale)
+
+    def offer(self, candidate: _Floats) -> None:
+        """Take the candidate scale in the groups where it lowers the error."""
+        integers, errors = self._round(candidate)
+        lower = errors < self._errors
+        np.copyto(self.integers, integers, where=lower[:, None])
+        np.copyto(self.scale, candidate, where=lower)
+        np.copyto(self._errors, errors, where=lower)
+
+    def least_squares(self) -> _Floats:
+        """Return the best scale for the integers as they are, where there is one."""
+        weighted = self._weighted(self.integers)
+        power = (weighted * self.integers).sum(axis=1)
+        overlap = (weighted * self._groups).sum(axis=1)
         useful = (power > 0) & (overlap > 0)
-        candidate = np.where(useful, overlap / np.where(useful, power, 1), scale)
-        integers, scale, errors = _better(groups, bits, candidate, integers, scale, errors)
-    return integers, scale, errors
+        best: _Floats = np.where(useful, overlap / np.where(useful, power, 1), self.scale)
+        return best
+
+    def _round(self, scale: _Floats) -> tuple[_Floats, _Floats]:
+        lowest, highest = integer_range(self._bits)
+        integers = self._groups / scale[:, None]
+        np.rint(integers, out=integers)
+        np.clip(integers, lowest, highest, out=integers)
+        difference = integers * scale[:, None]
+        difference -= self._groups
+        np.square(difference, out=difference)
+        return integers, self._weighted(difference).sum(axis=1)
+
+    def _weighted(self, array: _Floats) -> _Floats:
+        return array if self._row_weights is None else array * self._row_weights
 
 
-def _round(groups: _Floats, scale: _Floats, bits: int) -> tuple[_Floats, _Floats]:
-    limit = 2 ** (bits - 1) - 1
-    # Four bits are few enough for the 16th value, -8, to matter; eight are kept symmetric.
-    lowest = -limit - 1 if bits == 4 else -limit
-    integers = np.clip(np.rint(groups / scale[:, None]), lowest, limit)
-    errors = np.square(groups - integers * scale[:, None]).sum(axis=1)
-    return integers, errors
+def _row_weights(importance: npt.NDArray[np.float64], block: int) -> _Floats:
+    """Return importances (blocks, block, 1) relative to the largest of each block.
+
+    A block that no input reaches counts all its rows alike.
+    """
+    groups = importance.reshape(-1, block, 1)
+    largest = groups.max(axis=1, keepdims=True)
+    shares = np.divide(groups, largest, out=np.ones_like(groups), where=largest > 0)
+    return shares.astype(np.float32)
 
 
-def _better(
-    groups: _Floats,
-    bits: int,
-    candidate: _Floats,
-    integers: _Floats,
-    scale: _Floats,
-    errors: _Floats,
-) -> tuple[_Floats, _Floats, _Floats]:
-    """Take the candidate scale in the groups where it lowers the error."""
-    candidate = candidate.astype(np.float32)
-    new_integers, new_errors = _round(groups, candidate, bits)
-    lower = new_errors < errors
-    return (
-        np.where(lower[:, None], new_integers, integers),
-        np.where(lower, candidate, scale),
-        np.where(lower, new_errors, errors),
-    )
+def _norm(array: _Floats) -> float:
+    return float(np.sqrt(np.einsum("kn,kn->", array, array, dtype=np.float64)))

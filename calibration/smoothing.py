@@ -22,7 +22,7 @@ from moir_edge.calibration.ranges import LEVELS
 from moir_edge.calibration.scales import quantize_array
 from moir_edge.calibration.taps import find_activations
 
-__all__ = ["ALPHAS", "smooth"]
+__all__ = ["ALPHAS", "apply_fold", "find_fold", "smooth"]
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Exponents that the search tries, besides leaving the activation alone."""
@@ -56,18 +56,18 @@ def smooth(
     """
     chosen: dict[str, float] = {}
     for name, uses in find_activations(model.graph, exclude).items():
-        fold = _fold_of(uses)
+        fold = find_fold(uses)
         if not fold or name not in observers or not observers[name].largest:
             continue
         weights = [use.matrix() for use in uses]
         best = alpha if alpha is not None else _search(observers[name], weights)
         if best is not None:
-            _apply(model.graph, fold, uses, _factors(observers[name], weights, best))
+            apply_fold(model.graph, fold, uses, _factors(observers[name], weights, best))
             chosen[name] = best
     return chosen
 
 
-def _fold_of(uses: Sequence[WeightUse]) -> _Fold:
+def find_fold(uses: Sequence[WeightUse]) -> _Fold:
     """Return the constants, as node and input, whose last axis can be divided in place of an activation.
 
     Empty if there are none, or if something else reads the activation or one of the constants too.
@@ -164,7 +164,7 @@ def _expected_error(
     return error
 
 
-def _apply(graph: ir.Graph, fold: _Fold, uses: Sequence[WeightUse], factors: Floats) -> None:
+def apply_fold(graph: ir.Graph, fold: _Fold, uses: Sequence[WeightUse], factors: Floats) -> None:
     """Divide what makes the activation by s and multiply the rows of every weight."""
     for node, index in fold:
         parameter = node.inputs[index]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from moir_edge.calibration.weight_report import WeightScales
+
 __all__ = ["ActivationScale", "QuantizationSummary", "QuantizedWeight"]
 
 
@@ -13,7 +15,7 @@ class ActivationScale:
     """How the first input of a node is stored in 8 bits, with figures from the calibration data.
 
     Attributes:
-        scale: Step between two integers.
+        scale: What a stored one stands for.
         clipped_share: Share of the values past the range, in [0, 1].
         signal_to_noise_db: 10 log₁₀(signal / quantization error); None for an activation that was always zero.
         smoothing: Exponent of the SmoothQuant migration that was folded into the weights; None for none.
@@ -33,10 +35,13 @@ class QuantizedWeight:
         node: Name of the node that uses it.
         weight: Name of the float initializer.
         shape: Its shape as the node sees it, (K, N) for MatMul.
-        precision: ``int8``, ``int8-weight-only``, ``int4``, or ``fp32`` where it was left alone.
+        precision: One of `moir_edge.calibration.formats.FORMATS`, or ``fp32`` where it was left alone.
         relative_error: ‖w − dequantized‖ / ‖w‖; 0 where it was left alone.
-        reason: Why it has another precision than was asked for; empty otherwise.
-        activation: The other operand under ``int8``; None where it stays float.
+        reason: Why it has another precision, or another method, than was asked for; empty otherwise.
+        method: How its integers were found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; empty where it was left alone.
+        migration: Exponent of the row scales that AWQ folded into it; None for none.
+        scales: Its scales and what they cost; None where it was left alone.
+        activation: The other operand under ``int8`` and ``fp8``; None where it stays float.
     """
 
     node: str
@@ -45,6 +50,9 @@ class QuantizedWeight:
     precision: str
     relative_error: float = 0.0
     reason: str = ""
+    method: str = ""
+    migration: float | None = None
+    scales: WeightScales | None = None
     activation: ActivationScale | None = None
 
 
@@ -55,7 +63,7 @@ class QuantizationSummary:
     Attributes:
         precision: What was asked for.
         method: How scales were found.
-        block_size: Rows per scale of INT4 weights; 0 for none.
+        block_size: Rows per scale of weights in blocks; 0 for none.
         weights: One entry per node and weight.
     """
 
@@ -66,7 +74,7 @@ class QuantizationSummary:
 
     @property
     def quantized(self) -> tuple[QuantizedWeight, ...]:
-        """The weights that are integers now."""
+        """The weights that are narrow now."""
         return tuple(weight for weight in self.weights if weight.precision != "fp32")
 
     @property
@@ -96,5 +104,16 @@ class QuantizationSummary:
             "left_out": len(self.left_out),
             "worst_relative_error": self.worst_relative_error,
             "worst_signal_to_noise_db": self.worst_signal_to_noise_db,
-            "weights": [asdict(weight) for weight in self.weights],
+            "weights": [_record(asdict(weight)) for weight in self.weights],
         }
+
+
+def _record(fields: dict[str, Any]) -> dict[str, Any]:
+    """Drop what says nothing and round figures to four digits, for a report has a line per layer."""
+    return {name: _short(value) for name, value in fields.items() if value not in (None, "")}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _record(value)
+    return float(f"{value:.4g}") if isinstance(value, float) else value

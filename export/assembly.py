@@ -20,6 +20,7 @@ from moir_edge.export.precisions import (
     PrecisionName,
     apply_precision,
     calibrated_components,
+    choose_int4_method,
     plan_precisions,
 )
 from moir_edge.export.writing import WrittenGraph, write_graphs
@@ -44,6 +45,7 @@ def assemble(
     precision: str = "fp32",
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
+    int4_method: str | None = None,
     mix: MixSettings | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -56,7 +58,10 @@ def assemble(
         target: Device profile.
         precision: Precision of the bundle.
         component_precision: Overrides by component.
-        calibration: Data and methods for ``int8``, and what `mix` is measured on.
+        calibration: Data and methods for ``int8``, ``fp8`` and int4 by a method that goes by data, and what `mix` is
+            measured on.
+        int4_method: How INT4 weights are found, see `moir_edge.calibration.weight_methods`; None takes the best
+            there is with the data at hand.
         mix: Measure the layers' sensitivity, and raise as few as reach a target; see
             `moir_edge.calibration.mixed.choosing`.
         force: Replace a bundle that stands at `output`.
@@ -74,10 +79,11 @@ def assemble(
         EnvironmentProblem: The disk is full or not writable.
     """
     plan = plan_precisions(traced.graphs, target, precision, component_precision)
+    method = choose_int4_method(plan, target, int4_method, has_data=calibration is not None)
     report = progress or silent
     with staged_bundle(output, force=force) as folder:
         write_assets(traced.checkpoint, folder)
-        calibrated = _calibrate(traced, plan, folder, calibration, mix is not None, report)
+        calibrated = _calibrate(traced, plan, method, folder, calibration, mix is not None, report)
         chosen = None
         if mix is not None and calibration is not None:
             chosen = measure_and_choose(
@@ -85,13 +91,13 @@ def assemble(
                 plan,
                 calibrated,
                 # ONNX Runtime runs the trials, and is fast in unsigned activations: the same numbers.
-                _quantizer(plan, calibrated, signed=False),
+                _quantizer(plan, method, calibrated, signed=False),
                 folder,
                 (calibration, mix),
                 fixed=tuple(component_precision or ()),
                 report=report,
             )
-        models, summaries = _convert(traced, plan, calibrated, chosen, target, report)
+        models, summaries = _convert(traced, plan, method, calibrated, chosen, target, report)
         written = write_graphs(models, folder)
         _write_report(folder / "reports" / "quantization.json", summaries)
         manifest = Manifest(
@@ -123,32 +129,44 @@ def _engines(folder: Path, manifest: Manifest, report: Progress) -> tuple[Engine
 def _calibrate(
     traced: TracedModel,
     plan: Mapping[str, PrecisionName],
+    int4_method: str,
     folder: Path,
     settings: CalibrationSettings | None,
     measured: bool,
     report: Progress,
 ) -> CalibratedGraphs | None:
     """Run the calibration data where a component needs it; the folder holds the processor already."""
-    components = calibrated_components(plan, has_data=settings is not None, measured=measured)
+    components = calibrated_components(
+        plan, has_data=settings is not None, int4_method=int4_method, measured=measured
+    )
     if settings is None or not components:
         return None
     from moir_edge.calibration.preparation import calibrate
 
     return calibrate(
-        traced.graphs, traced.facts, folder, settings, components=components, progress=report
+        traced.graphs,
+        traced.facts,
+        folder,
+        settings,
+        components=components,
+        weights_only=[name for name in components if plan[name] == "int4"],
+        progress=report,
     )
 
 
 def _convert(
     traced: TracedModel,
     plan: Mapping[str, PrecisionName],
+    int4_method: str,
     calibrated: CalibratedGraphs | None,
     mix: Mix | None,
     target: str,
     report: Progress,
 ) -> tuple[dict[str, ir.Model], dict[str, QuantizationSummary]]:
     # Where ONNX Runtime is what runs the bundle, activations are stored as its kernels are fast in.
-    quantizer = _quantizer(plan, calibrated, signed=get_target(target).builder != "onnxruntime")
+    quantizer = _quantizer(
+        plan, int4_method, calibrated, signed=get_target(target).builder != "onnxruntime"
+    )
     raised = {} if mix is None else mix.precisions
     graphs = traced.graphs if calibrated is None else calibrated.graphs
     models: dict[str, ir.Model] = {}
@@ -165,7 +183,11 @@ def _convert(
 
 
 def _quantizer(
-    plan: Mapping[str, PrecisionName], calibrated: CalibratedGraphs | None, *, signed: bool
+    plan: Mapping[str, PrecisionName],
+    int4_method: str,
+    calibrated: CalibratedGraphs | None,
+    *,
+    signed: bool,
 ) -> Quantizer:
     """Return what brings a component to its precision, some of its nodes to one of their own."""
 
@@ -178,6 +200,7 @@ def _quantizer(
             component=component,
             calibrated=calibrated,
             signed=signed,
+            int4_method=int4_method,
             layer_precisions=layer_precisions,
         )
 

@@ -10,7 +10,11 @@ from moir_edge.bundle import COMPONENTS, check_bundle_output
 from moir_edge.export.assembly import assemble
 from moir_edge.export.checkpoints import load_checkpoint
 from moir_edge.export.components import Progress, trace_components
-from moir_edge.export.precisions import calibrated_components, plan_precisions
+from moir_edge.export.precisions import (
+    calibrated_components,
+    choose_int4_method,
+    plan_precisions,
+)
 
 if TYPE_CHECKING:
     from moir_edge.calibration import CalibrationSettings, MixSettings
@@ -26,6 +30,7 @@ def export_bundle(
     precision: str = "fp32",
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
+    int4_method: str | None = None,
     mix: MixSettings | None = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -38,9 +43,12 @@ def export_bundle(
         checkpoint: Folder or hub id of a vision-language model, with or without a router.
         output: The bundle folder to be.
         target: Device profile.
-        precision: ``fp32``, ``fp16``, ``int8``, ``int8-weight-only`` or ``int4``.
+        precision: One of `moir_edge.targets.EXPORTED_PRECISIONS`.
         component_precision: Overrides by component, such as ``{"vision": "fp32"}``.
-        calibration: Data and methods for ``int8``, and what `mix` is measured on.
+        calibration: Data and methods for ``int8``, ``fp8`` and int4 by a method that goes by data, and what `mix` is
+            measured on.
+        int4_method: How INT4 weights are found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; None takes the best there is with the
+            data at hand.
         mix: Measure the layers' sensitivity into ``reports/sensitivity.json``, and raise the precision of as few as
             reach a target recovery; needs `calibration`.
         force: Replace a bundle that stands at `output`.
@@ -60,7 +68,9 @@ def export_bundle(
     # Everything that can be refused is refused before the long work.
     check_bundle_output(output, force=force)
     plan = plan_precisions(COMPONENTS, target, precision, component_precision)
-    calibrated_components(plan, has_data=calibration is not None, measured=mix is not None)
+    has_data = calibration is not None
+    method = choose_int4_method(plan, target, int4_method, has_data=has_data)
+    calibrated_components(plan, has_data=has_data, int4_method=method, measured=mix is not None)
     traced = trace_components(load_checkpoint(checkpoint), progress=progress)
     return assemble(
         traced,
@@ -69,6 +79,7 @@ def export_bundle(
         precision=precision,
         component_precision=component_precision,
         calibration=calibration,
+        int4_method=int4_method,
         mix=mix,
         force=force,
         progress=progress,

@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from moir_edge.bundle import ModelFacts
 from moir_edge.router.positions import prompt_positions
+from moir_edge.runtime.float4 import session_source
 from moir_edge.targets import session_config
 
 __all__ = ["TAP_PREFIX", "ChainStep", "GraphChain", "Watch"]
@@ -194,7 +195,9 @@ def _session(
     config = {**session_config(component, precision, ort.__version__), **entries}
     for key, value in config.items():
         options.add_session_config_entry(key, value)
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        session_source(path, precision), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _place_features(text: Array, is_image: Array, features: Array | None) -> Array:

@@ -25,13 +25,15 @@ __all__ = ["EngineProgress", "add_engines", "build_engines"]
 EngineProgress = Callable[[str, int, int], None]
 """Called as ``progress(component, step, total)``; steps rise from 0 to total, which is the same throughout."""
 
-_QUANTIZED = ("int8", "int8-weight-only", "int4")
+_QUANTIZED = ("int8", "int8-weight-only", "int4", "fp8", "nvfp4")
 # The type of matrix products, where it is not float32.
-_COMPUTE: dict[str, Literal["fp16", "int8"]] = {
+_COMPUTE: dict[str, Literal["fp16", "int8", "fp8"]] = {
     "fp16": "fp16",
     "int8": "int8",
     "int8-weight-only": "fp16",
     "int4": "fp16",
+    "fp8": "fp8",
+    "nvfp4": "fp16",
 }
 _HALF_FOLDER = "half"
 
@@ -162,11 +164,12 @@ def _half_copy(graph: Path, output: Path) -> Path:
     """Write the graph in half precision beside the engine to be, and return its path."""
     import onnx_ir as ir
 
-    from moir_edge.calibration.rewriting import sign_activations
+    from moir_edge.calibration.rewriting import require_symmetric, sign_activations
     from moir_edge.export.half import to_half
     from moir_edge.export.writing import write_graphs
 
     model = ir.load(graph)
+    require_symmetric(model.graph)
     sign_activations(model.graph)
     to_half(model)
     folder = output / _HALF_FOLDER

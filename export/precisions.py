@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, cast
 
 import onnx_ir as ir
@@ -15,19 +16,26 @@ if TYPE_CHECKING:
     from moir_edge.calibration import QuantizationSummary
     from moir_edge.calibration.preparation import CalibratedGraphs
 
-__all__ = ["apply_precision", "calibrated_components", "plan_precisions"]
+__all__ = [
+    "apply_precision",
+    "calibrated_components",
+    "choose_int4_method",
+    "plan_precisions",
+]
 
-PrecisionName = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4"]
+PrecisionName = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"]
 
 # Components that do not follow the bundle's precision: the router stays exact, a look-up table multiplies nothing, and
 # 4 bits cost a vision tower or a table more accuracy than they save bytes.
 _DEFAULTS: dict[str, dict[str, str]] = {
     "int8": {"embedding": "int8-weight-only"},
     "int4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
+    "fp8": {"embedding": "int8-weight-only"},
+    "nvfp4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
 }
 
-# Precisions that need to see data.
-_CALIBRATED = ("int8",)
+# Precisions that need to see data, whatever the method.
+_CALIBRATED = ("int8", "fp8")
 
 
 def plan_precisions(
@@ -62,24 +70,68 @@ def plan_precisions(
     return {name: cast(PrecisionName, plan[name]) for name in names}
 
 
+def choose_int4_method(
+    plan: Mapping[str, str], target: str, method: str | None, *, has_data: bool
+) -> str:
+    """Return how INT4 weights are found.
+
+    Args:
+        plan: From `plan_precisions`.
+        target: Device profile.
+        method: What was asked for; None takes the best there is with the data at hand.
+        has_data: Whether there are calibration data.
+
+    Raises:
+        UnsupportedError: An unknown method, one that no component takes, or one whose weights the target's runtime
+            does not read.
+    """
+    from moir_edge.calibration.weight_methods import METHODS, default_method, get_method
+
+    if method is None:
+        return default_method(has_data=has_data)
+    chosen = get_method(method)
+    if "int4" not in plan.values():
+        raise UnsupportedError(
+            f"int4 method {method} given, and no component of this export is int4; leave --int4-method out"
+        )
+    if not chosen.symmetric and get_target(target).builder != "onnxruntime":
+        others = ", ".join(name for name, one in METHODS.items() if one.symmetric)
+        raise UnsupportedError(
+            f"{method} gives INT4 weights zero points, which TensorRT does not read; for {target} take {others}"
+        )
+    return method
+
+
 def calibrated_components(
-    plan: Mapping[str, str], *, has_data: bool, measured: bool = False
+    plan: Mapping[str, str],
+    *,
+    has_data: bool,
+    int4_method: str = "rtn",
+    measured: bool = False,
 ) -> tuple[str, ...]:
-    """Return the components whose precision is found by running calibration data.
+    """Return the components whose weights or activations are quantized by running calibration data.
 
     Args:
         plan: From `plan_precisions`.
         has_data: Whether there are such data.
+        int4_method: From `choose_int4_method`.
         measured: Whether the layers' sensitivity is measured on the data too.
 
     Raises:
         UnsupportedError: Data are needed and missing, or given and not needed.
     """
-    found = tuple(name for name, precision in plan.items() if precision in _CALIBRATED)
+    from moir_edge.calibration.weight_methods import METHODS
+
+    by_data = [name for name, method in METHODS.items() if method.needs_data]
+    calibrated = (*_CALIBRATED, *(["int4"] if int4_method in by_data else []))
+    found = tuple(name for name, precision in plan.items() if precision in calibrated)
     if found and not has_data:
+        what, other = plan[found[0]], "int8-weight-only"
+        if what == "int4":
+            what, other = f"int4 by {int4_method}", "--int4-method rtn"
         raise UnsupportedError(
-            f"{plan[found[0]]} needs calibration data; give --calib-data FILE, JSON lines as `compare` takes them "
-            "(not the rows that you evaluate on), or take int8-weight-only, which needs none"
+            f"{what} needs calibration data; give --calib-data FILE, JSON lines as `compare` takes them "
+            f"(not the rows that you evaluate on), or take {other}, which needs none"
         )
     if measured and not has_data:
         raise UnsupportedError(
@@ -87,8 +139,8 @@ def calibrated_components(
         )
     if has_data and not found and not measured:
         raise UnsupportedError(
-            f"calibration data are for {' and '.join(_CALIBRATED)}, and no component of this export has that precision; "
-            "leave --calib-data out"
+            f"calibration data are for {', '.join(_CALIBRATED)} and for int4 by {' or '.join(by_data)}, and "
+            "no component of this export has that precision; leave --calib-data out"
         )
     return found
 
@@ -100,16 +152,18 @@ def apply_precision(
     component: str = "",
     calibrated: CalibratedGraphs | None = None,
     signed: bool = True,
+    int4_method: str = "rtn",
     layer_precisions: Mapping[str, str] | None = None,
 ) -> QuantizationSummary | None:
     """Bring a float32 graph to a precision; its inputs and outputs stay float32 and int64.
 
     Args:
-        model: Edited in place; under ``int8`` a copy of the graph that was calibrated.
+        model: Edited in place; under ``int8`` and ``fp8`` a copy of the graph that was calibrated.
         precision: What its weights become.
         component: Its name in `calibrated`.
-        calibrated: Statistics for ``int8``.
+        calibrated: Statistics, for ``int8``, ``fp8`` and int4 methods that go by data.
         signed: Store 8-bit activations signed, see `moir_edge.calibration.layers.LayerOptions`.
+        int4_method: From `choose_int4_method`.
         layer_precisions: Precision by node, for those that do not take the component's.
 
     Returns:
@@ -122,31 +176,19 @@ def apply_precision(
         return None
     if precision == "fp32":
         return None
-    return _quantize(model, precision, component, calibrated, signed, layer_precisions or {})
-
-
-def _quantize(
-    model: ir.Model,
-    precision: PrecisionName,
-    component: str,
-    calibrated: CalibratedGraphs | None,
-    signed: bool,
-    layer_precisions: Mapping[str, str],
-) -> QuantizationSummary:
     from moir_edge.calibration.layers import LayerOptions, quantize_layers
 
     # Names of nodes are taken literally, not as patterns.
-    patterns = {glob.escape(node): chosen for node, chosen in layer_precisions.items()}
-    if precision not in _CALIBRATED:
-        options = LayerOptions(signed=signed, precisions=patterns)
+    own = {glob.escape(node): chosen for node, chosen in (layer_precisions or {}).items()}
+    options = LayerOptions(signed=signed, int4_method=int4_method, precisions=own)
+    if calibrated is None or component not in calibrated.observers:
+        if precision in _CALIBRATED:
+            raise UnsupportedError(f"{precision} needs statistics from calibration data")
         return quantize_layers(model, precision, options=options)
-    if calibrated is None:
-        raise UnsupportedError(f"{precision} needs statistics from calibration data")
-    options = LayerOptions(
+    options = replace(
+        options,
         method=calibrated.record["range"],
-        signed=signed,
         min_snr_db=calibrated.record["min_snr_db"],
-        precisions=patterns,
     )
     return quantize_layers(
         model,

@@ -78,6 +78,7 @@ def _write_graph(name: str, model: ir.Model, store: _Store) -> WrittenGraph:
             if tensor is None:
                 continue
             if not _goes_outside(tensor):
+                value.const_value = _inside(tensor)
                 stored_bytes += tensor.nbytes
                 continue
             place, is_new = _place(tensor, own, stream, store)
@@ -94,6 +95,13 @@ def _write_graph(name: str, model: ir.Model, store: _Store) -> WrittenGraph:
 
 def _goes_outside(tensor: ir.TensorProtocol) -> bool:
     return tensor.nbytes >= EXTERNAL_BYTES and tensor.dtype != ir.DataType.INT64
+
+
+def _inside(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return the tensor with its values in memory: the file that it may lie in is another graph's."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _place(

@@ -28,7 +28,7 @@ Builder = Literal["tensorrt", "tensorrt_rtx", "onnxruntime"]
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4")
 """Every precision of the vocabulary, exported by this version or not."""
 
-EXPORTED_PRECISIONS = ("fp32", "fp16", "int8-weight-only", "int8", "int4")
+EXPORTED_PRECISIONS = ("fp32", "fp16", "int8-weight-only", "int8", "fp8", "int4", "nvfp4")
 """The precisions that this version exports."""
 
 # First SM whose tensor cores, and builder, take the format.
@@ -198,8 +198,10 @@ _FUSED = {
     "session.qdq_matmulnbits_accuracy_level": "4",
     "session.qdq_matmulnbits_block_size": "-1",
 }
-# Folds DequantizeLinear of a constant into a float32 weight once, at load; else it runs at every step.
+# Folds DequantizeLinear of a constant into a float32 weight once, at load; else it runs at every step. Narrow floats need
+# it: the fusions that it turns off take them for integers, and the graph does not load. Activations still are rounded.
 _FOLDED = {"session.disable_quant_qdq": "1"}
+_FLOATS = ("fp8", "nvfp4")
 _FIRST_RUNTIME_THAT_FUSES_INT8 = (1, 25)
 # Without it ONNX Runtime rewrites signed activations to unsigned ones, and only where one node alone reads them: the rest
 # is left dequantizing its weights at every step, or does not load at all.
@@ -217,10 +219,10 @@ def session_config(component: str, precision: str, runtime_version: str) -> dict
     Returns:
         Keys and values for `SessionOptions.add_session_config_entry`; empty for float graphs.
     """
-    if precision not in ("int8", "int8-weight-only", "int4"):
+    if precision in ("fp32", "fp16"):
         return {}
     # Nothing fuses a token table: unless folded, the whole of it is dequantized for each token.
-    if component == "embedding":
+    if component == "embedding" or precision in _FLOATS:
         return dict(_FOLDED)
     if precision == "int8":
         # The head is quantized by weight alone.

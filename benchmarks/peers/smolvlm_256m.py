@@ -68,17 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def prepare(work: Path) -> tuple[Path, list[Path]]:
+def prepare(work: Path, precisions: Sequence[str] = PRECISIONS) -> tuple[Path, list[Path]]:
     """Make what is missing of the checkpoint and its bundles.
 
     Args:
         work: Folder that keeps them; what stands there is used as it is.
+        precisions: Of the bundles.
 
     Returns:
-        The checkpoint and the bundles, in the order of `PRECISIONS`.
+        The checkpoint and the bundles, in the order of `precisions`.
     """
     checkpoint = work / "checkpoint"
-    bundles = [work / precision for precision in PRECISIONS]
+    bundles = [work / precision for precision in precisions]
     if not (checkpoint / "processor_config.json").is_file():
         shutil.rmtree(checkpoint, ignore_errors=True)
         _say("checkpoint with random weights")
@@ -230,12 +231,35 @@ def table(result: dict[str, Any]) -> str:
 
 def _row(work: Path) -> Row:
     """Return the one question, about an image of seeded noise that is one tile."""
+    path = work / "tile.png"
+    _noise(path, seed=0)
+    return Row(id="1", task="vqa", images=(path,), prompt=PROMPT)
+
+
+def _noise(path: Path, *, seed: int) -> None:
+    """Write a picture of noise that is one tile."""
     from PIL import Image
 
-    path = work / "tile.png"
-    pixels = np.random.default_rng(0).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     Image.fromarray(pixels).save(path)
-    return Row(id="1", task="vqa", images=(path,), prompt=PROMPT)
+
+
+def write_rows(work: Path, count: int) -> Path:
+    """Write the same question about pictures of noise as JSON lines, and return the file.
+
+    Args:
+        work: Folder that keeps pictures and lines.
+        count: Rows.
+    """
+    folder = work / f"noise-{count}"
+    folder.mkdir(exist_ok=True)
+    lines = []
+    for at in range(count):
+        _noise(folder / f"{at}.png", seed=at)
+        lines.append(json.dumps({"image": f"{at}.png", "prompt": PROMPT}))
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

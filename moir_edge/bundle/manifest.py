@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 COMPONENTS = ("vision", "embedding", "router", "decoder")
 
-Precision = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4"]
+Precision = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"]
 
 
 class _Entry(BaseModel):
@@ -66,7 +66,7 @@ class EngineEntry(_Entry):
     builder: Literal["tensorrt_rtx", "tensorrt"]
     builder_version: str
     compute_capability: str
-    compute: Literal["fp32", "fp16", "int8"]
+    compute: Literal["fp32", "fp16", "int8", "fp8"]
     build_seconds: float
 
 

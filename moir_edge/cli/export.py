@@ -45,9 +45,17 @@ def export(
         list[str] | None,
         typer.Option(help="Precision of one component, as vision=fp32; repeatable."),
     ] = None,
+    int4_method: Annotated[
+        str | None,
+        typer.Option(
+            help="INT4 weights by rtn, hqq, awq or gptq; the latter two need --calib-data. gptq with data, rtn without."
+        ),
+    ] = None,
     calib_data: Annotated[
         Path | None,
-        typer.Option(help="JSON lines to calibrate int8 with: image or images, prompt, context."),
+        typer.Option(
+            help="JSON lines to calibrate int8 or int4 with: image or images, prompt, context."
+        ),
     ] = None,
     calib_rows: Annotated[
         int | None, typer.Option(min=1, help="Calibrate with the first rows only; 256 by default.")
@@ -127,6 +135,7 @@ def export(
             precision=precision,
             component_precision=overrides,
             calibration=calibration,
+            int4_method=int4_method,
             mix=mix,
             force=force,
             progress=progress,

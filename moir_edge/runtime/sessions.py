@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError, closest
+from moir_edge.runtime.float4 import session_source
 from moir_edge.targets import session_config
 
 if TYPE_CHECKING:
@@ -214,8 +215,9 @@ class GraphSessions:
         options = _session_options(self._threads, component, entry.precision)
         names = list(dict.fromkeys([_PROVIDERS[self.provider], "CPUExecutionProvider"]))
         path = self._bundle.file(entry.graph)
+        source = session_source(path, entry.precision)
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=names)
+            return onnxruntime.InferenceSession(source, options, providers=names)
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise BundleError(f"ONNX Runtime cannot load {path}: {error}") from error
 

@@ -21,12 +21,12 @@ from moir_edge.targets import (
 TABLE = {
     "jetson-orin-nano": (87, "fp16 int8-weight-only int8 int4", "tensorrt"),
     "jetson-agx-orin": (87, "fp16 int8-weight-only int8 int4", "tensorrt"),
-    "jetson-thor": (110, "fp16 int8-weight-only int8 int4", "tensorrt"),
+    "jetson-thor": (110, "fp16 int8-weight-only int8 fp8 int4 nvfp4", "tensorrt"),
     "rtx-20": (75, "fp32 fp16", "tensorrt_rtx"),
     "rtx-30": (86, "fp32 fp16 int8-weight-only int8 int4", "tensorrt_rtx"),
-    "rtx-40": (89, "fp32 fp16 int8-weight-only int8 int4", "tensorrt_rtx"),
-    "rtx-50": (120, "fp32 fp16 int8-weight-only int8 int4", "tensorrt_rtx"),
-    "dgx-spark": (121, "fp32 fp16 int8-weight-only int8 int4", "tensorrt_rtx"),
+    "rtx-40": (89, "fp32 fp16 int8-weight-only int8 fp8 int4", "tensorrt_rtx"),
+    "rtx-50": (120, "fp32 fp16 int8-weight-only int8 fp8 int4 nvfp4", "tensorrt_rtx"),
+    "dgx-spark": (121, "fp32 fp16 int8-weight-only int8 fp8 int4 nvfp4", "tensorrt_rtx"),
     "cpu": (None, "fp32 int8-weight-only int8 int4", "onnxruntime"),
 }
 
@@ -80,8 +80,10 @@ def test_refusals_give_the_reason() -> None:
         "rtx-30 does not run fp8: FP8 needs SM 89 or later; rtx-30 is SM 86; "
         "use int4, int8, int8-weight-only, fp16 or fp32"
     )
-    with pytest.raises(UnsupportedError, match="does not export it yet"):
-        check_precision("rtx-40", "fp8")
+    with pytest.raises(UnsupportedError, match="NVFP4 needs SM 100 or later; rtx-40 is SM 89"):
+        check_precision("rtx-40", "nvfp4")
+    with pytest.raises(UnsupportedError, match="ONNX Runtime has no FP8 kernels for a CPU"):
+        check_precision("cpu", "fp8")
     with pytest.raises(UnsupportedError, match="needs SM 80 or later; rtx-20 is SM 75"):
         check_precision("rtx-20", "int4")
     with pytest.raises(UnsupportedError, match="unknown precision 'int5': did you mean 'int8'"):
@@ -95,8 +97,8 @@ def test_one_component_may_stay_in_fp32_anywhere() -> None:
 
 
 def test_to_dict_is_json_ready() -> None:
-    row = get_target("rtx-40").to_dict()
-    assert row["name"] == "rtx-40"
+    row = get_target("rtx-50").to_dict()
+    assert row["name"] == "rtx-50"
     assert row["export_precisions"] == list(EXPORTED_PRECISIONS)
 
 
@@ -111,6 +113,8 @@ def test_session_config() -> None:
     static = session_config("decoder", "int8", "1.31.1")
     assert static == {"session.qdqisint8allowed": "1", **fused}
     assert session_config("embedding", "int8", "1.31.1") == folded
+    assert session_config("decoder", "fp8", "1.31.1") == folded
+    assert session_config("decoder", "nvfp4", "1.31.1") == folded
 
 
 def test_import_is_light() -> None:

@@ -227,6 +227,51 @@ def test_gpu_targets_get_signed_activations(routed: Any, data: Path, tmp_path: P
     assert {types[name] for name in zeros} == {onnx.TensorProto.INT8}
 
 
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_int4_by_data(routed: Any, data: Path, tmp_path: Path, method: str) -> None:
+    settings = CalibrationSettings(data=data, rows=4)
+    folder = assemble(
+        routed,
+        tmp_path / "out",
+        precision="int4",
+        component_precision={"vision": "int4"},
+        calibration=settings,
+        int4_method=method,
+    )
+    report = json.loads((folder / "reports" / "quantization.json").read_text())
+    # The vision tower is 16 wide: only its projector holds a block of 32.
+    for component, least in (("vision", 1), ("decoder", 10)):
+        layers = _in(report[component], "int4")
+        assert len(layers) >= least
+        assert {one["method"] for one in layers} == {method}
+        assert all("output_signal_to_noise_db" in one["scales"] for one in layers)
+    manifest = open_bundle(folder).manifest
+    assert manifest.calibration is not None
+    assert manifest.calibration["decoder"]["method"] == f"weights only, int4 by {method}"
+    assert manifest.calibration["data"]["rows"] == 4
+    # Two narrow layers of random weights at 4 bits: about a tenth of logits within ±2.
+    assert manifest.parity["max_abs_error"]["prefill logits"] < 1
+
+
+def test_int8_and_int4_by_data_side_by_side(routed: Any, data: Path, tmp_path: Path) -> None:
+    folder = assemble(
+        routed,
+        tmp_path / "out",
+        precision="int8",
+        component_precision={"vision": "int4"},
+        calibration=CalibrationSettings(data=data, rows=4, min_snr_db=0),
+    )
+    report = json.loads((folder / "reports" / "quantization.json").read_text())
+    assert report["decoder"]["method"] == "static, ranges by mse"
+    smoothed = [one["activation"].get("smoothing") for one in _in(report["decoder"], "int8")]
+    assert 0.5 in smoothed
+    assert {one["method"] for one in _in(report["vision"], "int4")} == {"gptq"}
+
+
+def _in(component: dict[str, Any], precision: str) -> list[dict[str, Any]]:
+    return [one for one in component["weights"] if one["precision"] == precision]
+
+
 def test_settings_are_checked_before_any_work(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"calibration data: .*none\.jsonl does not exist"):
         CalibrationSettings(data=tmp_path / "none.jsonl")
@@ -242,3 +287,5 @@ def test_settings_are_checked_before_any_work(data: Path, tmp_path: Path) -> Non
         export_bundle(
             tmp_path / "absent", tmp_path / "out", calibration=CalibrationSettings(data=data)
         )
+    with pytest.raises(UnsupportedError, match="int4 by awq needs calibration data"):
+        export_bundle(tmp_path / "absent", tmp_path / "out", precision="int4", int4_method="awq")

@@ -100,11 +100,13 @@ def _feeds(model: onnx.ModelProto) -> list[dict[str, np.ndarray]]:
 
 
 def _converted(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    if precision == "int8":
+    if precision in ("int8", "fp8"):
         # unsigned, as a bundle for the CPU has them
         observers = observe(model, _feeds(model))
-        return quantize(model, "int8", observers=observers, options=LayerOptions(signed=False))[0]
-    if precision in ("int8-weight-only", "int4"):
+        return quantize(model, precision, observers=observers, options=LayerOptions(signed=False))[
+            0
+        ]
+    if precision in ("int8-weight-only", "int4", "nvfp4"):
         return quantize(model, precision)[0]
     converted = ir.from_proto(model)
     if precision == "fp16":
@@ -182,7 +184,7 @@ def _files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-weight-only", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-weight-only", "int8", "int4", "fp8"])
 def test_every_precision_builds(make_bundle: MakeBundle, precision: Precision) -> None:
     folder, manifest = make_bundle(precision)
     entries = build_engines(folder, manifest, "rtx-40")
@@ -193,6 +195,32 @@ def test_every_precision_builds(make_bundle: MakeBundle, precision: Precision) -
         assert entry.compute_capability == "8.9"
         assert entry.builder_version == trt.__version__
         assert entry.build_seconds > 0
+
+
+@pytest.mark.parametrize("target", ["rtx-50", "dgx-spark"])
+@pytest.mark.parametrize("precision", ["fp8", "nvfp4"])
+def test_narrow_floats_build_for_the_latest(
+    make_bundle: MakeBundle, precision: Precision, target: str
+) -> None:
+    folder, manifest = make_bundle(precision)
+    entries = build_engines(folder, manifest, target)
+    assert [entry.compute for entry in entries] == ["fp8" if precision == "fp8" else "fp16"] * 2
+
+
+@pytest.mark.parametrize(
+    ("precision", "target", "reason"),
+    [
+        ("fp8", "rtx-30", "rtx-30 does not run fp8: FP8 needs SM 89 or later; rtx-30 is SM 86"),
+        ("nvfp4", "rtx-40", "rtx-40 does not run nvfp4: NVFP4 needs SM 100 or later"),
+    ],
+)
+def test_narrow_floats_are_refused_on_a_target_that_lacks_them(
+    make_bundle: MakeBundle, precision: Precision, target: str, reason: str
+) -> None:
+    folder, manifest = make_bundle(precision)
+    with pytest.raises(UnsupportedError, match=reason):
+        build_engines(folder, manifest, target)
+    assert not (folder / "engines").exists()
 
 
 def test_int4_is_refused_on_a_target_that_lacks_it(make_bundle: MakeBundle) -> None:
@@ -308,6 +336,7 @@ def test_add_engines_from_weights_in_files_of_their_own(make_bundle: MakeBundle)
         ("int8-weight-only", "fp16"),
         ("int8", "int8"),
         ("int4", "fp16"),
+        ("fp8", "fp8"),
     ],
 )
 def test_engines_of_narrow_weights_multiply_in_half_precision(
@@ -326,7 +355,7 @@ def test_engines_of_narrow_weights_multiply_in_half_precision(
     monkeypatch.setattr("moir_edge.export.tensorrt_rtx.build", record)
     entries = build_engines(folder, manifest, "rtx-40")
     assert {entry.compute for entry in entries} == {compute}
-    # what surrounds products in int8 is float16 too
+    # what surrounds products in 8 bits is float16 too
     assert types == {TensorProto.FLOAT if compute == "fp32" else TensorProto.FLOAT16}
     new = {"engines", "engines/rtx-40"} | {entry.path for entry in entries}
     assert _files(folder) == before | new

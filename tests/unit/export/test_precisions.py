@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from moir_edge.errors import UnsupportedError
-from moir_edge.export.precisions import calibrated_components, plan_precisions
+from moir_edge.export.precisions import (
+    calibrated_components,
+    choose_int4_method,
+    plan_precisions,
+)
 
 COMPONENTS = ("vision", "embedding", "router", "decoder")
 
@@ -14,9 +18,9 @@ def test_fp32_is_fp32_everywhere() -> None:
     assert set(plan_precisions(COMPONENTS, "cpu", "fp32").values()) == {"fp32"}
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-weight-only", "int4"])
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"])
 def test_router_stays_in_fp32(precision: str) -> None:
-    plan = plan_precisions(COMPONENTS, "rtx-40", precision)
+    plan = plan_precisions(COMPONENTS, "rtx-50", precision)
     assert plan["router"] == "fp32"
     assert plan["decoder"] == precision
 
@@ -40,6 +44,39 @@ def test_calibration_data_are_needed_or_of_no_use() -> None:
         calibrated_components(plan_precisions(COMPONENTS, "cpu", "int4"), has_data=True)
 
 
+def test_int4_by_data_needs_them() -> None:
+    plan = plan_precisions(COMPONENTS, "cpu", "int4")
+    for method in ("awq", "gptq"):
+        found = calibrated_components(plan, has_data=True, int4_method=method)
+        assert found == ("decoder",)
+        with pytest.raises(UnsupportedError, match=f"int4 by {method} needs calibration data.*rtn"):
+            calibrated_components(plan, has_data=False, int4_method=method)
+    for method in ("rtn", "hqq"):
+        assert calibrated_components(plan, has_data=False, int4_method=method) == ()
+        with pytest.raises(UnsupportedError, match="for int8, fp8 and for int4 by awq or gptq"):
+            calibrated_components(plan, has_data=True, int4_method=method)
+
+
+def test_int4_method_is_the_best_with_the_data_at_hand() -> None:
+    plan = plan_precisions(COMPONENTS, "cpu", "int4")
+    assert choose_int4_method(plan, "cpu", None, has_data=False) == "rtn"
+    assert choose_int4_method(plan, "cpu", None, has_data=True) == "gptq"
+    assert choose_int4_method(plan, "cpu", "hqq", has_data=False) == "hqq"
+
+
+def test_int4_methods_that_are_refused() -> None:
+    plan = plan_precisions(COMPONENTS, "rtx-40", "int4")
+    with pytest.raises(UnsupportedError, match="unknown int4 method 'awk': did you mean 'awq'"):
+        choose_int4_method(plan, "rtx-40", "awk", has_data=False)
+    with pytest.raises(
+        UnsupportedError, match="TensorRT does not read; for rtx-40 take rtn, awq, gptq"
+    ):
+        choose_int4_method(plan, "rtx-40", "hqq", has_data=False)
+    floats = plan_precisions(COMPONENTS, "cpu", "fp32")
+    with pytest.raises(UnsupportedError, match="no component of this export is int4"):
+        choose_int4_method(floats, "cpu", "rtn", has_data=False)
+
+
 def test_override_wins() -> None:
     plan = plan_precisions(COMPONENTS, "cpu", "int4", {"vision": "fp32"})
     assert plan["vision"] == "fp32"
@@ -50,7 +87,9 @@ def test_override_wins() -> None:
     [
         ("rtx40", "fp32", {}, "did you mean 'rtx-40'"),
         ("cpu", "int3", {}, "did you mean 'int"),
-        ("cpu", "fp8", {}, "cpu"),
+        ("cpu", "fp8", {}, "cpu does not run fp8: ONNX Runtime has no FP8 kernels for a CPU"),
+        ("jetson-agx-orin", "fp8", {}, "FP8 needs SM 89 or later; jetson-agx-orin is SM 87"),
+        ("rtx-40", "fp8", {"decoder": "nvfp4"}, "NVFP4 needs SM 100 or later"),
         ("rtx-40", "int4", {"router": "int4"}, "router stays in fp32"),
         ("cpu", "int4", {"decodr": "fp32"}, "did you mean 'decoder'"),
         ("cpu", "fp32", {"vision": "fp8"}, "fp8"),

@@ -70,3 +70,17 @@ def test_writing_is_deterministic(tmp_path: Path) -> None:
         write_graphs({"one": graph("a", extra=True)}, folder)
         contents.append([path.read_bytes() for path in sorted(folder.iterdir())])
     assert contents[0] == contents[1]
+
+
+def test_small_tensors_that_came_from_another_file_move_inside(tmp_path: Path) -> None:
+    source = ir.to_proto(graph("a"))
+    # everything outside, as other exporters write
+    onnx.save(
+        source, tmp_path / "a.onnx", save_as_external_data=True, location="w", size_threshold=0
+    )
+    (tmp_path / "out").mkdir()
+    write_graphs({"one": ir.load(tmp_path / "a.onnx")}, tmp_path / "out")
+    proto = onnx.load(tmp_path / "out" / "one.onnx")
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    np.testing.assert_array_equal(values["b.bias"], np.ones(32, np.float32))
+    np.testing.assert_array_equal(values["a.table"], TABLE)

@@ -1,0 +1,301 @@
+"""What each precision and method costs the demo: `python -m moir_edge.benchmarks.quantization -o FILE`.
+
+Exports the demo checkpoint once per row of a table, compares all bundles with the fp32 one on the test split, and prints the
+table that `docs/quantization.md` shows. Exit code 1 if a row misses its recovery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moir_edge.errors import MoirEdgeError, UnsupportedError, closest
+
+if TYPE_CHECKING:
+    from moir_edge.benchmarks.measure import Progress
+    from moir_edge.benchmarks.schema import CandidateReport
+    from moir_edge.calibration import CalibrationSettings
+
+__all__ = ["CONFIGURATIONS", "Configuration", "Result", "main", "measure", "table"]
+
+ROWS = 1200
+CALIBRATION_ROWS = 256
+_CALIBRATION_SEED = 7
+_ALL_INT4 = {"vision": "int4"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """One row of the table: a way to export the checkpoint.
+
+    Attributes:
+        name: Of the row and the bundle.
+        precision: Of the bundle.
+        options: Further arguments of `moir_edge.export.assemble`.
+        calibrated: Whether it is given the calibration data.
+        min_recovery: What it must reach, in %; None for a row that is only reported.
+    """
+
+    name: str
+    precision: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    calibrated: bool = False
+    min_recovery: float | None = None
+
+
+def _int4(
+    method: str, min_recovery: float | None, *, calibrated: bool = False
+) -> tuple[Configuration, Configuration]:
+    """Return the rows of one method: the default mix of components, and all of them in INT4."""
+    usual = Configuration(
+        name=f"int4-{method}",
+        precision="int4",
+        options={"int4_method": method},
+        calibrated=calibrated,
+        min_recovery=min_recovery,
+    )
+    everything = Configuration(
+        name=f"int4-{method}-vision-too",
+        precision="int4",
+        options={"int4_method": method, "component_precision": _ALL_INT4},
+        calibrated=calibrated,
+    )
+    return usual, everything
+
+
+CONFIGURATIONS: tuple[Configuration, ...] = (
+    Configuration(name="int8-weight-only", precision="int8-weight-only", min_recovery=99.5),
+    Configuration(name="int8", precision="int8", calibrated=True, min_recovery=99.5),
+    *_int4("rtn", 98.0),
+    *_int4("hqq", 98.0),
+    *_int4("awq", 99.0, calibrated=True),
+    *_int4("gptq", 99.0, calibrated=True),
+)
+"""Every row, in the order of the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The figures of one row, against the fp32 bundle.
+
+    Attributes:
+        name: Of the configuration.
+        tensor_bytes: Of all graphs.
+        recovery_percent: Score over that of fp32, in %.
+        recovery_low: Lower end of its 95 % interval.
+        recovery_high: Upper end.
+        identical_percent: Rows with the same greedy tokens, in %.
+        leading_percent: Tokens up to the first that differs, in %.
+        index_percent: Router indices that are the same, in %; None without a router.
+        matched_cosine: Mean cosine between the tokens that either router picked; None without a router.
+        min_recovery: What the configuration must reach, in %; None for no bound.
+    """
+
+    name: str
+    tensor_bytes: int
+    recovery_percent: float
+    recovery_low: float
+    recovery_high: float
+    identical_percent: float
+    leading_percent: float
+    index_percent: float | None
+    matched_cosine: float | None
+    min_recovery: float | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it reaches its bound, if there is one."""
+        return self.min_recovery is None or self.recovery_percent >= self.min_recovery
+
+
+def measure(
+    checkpoint: Path,
+    folder: Path,
+    configurations: Sequence[Configuration] = CONFIGURATIONS,
+    *,
+    rows: int = ROWS,
+    calibration_rows: int = CALIBRATION_ROWS,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Export, compare and gather the figures.
+
+    Args:
+        checkpoint: The demo checkpoint, or another one for the demo's data.
+        folder: Where data, bundles and statistics go.
+        configurations: Rows of the table.
+        rows: Rows of the demo's test split.
+        calibration_rows: Rows of its validation split that calibrate.
+        progress: Called as ``progress(stage, done, total)``.
+
+    Raises:
+        MoirEdgeError: An export or the comparison failed.
+    """
+    from moir_edge.benchmarks.comparison import compare
+    from moir_edge.demo import demo_rows, write_jsonl
+
+    data = write_jsonl(demo_rows("test", count=rows), folder / "data")
+    reference, bundles = _export(checkpoint, folder, configurations, calibration_rows, progress)
+    report = compare(
+        reference,
+        bundles,
+        data,
+        latency_rows=1,
+        latency_repeats=1,
+        threads=1,
+        progress=progress,
+    )
+    return [
+        _result(configuration, candidate)
+        for configuration, candidate in zip(configurations, report.candidates[1:], strict=True)
+    ]
+
+
+def _export(
+    checkpoint: Path,
+    folder: Path,
+    configurations: Sequence[Configuration],
+    calibration_rows: int,
+    progress: Progress | None,
+) -> tuple[Path, list[Path]]:
+    """Trace once; return the fp32 bundle and one for each configuration."""
+    from moir_edge.calibration import CalibrationSettings
+    from moir_edge.demo import demo_rows, write_jsonl
+    from moir_edge.export import assemble, load_checkpoint, trace_components
+
+    rows = demo_rows("val", count=calibration_rows, seed=_CALIBRATION_SEED)
+    settings = CalibrationSettings(
+        data=write_jsonl(rows, folder / "calibration"),
+        rows=calibration_rows,
+        cache=folder / "statistics",
+    )
+    traced = trace_components(load_checkpoint(checkpoint), progress=progress)
+    reference = assemble(traced, folder / "fp32", progress=progress)
+    bundles = [
+        assemble(
+            traced,
+            folder / one.name,
+            precision=one.precision,
+            calibration=_settings_of(one, settings),
+            progress=progress,
+            **one.options,
+        )
+        for one in configurations
+    ]
+    return reference, bundles
+
+
+def _settings_of(
+    configuration: Configuration, settings: CalibrationSettings
+) -> CalibrationSettings | None:
+    return settings if configuration.calibrated else None
+
+
+def _result(configuration: Configuration, candidate: CandidateReport) -> Result:
+    recovery, tokens, routing = candidate.recovery, candidate.token_agreement, candidate.routing
+    if recovery is None or tokens is None:
+        raise UnsupportedError(f"{configuration.name} was not compared with the fp32 bundle")
+    return Result(
+        name=configuration.name,
+        tensor_bytes=candidate.weights_bytes,
+        recovery_percent=recovery.percent,
+        recovery_low=recovery.low,
+        recovery_high=recovery.high,
+        identical_percent=tokens.identical_percent,
+        leading_percent=tokens.leading_percent,
+        index_percent=None if routing is None else routing.index_percent,
+        matched_cosine=None if routing is None else routing.matched_cosine,
+        min_recovery=configuration.min_recovery,
+    )
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the results as a Markdown table.
+
+    Args:
+        results: From `measure`.
+    """
+    lines = [
+        "| | weights MB | recovery | same tokens | router indices | matched-token cosine |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in results:
+        cells = (
+            f"`{one.name}`",
+            f"{one.tensor_bytes / 1e6:.2f}",
+            f"{one.recovery_percent:.1f} % ({one.recovery_low:.1f}–{one.recovery_high:.1f})",
+            f"{one.identical_percent:.1f} %",
+            "–" if one.index_percent is None else f"{one.index_percent:.2f} %",
+            "–" if one.matched_cosine is None else f"{one.matched_cosine:.4f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 all reached, 1 one missed, 2 it could not be measured.
+
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        results = _measure(options)
+    except MoirEdgeError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    record = [{**asdict(one), "passed": one.passed} for one in results]
+    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(table(results))  # noqa: T201
+    missed = [one for one in results if not one.passed]
+    for one in missed:
+        print(f"FAILED: {one.name}: recovery under {one.min_recovery} %", file=sys.stderr)  # noqa: T201
+    return 1 if missed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m moir_edge.benchmarks.quantization")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--checkpoint", type=Path, help="another checkpoint than the demo's")
+    parser.add_argument("--rows", type=int, default=ROWS, help="rows of the demo's test split")
+    parser.add_argument(
+        "--calibration-rows",
+        type=int,
+        default=CALIBRATION_ROWS,
+        help="rows of its validation split that calibrate",
+    )
+    parser.add_argument("--only", action="append", help="a row of the table; repeatable")
+    return parser
+
+
+def _measure(options: argparse.Namespace) -> list[Result]:
+    from moir_edge.cli.terminal import progress_bar
+    from moir_edge.demo import checkpoint_path
+
+    with tempfile.TemporaryDirectory() as folder, progress_bar() as progress:
+        return measure(
+            options.checkpoint or checkpoint_path(),
+            Path(folder),
+            _chosen(options.only),
+            rows=options.rows,
+            calibration_rows=options.calibration_rows,
+            progress=progress,
+        )
+
+
+def _chosen(names: Sequence[str] | None) -> tuple[Configuration, ...]:
+    known = {one.name: one for one in CONFIGURATIONS}
+    for name in names or ():
+        if name not in known:
+            raise UnsupportedError(f"unknown row {name!r}: {closest(name, known)}")
+    return tuple(one for one in CONFIGURATIONS if names is None or one.name in names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
