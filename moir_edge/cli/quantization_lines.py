@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,12 @@ __all__ = [
 ]
 
 _NAMES_SHOWN = 4
-_INPUT_COLUMNS = ("input scale", "clipped", "SQNR")
+_NONE = "–"
+_TEXT_COLUMNS = 3
+_COLUMNS = (
+    *("layer", "shape", "precision", "scale", "clipped", "SQNR"),
+    *("input scale", "input clipped", "input SQNR", "KL", "reason"),
+)
 
 
 def quantization_report(bundle: Path) -> dict[str, Any]:
@@ -34,7 +40,7 @@ def quantization_report(bundle: Path) -> dict[str, Any]:
 
 
 def quantization_table(report: Mapping[str, Any]) -> Table:
-    """Return one row per layer: precision, error of the weight, scale and range of its input, divergence, reason.
+    """Return one row per layer: precision; scale, clipping and noise of weight and input; divergence, reason.
 
     Args:
         report: From `quantization_report`.
@@ -42,27 +48,24 @@ def quantization_table(report: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     divergence = _divergences(report["sensitivity"])
-    entries = [
-        (component, layer)
-        for component, own in report["layers"].items()
-        for layer in own["weights"]
-    ]
-    with_inputs = any(layer["activation"] for _, layer in entries)
-    columns = ["error", *(_INPUT_COLUMNS if with_inputs else ()), *(["KL"] if divergence else [])]
+    rows = []
+    for component, own in report["layers"].items():
+        for layer in own["weights"]:
+            kl = divergence.get((component, layer["node"], layer["precision"]))
+            figures = [*_weight_cells(layer), *_input_cells(layer.get("activation") or {})]
+            figures.append(_NONE if kl is None else f"{kl:.1e}")
+            name = (f"{component}: {layer['node']}", "×".join(map(str, layer["shape"])))
+            rows.append((*name, layer["precision"], *figures, layer.get("reason", "")))
+    # A column that no layer has a figure for would only push the reasons off the screen.
+    shown = [at for at, _ in enumerate(_COLUMNS) if any(row[at] != _NONE for row in rows)]
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("layer", "shape", "precision"):
-        table.add_column(name, no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("reason")
-    for component, layer in entries:
-        shape = "×".join(map(str, layer["shape"]))
-        figures = [_percent(layer["relative_error"])]
-        figures += _input_cells(layer["activation"]) if with_inputs else []
-        if divergence:
-            figures.append(_kl(divergence.get((component, layer["node"], layer["precision"]))))
-        name = f"{component}: {layer['node']}"
-        table.add_row(name, shape, layer["precision"], *figures, layer["reason"])
+    for at in shown:
+        is_text = at < _TEXT_COLUMNS or at == len(_COLUMNS) - 1
+        table.add_column(
+            _COLUMNS[at], justify="left" if is_text else "right", no_wrap=at < len(_COLUMNS) - 1
+        )
+    for row in rows:
+        table.add_row(*(row[at] for at in shown))
     return table
 
 
@@ -77,8 +80,9 @@ def fallback_lines(report: Mapping[str, Any]) -> list[str]:
     groups: dict[tuple[str, str, str], list[str]] = {}
     for component, own in report["layers"].items():
         for layer in own["weights"]:
-            if layer["reason"] and not layer["reason"].startswith("raised"):
-                key = (component, layer["precision"], layer["reason"])
+            reason = layer.get("reason", "")
+            if reason and not reason.startswith("raised"):
+                key = (component, layer["precision"], reason)
                 groups.setdefault(key, []).append(layer["node"])
     return [
         f"{component}: {len(nodes)} {precision}, {reason} ({_shortened(nodes)})"
@@ -123,24 +127,36 @@ def _divergences(sensitivity: Mapping[str, Any] | None) -> dict[tuple[str, str, 
     }
 
 
-def _percent(error: float) -> str:
-    return f"{100 * error:.2f} %" if error else "–"
+def _weight_cells(layer: Mapping[str, Any]) -> list[str]:
+    """Return median scale, clipped share and signal to noise of a layer's weight; dashes where it stays float."""
+    scales = layer.get("scales") or layer
+    ratio, error = scales.get("signal_to_noise_db"), layer.get("relative_error")
+    if ratio is None and error:
+        ratio = -20 * math.log10(error)
+    scale = scales.get("scale")
+    median = scale[len(scale) // 2] if isinstance(scale, list) else scale
+    return [_number(median), _share(scales.get("clipped_share")), _decibels(ratio)]
 
 
-def _input_cells(activation: Mapping[str, Any] | None) -> list[str]:
-    """Return step, clipped share and signal to noise of a layer's input; dashes where it stays float."""
-    if activation is None:
-        return ["–"] * len(_INPUT_COLUMNS)
-    ratio = activation["signal_to_noise_db"]
+def _input_cells(activation: Mapping[str, Any]) -> list[str]:
+    """Return scale, clipped share and signal to noise of a layer's input; dashes where it stays float."""
     return [
-        f"{activation['scale']:.3g}",
-        f"{100 * activation['clipped_share']:.2g} %",
-        "–" if ratio is None else f"{ratio:.1f} dB",
+        _number(activation.get("scale")),
+        _share(activation.get("clipped_share")),
+        _decibels(activation.get("signal_to_noise_db")),
     ]
 
 
-def _kl(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1e}"
+def _number(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.3g}"
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else f"{100 * value:.2g} %"
+
+
+def _decibels(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.1f} dB"
 
 
 def _shortened(nodes: list[str]) -> str:

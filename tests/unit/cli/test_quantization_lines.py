@@ -54,28 +54,31 @@ def _line(lines: list[str], name: str) -> list[str]:
 
 def test_the_table_has_every_figure_of_a_layer() -> None:
     lines = _printed({"layers": LAYERS, "sensitivity": SENSITIVITY})
-    assert lines[0].split() == [
-        "layer",
-        "shape",
-        "precision",
-        "error",
-        "input",
-        "scale",
-        "clipped",
-        "SQNR",
-        "KL",
-        "reason",
-    ]
-    expected = "decoder: q 64×32 int8 0.64 % 0.0125 0.05 % 41.3 dB 3.2e-05"
+    columns = "layer shape precision SQNR input scale input clipped input SQNR KL reason"
+    assert lines[0].split() == columns.split()
+    # An error of 0.64 % is −20 log₁₀ 0.0064 = 43.9 dB.
+    expected = "decoder: q 64×32 int8 43.9 dB 0.0125 0.05 % 41.3 dB 3.2e-05"
     assert _line(lines, "decoder: q") == expected.split()
     assert _line(lines, "vision: conv")[-4:] == ["no", "runtime", "fuses", "it"]
 
 
-def test_columns_without_figures_are_left_out() -> None:
-    weights = [_layer("q", "int4", relative_error=0.0861)]
-    lines = _printed({"layers": {"decoder": {"weights": weights}}, "sensitivity": None})
-    assert lines[0].split() == ["layer", "shape", "precision", "error", "reason"]
-    assert _line(lines, "decoder: q") == ["decoder:", "q", "64×32", "int4", "8.61", "%"]
+def test_figures_of_the_weights_scales_are_shown_where_they_are_reported() -> None:
+    own = {"scale": [0.001, 0.0125, 0.5], "clipped_share": 0.002, "signal_to_noise_db": 21.34}
+    layer = {"node": "q", "shape": [64, 32], "precision": "int4", **own}
+    lines = _printed({"layers": {"decoder": {"weights": [layer]}}, "sensitivity": None})
+    columns = "layer shape precision scale clipped SQNR reason"
+    assert lines[0].split() == columns.split()
+    assert _line(lines, "decoder: q") == [
+        "decoder:",
+        "q",
+        "64×32",
+        "int4",
+        "0.0125",
+        "0.2",
+        "%",
+        "21.3",
+        "dB",
+    ]
 
 
 def test_layers_that_fell_back_share_a_line_per_reason() -> None:
