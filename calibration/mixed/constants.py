@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
@@ -18,16 +19,14 @@ def constant_bytes(value: ir.Value) -> int:
 
 
 def evaluate_constant(value: ir.Value) -> npt.NDArray[Any]:
-    """Return what a value made from constants is, computed by ONNX Runtime.
+    """Return what a value made from constants is, computed by ONNX Runtime, or by ONNX's reference where it lacks a type.
 
-    Whatever operators a format writes, integers and scales or scales of scales, the numbers are those that the
+    Whatever operators a format writes, integers and scales or scales of scales, the numbers are those that a
     runtime multiplies with.
 
     Raises:
         ValueError: The value depends on an input.
     """
-    import onnxruntime
-
     nodes, constants = _makers(value)
     graph = onnx.helper.make_graph(
         [ir.to_proto(node) for node in nodes],
@@ -42,14 +41,26 @@ def evaluate_constant(value: ir.Value) -> npt.NDArray[Any]:
         opset_imports=[onnx.helper.make_opsetid("", opset)],
         ir_version=_IR_VERSIONS[opset >= 23],
     )
+    types = {tensor.data_type for tensor in graph.initializer}
+    result: npt.NDArray[Any]
+    if onnx.TensorProto.FLOAT4E2M1 in types:  # no kernel on a CPU
+        from onnx.reference import ReferenceEvaluator
+
+        result = np.asarray(ReferenceEvaluator(model).run(None, {})[0], np.float32)
+    else:
+        result = _session(model).run(None, {})[0]
+    return result
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
+    return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    result: npt.NDArray[Any] = session.run(None, {})[0]
-    return result
 
 
 # The IR version that came with opset 21, and with 23 and its 4-bit floats.
