@@ -46,7 +46,8 @@ def evaluate_constant(value: ir.Value) -> npt.NDArray[Any]:
     if onnx.TensorProto.FLOAT4E2M1 in types:  # no kernel on a CPU
         from onnx.reference import ReferenceEvaluator
 
-        result = np.asarray(ReferenceEvaluator(model).run(None, {})[0], np.float32)
+        outputs: Any = ReferenceEvaluator(model).run(None, {})
+        result = np.asarray(outputs[0], np.float32)
     else:
         result = _session(model).run(None, {})[0]
     return result
