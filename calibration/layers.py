@@ -28,7 +28,6 @@ from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses
 from moir_edge.calibration.ranges import CalibrationMethod
 from moir_edge.calibration.rewriting import GraphRewriter, WeightQuantizer, require_opset
-from moir_edge.calibration.scales import quantize_array
 from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight
 from moir_edge.calibration.weight_methods import LayerMethods, MethodChoice, get_method
 from moir_edge.calibration.weight_report import describe_weight
@@ -181,9 +180,9 @@ class _Layers:
     def _method(self, use: WeightUse, format_: LayerFormat) -> MethodChoice:
         if format_.storage == ir.DataType.INT4:
             return self.methods.of(use)
-        return MethodChoice(
-            name="rtn", quantizer=quantize_float if format_.is_float else quantize_array
-        )
+        if format_.is_float:
+            return MethodChoice(name="rtn", quantizer=quantize_float)
+        return self.methods.of_int8(use)
 
     def _activation(
         self, use: WeightUse, format_: LayerFormat
@@ -194,11 +193,16 @@ class _Layers:
 
 
 def _method(entries: Sequence[QuantizedWeight], options: LayerOptions) -> str:
-    """Name how scales were found: of activations, and of INT4 weights."""
+    """Name how scales were found: of activations, and of integer weights where there is a choice."""
     static = any(entry.activation is not None for entry in entries)
     parts = [f"static, ranges by {options.method}" if static else "weights only"]
-    blocks = sorted({entry.method for entry in entries if entry.precision == "int4"})
-    return ", ".join(parts + [f"int4 by {' and '.join(blocks)}"] * bool(blocks))
+    found = {
+        f"{storage} by {entry.method}"
+        for entry in entries
+        for storage in ("int4", "int8")
+        if entry.precision.startswith(storage) and (storage == "int4" or entry.method != "rtn")
+    }
+    return ", ".join([*parts, *sorted(found)])
 
 
 def _formats(entries: Sequence[QuantizedWeight]) -> list[LayerFormat]:

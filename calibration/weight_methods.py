@@ -1,4 +1,4 @@
-"""The ways to find INT4 weights, one row each, and what each layer gets of them."""
+"""The ways to find integer weights, one row each, and what each layer gets of them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class LayerMethods:
         self._method = method
         self._observers = observers
         self._migrations: dict[str, Migration] = {}
-        self._last: tuple[str, CalibratedQuantizer] | None = None
+        self._last: tuple[str, type[CalibratedQuantizer], CalibratedQuantizer] | None = None
 
     def migrate(
         self, graph: ir.Graph, granularity_of: Callable[[WeightUse], Granularity | None]
@@ -155,21 +155,31 @@ class LayerMethods:
         """Return how an INT4 layer is quantized."""
         if self._method.plain is not None:
             return MethodChoice(name=self._method.name, quantizer=self._method.plain)
-        quantizer, reason = self._calibrated(use.activation)
+        quantizer, reason = self._calibrated(use.activation, self._method.calibrated)
         if quantizer is None:
+            reason = f"{self._method.name}: {reason}"
             return MethodChoice(name="rtn", quantizer=quantize_array, reason=reason)
         migration = self._migrations.get(use.activation)
         alpha = None if migration is None else migration.alpha
         return MethodChoice(name=self._method.name, quantizer=quantizer, alpha=alpha)
 
-    def _calibrated(self, activation: str) -> tuple[CalibratedQuantizer | None, str]:
+    def of_int8(self, use: WeightUse) -> MethodChoice:
+        """Return how an INT8 layer is quantized: errors are fed back where Σ x xᵀ of its input was gathered."""
+        quantizer, _ = self._calibrated(use.activation, GptqQuantizer)
+        if quantizer is None:
+            return MethodChoice(name="rtn", quantizer=quantize_array)
+        return MethodChoice(name="gptq", quantizer=quantizer)
+
+    def _calibrated(
+        self, activation: str, kind: type[CalibratedQuantizer] | None
+    ) -> tuple[CalibratedQuantizer | None, str]:
         """Return the quantizer of an activation's weights, the last one kept: they stand side by side."""
-        if self._last is not None and self._last[0] == activation:
-            return self._last[1], ""
-        kind, moments = self._method.calibrated, self.moments(activation)
+        if self._last is not None and self._last[:2] == (activation, kind):
+            return self._last[2], ""
+        moments = self.moments(activation)
         if kind is None or moments is None:
-            return None, f"{self._method.name}: the calibration data never reached its input"
+            return None, "the calibration data never reached its input"
         if reason := kind.obstacle(moments):
-            return None, f"{self._method.name}: {reason}"
-        self._last = (activation, kind(moments))
-        return self._last[1], ""
+            return None, reason
+        self._last = (activation, kind, kind(moments))
+        return self._last[2], ""

@@ -149,7 +149,7 @@ def _calibrate(
         folder,
         settings,
         components=components,
-        weights_only=[name for name in components if plan[name] == "int4"],
+        weights_only=[name for name in components if plan[name] in ("int4", "int8-weight-only")],
         progress=report,
     )
 

@@ -26,11 +26,12 @@ __all__ = [
 PrecisionName = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"]
 
 # Components that do not follow the bundle's precision: the router stays exact, a look-up table multiplies nothing, and
-# 4 bits cost a vision tower or a table more accuracy than they save bytes.
+# 4 bits cost a vision tower or a table more accuracy than they save bytes. Activations of the tower stay float: rounded,
+# they move its features so far that the router picks other tokens.
 _DEFAULTS: dict[str, dict[str, str]] = {
-    "int8": {"embedding": "int8-weight-only"},
+    "int8": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
     "int4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
-    "fp8": {"embedding": "int8-weight-only"},
+    "fp8": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
     "nvfp4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
 }
 
@@ -124,9 +125,9 @@ def calibrated_components(
 
     by_data = [name for name, method in METHODS.items() if method.needs_data]
     calibrated = (*_CALIBRATED, *(["int4"] if int4_method in by_data else []))
-    found = tuple(name for name, precision in plan.items() if precision in calibrated)
-    if found and not has_data:
-        what, other = plan[found[0]], "int8-weight-only"
+    needing = [name for name, precision in plan.items() if precision in calibrated]
+    if needing and not has_data:
+        what, other = plan[needing[0]], "int8-weight-only"
         if what == "int4":
             what, other = f"int4 by {int4_method}", "--int4-method rtn"
         raise UnsupportedError(
@@ -137,12 +138,20 @@ def calibrated_components(
         raise UnsupportedError(
             "sensitivity and target recovery are measured on calibration data; give --calib-data FILE"
         )
-    if has_data and not found and not measured:
+    if not has_data:
+        return ()
+    # Weights in 8 bits need no data, but data bring their error down.
+    refined = [
+        name
+        for name, precision in plan.items()
+        if precision == "int8-weight-only" and name != "embedding"
+    ]
+    if not needing and not refined and not measured:
         raise UnsupportedError(
-            f"calibration data are for {', '.join(_CALIBRATED)} and for int4 by {' or '.join(by_data)}, and "
-            "no component of this export has that precision; leave --calib-data out"
+            "calibration data are for quantized weights and activations, and no component of this export has any; "
+            "leave --calib-data out"
         )
-    return found
+    return tuple(name for name in plan if name in needing or name in refined)
 
 
 def apply_precision(

@@ -208,13 +208,17 @@ _FIRST_RUNTIME_THAT_FUSES_INT8 = (1, 25)
 _STATIC = {"session.qdqisint8allowed": "1"}
 
 
-def session_config(component: str, precision: str, runtime_version: str) -> dict[str, str]:
+def session_config(
+    component: str, precision: str, runtime_version: str, *, exact: bool = False
+) -> dict[str, str]:
     """Return the ONNX Runtime session entries under which a component runs fast on a CPU.
 
     Args:
         component: ``vision``, ``embedding``, ``router`` or ``decoder``.
         precision: That component's precision in the manifest.
         runtime_version: `onnxruntime.__version__`.
+        exact: Leave activations float where weights alone are narrow, as a GPU does, rather than round them for the sake
+            of speed.
 
     Returns:
         Keys and values for `SessionOptions.add_session_config_entry`; empty for float graphs.
@@ -222,7 +226,7 @@ def session_config(component: str, precision: str, runtime_version: str) -> dict
     if precision in ("fp32", "fp16"):
         return {}
     # Nothing fuses a token table: unless folded, the whole of it is dequantized for each token.
-    if component == "embedding" or precision in _FLOATS:
+    if component == "embedding" or precision in _FLOATS or (exact and precision != "int8"):
         return dict(_FOLDED)
     if precision == "int8":
         # The head is quantized by weight alone.

@@ -39,7 +39,7 @@ def export(
         str, typer.Option(help="Device profile; `moir-edge targets` lists them.")
     ] = "cpu",
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, int8-weight-only, int8 or int4.")
+        str, typer.Option(help="fp32, fp16, int8-weight-only, int8, fp8, int4 or nvfp4.")
     ] = "fp32",
     component_precision: Annotated[
         list[str] | None,
@@ -54,7 +54,7 @@ def export(
     calib_data: Annotated[
         Path | None,
         typer.Option(
-            help="JSON lines to calibrate int8 or int4 with: image or images, prompt, context."
+            help="JSON lines to calibrate 8 or 4 bits with: image or images, prompt, context."
         ),
     ] = None,
     calib_rows: Annotated[
@@ -79,7 +79,8 @@ def export(
     min_snr: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Inputs that int8 would leave under this, in dB, stay float; 30 by default."
+            min=0,
+            help="Inputs that int8 (fp8: less 5) would leave under this, in dB, stay float; 30 by default.",
         ),
     ] = None,
     max_bad_rows: Annotated[

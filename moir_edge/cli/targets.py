@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _NOTES = """\
-(in brackets): the hardware has it, this version does not export it yet; nor int8 (W8A8) and bf16.
+(in brackets): the hardware has it, this version does not export it yet; nor bf16.
 tensorrt builds on the device; tensorrt_rtx ahead of time on any machine; onnxruntime needs no engine."""
 
 

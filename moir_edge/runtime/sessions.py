@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError, closest
 from moir_edge.runtime.float4 import session_source
-from moir_edge.targets import session_config
+from moir_edge.targets import get_target, session_config
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle
@@ -212,7 +212,10 @@ class GraphSessions:
         entry = self._bundle.manifest.components.get(component)
         if entry is None:
             raise BundleError(f"{self._bundle.path} has no {component} component; export it again")
-        options = _session_options(self._threads, component, entry.precision)
+        # A bundle for a GPU is run on a CPU to check it.
+        builder = get_target(self._bundle.manifest.target).builder
+        exact = self.provider == "cpu" and builder != "onnxruntime"
+        options = _session_options(self._threads, component, entry.precision, exact=exact)
         names = list(dict.fromkeys([_PROVIDERS[self.provider], "CPUExecutionProvider"]))
         path = self._bundle.file(entry.graph)
         source = session_source(path, entry.precision)
@@ -240,7 +243,7 @@ def _choose_provider(wanted: str | None) -> Provider:
     return "cuda" if wanted == "cuda" else "cpu"
 
 
-def _session_options(threads: int | None, component: str, precision: str) -> Any:
+def _session_options(threads: int | None, component: str, precision: str, *, exact: bool) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -249,6 +252,7 @@ def _session_options(threads: int | None, component: str, precision: str) -> Any
         options.intra_op_num_threads = threads
     # Without spinning the four sessions' idle threads leave the cores to the one that works.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    for key, value in session_config(component, precision, onnxruntime.__version__).items():
+    version = onnxruntime.__version__
+    for key, value in session_config(component, precision, version, exact=exact).items():
         options.add_session_config_entry(key, value)
     return options

@@ -114,6 +114,8 @@ def test_session_config() -> None:
     assert static == {"session.qdqisint8allowed": "1", **fused}
     assert session_config("embedding", "int8", "1.31.1") == folded
     assert session_config("decoder", "fp8", "1.31.1") == folded
+    assert session_config("vision", "int8-weight-only", "1.31.1", exact=True) == folded
+    assert session_config("decoder", "int8", "1.31.1", exact=True) == static
     assert session_config("decoder", "nvfp4", "1.31.1") == folded
 
 

@@ -30,9 +30,10 @@ def test_int4_leaves_vision_and_table_in_int8() -> None:
     assert plan["vision"] == plan["embedding"] == "int8-weight-only"
 
 
-def test_int8_leaves_the_table_by_weight_alone() -> None:
-    plan = plan_precisions(COMPONENTS, "cpu", "int8")
-    assert plan["embedding"] == "int8-weight-only"
+@pytest.mark.parametrize(("precision", "target"), [("int8", "cpu"), ("fp8", "rtx-40")])
+def test_8_bits_leave_vision_and_table_by_weight_alone(precision: str, target: str) -> None:
+    plan = plan_precisions(COMPONENTS, target, precision)
+    assert plan["embedding"] == plan["vision"] == "int8-weight-only"
     assert calibrated_components(plan, has_data=True) == ("vision", "decoder")
 
 
@@ -40,21 +41,29 @@ def test_calibration_data_are_needed_or_of_no_use() -> None:
     plan = plan_precisions(COMPONENTS, "cpu", "int4", {"vision": "int8"})
     with pytest.raises(UnsupportedError, match="int8 needs calibration data; give --calib-data"):
         calibrated_components(plan, has_data=False)
-    with pytest.raises(UnsupportedError, match="no component of this export has that precision"):
-        calibrated_components(plan_precisions(COMPONENTS, "cpu", "int4"), has_data=True)
+    with pytest.raises(UnsupportedError, match="fp8 needs calibration data; give --calib-data"):
+        calibrated_components(plan_precisions(COMPONENTS, "rtx-40", "fp8"), has_data=False)
+    floats = plan_precisions(COMPONENTS, "rtx-40", "fp16")
+    with pytest.raises(UnsupportedError, match="no component of this export has any; leave"):
+        calibrated_components(floats, has_data=True)
+
+
+def test_data_serve_weights_in_8_bits_where_there_are_some() -> None:
+    plan = plan_precisions(COMPONENTS, "cpu", "int8-weight-only")
+    assert calibrated_components(plan, has_data=False) == ()
+    assert calibrated_components(plan, has_data=True) == ("vision", "decoder")
 
 
 def test_int4_by_data_needs_them() -> None:
     plan = plan_precisions(COMPONENTS, "cpu", "int4")
     for method in ("awq", "gptq"):
         found = calibrated_components(plan, has_data=True, int4_method=method)
-        assert found == ("decoder",)
+        assert found == ("vision", "decoder")
         with pytest.raises(UnsupportedError, match=f"int4 by {method} needs calibration data.*rtn"):
             calibrated_components(plan, has_data=False, int4_method=method)
     for method in ("rtn", "hqq"):
         assert calibrated_components(plan, has_data=False, int4_method=method) == ()
-        with pytest.raises(UnsupportedError, match="for int8, fp8 and for int4 by awq or gptq"):
-            calibrated_components(plan, has_data=True, int4_method=method)
+        assert calibrated_components(plan, has_data=True, int4_method=method) == ("vision",)
 
 
 def test_int4_method_is_the_best_with_the_data_at_hand() -> None:
