@@ -106,17 +106,12 @@ class BundleCandidate:
         model, facts = self._model, self._model.manifest.model
         images, prompts, contexts = _inputs(rows)
         inputs = model.encode(prompts, images, context=contexts)
-<<<<<<< HEAD
         placed, _ = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=False)
         embeds = model.sessions.to_numpy(placed)
-        _, arrays = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=True)
-=======
-        embeds, _ = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=False)
         routed, arrays = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=True)
->>>>>>> cafe88921e46591a1a5640986b59740e5421b487
         if arrays is None:
             raise DataError("the router saw no image or no text in any of these rows")
-        width, added = inputs.input_ids.shape[1], routed - embeds
+        width, added = inputs.input_ids.shape[1], model.sessions.to_numpy(routed) - embeds
         maps = routing_maps(facts, inputs, arrays)
         return [
             RoutingRow(

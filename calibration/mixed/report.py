@@ -15,7 +15,7 @@ Layers = Sequence[Mapping[str, Any]]
 
 _ROW = 18
 _TOP = 34
-_LEFT = 214
+_LEFT = 238
 # Divergences under it are rounding of float32 sums; they are drawn at the edge.
 _LEAST_KL = 1e-10
 
@@ -41,10 +41,9 @@ def sensitivity_plot(record: Mapping[str, Any]) -> str:
         for cost in own:
             tips.append(f"{layer['name']}, {cost['precision']}: KL {cost['kl']:.2e}")
             parts.append(marker(_at(names, cost), x(cost["kl"]), y, 4, tips[-1]))
-    caption = (
-        f"KL from fp32 with this layer alone quantized (nats, mean of {record['tokens']} tokens)"
-    )
-    parts.append(label((_LEFT + WIDTH) / 2, height - 6, caption))
+    caption = "KL from fp32 (nats per token), one layer quantized"
+    caption += "; line: the precision chosen" if "mix" in record else ""
+    parts.append(label(WIDTH / 2, height - 6, caption))
     return stand_alone(draw("Sensitivity of the layers", "; ".join(tips), WIDTH, height, *parts))
 
 
@@ -73,6 +72,6 @@ def _legend(names: Sequence[str]) -> str:
     return "".join(parts)
 
 
-def _short(name: str, length: int = 26) -> str:
+def _short(name: str, length: int = 27) -> str:
     first = name.split(" + ")[0]
     return first if len(first) <= length else f"{first[: length - 1]}…"

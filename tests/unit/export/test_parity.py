@@ -58,6 +58,7 @@ def test_routing_figures(monkeypatch: pytest.MonkeyPatch) -> None:
             "router_scores": np.array([[0.1, 0.25, 0.9]]),
             "router_indices": np.array([[[0, 2], [3, 2], [-1, -1]]]),
             "router_gate": np.array([[0.9, 0.75, 0.1]]),
+            "router_margin": np.array([[0.5, 0.75, 0.1]]),
         },
     )
     summary = figures.summary()
@@ -66,6 +67,7 @@ def test_routing_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary["index_agreement"] == 0.75
     assert summary["gate_flips"] == 1
     assert summary["margin_median"] == 0.375
+    assert summary["graph_margin_median"] == 0.625
     assert summary["score_max_abs_error"] == pytest.approx(0.05)
     # Rank by rank: equal, orthogonal, orthogonal, orthogonal.
     assert summary["matched_token_cosine"] == 0.25
@@ -89,6 +91,6 @@ def test_routing_figures_of_a_router_without_single_sources(
         "moir_edge.router.last_routing", lambda _: SimpleNamespace(output=output), raising=False
     )
     figures = routing_parity.RoutingFigures()
-    got = {name: getattr(output, name).numpy() for name in ("scores", "indices", "gate")}
+    got = {name: getattr(output, name).numpy() for name in ("scores", "indices", "margin", "gate")}
     figures.add(None, {f"router_{name}": value for name, value in got.items()})
     assert figures.summary() == {"routed_tokens": 2, "score_max_abs_error": 0.0, "gate_flips": 0}

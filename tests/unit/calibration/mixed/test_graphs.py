@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from scipy.special import softmax
 from scipy.stats import entropy
 
@@ -22,6 +23,7 @@ from moir_edge.calibration import (
     quantize,
     sensitivity,
 )
+from moir_edge.calibration.formats import FORMATS
 from moir_edge.calibration.layers import quantize_layers
 from moir_edge.calibration.mixed.graphs import measure_layers
 from moir_edge.calibration.mixed.layers import LayerTable, ladder
@@ -39,6 +41,8 @@ def feeds() -> list[Feed]:
 
 
 def _logits(model: onnx.ModelProto, feed: Feed) -> np.ndarray:
+    if TensorProto.FLOAT4E2M1 in {tensor.data_type for tensor in model.graph.initializer}:
+        return np.asarray(ReferenceEvaluator(model).run(None, feed)[0], np.float64)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(
@@ -59,12 +63,12 @@ def _by_node(found: tuple[LayerSensitivity, ...]) -> dict[str, LayerSensitivity]
     return {one.layer.uses[0].node: one for one in found}
 
 
-@pytest.mark.parametrize("precision", ["int4", "int8", "int8-weight-only"])
+@pytest.mark.parametrize("precision", FORMATS)
 def test_a_layers_cost_is_that_of_a_graph_with_it_alone_quantized(
     make_decoder: MakeDecoder, feeds: list[Feed], precision: str
 ) -> None:
     model = make_decoder()
-    observers = observe(model, feeds)
+    observers = observe(model, feeds, gram=True)
     found = _by_node(sensitivity(model, feeds, precision, observers=observers))
     assert list(found) == ["up", "down", "odd", "back", "head"]
     for node, one in found.items():
@@ -79,6 +83,23 @@ def test_a_layers_cost_is_that_of_a_graph_with_it_alone_quantized(
             assert expected > 1e-6
             # Logits of a few units in float32, 1e-7 of them, against divergences from 5e-5 on.
             assert cost.kl == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "hqq"])
+def test_int4_methods_are_tried_as_they_quantize(feeds: list[Feed], method: str) -> None:
+    """Among them AWQ, which takes scales out of the norm before a layer."""
+    model = _normalised()
+    inputs = [{"x": feed["inputs_embeds"] ** 3} for feed in feeds]
+    observers = observe(model, inputs, gram=True)
+    options = LayerOptions(int4_method=method)
+    found = _by_node(sensitivity(model, inputs, "int4", observers=observers, options=options))
+    alone, _ = quantize(
+        model,
+        "int4",
+        observers=observers,
+        options=LayerOptions(int4_method=method, precisions={"up": "int4", "*": "fp32"}),
+    )
+    assert found["up"].costs[0].kl == pytest.approx(_divergence(model, alone, inputs), rel=2e-3)
 
 
 def test_precisions_and_bytes_are_those_of_the_quantized_graph(
