@@ -17,6 +17,8 @@ from moir_edge.errors import UnsupportedError
 
 __all__ = ["session_source", "widen_float4"]
 
+_HALF = 10  # onnx.TensorProto.FLOAT16
+
 
 def session_source(graph: Path, precision: str) -> str | bytes:
     """Return what `InferenceSession` takes for a component.
@@ -33,7 +35,9 @@ def session_source(graph: Path, precision: str) -> str | bytes:
 
 
 def widen_float4(graph: Path) -> bytes:
-    """Return the graph as bytes, with float32 weights in place of the four-bit ones; the file is left as it is.
+    """Return the graph as bytes, with float weights in place of the four-bit ones; the file is left as it is.
+
+    They are of the type that the graph multiplies in: float16 in the GPU's form, float32 otherwise.
 
     Raises:
         EnvironmentProblem: `onnx` is not installed.
@@ -67,13 +71,15 @@ def _is_float4(node: Any, tensors: dict[str, Any]) -> bool:
     return weight is not None and weight.data_type == TensorProto.FLOAT4E2M1
 
 
-def _widened(node: Any, tensors: dict[str, Any], makers: dict[str, Any]) -> npt.NDArray[np.float32]:
+def _widened(node: Any, tensors: dict[str, Any], makers: dict[str, Any]) -> npt.NDArray[Any]:
     """Return the (K, N) weight of a `DequantizeLinear` whose scales come from another one."""
     weight = _array(tensors[node.input[0]])
-    scales, outer = (_array(tensors[name]) for name in makers[node.input[1]].input)
+    scale, factor = makers[node.input[1]].input
+    scales, outer = _array(tensors[scale]), _array(tensors[factor])
     blocks = weight.reshape(len(scales), -1, weight.shape[1])
-    wide: npt.NDArray[np.float32] = blocks * (scales * outer)[:, None]
-    return wide.reshape(weight.shape)
+    wide = blocks * (scales * outer)[:, None]
+    half = tensors[factor].data_type == _HALF
+    return wide.reshape(weight.shape).astype(np.float16 if half else np.float32)
 
 
 def _array(tensor: Any) -> npt.NDArray[np.float32]:

@@ -12,7 +12,7 @@ from moir_edge.errors import EnvironmentProblem
 from moir_edge.runtime.float4 import session_source, widen_float4
 
 
-def _graph(folder: Path) -> tuple[Path, np.ndarray]:
+def _graph(folder: Path, kind: type = np.float32) -> tuple[Path, np.ndarray]:
     """A MatMul by a (32, 4) weight in blocks of 16; return its file and the weight."""
     random = np.random.default_rng(3)
     codes = random.integers(0, 16, (32, 4)).astype(np.uint8)
@@ -30,18 +30,19 @@ def _graph(folder: Path) -> tuple[Path, np.ndarray]:
         helper.make_tensor(
             "s", TensorProto.FLOAT8E4M3FN, (2, 4), (scale_codes << 3).tobytes(), raw=True
         ),
-        numpy_helper.from_array(np.array(outer, np.float32), "outer"),
+        numpy_helper.from_array(np.array(outer, kind), "outer"),
     ]
     nodes = [
         helper.make_node("DequantizeLinear", ["s", "outer"], ["wide_s"]),
         helper.make_node("DequantizeLinear", ["w", "wide_s"], ["wide"], axis=0, block_size=16),
         helper.make_node("MatMul", ["x", "wide"], ["y"]),
     ]
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     graph = helper.make_graph(
         nodes,
         "test",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 32])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("x", element, ["n", 32])],
+        [helper.make_tensor_value_info("y", element, ["n", 4])],
         initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)
@@ -49,13 +50,16 @@ def _graph(folder: Path) -> tuple[Path, np.ndarray]:
     return folder / "decoder.onnx", values * np.repeat(scales, 16, axis=0) * outer
 
 
-def test_widened_weights_are_exact(tmp_path: Path) -> None:
-    path, weight = _graph(tmp_path)
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_widened_weights_are_exact(tmp_path: Path, kind: type) -> None:
+    path, weight = _graph(tmp_path, kind)
     before = path.read_bytes()
     model = onnx.load_from_string(widen_float4(path))
     assert [node.op_type for node in model.graph.node] == ["MatMul"]
     (tensor,) = model.graph.initializer
-    np.testing.assert_array_equal(numpy_helper.to_array(tensor), weight.astype(np.float32))
+    stored = numpy_helper.to_array(tensor)
+    assert stored.dtype == kind
+    np.testing.assert_array_equal(stored, weight.astype(kind))
     assert path.read_bytes() == before
 
 
