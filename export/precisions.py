@@ -65,9 +65,10 @@ def plan_precisions(
             raise UnsupportedError(f"unknown component {component!r}: {closest(component, names)}")
         check_precision(profile, name, component=component)
     router = profile.router_precision
-    if overrides.get("router", router) != router:
+    if overrides.get("router", router) not in (router, "fp16"):
         raise UnsupportedError(
-            f"the router stays in {router}: its look-up decides which tokens match"
+            "the router stays in floating point: its look-up decides which tokens match, and its weights are the fewest of all; "
+            f"it takes {router}, or fp16 on a GPU, not {overrides['router']}"
         )
     plan = dict.fromkeys(names, precision) | _DEFAULTS.get(precision, {}) | {"router": router}
     plan |= overrides

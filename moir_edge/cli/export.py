@@ -191,18 +191,13 @@ def parse_component_precision(options: list[str]) -> dict[str, str]:
     """
     from moir_edge.errors import UnsupportedError, closest
 
-    components = ("vision", "embedding", "decoder")
+    components = ("vision", "embedding", "router", "decoder")
     parsed = {}
     for option in options:
         component, separator, precision = option.partition("=")
         if not separator:
             raise UnsupportedError(
                 f"--component-precision {option!r}: expected COMPONENT=PRECISION, as vision=fp32"
-            )
-        if component == "router":
-            raise UnsupportedError(
-                "the router stays in fp32: its look-up decides which tokens match, and its weights are the fewest of all; "
-                "leave --component-precision router= out"
             )
         if component not in components:
             raise UnsupportedError(

@@ -99,7 +99,7 @@ def test_override_wins() -> None:
         ("cpu", "fp8", {}, "cpu does not run fp8: ONNX Runtime has no FP8 kernels for a CPU"),
         ("jetson-agx-orin", "fp8", {}, "FP8 needs SM 89 or later; jetson-agx-orin is SM 87"),
         ("rtx-40", "fp8", {"decoder": "nvfp4"}, "NVFP4 needs SM 100 or later"),
-        ("rtx-40", "int4", {"router": "int4"}, "router stays in fp32"),
+        ("rtx-40", "int4", {"router": "int4"}, "router stays in floating point.*takes fp32, or fp16 on a GPU, not int4"),
         ("cpu", "int4", {"decodr": "fp32"}, "did you mean 'decoder'"),
         ("cpu", "fp32", {"vision": "fp8"}, "fp8"),
     ],
@@ -111,3 +111,10 @@ def test_refusals(target: str, precision: str, override: dict[str, str], message
 
 def test_components_that_the_bundle_lacks_are_not_planned() -> None:
     assert "router" not in plan_precisions(("vision", "decoder"), "cpu", "int4")
+
+
+def test_router_takes_fp16_on_a_gpu_if_asked() -> None:
+    plan = plan_precisions(COMPONENTS, "rtx-40", "int4", {"router": "fp16"})
+    assert (plan["router"], plan["decoder"]) == ("fp16", "int4")
+    with pytest.raises(UnsupportedError, match="cpu does not run fp16"):
+        plan_precisions(COMPONENTS, "cpu", "int4", {"router": "fp16"})
