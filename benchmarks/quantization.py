@@ -79,7 +79,21 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     *_int4("hqq", 98.0),
     *_int4("awq", 99.0, calibrated=True),
     *_int4("gptq", 99.0, calibrated=True),
-    # Graphs for a GPU; on this machine they are checked.
+    # Graphs for a GPU, whose products are run exactly to check them.
+    Configuration(
+        name="int8-gpu",
+        precision="int8",
+        options={"target": "jetson-thor"},
+        calibrated=True,
+        min_recovery=99.5,
+    ),
+    Configuration(
+        name="int4-gptq-gpu",
+        precision="int4",
+        options={"target": "jetson-thor"},
+        calibrated=True,
+        min_recovery=99.0,
+    ),
     Configuration(
         name="fp8",
         precision="fp8",
