@@ -85,7 +85,7 @@ def component_profiles(component: str, model: ModelFacts) -> tuple[Profile, ...]
         model: Supplies context length and image tokens per tile.
     """
     context = model.context_length
-    tiles = min(_MAX_TILES, context // max(1, model.tokens_per_tile))
+    tiles = max(1, min(_MAX_TILES, context // max(1, model.tokens_per_tile)))
     shared = {
         "batch": AxisRange(1, 1, _MAX_BATCH),
         "sequence": _up_to(context, _TYPICAL_TOKENS),

@@ -287,9 +287,9 @@ def test_narrow_floats(
     layers = _in(report["decoder"], precision)
     assert len(layers) == 10
     for layer in layers:
-        assert layer["scales"]["scale"][0] > 0
-        assert layer["scales"]["clipped_share"] < 0.1
-        assert layer["scales"]["signal_to_noise_db"] > (28 if precision == "fp8" else 17)
+        assert layer["scale"][0] > 0
+        assert layer["clipped_share"] < 0.1
+        assert layer["signal_to_noise_db"] > (28 if precision == "fp8" else 17)
         assert ("activation" in layer) == (precision == "fp8")
     # The bundle runs where its engines cannot be: errors are those of the rounding, not of the route.
     manifest = open_bundle(folder).manifest
