@@ -143,7 +143,7 @@ def _build(model: str, bundle: Path, target: str, precision: str) -> Iterator[En
 
 
 def _row(model: str, bundle: Path, manifest: Manifest, entry: EngineEntry) -> EngineRow:
-    from moir_edge.export.build_memory import estimate_build_memory
+    from moir_edge.export.engines.memory import estimate_build_memory
 
     component = manifest.components[entry.component]
     return EngineRow(

@@ -99,7 +99,12 @@ def test_override_wins() -> None:
         ("cpu", "fp8", {}, "cpu does not run fp8: ONNX Runtime has no FP8 kernels for a CPU"),
         ("jetson-agx-orin", "fp8", {}, "FP8 needs SM 89 or later; jetson-agx-orin is SM 87"),
         ("rtx-40", "fp8", {"decoder": "nvfp4"}, "NVFP4 needs SM 100 or later"),
-        ("rtx-40", "int4", {"router": "int4"}, "router stays in floating point.*takes fp32, or fp16 on a GPU, not int4"),
+        (
+            "rtx-40",
+            "int4",
+            {"router": "int4"},
+            "router stays in floating point.*takes fp32, or fp16 on a GPU, not int4",
+        ),
         ("cpu", "int4", {"decodr": "fp32"}, "did you mean 'decoder'"),
         ("cpu", "fp32", {"vision": "fp8"}, "fp8"),
     ],

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from moir_edge.errors import EnvironmentProblem, UnsupportedError
-from moir_edge.export.jobs import BuildJob
-from moir_edge.export.tensorrt_builder import build
-from moir_edge.export.tensorrt_refit import refit
+from moir_edge.export.engines.builder import build
+from moir_edge.export.engines.jobs import BuildJob
+from moir_edge.export.engines.refit import refit
 
-from ...tensorrt_surface.double import VERSIONS, load_surface, make_double
+from ....tensorrt_surface.double import VERSIONS, load_surface, make_double
 
 SHAPES = {"x": ((1, 0), (1, 8), (4, 64))}
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from moir_edge.errors import MoirEdgeError
-from moir_edge.export.jobs import BuildJob
-from moir_edge.export.tensorrt_builder import build
-from moir_edge.export.tensorrt_refit import refit
+from moir_edge.export.engines.builder import build
+from moir_edge.export.engines.jobs import BuildJob
+from moir_edge.export.engines.refit import refit
 from moir_edge.runtime.timing import peak_memory_bytes
 from moir_edge.tensorrt_api import load_tensorrt, version_text
 

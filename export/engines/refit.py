@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.errors import UnsupportedError
-from moir_edge.export.jobs import BuildJob
+from moir_edge.export.engines.jobs import BuildJob
 from moir_edge.tensorrt_api import load_weights, make_log
 
 __all__ = ["refit"]

@@ -1,4 +1,4 @@
-"""Run one build in a process of its own: see `moir_edge.export.build_worker`."""
+"""Run one build in a process of its own: see `moir_edge.export.engines.worker`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import IO, Any
 import moir_edge
 import moir_edge.errors
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
-from moir_edge.export.jobs import BuildJob, BuildOutcome
+from moir_edge.export.engines.jobs import BuildJob, BuildOutcome
 
 __all__ = ["run_build"]
 
-_ENTRY = "from moir_edge.export.build_worker import main; main()"
+_ENTRY = "from moir_edge.export.engines.worker import main; main()"
 
 
 def run_build(job: BuildJob, *, progress: Callable[[int], None] | None = None) -> BuildOutcome:

@@ -2,7 +2,7 @@
 
 Each component is built strongly typed for exactly one compute capability, one after the other and in a process of its own, so
 that at most one network is in memory. An engine that is there already, of the same graph, builder, GPU and shapes, is
-kept as it is. Shapes come from `moir_edge.export.profiles`.
+kept as it is. Shapes come from `moir_edge.export.engines.profiles`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from moir_edge.bundle import Bundle, EngineEntry, Manifest, open_bundle, seal, s
 from moir_edge.bundle.manifest import MANIFEST_NAME
 from moir_edge.environment import require
 from moir_edge.errors import BundleError, UnsupportedError
-from moir_edge.export.engine_work import EngineOptions, EngineProgress, EngineWork
-from moir_edge.export.reuse import EngineStock
+from moir_edge.export.engines.reuse import EngineStock
+from moir_edge.export.engines.work import EngineOptions, EngineProgress, EngineWork
 from moir_edge.targets import Target, check_precision, get_target
 from moir_edge.tensorrt_api import device_compute_capability
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError, UnsupportedError
-from moir_edge.export.jobs import BuildJob, ShapeTable
-from moir_edge.export.monitoring import StepCallback, make_monitor
+from moir_edge.export.engines.jobs import BuildJob, ShapeTable
+from moir_edge.export.engines.monitoring import StepCallback, make_monitor
 from moir_edge.tensorrt_api import (
     builder_flag,
     compute_capability,

@@ -8,8 +8,8 @@ import pytest
 
 from moir_edge.bundle import ComponentEntry, Manifest, ModelFacts, SourceEntry
 from moir_edge.errors import EnvironmentProblem
-from moir_edge.export import build_memory
-from moir_edge.export.build_memory import (
+from moir_edge.export.engines import memory
+from moir_edge.export.engines.memory import (
     available_memory_bytes,
     check_build_memory,
     estimate_build_memory,
@@ -92,7 +92,7 @@ def test_enough_or_unknown_memory_passes(available: int | None) -> None:
 
 def test_available_memory_counts_swap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable: 100 kB\nSwapFree: 20 kB\n")
-    monkeypatch.setattr(build_memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     assert available_memory_bytes() == 120 * 1024
-    monkeypatch.setattr(build_memory, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     assert available_memory_bytes() is None

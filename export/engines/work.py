@@ -11,17 +11,17 @@ from typing import Literal
 from moir_edge.bundle import EngineEntry, Manifest, component_sha256
 from moir_edge.environment import require
 from moir_edge.errors import UnsupportedError
-from moir_edge.export.build_memory import (
+from moir_edge.export.engines.jobs import BuildJob, shape_tables, tables_sha256, workspace_bytes
+from moir_edge.export.engines.memory import (
     available_memory_bytes,
     check_build_memory,
     estimate_build_memory,
 )
-from moir_edge.export.build_process import run_build
+from moir_edge.export.engines.monitoring import PROGRESS_STEPS
+from moir_edge.export.engines.process import run_build
+from moir_edge.export.engines.profiles import component_profiles
+from moir_edge.export.engines.reuse import EngineStock, Reuse
 from moir_edge.export.gpu_form import lacks_gpu_form, write_gpu_form
-from moir_edge.export.jobs import BuildJob, shape_tables, tables_sha256, workspace_bytes
-from moir_edge.export.monitoring import PROGRESS_STEPS
-from moir_edge.export.profiles import component_profiles
-from moir_edge.export.reuse import EngineStock, Reuse
 from moir_edge.targets import Target
 from moir_edge.tensorrt_api import (
     BuilderName,

@@ -12,9 +12,9 @@ from onnx import numpy_helper
 
 from moir_edge.calibration import quantize
 from moir_edge.errors import UnsupportedError
+from moir_edge.export.engines.layers import count_layers, network_layers
 from moir_edge.export.gpu_form import to_gpu_form
 from moir_edge.export.half import to_half
-from moir_edge.export.layers import count_layers, network_layers
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra `rtx`)")
 
