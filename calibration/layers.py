@@ -24,12 +24,12 @@ from moir_edge.calibration.choices import LayerChoice, choose_layer
 from moir_edge.calibration.floats import quantize_float
 from moir_edge.calibration.formats import FORMATS, LayerFormat, get_format
 from moir_edge.calibration.granularity import Granularity, PerBlock
+from moir_edge.calibration.methods.registry import LayerMethods, MethodChoice, get_method
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses
 from moir_edge.calibration.ranges import CalibrationMethod
 from moir_edge.calibration.rewriting import GraphRewriter, WeightQuantizer, require_opset
 from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight
-from moir_edge.calibration.weight_methods import LayerMethods, MethodChoice, get_method
 from moir_edge.calibration.weight_report import describe_weight
 
 __all__ = ["LayerOptions", "quantize_layers"]
@@ -51,7 +51,7 @@ class LayerOptions:
         exclude: Names, or patterns as ``*.lm_head.*``, of nodes and initializers to leave in float32.
         precisions: Precision by name or pattern of a node or initializer, ``fp32`` among them, in place of the
             graph's; the first that matches holds.
-        int4_method: How INT4 weights are found: a name of `moir_edge.calibration.weight_methods.METHODS`.
+        int4_method: How INT4 weights are found: a name of `moir_edge.calibration.methods.registry.METHODS`.
     """
 
     block_size: int = 32

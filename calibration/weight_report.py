@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.calibration.grids import E2M1, E4M3
-from moir_edge.calibration.moments import InputMoments, sample_columns
+from moir_edge.calibration.methods.moments import InputMoments, sample_columns
 from moir_edge.calibration.scales import QuantizedArray, integer_range
 
 __all__ = ["WeightScales", "describe_weight"]

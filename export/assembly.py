@@ -57,7 +57,7 @@ def assemble(
         component_precision: Overrides by component.
         calibration: Data and methods for ``int8`` and ``fp8``, for ``int4`` by a method that goes by data, and what `mix` is
             measured on.
-        int4_method: How INT4 weights are found, see `moir_edge.calibration.weight_methods`; None takes the best
+        int4_method: How INT4 weights are found, see `moir_edge.calibration.methods.registry`; None takes the best
             there is with the data at hand.
         mix: Measure the layers' sensitivity, and raise as few as reach a target; see
             `moir_edge.calibration.mixed.choosing`.

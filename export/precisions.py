@@ -90,7 +90,7 @@ def choose_int4_method(
         UnsupportedError: An unknown method, one that no component takes, or one whose weights the target's runtime
             does not read.
     """
-    from moir_edge.calibration.weight_methods import METHODS, default_method, get_method
+    from moir_edge.calibration.methods.registry import METHODS, default_method, get_method
 
     if method is None:
         return default_method(has_data=has_data)
@@ -125,7 +125,7 @@ def calibrated_components(
     Raises:
         UnsupportedError: Data are needed and missing, or given and not needed.
     """
-    from moir_edge.calibration.weight_methods import METHODS
+    from moir_edge.calibration.methods.registry import METHODS
 
     by_data = [name for name, method in METHODS.items() if method.needs_data]
     calibrated = (*_CALIBRATED, *(["int4"] if int4_method in by_data else []))

@@ -76,7 +76,7 @@ def quantize_bundle(work: Path, method: str, rows: int) -> dict[str, Any]:
     import onnx_ir as ir
 
     from moir_edge.calibration.layers import LayerOptions, quantize_layers
-    from moir_edge.calibration.weight_methods import get_method
+    from moir_edge.calibration.methods.registry import get_method
     from moir_edge.export.writing import write_graphs
 
     manifest = open_bundle(work / "fp32", verify=False).manifest

@@ -9,7 +9,7 @@ import pytest
 
 from moir_edge.benchmarks import quantization
 from moir_edge.benchmarks.quantization import CONFIGURATIONS, Result, main, table
-from moir_edge.calibration.weight_methods import METHODS
+from moir_edge.calibration.methods.registry import METHODS
 from moir_edge.errors import DataError
 from moir_edge.export.precisions import (
     calibrated_components,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moir_edge.calibration.moments import InputMoments
+from moir_edge.calibration.methods.moments import InputMoments
 from moir_edge.calibration.scales import QuantizedArray
 from moir_edge.calibration.weight_report import describe_weight
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moir_edge.calibration import ActivationObserver
-from moir_edge.calibration.moments import SAMPLE_COLUMNS, InputMoments, sample_columns
+from moir_edge.calibration.methods.moments import SAMPLE_COLUMNS, InputMoments, sample_columns
 
 CHANNELS, TOKENS = 12, 40
 

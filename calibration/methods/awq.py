@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from moir_edge.calibration.granularity import Granularity
-from moir_edge.calibration.moments import InputMoments, sample_columns
+from moir_edge.calibration.methods.moments import InputMoments, sample_columns
 from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.scales import QuantizedArray, quantize_array
 from moir_edge.calibration.smoothing import apply_fold, find_fold

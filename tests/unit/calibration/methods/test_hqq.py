@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moir_edge.calibration import PerBlock
-from moir_edge.calibration.hqq import quantize_half_quadratic, shrink
+from moir_edge.calibration.methods.hqq import quantize_half_quadratic, shrink
 from moir_edge.calibration.scales import quantize_array
 from moir_edge.errors import DataError
 
@@ -125,7 +125,7 @@ def test_scale_of_the_weight_changes_nothing() -> None:
 
 def test_slices_of_columns_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = quantize_half_quadratic(_weight(), BLOCK, 4)
-    monkeypatch.setattr("moir_edge.calibration.hqq._SLICE_ELEMENTS", 64 * 7)
+    monkeypatch.setattr("moir_edge.calibration.methods.hqq._SLICE_ELEMENTS", 64 * 7)
     sliced = quantize_half_quadratic(_weight(), BLOCK, 4)
     assert np.array_equal(whole.values, sliced.values)
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.calibration.granularity import Granularity
-from moir_edge.calibration.moments import InputMoments
+from moir_edge.calibration.methods.moments import InputMoments
 from moir_edge.calibration.scales import (
     QuantizedArray,
     integer_range,

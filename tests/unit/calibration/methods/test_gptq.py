@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from moir_edge.calibration import PerBlock, PerOutputChannel
-from moir_edge.calibration.gptq import DAMPING, GptqQuantizer
 from moir_edge.calibration.granularity import Granularity
-from moir_edge.calibration.moments import InputMoments
+from moir_edge.calibration.methods.gptq import DAMPING, GptqQuantizer
+from moir_edge.calibration.methods.moments import InputMoments
 from moir_edge.calibration.scales import quantize_array
 from moir_edge.errors import DataError
 

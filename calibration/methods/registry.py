@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from moir_edge.calibration.awq import AwqQuantizer, Migration, migrate
-from moir_edge.calibration.gptq import GptqQuantizer
 from moir_edge.calibration.granularity import Granularity
-from moir_edge.calibration.hqq import quantize_half_quadratic
-from moir_edge.calibration.moments import InputMoments
+from moir_edge.calibration.methods.awq import AwqQuantizer, Migration, migrate
+from moir_edge.calibration.methods.gptq import GptqQuantizer
+from moir_edge.calibration.methods.hqq import quantize_half_quadratic
+from moir_edge.calibration.methods.moments import InputMoments
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.rewriting import WeightQuantizer
@@ -56,7 +56,7 @@ class WeightMethod:
         plain: What quantizes a weight without data; None for a method that needs them.
         calibrated: What quantizes the weights of one activation; None for a method without data.
         symmetric: Zero is stored as 0; otherwise there are zero points, which TensorRT does not take.
-        migrates: Rows are widened first, see `moir_edge.calibration.awq.migrate`.
+        migrates: Rows are widened first, see `moir_edge.calibration.methods.awq.migrate`.
     """
 
     name: str

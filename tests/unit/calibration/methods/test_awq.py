@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from moir_edge.calibration import ActivationObserver, LayerOptions, PerBlock, observe, quantize
-from moir_edge.calibration.awq import ALPHAS, AwqQuantizer, Migration, migrate
-from moir_edge.calibration.moments import InputMoments
+from moir_edge.calibration.methods.awq import ALPHAS, AwqQuantizer, Migration, migrate
+from moir_edge.calibration.methods.moments import InputMoments
 from moir_edge.calibration.scales import quantize_array
 
 HIDDEN, WIDE = 64, 96
