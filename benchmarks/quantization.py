@@ -75,6 +75,12 @@ def _int4(
 CONFIGURATIONS: tuple[Configuration, ...] = (
     Configuration(name="int8-weight-only", precision="int8-weight-only", min_recovery=99.5),
     Configuration(name="int8", precision="int8", calibrated=True, min_recovery=99.5),
+    Configuration(
+        name="int8-vision-too",
+        precision="int8",
+        options={"component_precision": {"vision": "int8"}},
+        calibrated=True,
+    ),
     *_int4("rtn", 98.0),
     *_int4("hqq", 98.0),
     *_int4("awq", 99.0, calibrated=True),
