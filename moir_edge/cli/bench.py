@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moir_edge.cli.data_options import Annotations, DataFormat, DataPrompt, Images, data_source
+from moir_edge.cli.data_options import (
+    Annotations,
+    DataColumns,
+    DataFormat,
+    DataPrompt,
+    DataSplit,
+    DataSubset,
+    DataTask,
+    Images,
+    data_source,
+)
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks import BenchReport
-    from moir_edge.benchmarks.datasets import DataSource
 
 __all__ = ["register"]
 
@@ -36,6 +46,10 @@ def bench(
     annotations: Annotations = None,
     images: Images = None,
     data_prompt: DataPrompt = None,
+    data_split: DataSplit = None,
+    data_subset: DataSubset = None,
+    data_column: DataColumns = None,
+    data_task: DataTask = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first rows only.")] = None,
     timed_rows: Annotated[int, typer.Option(min=1, help="Rows of --data that are timed.")] = 10,
     prompt_words: Annotated[
@@ -98,10 +112,37 @@ def bench(
     from moir_edge.benchmarks import bench as run
     from moir_edge.cli.terminal import progress_bar
 
+    if data is None:
+        _refuse_flags_of_rows(
+            {
+                "--data-format": data_format != "jsonl",
+                "--annotations": annotations,
+                "--images": images,
+                "--data-prompt": data_prompt,
+                "--data-split": data_split,
+                "--data-subset": data_subset,
+                "--data-column": data_column,
+                "--data-task": data_task,
+                "--limit": limit,
+            }
+        )
+        source = None
+    else:
+        source = data_source(
+            data,
+            data_format,
+            annotations=annotations,
+            images=images,
+            prompt=data_prompt,
+            split=data_split,
+            subset=data_subset,
+            columns=data_column,
+            task=data_task,
+        )
     settings = BenchSettings(
         bundles=tuple(bundles),
         providers=tuple(provider or ()),
-        data=_source(data, data_format, annotations, images, data_prompt, limit),
+        data=source,
         limit=limit,
         timed_rows=timed_rows,
         prompt_words=tuple(prompt_words or BenchSettings.prompt_words),
@@ -129,32 +170,13 @@ def bench(
         raise typer.Exit(1)
 
 
-def _source(
-    data: Path | None,
-    data_format: str,
-    annotations: Path | None,
-    images: Path | None,
-    data_prompt: str | None,
-    limit: int | None,
-) -> DataSource | None:
-    """Return the rows that the flags name; flags that say something of rows need some."""
+def _refuse_flags_of_rows(given: Mapping[str, object]) -> None:
+    """Raise `DataError` for a flag that says something of rows where there are none."""
     from moir_edge.errors import DataError
 
-    if data is not None:
-        return data_source(
-            data, data_format, annotations=annotations, images=images, prompt=data_prompt
-        )
-    given = {
-        "--data-format": data_format != "jsonl",
-        "--annotations": annotations,
-        "--images": images,
-        "--data-prompt": data_prompt,
-        "--limit": limit,
-    }
     for flag, value in given.items():
         if value:
             raise DataError(f"{flag} given without rows; add --data FILE")
-    return None
 
 
 def _show(report: BenchReport, output: Path | None, *, as_json: bool) -> None:
