@@ -9,7 +9,7 @@ import pytest
 from moir_edge.benchmarks.peers import quantize_256m
 from moir_edge.benchmarks.peers.quantize_256m import METHODS, main, table
 from moir_edge.benchmarks.peers.smolvlm_256m import write_rows
-from moir_edge.calibration import weight_methods
+from moir_edge.calibration.methods import registry
 
 
 def _result(method: str = "rtn", rows: int = 0, quantize: float = 10.4) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def _result(method: str = "rtn", rows: int = 0, quantize: float = 10.4) -> dict[
 
 
 def test_every_method_is_measured() -> None:
-    assert set(METHODS) == set(weight_methods.METHODS)
+    assert set(METHODS) == set(registry.METHODS)
 
 
 def test_table() -> None:
