@@ -113,10 +113,10 @@ def _overlap(ours: Array, theirs: Array) -> Array:
 
 
 def _cosine(embeds: Array, batch: Array, ours: Array, theirs: Array) -> Array:
-    """Return the cosine between the tokens that either picked at each rank, (picks,)."""
-    both = (ours >= 0) & (theirs >= 0)
-    rows = np.broadcast_to(batch[:, None], ours.shape)[both]
-    left, right = embeds[rows, ours[both]], embeds[rows, theirs[both]]  # (picks, hidden)
+    """Return the cosine between the best sources that either picked, (tokens,), as `moir-edge compare` has it."""
+    own, other = ours[:, 0], theirs[:, 0]
+    both = (own >= 0) & (other >= 0)
+    left, right = embeds[batch[both], own[both]], embeds[batch[both], other[both]]  # (both, hidden)
     norms = np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1)
     cosine: Array = (left * right).sum(axis=-1) / np.maximum(norms, 1e-12)
     return cosine

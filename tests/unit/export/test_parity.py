@@ -69,8 +69,8 @@ def test_routing_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     assert summary["margin_median"] == 0.375
     assert summary["graph_margin_median"] == 0.625
     assert summary["score_max_abs_error"] == pytest.approx(0.05)
-    # Rank by rank: equal, orthogonal, orthogonal, orthogonal.
-    assert summary["matched_token_cosine"] == 0.25
+    # Best sources: equal, orthogonal.
+    assert summary["matched_token_cosine"] == 0.5
 
 
 def test_no_routing_gives_no_figures() -> None:
