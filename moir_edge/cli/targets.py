@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 import typer
-
-if TYPE_CHECKING:
-    from moir_edge.targets import Target
 
 __all__ = ["register"]
 
 _NOTES = """\
-(in brackets): the hardware has it, this version does not export it yet; nor bf16.
+bf16 is not exported yet.
 tensorrt builds on the device; tensorrt_rtx ahead of time on any machine; onnxruntime needs no engine."""
 
 
@@ -38,7 +34,7 @@ def _print_table() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from moir_edge.targets import TARGETS
+    from moir_edge.targets import TARGETS, available_precisions
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("target", no_wrap=True)
@@ -51,17 +47,8 @@ def _print_table() -> None:
             target.name,
             "–" if target.sm is None else str(target.sm),
             "–" if target.memory_gb is None else f"{target.memory_gb} GB",
-            _precisions(target),
+            " ".join(available_precisions(target)),
             target.builder,
         )
     Console(highlight=False).print(table)
     typer.echo(f"\n{_NOTES}")
-
-
-def _precisions(target: Target) -> str:
-    from moir_edge.targets import available_precisions
-
-    exported = available_precisions(target)
-    covered = {*exported, "int8"}
-    others = " ".join(name for name in target.hardware_precisions if name not in covered)
-    return " ".join(exported) + (f" ({others})" if others else "")
