@@ -96,7 +96,7 @@ CONFIGURATIONS: tuple[Configuration, ...] = (
     Configuration(
         name="int4-gptq-gpu",
         precision="int4",
-        options={"target": "jetson-thor"},
+        options={"target": "jetson-thor", "int4_method": "gptq"},
         calibrated=True,
         min_recovery=99.0,
     ),
