@@ -99,7 +99,7 @@ class BundleCandidate:
 
     def route(self, rows: Sequence[Row]) -> list[RoutingRow]:
         """Return the routing map of each row."""
-        from moir_edge.runtime.generation import prompt_embeddings
+        from moir_edge.runtime.generation import prompt_embeddings, route_prompt
         from moir_edge.runtime.routing import routing_maps
         from moir_edge.runtime.timing import Stopwatch
 
@@ -108,7 +108,7 @@ class BundleCandidate:
         inputs = model.encode(prompts, images, context=contexts)
         placed, _ = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=False)
         embeds = model.sessions.to_numpy(placed)
-        routed, arrays = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=True)
+        routed, arrays = route_prompt(model.sessions, facts, inputs, placed)
         if arrays is None:
             raise DataError("the router saw no image or no text in any of these rows")
         width, added = inputs.input_ids.shape[1], model.sessions.to_numpy(routed) - embeds

@@ -80,13 +80,16 @@ def _own_embeddings(
     model: EdgeModel, inputs: ModelInputs
 ) -> tuple[Floats, Floats, RouterArrays | None]:
     """Return the prompt before and after the router, each (1, sequence, hidden), and what the router did."""
-    from moir_edge.runtime.generation import prompt_embeddings
+    from moir_edge.runtime.generation import prompt_embeddings, route_prompt
     from moir_edge.runtime.timing import Stopwatch
 
     sessions, facts = model.sessions, model.manifest.model
     placed, _ = prompt_embeddings(sessions, facts, inputs, Stopwatch(), router=False)
-    routed, routing = prompt_embeddings(sessions, facts, inputs, Stopwatch(), router=True)
-    return sessions.to_numpy(placed), sessions.to_numpy(routed), routing
+    before = sessions.to_numpy(placed)
+    if not sessions.has_router:
+        return before, before, None
+    routed, routing = route_prompt(sessions, facts, inputs, placed)
+    return before, sessions.to_numpy(routed), routing
 
 
 def _route(sessions: Sessions, feed: ComponentRun) -> tuple[Floats, RouterArrays | None]:

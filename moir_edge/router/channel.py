@@ -53,7 +53,7 @@ class ChannelRouter(PooledRouter):
         config: Settings of the router.
         hidden_size: Width D of the language model's embeddings.
 
-    Source: design.md §4 of this project, after a public port of the MoIR authors' code; the RMS is taken over the
+    Source: docs/architecture.md of this project, after a public port of the MoIR authors' code; the RMS is taken over the
     exchanged channels, which the description leaves open.
     """
 

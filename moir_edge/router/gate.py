@@ -23,7 +23,7 @@ class InformationRouter(nn.Module):
         text_dim: Width of the text vectors.
         output_dim: Width of the result.
 
-    Source: the MoIR write-ups' InformationRouter (design.md §4 of this project).
+    Source: the MoIR write-ups' InformationRouter (docs/architecture.md of this project).
     """
 
     def __init__(self, visual_dim: int, text_dim: int, output_dim: int) -> None:

@@ -100,7 +100,7 @@ class TokenRouter(Router):
         fused: ``auto`` routes with the fused GPU kernels where they can serve (`moir_edge.ops.fused.fused_obstacle` says
             why not), ``off`` never does. No setting of the model: it is not saved.
 
-    Source: design.md §4 of this project, after the MoIR write-ups' scoring, lookup and enrichment.
+    Source: docs/architecture.md of this project, after the MoIR write-ups' scoring, lookup and enrichment.
     """
 
     def __init__(self, config: RouterConfig, hidden_size: int) -> None:

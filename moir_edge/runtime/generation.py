@@ -20,7 +20,7 @@ from moir_edge.runtime.sampling import GenerationSettings, Sampler
 from moir_edge.runtime.timing import Stopwatch, Timings
 from moir_edge.runtime.tokenizer import Tokenizer
 
-__all__ = ["Generation", "GenerationRun", "prompt_embeddings"]
+__all__ = ["Generation", "GenerationRun", "prompt_embeddings", "route_prompt"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ def prompt_embeddings(
     if not (router and sessions.has_router):
         return embeds, None
     with watch.part("router"):
-        return _route(sessions, facts, inputs, embeds)
+        return route_prompt(sessions, facts, inputs, embeds)
 
 
 def _place(
@@ -169,9 +169,20 @@ def _place(
     return sessions.place(embeds, features, at)
 
 
-def _route(
+def route_prompt(
     sessions: Sessions, facts: ModelFacts, inputs: ModelInputs, embeds: Embeds
 ) -> tuple[Embeds, RouterArrays | None]:
+    """Let the router enrich a prompt; return it as it is, and None, where one side is missing in every row.
+
+    Args:
+        sessions: The bundle's graphs, with a router.
+        facts: What the manifest says of the model.
+        inputs: The encoded batch.
+        embeds: From `prompt_embeddings` without the router.
+
+    Raises:
+        UnsupportedError: The bundle holds no router.
+    """
     image_positions, text_positions, text_mask = prompt_positions(
         inputs.input_ids, inputs.attention_mask, facts.image_token_id, facts.special_token_ids
     )
