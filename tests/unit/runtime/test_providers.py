@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import moir_edge
 from moir_edge.bundle import open_bundle
 from moir_edge.errors import EnvironmentProblem, UnsupportedError
-from moir_edge.runtime.providers import tensorrt_options
+from moir_edge.runtime.providers import open_graph, tensorrt_options
 
 
 def test_an_unknown_provider_is_refused(tiny_bundle: Path) -> None:
@@ -46,6 +47,31 @@ def test_a_provider_that_does_not_start_is_not_replaced_in_silence(
     with pytest.raises(EnvironmentProblem, match="could not start CUDAExecutionProvider"):
         moir_edge.load(tiny_bundle, provider="cuda")
     assert asked == [["CUDAExecutionProvider", "CPUExecutionProvider"]]
+
+
+@pytest.mark.parametrize(("target", "exact"), [("cpu", False), ("jetson-thor", True)])
+def test_a_bundle_for_a_gpu_is_checked_with_exact_products(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, target: str, exact: bool
+) -> None:
+    import onnxruntime
+
+    real = onnxruntime.InferenceSession
+    folded: list[bool] = []
+
+    def watched(path: str, options: Any, **others: Any) -> Any:
+        try:  # widens weights at load, so that no activation is rounded
+            folded.append(options.get_session_config_entry("session.disable_quant_qdq") == "1")
+        except RuntimeError:  # not set
+            folded.append(False)
+        return real(path, options, **others)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", watched)
+    bundle = open_bundle(tiny_bundle)
+    vision = bundle.manifest.components["vision"]
+    components = {"vision": vision.model_copy(update={"precision": "int8-weight-only"})}
+    manifest = bundle.manifest.model_copy(update={"target": target, "components": components})
+    open_graph(replace(bundle, manifest=manifest), "vision", "cpu", None)
+    assert folded == [exact]
 
 
 def test_ort_tensorrt_compiles_one_range_for_prompt_and_step(
