@@ -17,6 +17,7 @@ from moir_edge.export.checkpoints import Checkpoint
 from moir_edge.export.components import TracedModel
 from moir_edge.export.routing_parity import RoutingFigures
 from moir_edge.export.samples import ParitySample, parity_samples
+from moir_edge.transformers_cache import cache_keyword, returned_cache
 
 __all__ = ["LOGITS_TOLERANCE_FP32", "measure_parity", "require_fp32_parity"]
 
@@ -120,7 +121,7 @@ def _compare(
     for _ in range(_DECODE_STEPS):
         tokens = _last(expected).argmax(-1)[:, None].astype(np.int64)
         step = chain.step(step, tokens)
-        expected = _torch_step(checkpoint.model, tokens, step.mask, expected.past_key_values)
+        expected = _torch_step(checkpoint.model, tokens, step.mask, returned_cache(expected))
         figures.logits("decode logits", step.logits, _last(expected))
 
 
@@ -150,9 +151,9 @@ def _torch_step(
         input_ids=torch.from_numpy(input_ids),
         attention_mask=torch.from_numpy(mask),
         position_ids=torch.from_numpy(positions),
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{cache_keyword(model): cache},
         **inputs,
     )
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from moir_edge.errors import UnsupportedError
+from moir_edge.transformers_cache import cache_keyword
 
 __all__ = ["MASKED_SCORE", "DecoderGraph", "EmbeddingGraph", "decoder_mask"]
 
@@ -62,6 +63,7 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.lm = language_model
         self.lm_head = lm_head
+        self.cache_keyword = cache_keyword(language_model)
         config = language_model.config
         _require_full_attention(config)
         self.groups = config.num_attention_heads // config.num_key_value_heads
@@ -93,8 +95,8 @@ class DecoderGraph(nn.Module):
                 attention_mask, past[0].shape[2], inputs_embeds.shape[1], self.groups
             ),
             position_ids=position_ids,
-            past_key_values=cache,
             use_cache=True,
+            **{self.cache_keyword: cache},
         ).last_hidden_state
         present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
         return (self._logits(hidden), *present)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moir_edge.transformers_cache import cached_tokens
+
 __all__ = ["AttentionReweighting"]
 
 IMAGE, TEXT = 1, 2
@@ -44,8 +46,7 @@ class AttentionReweighting(nn.Module):
     def _read_prompt(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the modality of every prompt token, (batch, sequence); a decode step keeps that of its prefill."""
         ids = kwargs.get("input_ids")
-        cache = kwargs.get("past_key_values")
-        if ids is None or (cache is not None and cache.get_seq_length() > 0):
+        if ids is None or cached_tokens(kwargs) > 0:
             return
         image = ids == self._image_token_id
         special = torch.isin(ids, ids.new_tensor(self._special_ids))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.router.base import Router, RouterOutput
+from moir_edge.transformers_cache import cached_tokens
 
 __all__ = ["Routing", "RoutingHooks"]
 
@@ -162,8 +163,7 @@ def pack(member: Tensor) -> tuple[Tensor, Tensor]:
 
 def _is_first_forward(given: dict[str, Any]) -> bool:
     """Return whether this forward is the prefill; a prompt with images that comes in pieces is refused."""
-    cache = given.get("past_key_values")
-    cached = 0 if cache is None else int(cache.get_seq_length())
+    cached = cached_tokens(given)
     if cached == 0:
         return True
     if _has_images(given):
