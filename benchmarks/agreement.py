@@ -10,10 +10,18 @@ from numpy.typing import NDArray
 
 from moir_edge.benchmarks.candidates import Answer, RoutingRow
 from moir_edge.benchmarks.schema import RoutingAgreement, TokenAgreement
+from moir_edge.finite import NOT_FINITE, is_finite
+from moir_edge.similarity import cosines
 
-__all__ = ["leading_share", "routing_agreement", "token_agreement"]
+__all__ = [
+    "NO_ROUTER",
+    "compare_routing",
+    "leading_share",
+    "routing_agreement",
+    "token_agreement",
+]
 
-_LEAST_NORM = 1e-12
+NO_ROUTER = "not measured: no router, and the reference has one"
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +42,34 @@ def token_agreement(answers: Sequence[Answer], reference: Sequence[Answer]) -> T
         identical_percent=100.0 * float(np.mean([a == b for a, b in pairs])),
         leading_percent=100.0 * float(np.mean([leading_share(a, b) for a, b in pairs])),
     )
+
+
+def compare_routing(
+    maps: Sequence[RoutingRow] | None, reference: Sequence[RoutingRow] | None
+) -> tuple[RoutingAgreement | None, str | None]:
+    """Return the agreement of two candidates' routing maps, or why there is none.
+
+    Args:
+        maps: One per prompt; None without a router.
+        reference: The reference's maps of the same prompts; None without a router.
+
+    Returns:
+        The figures of `routing_agreement`, and the reason for their absence; both are None where the reference routes
+        nothing that could be compared.
+    """
+    if reference is None:
+        return None, None
+    if maps is None:
+        return None, NO_ROUTER
+    pairs = zip(maps, reference, strict=True)
+    bad = sum(not (_is_finite(own) and _is_finite(ref)) for own, ref in pairs)
+    if bad:
+        return None, f"{NOT_FINITE} in {bad} of {len(maps)} prompts"
+    return routing_agreement(maps, reference), None
+
+
+def _is_finite(one: RoutingRow) -> bool:
+    return all(is_finite(values) for values in (one.margins, one.gates, one.matched, one.added))
 
 
 def routing_agreement(
@@ -104,12 +140,7 @@ class _Pair:
     def cosines(self, name: Literal["matched", "added"]) -> Floats:
         """Per routed token that the candidate routes too, the cosine of both sides' vectors; 1 where both are zero."""
         at = self.routed & self.own_routed
-        own: Floats = getattr(self.own, name)[at].astype(np.float64)
-        ref: Floats = getattr(self.ref, name)[at].astype(np.float64)
-        nothing = ~own.any(axis=1) & ~ref.any(axis=1)
-        norms: Floats = np.linalg.norm(own, axis=1) * np.linalg.norm(ref, axis=1)
-        products: Floats = (own * ref).sum(axis=1)
-        return np.where(nothing, 1.0, products / np.maximum(norms, _LEAST_NORM))
+        return cosines(getattr(self.own, name)[at], getattr(self.ref, name)[at])
 
 
 def leading_share(tokens: tuple[int, ...], reference: tuple[int, ...]) -> float:

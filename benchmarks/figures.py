@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moir_edge.benchmarks.agreement import routing_agreement, token_agreement
+from moir_edge.benchmarks.agreement import compare_routing, token_agreement
 from moir_edge.benchmarks.candidates import Answer, RoutingRow, TimedAnswer
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.measure import OverheadPairs
@@ -19,7 +19,6 @@ from moir_edge.benchmarks.schema import (
     ChangedAnswer,
     Percent,
     RouterOverhead,
-    RoutingAgreement,
     RowResult,
     Samples,
 )
@@ -67,6 +66,7 @@ def candidate_report(
     base = None if reference is None else row_scores(rows, reference.answers)
     token_ms = [ms for timed in raw.timed for ms in timed.token_ms]
     rates = [1000 * len(t.token_ms) / sum(t.token_ms) for t in raw.timed if t.token_ms]
+    routing, reason = compare_routing(raw.maps, reference.maps) if reference else (None, None)
     return CandidateReport(
         name=spec.name,
         source=spec.source,
@@ -87,7 +87,8 @@ def candidate_report(
         tasks=task_figures(rows, scores, base, seed=seed),
         recovery=None if base is None else overall_recovery(rows, scores, base, seed=seed),
         token_agreement=token_agreement(raw.answers, reference.answers) if reference else None,
-        routing=_routing(raw, reference),
+        routing=routing,
+        routing_reason=reason,
         changed=_changed(rows, raw, scores, reference, base),
         rows=_row_results(rows, raw.answers, scores),
     )
@@ -130,12 +131,6 @@ def component_samples(timed: Sequence[TimedAnswer]) -> dict[str, Samples]:
         for name in COMPONENT_ORDER
         if name in names
     }
-
-
-def _routing(raw: RawResult, reference: RawResult | None) -> RoutingAgreement | None:
-    if reference is None or raw.maps is None or reference.maps is None:
-        return None
-    return routing_agreement(raw.maps, reference.maps)
 
 
 def _changed(

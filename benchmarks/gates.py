@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moir_edge.benchmarks.agreement import NO_ROUTER
 from moir_edge.benchmarks.schema import CandidateReport, GateResult
+from moir_edge.finite import NOT_FINITE
 
 __all__ = ["Figure", "GateBounds", "check_gates", "gate_result"]
 
 Relation = Literal[">=", "<="]
-Figure = tuple[str, float | None, Relation, str]
-"""Name, value (None where it could not be measured), relation to its bound, and unit."""
+
+
+class Figure(NamedTuple):
+    """A figure that a bound is on.
+
+    Attributes:
+        name: How reports call it.
+        value: None where it could not be measured; NaN or infinite where what was measured is not finite.
+        relation: How the value must stand to its bound.
+        unit: Written after value and bound.
+        reason: Why there is no value; None says just that it was not measured.
+    """
+
+    name: str
+    value: float | None
+    relation: Relation
+    unit: str = ""
+    reason: str | None = None
 
 
 class GateBounds(BaseModel):
@@ -27,7 +46,7 @@ class GateBounds(BaseModel):
         min_token_agreement: Least share of rows with the reference's exact token sequence, in %.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     min_recovery: float | None = Field(default=None, ge=0)
     min_task_recovery: float | None = Field(default=None, ge=0)
@@ -56,31 +75,47 @@ def _figures(
 ) -> Iterator[tuple[Figure, float]]:
     if bounds.min_recovery is not None:
         recovery = candidate.recovery.percent if candidate.recovery else None
-        yield ("recovery", recovery, ">=", " %"), bounds.min_recovery
+        yield Figure("recovery", recovery, ">=", " %"), bounds.min_recovery
     if bounds.min_task_recovery is not None:
-        for task, figures in candidate.tasks.items():
-            percent = figures.recovery.percent if figures.recovery else None
-            yield (f"recovery on {task}", percent, ">=", " %"), bounds.min_task_recovery
+        for name, percent in _task_recoveries(candidate, reference):
+            yield Figure(name, percent, ">=", " %"), bounds.min_task_recovery
     if bounds.max_router_overhead is not None:
-        yield ("router overhead", _overhead(candidate), "<=", " %"), bounds.max_router_overhead
+        yield _overhead(candidate, reference), bounds.max_router_overhead
     if bounds.max_ttft_ratio is not None:
         ratio = candidate.ttft.median / reference.ttft.median
-        yield ("TTFT ratio", ratio, "<=", ""), bounds.max_ttft_ratio
+        yield Figure("TTFT ratio", ratio, "<="), bounds.max_ttft_ratio
     if bounds.min_token_agreement is not None:
         agreement = candidate.token_agreement
         percent = agreement.identical_percent if agreement else None
-        yield ("token agreement", percent, ">=", " %"), bounds.min_token_agreement
+        yield Figure("token agreement", percent, ">=", " %"), bounds.min_token_agreement
 
 
-def _overhead(candidate: CandidateReport) -> float | None:
+def _task_recoveries(
+    candidate: CandidateReport, reference: CandidateReport
+) -> Iterator[tuple[str, float | None]]:
+    """Yield the recovery on every task of the reference; one figure without a value where it has none."""
+    if not reference.tasks:
+        yield "recovery on any task", None
+    for task in reference.tasks:
+        figures = candidate.tasks.get(task)
+        known = figures.recovery if figures else None
+        yield f"recovery on {task}", known.percent if known else None
+
+
+def _overhead(candidate: CandidateReport, reference: CandidateReport) -> Figure:
+    measured = candidate.router_overhead
+    percent, reason = measured.overhead.percent if measured else None, None
     if not candidate.has_router:
-        return 0.0  # no router, no cost
-    return candidate.router_overhead.overhead.percent if candidate.router_overhead else None
+        # No router, no cost; but one that got lost on the way is not a cheap one.
+        percent, reason = (None, NO_ROUTER) if reference.has_router else (0.0, None)
+    return Figure("router overhead", percent, "<=", " %", reason)
 
 
 def gate_result(candidate: str, figure: Figure, bound: float) -> GateResult:
-    """Hold a figure against its bound; one that could not be measured fails."""
-    name, value, relation, unit = figure
+    """Hold a figure against its bound; one that could not be measured or is not finite fails."""
+    name, value, relation, unit, reason = figure
+    if value is not None and not math.isfinite(value):
+        value, reason = None, NOT_FINITE
     passed = value is not None and (value >= bound if relation == ">=" else value <= bound)
     return GateResult(
         candidate=candidate,
@@ -90,4 +125,5 @@ def gate_result(candidate: str, figure: Figure, bound: float) -> GateResult:
         relation=relation,
         unit=unit,
         passed=passed,
+        reason=reason,
     )

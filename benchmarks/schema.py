@@ -36,7 +36,8 @@ Unit = Literal["ms", "tokens/s"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # pydantic writes NaN as null without a word: a record that holds one cannot be made
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Samples(_Record):
@@ -195,6 +196,7 @@ class CandidateReport(_Record):
         decode_rate: Tokens per second after the first token, one sample per answer of at least two tokens.
         components: The parts of TTFT.
         recovery: Unweighted mean of the tasks' recovery; None for the reference itself.
+        routing_reason: Why there is no `routing`, where the reference has a router.
     """
 
     name: str
@@ -217,12 +219,13 @@ class CandidateReport(_Record):
     recovery: Percent | None
     token_agreement: TokenAgreement | None
     routing: RoutingAgreement | None
+    routing_reason: str | None = None
     changed: tuple[ChangedAnswer, ...]
     rows: tuple[RowResult, ...]
 
 
 class GateResult(_Record):
-    """One bound on one candidate; `value` is None where the figure could not be measured, which fails the gate."""
+    """One bound on one candidate; without a `value` it fails, and `reason` says why where there is more to say."""
 
     candidate: str
     figure: str
@@ -231,11 +234,12 @@ class GateResult(_Record):
     relation: Literal[">=", "<="]
     unit: str
     passed: bool
+    reason: str | None = None
 
     def value_text(self) -> str:
         """Return the value with its unit; a pure number, which may be near 0 or 1, with more digits."""
         if self.value is None:
-            return "not measured"
+            return self.reason or "not measured"
         return f"{self.value:.2f}{self.unit}" if self.unit else f"{self.value:.6g}"
 
     def sentence(self) -> str:

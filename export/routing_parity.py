@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moir_edge.similarity import cosines
+
 __all__ = ["RoutingFigures"]
 
 Array = npt.NDArray[Any]
@@ -117,6 +119,4 @@ def _cosine(embeds: Array, batch: Array, ours: Array, theirs: Array) -> Array:
     own, other = ours[:, 0], theirs[:, 0]
     both = (own >= 0) & (other >= 0)
     left, right = embeds[batch[both], own[both]], embeds[batch[both], other[both]]  # (both, hidden)
-    norms = np.linalg.norm(left, axis=-1) * np.linalg.norm(right, axis=-1)
-    cosine: Array = (left * right).sum(axis=-1) / np.maximum(norms, 1e-12)
-    return cosine
+    return cosines(left, right)

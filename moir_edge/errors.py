@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "EnvironmentProblem",
     "MoirEdgeError",
+    "NotFiniteError",
     "ShapeError",
     "ToleranceError",
     "UnsupportedError",
@@ -31,6 +32,10 @@ class ShapeError(MoirEdgeError):
 
 class ToleranceError(MoirEdgeError):
     """A parity check came out above its tolerance."""
+
+
+class NotFiniteError(MoirEdgeError):
+    """A value is NaN or infinite where a number is needed."""
 
 
 class DataError(MoirEdgeError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moir_edge.benchmarks.agreement import NO_ROUTER
 from moir_edge.benchmarks.gates import Figure, gate_result
 from moir_edge.benchmarks.parity.schema import Ratio, SpeedPair, Subject, SubjectParity
 from moir_edge.benchmarks.schema import GateResult
@@ -27,7 +29,7 @@ class BenchBounds(BaseModel):
         min_index_agreement: Least share of the reference's sources that the router finds again, in %.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_router_overhead: float | None = None
     max_slowdown: float | None = Field(default=None, gt=-100)
@@ -72,60 +74,83 @@ def check_bench_gates(
             *(_numbers(subject, bounds) if subject.name in wanted else ()),
         )
     ]
+    answered = {subject.name for subject in subjects if _has_tpot(subject)}
     return results + [
         gate_result(pair.subject, figure, bound)
         for pair in pairs
-        for figure, bound in _speed(pair, bounds)
+        for figure, bound in _speed(pair, bounds, has_tpot=pair.baseline in answered)
     ]
 
 
 def _router(subject: Subject, bounds: BenchBounds) -> Iterator[tuple[Figure, float]]:
     if bounds.max_router_overhead is None:
         return
+    percent = subject.router.overhead.percent if subject.router else None
+    reason = None
     if subject.reason is None and subject.router is None:
-        percent: float | None = 0.0  # no router, no cost
-    else:
-        percent = subject.router.overhead.percent if subject.router else None
-    yield ("router overhead", percent, "<=", " %"), bounds.max_router_overhead
+        # No router, no cost; but one that got lost on the way is not a cheap one.
+        lost = subject.parity is not None and "router" in subject.parity.missing
+        percent, reason = (None, NO_ROUTER) if lost else (0.0, None)
+    figure = Figure("router overhead", percent, "<=", " %", reason)
+    yield figure, bounds.max_router_overhead
 
 
 def _numbers(subject: Subject, bounds: BenchBounds) -> Iterator[tuple[Figure, float]]:
     parity = subject.parity
-    for component in COMPONENTS if parity is None else [one.component for one in parity.components]:
+    for component in COMPONENTS if parity is None else parity.expected():
         yield from _component(component, parity, bounds)
     if bounds.min_token_agreement is not None:
         same = parity.tokens.identical_percent if parity else None
-        yield ("token agreement", same, ">=", " %"), bounds.min_token_agreement
+        yield Figure("token agreement", same, ">=", " %"), bounds.min_token_agreement
     if bounds.min_index_agreement is not None:
-        alone = parity.component("router") if parity else None
-        chain = parity.routing if parity else None
-        figures = {
-            "same inputs": alone.index_percent if alone else None,
-            "whole chain": chain.index_percent if chain else None,
-        }
-        for where, value in figures.items():
-            yield (f"router indices, {where}", value, ">=", " %"), bounds.min_index_agreement
+        for figure in _indices(parity):
+            yield figure, bounds.min_index_agreement
+
+
+def _indices(parity: SubjectParity | None) -> Iterator[Figure]:
+    """Yield the router's index agreement on the reference's inputs and in the whole chain."""
+    alone = parity.component("router") if parity else None
+    chain = parity.routing if parity else None
+    reason = NO_ROUTER if parity and "router" in parity.missing else None
+    own, whole = alone.index_percent if alone else None, chain.index_percent if chain else None
+    if alone is not None and not alone.is_finite:
+        own = math.nan
+    if parity is not None and parity.routing_reason is not None:
+        reason = parity.routing_reason
+    yield Figure("router indices, same inputs", own, ">=", " %", reason)
+    yield Figure("router indices, whole chain", whole, ">=", " %", reason)
 
 
 def _component(
     name: str, parity: SubjectParity | None, bounds: BenchBounds
 ) -> Iterator[tuple[Figure, float]]:
     one = parity.component(name) if parity else None
+    reason = NO_ROUTER if parity and name == "router" and one is None else None
+    error, cosine = (one.max_abs_error, one.cosine) if one else (None, None)
+    if one is not None and not one.is_finite:
+        error = cosine = math.nan
     if bounds.max_abs_error is not None:
-        error = one.max_abs_error if one else None
-        yield (f"{name} max abs error", error, "<=", ""), bounds.max_abs_error
+        figure = Figure(f"{name} max abs error", error, "<=", "", reason)
+        yield figure, bounds.max_abs_error
     if bounds.min_cosine is not None:
-        yield (f"{name} cosine", one.cosine if one else None, ">=", ""), bounds.min_cosine
+        yield Figure(f"{name} cosine", cosine, ">=", "", reason), bounds.min_cosine
 
 
-def _speed(pair: SpeedPair, bounds: BenchBounds) -> Iterator[tuple[Figure, float]]:
+def _speed(
+    pair: SpeedPair, bounds: BenchBounds, *, has_tpot: bool
+) -> Iterator[tuple[Figure, float]]:
     if bounds.max_slowdown is None:
         return
     against = f"against {pair.baseline}"
-    yield (f"TTFT slowdown {against}", _slowdown(pair.ttft), "<=", " %"), bounds.max_slowdown
-    # without a second token on both sides there is no time per further token
-    if pair.tpot is not None:
-        yield (f"TPOT slowdown {against}", _slowdown(pair.tpot), "<=", " %"), bounds.max_slowdown
+    yield Figure(f"TTFT slowdown {against}", _slowdown(pair.ttft), "<=", " %"), bounds.max_slowdown
+    # Where the baseline's answers end with the first token too, there is no time per further token.
+    if pair.tpot is not None or has_tpot:
+        figure = Figure(f"TPOT slowdown {against}", _slowdown(pair.tpot), "<=", " %")
+        yield figure, bounds.max_slowdown
+
+
+def _has_tpot(subject: Subject) -> bool:
+    return any(timing.tpot is not None for timing in subject.timings)
 
 
 def _slowdown(ratio: Ratio | None) -> float | None:

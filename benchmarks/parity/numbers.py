@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moir_edge.benchmarks.agreement import routing_agreement, token_agreement
+from moir_edge.benchmarks.agreement import compare_routing, token_agreement
 from moir_edge.benchmarks.candidates import Answer, RoutingRow
 from moir_edge.benchmarks.measure import Progress, measure_answers, measure_routing
 from moir_edge.benchmarks.parity.numeric import ComponentFigures
 from moir_edge.benchmarks.parity.prompts import Prompts
-from moir_edge.benchmarks.parity.schema import ComponentParity, SubjectParity
+from moir_edge.benchmarks.parity.schema import SubjectParity
 from moir_edge.benchmarks.process import CandidateProcess
 
 __all__ = ["measure_numbers"]
@@ -55,7 +55,7 @@ def _components(
     prompts: int,
     decode_steps: int,
     progress: Progress,
-) -> list[tuple[ComponentParity, ...]]:
+) -> list[ComponentFigures]:
     """Run prompt by prompt, so that intermediate values of one prompt only are held."""
     gathered = [ComponentFigures(one.loaded.facts.component_precisions) for one in others]
     for at in range(prompts):
@@ -63,7 +63,7 @@ def _components(
         for one, figures in zip(others, gathered, strict=True):
             figures.add(one.components(at, truth, decode_steps), truth)
         progress("components", at + 1, prompts)
-    return [figures.summary() for figures in gathered]
+    return gathered
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,12 @@ def _chain(process: CandidateProcess, prompts: Prompts, progress: Progress) -> _
     )
 
 
-def _against(
-    truth: _Chain, chain: _Chain, components: tuple[ComponentParity, ...]
-) -> SubjectParity:
-    routing = None
-    if truth.maps is not None and chain.maps is not None:
-        routing = routing_agreement(chain.maps, truth.maps)
+def _against(truth: _Chain, chain: _Chain, figures: ComponentFigures) -> SubjectParity:
+    routing, reason = compare_routing(chain.maps, truth.maps)
     return SubjectParity(
-        components=components,
+        components=figures.summary(),
         tokens=token_agreement(chain.answers, truth.answers),
         routing=routing,
+        routing_reason=reason,
+        missing=figures.missing(),
     )

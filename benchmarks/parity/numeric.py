@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +13,16 @@ from numpy.typing import NDArray
 from moir_edge.benchmarks.candidates import ComponentRun
 from moir_edge.benchmarks.parity.schema import ComponentParity
 from moir_edge.bundle import COMPONENTS
-from moir_edge.errors import ShapeError
+from moir_edge.errors import NotFiniteError, ShapeError
+from moir_edge.finite import count_text, is_finite, largest
+from moir_edge.similarity import cosines
 
-__all__ = ["ComponentFigures", "cosines", "index_shares"]
+if TYPE_CHECKING:
+    from moir_edge.runtime.interface import RouterArrays
+
+__all__ = ["ComponentFigures", "index_shares"]
+
+_ERROR_FIGURES = ("max_abs_error", "cosine", "lowest_cosine")
 
 Floats = NDArray[np.float64]
 Output = NDArray[np.float32] | None
@@ -31,6 +40,7 @@ class ComponentFigures:
         self._components: dict[str, _Gathered] = {}
         self._shares: list[Floats] = []
         self._same: list[NDArray[np.bool_]] = []
+        self._expected: set[str] = set()
 
     def add(self, run: ComponentRun, reference: ComponentRun) -> None:
         """Compare one prompt.
@@ -41,6 +51,7 @@ class ComponentFigures:
 
         Raises:
             ShapeError: An output has another shape than the reference's: another model.
+            NotFiniteError: An output of the reference is not finite.
         """
         self._add("vision", run.image_features, reference.image_features)
         self._add("embedding", run.text_embeds, reference.text_embeds)
@@ -50,16 +61,27 @@ class ComponentFigures:
             return
         self._add("router", run.routed, reference.routed)
         if run.routing is not None:
-            truth = reference.routing
-            shares = index_shares(run.routing.indices, truth.indices, truth.gate > 0)
-            self._shares.append(shares)
+            self._add_routing(run.routing, reference.routing)
 
     def summary(self) -> tuple[ComponentParity, ...]:
         """Return the figures of every component that ran, in the order in which they run."""
         return tuple(self._figures(name) for name in COMPONENTS if name in self._components)
 
+    def missing(self) -> tuple[str, ...]:
+        """Return the components that the reference ran and this bundle has not."""
+        lacking = self._expected - set(self._components)
+        return tuple(name for name in COMPONENTS if name in lacking)
+
     def _add(self, name: str, got: Output, expected: Output) -> None:
-        if name not in self._precisions or got is None or expected is None:
+        if expected is None:
+            return
+        self._expected.add(name)
+        if not is_finite(expected):
+            raise NotFiniteError(
+                f"the reference's {name}: {count_text(expected)}; "
+                "nothing can be compared with it, give a sound reference"
+            )
+        if name not in self._precisions or got is None:
             return
         if got.shape != expected.shape:
             raise ShapeError(
@@ -68,62 +90,50 @@ class ComponentFigures:
             )
         left, right = (array.astype(np.float64) for array in (got, expected))
         gathered = self._components.setdefault(name, _Gathered())
-        gathered.worst = max(gathered.worst, _worst(left, right))
+        gathered.errors.append(largest(np.abs(left - right)))
         gathered.cosines.append(cosines(left, right))
+
+    def _add_routing(self, own: RouterArrays, truth: RouterArrays) -> None:
+        self._shares.append(index_shares(own.indices, truth.indices, truth.gate > 0))
+        if not all(is_finite(values) for values in (own.scores, own.gate, own.margin)):
+            # The embeddings may be finite all the same: such a router leaves them as they are.
+            self._components["router"].errors.append(math.nan)
 
     def _figures(self, name: str) -> ComponentParity:
         gathered = self._components[name]
-        cosine = np.concatenate(gathered.cosines)
-        shares = np.concatenate(self._shares) if self._shares else np.zeros(0)
-        named = name == "router" and shares.size
+        cosine, error = np.concatenate(gathered.cosines), largest(gathered.errors)
+        figures: dict[str, float | None] = dict.fromkeys(_ERROR_FIGURES)
+        if math.isfinite(error):
+            figures = {
+                "max_abs_error": error,
+                "cosine": float(cosine.mean()),
+                "lowest_cosine": float(cosine.min()),
+                **self._shares_of(name),
+            }
         return ComponentParity(
             component=name,
             precision=self._precisions[name],
             prompts=len(gathered.cosines),
-            max_abs_error=gathered.worst if np.isfinite(gathered.worst) else None,
-            cosine=float(cosine.mean()),
-            lowest_cosine=float(cosine.min()),
             vectors=cosine.size,
-            index_percent=100 * float(shares.mean()) if named else None,
-            greedy_percent=(
-                100 * float(np.concatenate(self._same).mean()) if name == "decoder" else None
-            ),
+            **figures,
         )
+
+    def _shares_of(self, name: str) -> dict[str, float]:
+        """Return the agreement figures that only one component has."""
+        if name == "decoder":
+            return {"greedy_percent": 100 * float(np.concatenate(self._same).mean())}
+        shares = np.concatenate(self._shares) if self._shares else np.zeros(0)
+        if name == "router" and shares.size:
+            return {"index_percent": 100 * float(shares.mean())}
+        return {}
 
 
 @dataclass
 class _Gathered:
-    """What is kept of one component: the largest error, and per prompt the cosines of its vectors."""
+    """What is kept of one component: per prompt the largest error, NaN if not finite, and its vectors' cosines."""
 
-    worst: float = 0.0
+    errors: list[float] = field(default_factory=list)
     cosines: list[Floats] = field(default_factory=list)
-
-
-def _worst(got: Floats, expected: Floats) -> float:
-    """Return the largest absolute difference; infinite where a value is not finite, which max() alone would drop."""
-    difference = np.abs(got - expected)
-    return float(difference.max(initial=0.0)) if np.isfinite(difference).all() else float("inf")
-
-
-def cosines(got: Floats, expected: Floats) -> Floats:
-    """Return the cosine between vectors of the last axis.
-
-    Args:
-        got: (…, width).
-        expected: The same shape.
-
-    Returns:
-        (vectors,): 1 for two vectors of zeros, 0 where one of them is zero or not finite.
-    """
-    left, right = (array.reshape(-1, array.shape[-1]) for array in (got, expected))
-    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    both_zero = ~left.any(axis=1) & ~right.any(axis=1)
-    sound = np.isfinite(norms) & (norms > 0)
-    products = np.einsum(
-        "vd,vd->v", np.where(sound[:, None], left, 0), np.where(sound[:, None], right, 0)
-    )
-    cosine: Floats = np.where(sound, products / np.where(sound, norms, 1), both_zero)
-    return np.clip(cosine, -1, 1)
 
 
 def index_shares(

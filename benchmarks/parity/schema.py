@@ -14,6 +14,7 @@ from moir_edge.benchmarks.schema import (
     Samples,
     TokenAgreement,
 )
+from moir_edge.bundle import COMPONENTS
 
 __all__ = [
     "BENCH_SCHEMA_VERSION",
@@ -49,7 +50,8 @@ PairKind = Literal[
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # pydantic writes NaN as null without a word: a record that holds one cannot be made
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PromptFacts(_Record):
@@ -89,11 +91,13 @@ class Timing(_Record):
 class ComponentParity(_Record):
     """One component against the reference's, fed with the same values.
 
+    Where one output of the component is not finite, all figures are None.
+
     Attributes:
         component: `vision`, `embedding`, `router` (its embeddings) or `decoder` (logits after the prompt and each step).
         precision: What its weights are stored in.
         prompts: Prompts compared.
-        max_abs_error: Largest absolute difference; None stands for a value that is not finite.
+        max_abs_error: Largest absolute difference.
         cosine: Mean over the vectors of the last axis, in [−1, 1].
         lowest_cosine: That of the worst vector.
         vectors: How many there were.
@@ -105,11 +109,16 @@ class ComponentParity(_Record):
     precision: str
     prompts: int
     max_abs_error: float | None
-    cosine: float
-    lowest_cosine: float
+    cosine: float | None
+    lowest_cosine: float | None
     vectors: int
     index_percent: float | None = None
     greedy_percent: float | None = None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every output of the component was finite."""
+        return self.max_abs_error is not None
 
 
 class SubjectParity(_Record):
@@ -119,11 +128,20 @@ class SubjectParity(_Record):
         components: Component by component, on the reference's inputs.
         tokens: Greedy answers of the whole chain.
         routing: The router's choices within the whole chain; None without a router on both sides.
+        routing_reason: Why there is no `routing`, where the reference has one.
+        missing: Components that the reference ran on these prompts and the subject lacks.
     """
 
     components: tuple[ComponentParity, ...]
     tokens: TokenAgreement
     routing: RoutingAgreement | None
+    routing_reason: str | None = None
+    missing: tuple[str, ...] = ()
+
+    def expected(self) -> list[str]:
+        """Return the components that the reference ran, in the order in which they run."""
+        known = {one.component for one in self.components} | set(self.missing)
+        return [name for name in COMPONENTS if name in known]
 
     def component(self, name: str) -> ComponentParity | None:
         """Return the figures of one component, or None where it was not compared."""

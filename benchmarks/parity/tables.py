@@ -24,6 +24,7 @@ from moir_edge.benchmarks.report.text import (
     milliseconds,
 )
 from moir_edge.benchmarks.schema import COMPONENT_ORDER
+from moir_edge.finite import NOT_FINITE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -165,9 +166,9 @@ def _component_cells(one: ComponentParity) -> list[str]:
     return [
         one.precision,
         str(one.prompts),
-        "not finite" if one.max_abs_error is None else f"{one.max_abs_error:.2e}",
-        f"{one.cosine:.6f}",
-        f"{one.lowest_cosine:.6f}",
+        NOT_FINITE if one.max_abs_error is None else f"{one.max_abs_error:.2e}",
+        NOT_FINITE if one.cosine is None else f"{one.cosine:.6f}",
+        NOT_FINITE if one.lowest_cosine is None else f"{one.lowest_cosine:.6f}",
         _percent(one.index_percent, 2),
         _percent(one.greedy_percent, 1),
     ]
@@ -178,7 +179,7 @@ def _chain_cells(parity: SubjectParity) -> list[str]:
     return [
         str(parity.tokens.rows),
         _percent(parity.tokens.identical_percent, 1),
-        _percent(routing.index_percent if routing else None, 2),
+        f"{routing.index_percent:.2f} %" if routing else parity.routing_reason or NOT_MEASURED,
         f"{routing.matched_cosine:.6f}" if routing else NOT_MEASURED,
     ]
 

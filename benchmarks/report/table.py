@@ -88,7 +88,9 @@ def _tokens(one: CandidateReport) -> str:
 
 
 def _routing(one: CandidateReport) -> str:
-    return f"{one.routing.index_percent:.2f} %" if one.routing else NOT_MEASURED
+    if one.routing is None:
+        return one.routing_reason or NOT_MEASURED
+    return f"{one.routing.index_percent:.2f} %"
 
 
 def _overhead(one: CandidateReport) -> str:

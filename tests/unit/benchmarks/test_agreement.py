@@ -5,7 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moir_edge.benchmarks.agreement import routing_agreement, token_agreement
+from moir_edge.benchmarks.agreement import (
+    compare_routing,
+    routing_agreement,
+    token_agreement,
+)
 from moir_edge.benchmarks.candidates import Answer
 
 from .fakes import routing_row
@@ -80,3 +84,26 @@ def test_nothing_routed_and_other_tokens() -> None:
     assert routing_agreement([pooled], [pooled]) is None
     with pytest.raises(ValueError, match="do not tokenize the prompt alike"):
         routing_agreement([replace(one, positions=one.positions + 1)], [one])
+
+
+@pytest.mark.parametrize("name", ["margins", "gates", "matched", "added"])
+@pytest.mark.parametrize("on_reference", [True, False])
+def test_maps_that_are_not_finite_have_no_agreement(name: str, on_reference: bool) -> None:
+    values = getattr(routing_row(), name).copy()
+    values[0] = np.nan
+    bad = [routing_row(), replace(routing_row(), **{name: values})]
+    good = [routing_row(), routing_row()]
+    own, reference = (good, bad) if on_reference else (bad, good)
+    assert compare_routing(own, reference) == (None, "not finite in 1 of 2 prompts")
+
+
+def test_why_there_is_no_agreement() -> None:
+    one = [routing_row()]
+    assert compare_routing(None, one) == (
+        None,
+        "not measured: no router, and the reference has one",
+    )
+    assert compare_routing(one, None) == (None, None)
+    agreement, reason = compare_routing(one, one)
+    assert agreement is not None
+    assert reason is None

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
-from moir_edge.benchmarks.gates import GateBounds, check_gates
-from moir_edge.benchmarks.schema import ComparisonReport
+from moir_edge.benchmarks.gates import Figure, GateBounds, check_gates, gate_result
+from moir_edge.benchmarks.schema import ComparisonReport, GateResult, Percent
 
 
 def _failed(report: ComparisonReport, bounds: GateBounds) -> list[str]:
@@ -30,12 +33,45 @@ def test_failure_names_candidate_figure_and_bound(report: ComparisonReport) -> N
 
 
 def test_overhead_counts_only_where_there_is_a_router(report: ComparisonReport) -> None:
-    names = [
-        gate.candidate
-        for gate in check_gates(report.candidates, GateBounds(max_router_overhead=1))
-        if not gate.passed
+    bounds = GateBounds(max_router_overhead=1)
+    sentences = _failed(report, bounds)
+    assert sentences[0] == (
+        "FAILED: plain router overhead not measured: no router, and the reference has one, bound <= 1 %"
+    )
+    assert [line.split()[1] for line in sentences] == ["plain", "small"]
+    plain = report.candidates[1]  # a reference without a router: nothing got lost
+    assert [gate.passed for gate in check_gates([plain, plain], bounds)] == [True]
+
+
+def test_every_task_of_the_reference_has_its_gate(report: ComparisonReport) -> None:
+    reference, plain, _ = report.candidates
+    bounds = GateBounds(min_task_recovery=50)
+    lacking = plain.model_copy(update={"tasks": {"vqa": plain.tasks["vqa"]}})
+    assert [gate.sentence() for gate in check_gates([reference, lacking], bounds)] == [
+        "passed: plain recovery on vqa 100.00 %, bound >= 50 %",
+        "FAILED: plain recovery on statement not measured, bound >= 50 %",
+        "FAILED: plain recovery on caption not measured, bound >= 50 %",
     ]
-    assert names == ["small"]
+    unscored = [one.model_copy(update={"tasks": {}}) for one in (reference, plain)]
+    assert [gate.sentence() for gate in check_gates(unscored, bounds)] == [
+        "FAILED: plain recovery on any task not measured, bound >= 50 %"
+    ]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("relation", [">=", "<="])
+def test_what_is_not_finite_passes_no_bound(value: float, relation: Any) -> None:
+    for bound in (-1e300, 0.0, 1e300):
+        gate = gate_result("small", Figure("cosine", value, relation), bound)
+        assert gate.sentence() == f"FAILED: small cosine not finite, bound {relation} {bound:g}"
+        assert GateResult.model_validate_json(gate.model_dump_json()) == gate
+
+
+def test_a_record_cannot_hold_what_json_would_turn_into_null() -> None:
+    with pytest.raises(ValidationError, match="should be a finite number"):
+        Percent(percent=math.nan, low=0.0, high=1.0)
+    with pytest.raises(ValidationError, match="should be a finite number"):
+        GateBounds(max_router_overhead=math.nan)
 
 
 def test_a_figure_that_was_not_measured_fails(report: ComparisonReport) -> None:

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cosine as cosine_distance
 
 from moir_edge.benchmarks.candidates import ComponentRun
-from moir_edge.benchmarks.parity.numeric import ComponentFigures, cosines, index_shares
+from moir_edge.benchmarks.parity.numeric import ComponentFigures, index_shares
 from moir_edge.benchmarks.parity.schema import ComponentParity
-from moir_edge.errors import ShapeError
+from moir_edge.errors import NotFiniteError, ShapeError
 from moir_edge.runtime.interface import RouterArrays
 
 PRECISIONS = {"vision": "fp16", "embedding": "fp32", "router": "fp32", "decoder": "int4"}
@@ -53,23 +52,6 @@ def component_parity(
     return figures.summary()
 
 
-def test_cosines_are_scipys() -> None:
-    random = np.random.default_rng(0)
-    got, expected = random.normal(size=(2, 3, 4, 8))
-    wanted = [
-        1 - cosine_distance(a, b)
-        for a, b in zip(got.reshape(-1, 8), expected.reshape(-1, 8), strict=True)
-    ]
-    # both compute in float64; the sums may be taken in another order
-    np.testing.assert_allclose(cosines(got, expected), wanted, atol=1e-12)
-
-
-def test_cosines_of_vectors_without_a_direction() -> None:
-    zero, one, odd = np.zeros(3), np.ones(3), np.array([1, np.nan, 1])
-    got = cosines(np.stack([zero, zero, odd, one]), np.stack([zero, one, one, -one]))
-    np.testing.assert_allclose(got, [1, 0, 0, -1], atol=1e-15)
-
-
 def test_a_run_against_itself_is_perfect() -> None:
     runs = [_run(0), _run(1, images=False)]
     parity = {one.component: one for one in component_parity(runs, runs, PRECISIONS)}
@@ -107,15 +89,52 @@ def test_errors_and_agreement_by_hand() -> None:
     assert parity["router"].index_percent == pytest.approx(100 * (0.5 + 0 + 1) / 3)
 
 
-def test_a_value_that_is_not_finite_is_no_small_error() -> None:
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_value_that_is_not_finite_leaves_no_figure(bad: float, first: bool) -> None:
     reference = _run()
     logits = reference.logits.copy()
-    logits[1, 2] = np.nan
+    logits[1, 2] = bad
+    # a sound prompt before or after it must not replace it
+    runs = [replace(reference, logits=logits), reference]
     (decoder,) = component_parity(
-        [replace(reference, logits=logits)], [reference], {"decoder": "fp16"}
+        runs if first else runs[::-1], [reference, reference], {"decoder": "fp16"}
     )
-    assert decoder.max_abs_error is None
-    assert decoder.lowest_cosine == 0
+    assert not decoder.is_finite
+    figures = (decoder.cosine, decoder.lowest_cosine, decoder.greedy_percent)
+    assert figures == (None, None, None)
+
+
+@pytest.mark.parametrize("name", ["scores", "gate", "margin"])
+def test_a_router_whose_figures_are_not_finite(name: str) -> None:
+    reference = _run()
+    values = getattr(reference.routing, name).copy()
+    values[0, 1] = np.nan  # its embeddings are sound: such a router changes nothing
+    run = replace(reference, routing=replace(reference.routing, **{name: values}))
+    (router,) = component_parity([run], [reference], {"router": "fp32"})
+    assert not router.is_finite
+    assert router.index_percent is None
+
+
+def test_a_reference_that_is_not_finite_is_refused() -> None:
+    logits = _run().logits.copy()
+    logits[0, :3] = np.nan
+    with pytest.raises(NotFiniteError) as caught:
+        component_parity([_run()], [replace(_run(), logits=logits)], {"decoder": "fp32"})
+    assert str(caught.value) == (
+        "the reference's decoder: 3 of 48 values are NaN or infinite; "
+        "nothing can be compared with it, give a sound reference"
+    )
+
+
+def test_a_component_that_the_reference_alone_has_is_missing() -> None:
+    reference = _run()
+    figures = ComponentFigures({"vision": "fp32", "embedding": "fp32", "decoder": "fp32"})
+    figures.add(replace(reference, routing=None), reference)
+    assert figures.missing() == ("router",)
+    whole = ComponentFigures(PRECISIONS)
+    whole.add(reference, reference)
+    assert whole.missing() == ()
 
 
 def test_no_sources_no_index_agreement() -> None:

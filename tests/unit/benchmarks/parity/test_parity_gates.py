@@ -14,6 +14,7 @@ from moir_edge.benchmarks.parity.schema import (
     SpeedPair,
     Subject,
     SubjectParity,
+    Timing,
 )
 from moir_edge.benchmarks.schema import Percent, RouterOverhead, Samples, TokenAgreement
 
@@ -65,6 +66,54 @@ def test_numbers() -> None:
     assert _sentences(subject, [], min_index_agreement=98) == [
         "passed: b router indices, same inputs 98.00 %, bound >= 98 %",
         "FAILED: b router indices, whole chain not measured, bound >= 98 %",
+    ]
+
+
+def test_a_component_that_is_not_finite_fails_every_bound() -> None:
+    sound = _parity()
+    lost = {"max_abs_error": None, "cosine": None, "lowest_cosine": None, "index_percent": None}
+    router = sound.components[0].model_copy(update=lost)
+    subject = _subject(parity=sound.model_copy(update={"components": (router,)}))
+    bounds = {"max_abs_error": 1e9, "min_cosine": -1.0, "min_index_agreement": 0.0}
+    assert _sentences(subject, [], **bounds) == [
+        "FAILED: b router max abs error not finite, bound <= 1e+09",
+        "FAILED: b router cosine not finite, bound >= -1",
+        "FAILED: b router indices, same inputs not finite, bound >= 0 %",
+        "FAILED: b router indices, whole chain not measured, bound >= 0 %",
+    ]
+
+
+def test_a_router_that_got_lost_fails_every_bound_on_it() -> None:
+    reason = "not measured: no router, and the reference has one"
+    lost = {"components": (), "missing": ("router",), "routing_reason": reason}
+    subject = _subject(parity=_parity().model_copy(update=lost))
+    bounds = {
+        "max_router_overhead": 9.0,
+        "max_abs_error": 1e9,
+        "min_cosine": -1.0,
+        "min_index_agreement": 0.0,
+    }
+    assert _sentences(subject, [], **bounds) == [
+        f"FAILED: b router overhead {reason}, bound <= 9 %",
+        f"FAILED: b router max abs error {reason}, bound <= 1e+09",
+        f"FAILED: b router cosine {reason}, bound >= -1",
+        f"FAILED: b router indices, same inputs {reason}, bound >= 0 %",
+        f"FAILED: b router indices, whole chain {reason}, bound >= 0 %",
+    ]
+
+
+def test_answers_that_end_at_once_are_not_fast() -> None:
+    ratio = Ratio(ratio=0.5, low=0.5, high=0.5, pairs=5)
+    pair = SpeedPair(kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=None)
+    samples = Samples.of([1.0], "ms")
+    timing = Timing(prompt="8 words", ttft=samples, components={}, tpot=samples)
+    baseline = _subject(name="a", source="a", timings=(timing,))
+    gates = check_bench_gates(
+        [baseline, _subject()], [pair], BenchBounds(max_slowdown=5), compared=["b"]
+    )
+    assert [gate.sentence() for gate in gates] == [
+        "passed: b TTFT slowdown against a -50.00 %, bound <= 5 %",
+        "FAILED: b TPOT slowdown against a not measured, bound <= 5 %",
     ]
 
 

@@ -1,0 +1,67 @@
+"""The rule for NaN and infinity: counted, never dropped, and refused by name in JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from moir_edge.errors import NotFiniteError
+from moir_edge.finite import count_text, is_finite, json_text, largest
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_bad_value_decides_wherever_it_stands(bad: float, place: int) -> None:
+    values = np.ones(3, np.float32)
+    values[place] = bad
+    assert not is_finite(values)
+    assert math.isnan(largest(np.abs(values)))
+    assert count_text(values) == "1 of 3 values is NaN or infinite"
+
+
+def test_finite_values() -> None:
+    assert is_finite([1.0, -2.0])
+    assert is_finite(np.zeros((0, 3)))
+    assert is_finite(np.arange(3))
+    assert largest([0.5, 2.0]) == 2.0
+    assert largest([]) == 0.0
+    assert count_text([math.nan, math.inf, 1.0]) == "2 of 3 values are NaN or infinite"
+
+
+def test_json_is_that_of_the_standard_library() -> None:
+    record = {"b": [1, 2.5, None], "a": {"c": "é", "d": True}}
+    assert json_text(record) == json.dumps(record)
+    assert json_text(record, indent=1, ensure_ascii=False) == json.dumps(
+        record, indent=1, ensure_ascii=False
+    )
+    assert json_text(record, sort_keys=True, separators=(",", ":")) == json.dumps(
+        record, sort_keys=True, separators=(",", ":")
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "place"),
+    [
+        ({"loss": math.nan}, "loss"),
+        (
+            {"figures": [{"ttft": {"mean": 1.0}}, {"ttft": {"mean": math.inf}}]},
+            "figures[1].ttft.mean",
+        ),
+        ([(1.0, -math.inf)], "[0][1]"),
+        (math.nan, "the value"),
+    ],
+)
+def test_json_names_the_place_of_a_number_that_is_not_finite(record: object, place: str) -> None:
+    with pytest.raises(NotFiniteError) as caught:
+        json_text(record)
+    assert str(caught.value) == (
+        f"{place} is NaN or infinite, which JSON cannot hold; nothing was written"
+    )
+
+
+def test_a_key_that_is_not_finite_keeps_pythons_own_message() -> None:
+    with pytest.raises(ValueError, match="Out of range float"):
+        json_text({math.nan: 1})
