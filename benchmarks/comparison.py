@@ -14,6 +14,7 @@ from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.datasets import DataSource, as_source
 from moir_edge.benchmarks.figures import RawResult, candidate_report
 from moir_edge.benchmarks.gates import GateBounds, check_gates
+from moir_edge.benchmarks.identity import identify_same, same_notices
 from moir_edge.benchmarks.machine import (
     CpuTimes,
     available_cores,
@@ -32,6 +33,7 @@ from moir_edge.benchmarks.measure import (
 from moir_edge.benchmarks.metrics.bootstrap import RESAMPLES
 from moir_edge.benchmarks.output import check_output, write_report
 from moir_edge.benchmarks.process import CandidateProcess, Measured
+from moir_edge.benchmarks.provenance import Provenance
 from moir_edge.benchmarks.schema import (
     CandidateReport,
     ComparisonReport,
@@ -62,6 +64,7 @@ def compare(
     threads: int | None = None,
     seed: int = 0,
     bounds: GateBounds | None = None,
+    allow_other: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ComparisonReport:
@@ -85,18 +88,22 @@ def compare(
         threads: Threads of one operation; None takes every core of this process.
         seed: Seed of the bootstrap.
         bounds: Gates.
+        allow_other: Take candidates that are different models; the report says so at the top.
         force: Replace a report that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
-        DataError: The data cannot be used, or `output` may not be replaced.
+        DataError: The data cannot be used, a candidate is another model than the first, or `output` may not be
+            replaced.
         MoirEdgeError: A candidate cannot be loaded or run.
     """
     if output is not None:
         check_output(Path(output), force=force)
     source = as_source(data)
-    rows = source.read(limit=limit)
+    source.check()
     specs = _specs([checkpoint, *bundles], threads or available_cores(), max_new_tokens)
+    models = identify_same(specs, allow_other=allow_other)
+    rows = source.read(limit=limit)
     settings = Settings(
         threads=specs[0].threads,
         batch_size=_positive("batch_size", batch_size),
@@ -112,6 +119,8 @@ def compare(
     report = ComparisonReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=moir_edge.__version__,
+        notices=same_notices(models),
+        provenance=Provenance(models=models),
         data=data_facts(source, rows),
         settings=settings,
         machine=machine,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
+
+from moir_edge.benchmarks.provenance import VersionedReport
 
 __all__ = [
     "COMPONENT_ORDER",
@@ -27,7 +29,7 @@ __all__ = [
     "TokenAgreement",
 ]
 
-REPORT_SCHEMA_VERSION = 1
+REPORT_SCHEMA_VERSION = 2
 
 COMPONENT_ORDER = ("preprocess", "vision", "embedding", "router", "prefill", "other")
 """Names of the parts of the time to first token, in the order in which they run."""
@@ -299,12 +301,13 @@ class Settings(_Record):
     seed: int
 
 
-class ComparisonReport(_Record):
+class ComparisonReport(VersionedReport):
     """A whole comparison; the first candidate is the reference."""
 
+    command: ClassVar[str] = "compare"
+    current_version: ClassVar[int] = REPORT_SCHEMA_VERSION
+
     schema_version: int = REPORT_SCHEMA_VERSION
-    created: str
-    version: str
     data: DataFacts
     settings: Settings
     machine: Machine

@@ -35,8 +35,10 @@ from moir_edge.benchmarks.diagnosis.schema import (
 )
 from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
 from moir_edge.benchmarks.diagnosis.variants import ImageStore
+from moir_edge.benchmarks.identity import identify_pairs, pair_notices
 from moir_edge.benchmarks.machine import available_cores
 from moir_edge.benchmarks.measure import Progress, latency_sample
+from moir_edge.benchmarks.provenance import Provenance
 from moir_edge.errors import BundleError, DataError, UnsupportedError
 
 __all__ = ["diagnose", "diagnose_candidate", "diagnose_rows"]
@@ -64,7 +66,8 @@ def diagnose(
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
-        DataError: The data or a source cannot be used, or `output` may not be replaced.
+        DataError: The data or a source cannot be used, a bundle comes from none of the checkpoints beside it, or
+            `output` may not be replaced.
         MoirEdgeError: A source cannot be loaded or run.
     """
     settings = settings or DiagnoseSettings()
@@ -77,10 +80,14 @@ def diagnose(
         raise DataError(
             f"{source.path}: no row has answers, so nothing can be scored; add 'answers' to the rows"
         )
-    diagnosed = diagnose_rows(sources, rows, settings, progress=progress)
+    specs = _specs(sources, settings)
+    models = identify_pairs(specs, allow_other=settings.allow_other)
+    diagnosed = _diagnose_all(specs, rows, settings, progress or _silent)
     report = DiagnosisReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=moir_edge.__version__,
+        notices=pair_notices(models),
+        provenance=Provenance(models=models),
         data=data_facts(source, rows),
         unscored_rows=len(every) - len(rows),
         settings=settings,
@@ -107,21 +114,40 @@ def diagnose_rows(
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
-        DataError: A row has no answers, or a source cannot be used.
+        DataError: A row has no answers, a source cannot be used, or a bundle comes from none of the checkpoints
+            beside it.
         MoirEdgeError: A source cannot be loaded or run.
     """
     settings = settings or DiagnoseSettings()
     for row in rows:
         if not row.answers:
             raise DataError(f"row {row.id} has no answers, so it cannot be scored; leave it out")
+    if not rows:
+        raise DataError("nothing to diagnose: give at least one row")
+    specs = _specs(sources, settings)
+    identify_pairs(specs, allow_other=settings.allow_other)
+    return _diagnose_all(specs, rows, settings, progress or _silent)
+
+
+def _specs(sources: Sequence[str | Path], settings: DiagnoseSettings) -> list[CandidateSpec]:
     specs = specs_of(
         sources,
         threads=settings.threads or available_cores(),
         max_new_tokens=settings.max_new_tokens,
         hub=range(len(sources)),
     )
-    if not specs or not rows:
-        raise DataError("nothing to diagnose: give at least one model and one row")
+    if not specs:
+        raise DataError("nothing to diagnose: give at least one model")
+    return specs
+
+
+def _diagnose_all(
+    specs: Sequence[CandidateSpec],
+    rows: Sequence[Row],
+    settings: DiagnoseSettings,
+    progress: Progress,
+) -> tuple[SourceDiagnosis, ...]:
+    """Load and diagnose one source after the other; the first is what the others are compared with."""
     with tempfile.TemporaryDirectory(prefix="moir-edge-diagnose-") as folder:
         plan = make_plan(rows, settings, ImageStore(Path(folder)))
         diagnosed: list[SourceDiagnosis] = []
@@ -129,7 +155,7 @@ def diagnose_rows(
         for spec in specs:
             with _threads_restored():
                 one, figures = diagnose_candidate(
-                    load_candidate(spec), spec, plan, settings, reference, progress or _silent
+                    load_candidate(spec), spec, plan, settings, reference, progress
                 )
             diagnosed.append(one)
             reference = reference or figures

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moir_edge.benchmarks.diagnosis.degradations import CLEAN
 from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
 from moir_edge.benchmarks.metrics import Interval
+from moir_edge.benchmarks.provenance import VersionedReport
 from moir_edge.benchmarks.schema import DataFacts, TaskFigures
 
 __all__ = [
@@ -25,7 +26,7 @@ __all__ = [
     "SourceDiagnosis",
 ]
 
-DIAGNOSIS_SCHEMA_VERSION = 1
+DIAGNOSIS_SCHEMA_VERSION = 2
 
 
 class _Record(BaseModel):
@@ -210,12 +211,13 @@ class SourceDiagnosis(_Record):
         raise KeyError(f"{label!r} was not measured; {[one.label for one in self.conditions]} were")
 
 
-class DiagnosisReport(_Record):
+class DiagnosisReport(VersionedReport):
     """A whole diagnosis, sources side by side."""
 
+    command: ClassVar[str] = "diagnose"
+    current_version: ClassVar[int] = DIAGNOSIS_SCHEMA_VERSION
+
     schema_version: int = DIAGNOSIS_SCHEMA_VERSION
-    created: str
-    version: str
     data: DataFacts
     unscored_rows: int
     settings: DiagnoseSettings

@@ -28,6 +28,7 @@ class DiagnoseSettings:
         batch_size: Rows per batch.
         max_new_tokens: Longest answer, in tokens.
         threads: Threads of one operation; None takes every core of this process.
+        allow_other: Take a bundle beside checkpoints that it was not exported from.
         seed: Of noise, dropout, permutations and bootstrap.
 
     Raises:
@@ -43,6 +44,7 @@ class DiagnoseSettings:
     batch_size: int = 32
     max_new_tokens: int = 64
     threads: int | None = None
+    allow_other: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from moir_edge.benchmarks.diagnosis.text import (
     percent_text,
 )
 from moir_edge.benchmarks.diagnosis.values import OVERALL
-from moir_edge.benchmarks.report.text import NOT_MEASURED, score_text
+from moir_edge.benchmarks.report.text import NOT_MEASURED, print_notices, score_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,6 +115,7 @@ def print_diagnosis(report: DiagnosisReport, console: Console) -> None:
         console: Where to print.
     """
     names = [one.name for one in report.sources]
+    print_notices(report.notices, console)
     console.print(f"{report.data.rows} rows of {report.data.path}", highlight=False)
     _print(console, "All tasks (95 % interval)", names, figure_rows(report))
     _print(console, "By task", names, task_rows(report))

@@ -12,6 +12,7 @@ from pathlib import Path
 import moir_edge
 from moir_edge.benchmarks.candidates import TimedAnswer
 from moir_edge.benchmarks.figures import component_samples, router_overhead
+from moir_edge.benchmarks.identity import same_notices
 from moir_edge.benchmarks.machine import CpuTimes, describe_machine, load_average
 from moir_edge.benchmarks.measure import (
     LatencyPlan,
@@ -36,12 +37,14 @@ from moir_edge.benchmarks.parity.settings import BenchSettings
 from moir_edge.benchmarks.parity.speed import speed_pairs
 from moir_edge.benchmarks.parity.subjects import (
     Opened,
+    identify_models,
     open_bundles,
     open_reference,
     open_subject,
     plan_subjects,
 )
 from moir_edge.benchmarks.process import CandidateProcess
+from moir_edge.benchmarks.provenance import Provenance
 from moir_edge.benchmarks.schema import GateResult, Machine, Samples
 from moir_edge.errors import DataError
 
@@ -67,7 +70,8 @@ def bench(
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
-        DataError: The prompts cannot be used, parity lacks a reference, or `output` may not be replaced.
+        DataError: The prompts cannot be used, parity lacks a reference, a bundle or the reference is another model
+            than the first bundle, or `output` may not be replaced.
         MoirEdgeError: A bundle cannot be loaded or run.
     """
     if output is not None:
@@ -94,6 +98,7 @@ class _Run:
         self._settings = settings
         self._progress = progress
         self._load_before = load_average()
+        self._models = identify_models(settings)
         self._bundles = open_bundles(settings)
         self._specs = plan_subjects(settings, self._bundles)
 
@@ -134,6 +139,8 @@ class _Run:
         return BenchReport(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             version=moir_edge.__version__,
+            notices=same_notices(self._models),
+            provenance=Provenance(models=self._models),
             threads=self._specs[0].threads,
             repeats=settings.repeats,
             warm_up_rows=sum(one.timed_rows for one in prompts),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from moir_edge.benchmarks.provenance import VersionedReport
 from moir_edge.benchmarks.schema import (
     GateResult,
     Machine,
@@ -31,7 +32,7 @@ __all__ = [
     "Timing",
 ]
 
-BENCH_SCHEMA_VERSION = 1
+BENCH_SCHEMA_VERSION = 2
 
 BOUNDARY = (
     "from decoded images and text in host memory to the token on the host: preprocessing, tokenizer, every component, "
@@ -206,7 +207,7 @@ class SpeedPair(_Record):
     tpot: Ratio | None
 
 
-class BenchReport(_Record):
+class BenchReport(VersionedReport):
     """A whole run of `bench`.
 
     Attributes:
@@ -214,9 +215,10 @@ class BenchReport(_Record):
         boundary: What is inside a time.
     """
 
+    command: ClassVar[str] = "bench"
+    current_version: ClassVar[int] = BENCH_SCHEMA_VERSION
+
     schema_version: int = BENCH_SCHEMA_VERSION
-    created: str
-    version: str
     boundary: str = BOUNDARY
     threads: int
     repeats: int

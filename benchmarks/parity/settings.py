@@ -33,6 +33,7 @@ class BenchSettings:
         seed: Of the prompts that are made and of the bootstrap.
         parity: Compare numbers and times.
         reference: Checkpoint or bundle that numbers are compared with; None takes the first fp32 bundle.
+        allow_other: Take bundles, and a reference, of different models; the report says so at the top.
         bounds: Gates.
 
     Raises:
@@ -54,6 +55,7 @@ class BenchSettings:
     seed: int = 0
     parity: bool = False
     reference: str | None = None
+    allow_other: bool = False
     bounds: BenchBounds = field(default_factory=BenchBounds)
 
     def __post_init__(self) -> None:

@@ -9,15 +9,24 @@ from pathlib import Path
 
 from moir_edge.benchmarks.candidates import CandidateSpec, spec_of, specs_of
 from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.identity import identify_same
 from moir_edge.benchmarks.machine import available_cores
 from moir_edge.benchmarks.parity.schema import NOT_ON_THIS_DEVICE
 from moir_edge.benchmarks.parity.settings import BenchSettings
 from moir_edge.benchmarks.parity.speed import ENGINE_PROVIDERS
 from moir_edge.benchmarks.process import CandidateProcess
+from moir_edge.benchmarks.provenance import ModelIdentity
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.errors import BundleError, DataError, EnvironmentProblem, UnsupportedError
 
-__all__ = ["Opened", "open_bundles", "open_reference", "open_subject", "plan_subjects"]
+__all__ = [
+    "Opened",
+    "identify_models",
+    "open_bundles",
+    "open_reference",
+    "open_subject",
+    "plan_subjects",
+]
 
 _NO_REFERENCE = (
     "parity needs an fp32 reference to compare numbers with; "
@@ -42,21 +51,35 @@ class Opened:
     reason: str | None = None
 
 
+def identify_models(settings: BenchSettings) -> tuple[ModelIdentity, ...]:
+    """Identify every bundle, then the reference if one is named, and refuse one of another model than the first.
+
+    Raises:
+        DataError: Two of them are different models and `allow_other` is off, or one is given twice.
+        BundleError: One is no bundle.
+    """
+    for path in settings.bundles:
+        open_bundle(
+            path, verify=False
+        )  # a checkpoint in a bundle's place is refused before it is hashed
+    specs = _bundle_specs(settings)
+    if settings.reference is not None:
+        reference = _reference_spec(settings, settings.reference)
+        specs.append(replace(reference, name=f"the reference {reference.name}"))
+    return identify_same(specs, allow_other=settings.allow_other)
+
+
 def open_bundles(settings: BenchSettings) -> dict[str, Bundle]:
     """Open and verify every bundle, by its path as given.
 
     Raises:
         BundleError: One is no bundle, or damaged.
-        DataError: One is of another model than the first, so that the same prompts do not fit both.
+        DataError: One has another shape than the first, so that the same prompts do not fit both.
     """
     bundles = {str(path): open_bundle(path) for path in settings.bundles}
     first = next(iter(bundles.values()))
-    for path, bundle in bundles.items():
-        if bundle.manifest.model != first.manifest.model:
-            raise DataError(
-                f"{path} is of another model ({bundle.manifest.source.name}) than {first.path} "
-                f"({first.manifest.source.name}); bench bundles of one model together"
-            )
+    for bundle in bundles.values():
+        _check_shape(bundle, first)
     return bundles
 
 
@@ -69,12 +92,8 @@ def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[C
     Raises:
         DataError: A bundle is given twice, or parity has no reference.
     """
-    threads = settings.threads or available_cores()
-    specs = specs_of(
-        settings.bundles, threads=threads, max_new_tokens=settings.max_new_tokens, hub=()
-    )
     planned = []
-    for spec in specs:
+    for spec in _bundle_specs(settings):
         engines = bundles[spec.source].manifest.engines
         providers: Sequence[str | None] = settings.providers or (None,)
         if settings.parity and engines and not settings.providers:
@@ -91,6 +110,24 @@ def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[C
     if settings.parity and settings.reference is None and not (fp32 and len(planned) > 1):
         raise DataError(_NO_REFERENCE)
     return planned
+
+
+def _bundle_specs(settings: BenchSettings) -> list[CandidateSpec]:
+    return specs_of(
+        settings.bundles,
+        threads=settings.threads or available_cores(),
+        max_new_tokens=settings.max_new_tokens,
+        hub=(),
+    )
+
+
+def _reference_spec(settings: BenchSettings, reference: str) -> CandidateSpec:
+    return spec_of(
+        reference,
+        threads=settings.threads or available_cores(),
+        max_new_tokens=settings.max_new_tokens,
+        hub=True,
+    )
 
 
 def _onnx_runtime() -> str:
@@ -132,19 +169,14 @@ def open_reference(
     fed one by one.
 
     Raises:
-        DataError: There is none, or it is another model.
+        DataError: There is none, or it has another shape.
     """
     if settings.reference is None:
         return _first_fp32(subjects)
-    spec = spec_of(
-        settings.reference,
-        threads=settings.threads or available_cores(),
-        max_new_tokens=settings.max_new_tokens,
-        hub=True,
-    )
+    spec = _reference_spec(settings, settings.reference)
     if spec.kind == "checkpoint":
         spec = replace(spec, source=str(_exported(settings.reference, folder)), kind="bundle")
-    _check_model(Path(spec.source), subjects[0].bundle)
+    _check_shape(open_bundle(spec.source), subjects[0].bundle)
     return stack.enter_context(CandidateProcess(replace(spec, provider="cpu"), rows))
 
 
@@ -164,10 +196,12 @@ def _exported(checkpoint: str, folder: Path) -> Path:
     return export_bundle(checkpoint, folder / "reference")
 
 
-def _check_model(reference: Path, bundle: Bundle) -> None:
-    manifest = open_bundle(reference).manifest
-    if manifest.model != bundle.manifest.model:
+def _check_shape(bundle: Bundle, first: Bundle) -> None:
+    """Refuse a model whose sizes or token ids differ: no flag makes the same prompts fit both."""
+    own, others = bundle.manifest.model, first.manifest.model
+    names = [name for name in type(own).model_fields if getattr(own, name) != getattr(others, name)]
+    if names:
         raise DataError(
-            f"the reference {manifest.source.name} is another model than {bundle.path} "
-            f"({bundle.manifest.source.name})"
+            f"{bundle.path} has another shape than {first.path} (they differ in {', '.join(names)}), so the same "
+            "prompts do not fit both; bench each model on its own"
         )

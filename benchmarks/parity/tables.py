@@ -22,6 +22,7 @@ from moir_edge.benchmarks.report.text import (
     bytes_text,
     interval_text,
     milliseconds,
+    print_notices,
 )
 from moir_edge.benchmarks.schema import COMPONENT_ORDER
 from moir_edge.finite import NOT_FINITE
@@ -89,6 +90,7 @@ def print_bench(report: BenchReport, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    print_notices(report.notices, console)
     for one in report_tables(report):
         table = Table(title=escape(one.title), title_justify="left")
         table.add_column("")

@@ -10,6 +10,7 @@ from moir_edge.benchmarks.report.text import (
     bytes_text,
     interval_text,
     milliseconds,
+    print_notices,
     score_text,
 )
 from moir_edge.benchmarks.schema import CandidateReport, ComparisonReport
@@ -55,6 +56,7 @@ def print_report(report: ComparisonReport, console: Console) -> None:
     """
     from rich.table import Table
 
+    print_notices(report.notices, console)
     table = Table(title=f"{report.data.rows} rows of {report.data.path}", title_justify="left")
     table.add_column("")
     for candidate in report.candidates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from moir_edge.benchmarks.schema import (
     CandidateReport,
@@ -12,6 +13,9 @@ from moir_edge.benchmarks.schema import (
     TaskFigures,
 )
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 __all__ = [
     "NOT_MEASURED",
     "bytes_text",
@@ -19,6 +23,7 @@ __all__ = [
     "headline",
     "interval_text",
     "milliseconds",
+    "print_notices",
     "score_text",
     "verdict",
 ]
@@ -55,6 +60,17 @@ def interval_text(figure: Percent | None) -> str:
     if figure is None:
         return NOT_MEASURED
     return f"{figure.percent:.1f} % ({figure.low:.1f}–{figure.high:.1f})"
+
+
+def print_notices(notices: Sequence[str], console: Console) -> None:
+    """Print what a reader must know before the figures, one line each.
+
+    Args:
+        notices: Sentences.
+        console: Where to print.
+    """
+    for notice in notices:
+        console.print(f"note: {notice}", style="bold yellow", highlight=False, markup=False)
 
 
 def verdict(report: ComparisonReport) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moir_edge.cli.common_options import AllowOther
 from moir_edge.cli.data_options import (
     Annotations,
     DataColumns,
@@ -99,6 +100,7 @@ def bench(
         float | None,
         typer.Option(min=0, max=100, help="Gate: least share of router sources found again, in %."),
     ] = None,
+    allow_other: AllowOther = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for the report.")
     ] = None,
@@ -154,6 +156,7 @@ def bench(
         seed=seed,
         parity=parity,
         reference=reference,
+        allow_other=allow_other,
         bounds=BenchBounds(
             max_router_overhead=max_router_overhead,
             max_slowdown=max_slowdown,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moir_edge.cli.common_options import AllowOther
 from moir_edge.cli.data_options import (
     Annotations,
     Data,
@@ -74,6 +75,7 @@ def compare(
         float | None,
         typer.Option(min=0, max=100, help="Gate: least share of identical answers, in %."),
     ] = None,
+    allow_other: AllowOther = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a report at -o.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON, without raw samples.")
@@ -116,6 +118,7 @@ def compare(
             threads=threads,
             seed=seed,
             bounds=bounds,
+            allow_other=allow_other,
             force=force,
             progress=progress,
         )

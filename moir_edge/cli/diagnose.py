@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moir_edge.cli.common_options import AllowOther
 from moir_edge.cli.data_options import (
     Annotations,
     Data,
@@ -74,6 +75,7 @@ def diagnose(
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of noise, dropout, permutations and bootstrap.")
     ] = 0,
+    allow_other: AllowOther = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a diagnosis at -o.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the diagnosis as JSON, without routing maps.")
@@ -94,6 +96,7 @@ def diagnose(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         threads=threads,
+        allow_other=allow_other,
         seed=seed,
     )
     source = data_source(

@@ -19,7 +19,10 @@ from moir_edge.benchmarks.candidates import (
 from moir_edge.benchmarks.comparison import measure_all
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.gates import GateBounds, check_gates
+from moir_edge.benchmarks.provenance import ModelIdentity, Provenance
 from moir_edge.benchmarks.schema import ComparisonReport, DataFacts, Settings
+from moir_edge.bundle import Manifest, ModelFacts, SourceEntry
+from moir_edge.bundle.manifest import MANIFEST_NAME
 
 SETTINGS = Settings(
     threads=1,
@@ -136,6 +139,40 @@ def right_but_one(row: Row) -> str:
     return "<b>blue</b>" if row.id == "vqa-0" else row.answers[0]
 
 
+def make_identity(name: str, weights: str = "a" * 64) -> ModelIdentity:
+    """Return a bundle without router; every one is the same model unless `weights` says otherwise."""
+    return ModelIdentity(
+        name=name,
+        kind="bundle",
+        source=name,
+        checkpoint="vlm",
+        weights_sha256=weights,
+        router=None,
+    )
+
+
+def write_manifest(folder: Path, *, weights: str = "a" * 64, source: str = "vlm") -> Path:
+    """Make a folder that looks like a bundle without files, for commands whose candidates are fakes."""
+    facts = dict.fromkeys(ModelFacts.model_fields, 1) | {
+        "model_type": "smolvlm",
+        "eos_token_ids": (2,),
+        "special_token_ids": (),
+    }
+    manifest = Manifest(
+        created_with={},
+        source=SourceEntry(name=source, sha256=weights, architecture="Fake"),
+        model=ModelFacts.model_validate(facts),
+        target="cpu",
+        precision="fp32",
+        router=None,
+        router_sha256=None,
+        components={},
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    return folder
+
+
 def make_report(folder: Path, bounds: GateBounds | None = None) -> ComparisonReport:
     """Measure a perfect reference, an equal candidate without router, and one that misses an answer."""
     rows = make_rows(folder)
@@ -148,6 +185,7 @@ def make_report(folder: Path, bounds: GateBounds | None = None) -> ComparisonRep
     return ComparisonReport(
         created="2026-01-02T03:04:05+00:00",
         version="0.0",
+        provenance=Provenance(models=tuple(make_identity(one.spec.name) for one in candidates)),
         data=DataFacts(path="eval.jsonl", sha256="0" * 64, rows=12, tasks={"vqa": 4}),
         settings=SETTINGS,
         machine=machine,

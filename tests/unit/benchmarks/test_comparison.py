@@ -17,7 +17,7 @@ from moir_edge.cli.main import main
 from moir_edge.errors import DataError
 
 from .datasets.official import annotations, questions, touch, write
-from .fakes import FakeCandidate, make_rows, right, right_but_one
+from .fakes import FakeCandidate, make_rows, right, right_but_one, write_manifest
 
 
 class _FakeProcess(FakeCandidate):
@@ -37,8 +37,7 @@ class _FakeProcess(FakeCandidate):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Bundles `big`, `small` and `other/big`, twelve rows, and candidates that need no model."""
     for name in ("big", "small", "other/big"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "manifest.json").write_text("{}")
+        write_manifest(tmp_path / name)
     lines = [
         json.dumps(
             {
@@ -108,7 +107,10 @@ def test_usage_errors_exit_2_and_leave_nothing(
     for words, message in [
         (["--min-token-agreement", "101"], ""),
         (["--limit", "0"], ""),
-        (["--data", "none.jsonl"], "error: cannot read none.jsonl: No such file or directory"),
+        (
+            ["--data", "none.jsonl"],
+            "error: none.jsonl does not exist; give a file of the format jsonl",
+        ),
         (["gone"], "error: gone: no such folder; give a bundle or a checkpoint"),
         (["small"], "error: small is given 2 times; name every candidate once"),
     ]:
@@ -131,6 +133,44 @@ def test_existing_output_is_refused_before_anything_is_loaded(
         assert _main() == 2
     assert "report exists; give another -o or replace it with --force" in (capsys.readouterr().err)
     assert _main("--force") == 0
+
+
+def test_bundles_of_two_checkpoints_are_refused_before_anything_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest(folder / "small", weights="b" * 64, source="elsewhere")
+
+    def explode(*_: Any) -> None:
+        raise AssertionError("a candidate was loaded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "CandidateProcess", explode)
+        assert _main() == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: small is another model than big, their weights differ: ")
+    assert f"small is elsewhere (weights sha256 {'b' * 64}, no router)" in printed
+    assert f"big is vlm (weights sha256 {'a' * 64}, no router)" in printed
+    assert "--allow-other (allow_other=True in Python)" in printed
+    assert printed.count("\n") == 1
+    assert not (folder / "report").exists()
+
+
+def test_allowed_other_models_are_named_at_the_top(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest(folder / "small", weights="b" * 64, source="elsewhere")
+    assert _main("--allow-other") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("note: The models differ, ")
+    report = json.loads((folder / "report" / "report.json").read_text())
+    (notice,) = report["notices"]
+    assert "a" * 64 in notice
+    assert "b" * 64 in notice
+    assert list(report).index("notices") < list(report).index("candidates")
+    page = (folder / "report" / "report.html").read_text()
+    assert page.index(notice) < page.index("All figures")
+    assert _main("--allow-other", "--force", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["notices"] == [notice]
 
 
 def test_nothing_to_compare_and_bad_counts(folder: Path) -> None:

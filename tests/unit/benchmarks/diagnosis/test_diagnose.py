@@ -31,6 +31,7 @@ SETTINGS = DiagnoseSettings(
     routing_rows=1,
     max_new_tokens=24,
     threads=1,
+    allow_other=True,  # the bundle has random weights, so it comes from another checkpoint
 )
 
 
@@ -273,6 +274,32 @@ def test_an_output_that_stands_is_not_overwritten(
         diagnose([checkpoint], demo_file, tmp_path)
     with pytest.raises(DataError, match="is no diagnosis, so --force will not replace it"):
         diagnose([checkpoint], demo_file, tmp_path, force=True)
+
+
+def test_a_bundle_beside_another_checkpoint_is_refused(
+    demo_checkpoint: Path,
+    bundle: Path,
+    demo_file: Path,
+    demo_data: list[Row],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [str(demo_checkpoint), str(bundle), "--data", str(demo_file), "-o", str(tmp_path / "d")]
+    assert main(["diagnose", *words]) == 2
+    assert "error: bundle is another model than checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+    with pytest.raises(DataError, match=r"--allow-other \(allow_other=True in Python\)"):
+        diagnose_rows([demo_checkpoint, bundle], demo_data)
+
+
+def test_the_report_says_at_the_top_that_models_differ(
+    report: DiagnosisReport, folder: Path
+) -> None:
+    (notice,) = report.notices
+    hashes = [str(one.weights_sha256) for one in report.provenance.models]
+    assert all(one in notice for one in hashes)
+    assert notice in (folder / "diagnosis.html").read_text()
+    assert json.loads((folder / "diagnosis.json").read_text())["notices"] == [notice]
 
 
 def test_sources_that_are_no_models(checkpoint: Path, demo_file: Path, tmp_path: Path) -> None:

@@ -208,8 +208,71 @@ def test_bundles_of_two_models_are_refused(bundle: Path, tmp_path: Path) -> None
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["model"]["context_length"] = 128
     (other / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="another model"):
+    with pytest.raises(
+        DataError, match=r"has another shape than .* \(they differ in context_length\)"
+    ):
         bench(BenchSettings(bundles=(bundle, other), **QUICK))
+
+
+def _other(bundle: Path, folder: Path) -> Path:
+    """Copy a bundle; the copy says that it comes from other weights."""
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["source"].update(name="elsewhere", sha256="b" * 64)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_bundle_or_reference_of_other_weights_is_refused_before_anything_is_loaded(
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def explode(*_: Any) -> None:
+        raise AssertionError("a bundle was loaded")
+
+    monkeypatch.setattr(run_module, "open_subject", explode)
+    other = str(_other(bundle, tmp_path / "other"))
+    own = open_bundle(bundle).manifest.source.sha256
+    for words, name in (
+        ([str(bundle), other], "other"),
+        ([str(bundle), "--parity", "--reference", other], "the reference other"),
+    ):
+        assert main(["bench", *words, *FLAGS]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(
+            f"error: {name} is another model than bundle, their weights differ: "
+        )
+        assert own in error
+        assert f"elsewhere (weights sha256 {'b' * 64}, a token router)" in error
+        assert error.count("\n") == 1
+
+
+def test_a_reference_checkpoint_of_other_weights_is_refused_before_it_is_exported(
+    bundle: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(checkpoint, tmp_path / "bare"))
+    config = json.loads((other / "config.json").read_text())
+    del config["moir_router"]
+    (other / "config.json").write_text(json.dumps(config))
+    settings = BenchSettings(bundles=(bundle,), parity=True, reference=str(other), **QUICK)
+    with pytest.raises(DataError, match=r"the reference bare .*only bundle has a router"):
+        bench(settings)
+
+
+def test_allowed_other_models_are_named_at_the_top(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = _other(bundle, tmp_path / "other")
+    out = tmp_path / "out"
+    words = [str(bundle), str(other), "--allow-other", "-o", str(out)]
+    assert main(["bench", *words, *FLAGS]) == 0
+    assert capsys.readouterr().out.startswith("note: The models differ, ")
+    written = json.loads((out / "bench.json").read_text())
+    assert "b" * 64 in written["notices"][0]
+    assert [one["name"] for one in written["provenance"]["models"]] == ["bundle", "other"]
+    assert written["notices"][0] in (out / "bench.html").read_text()
 
 
 def test_settings_refuse_numbers_out_of_range(bundle: Path) -> None:
