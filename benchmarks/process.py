@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-import moir_edge
 import moir_edge.errors
 from moir_edge.benchmarks.candidates import (
     Answer,
@@ -28,6 +24,7 @@ from moir_edge.benchmarks.candidates import (
 )
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.worker import CLOSE
+from moir_edge.children import child_command, child_environment
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
 
 __all__ = ["CandidateProcess", "Measured"]
@@ -35,7 +32,7 @@ __all__ = ["CandidateProcess", "Measured"]
 _CLOSE_SECONDS = 10
 # What the candidate that ran before still does after its answer (freeing memory, say) shall not count.
 _SETTLE_SECONDS = 0.005
-_ENTRY = "from moir_edge.benchmarks.worker import main; main()"
+_ENTRY = "moir_edge.benchmarks.worker:main"
 
 
 class Measured(Protocol):
@@ -170,11 +167,7 @@ class CandidateProcess:
 
 def _start(connection: Connection, threads: int, log: int) -> subprocess.Popen[bytes]:
     """Start the worker; it shares nothing with this process but the socket and a log of what libraries print."""
-    root = str(Path(moir_edge.__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
+    settings = {
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         # torch waits without spinning, as ONNX Runtime does here: on a shared machine spinning threads
@@ -182,8 +175,8 @@ def _start(connection: Connection, threads: int, log: int) -> subprocess.Popen[b
         "OMP_WAIT_POLICY": "PASSIVE",
     }
     return subprocess.Popen(
-        [sys.executable, "-c", _ENTRY, str(connection.fileno())],
-        env=environment,
+        child_command(_ENTRY, str(connection.fileno())),
+        env=child_environment(settings),
         pass_fds=[connection.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=log,

@@ -26,6 +26,7 @@ from moir_edge.benchmarks.machine import CpuTimes, available_cores, describe_mac
 from moir_edge.benchmarks.peers.checkpoint import PROMPT_TOKENS, VOCABULARY_SIZE
 from moir_edge.benchmarks.peers.smolvlm_256m import PRECISIONS, prepare
 from moir_edge.bundle import open_bundle
+from moir_edge.children import child_environment, module_command
 from moir_edge.environment import require
 from moir_edge.errors import MoirEdgeError
 from moir_edge.runtime.sessions import GraphSessions
@@ -170,12 +171,12 @@ def _genai_model(checkpoint: Path, work: Path, precision: str) -> Path:
     source = work / "text-decoder"
     if not (source / "tokenizer.json").is_file():
         _save_text_decoder(checkpoint, source)
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+    command = module_command("onnxruntime_genai.models.builder")
     command += ["-i", str(source), "-o", str(folder), "-p", precision, "-e", "cpu"]
     command += ["-c", str(work / "genai-cache")]
     if precision == "int4":
         command += ["--extra_options", "int4_accuracy_level=4", "int4_block_size=32"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, env=child_environment(), check=True, stdout=subprocess.DEVNULL)
     return folder
 
 

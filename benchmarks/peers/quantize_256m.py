@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from moir_edge.benchmarks.peers.smolvlm_256m import prepare, write_rows
 from moir_edge.bundle import open_bundle
+from moir_edge.children import child_environment, module_command
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
 
 if TYPE_CHECKING:
@@ -172,9 +173,11 @@ def _passes(one: Mapping[str, Any]) -> bool:
 
 def _in_process(method: str, options: argparse.Namespace) -> dict[str, Any]:
     print(f"{method} …", file=sys.stderr, flush=True)
-    command = [sys.executable, __file__, "--worker", method]
+    command = module_command("moir_edge.benchmarks.peers.quantize_256m", "--worker", method)
     command += ["--work", str(options.work), "--rows", str(options.rows)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=child_environment(), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise EnvironmentProblem(f"{method} ended with exit code {done.returncode}: {last}")

@@ -33,6 +33,7 @@ import moir_edge
 from moir_edge.benchmarks.machine import CpuTimes, describe_machine, load_average
 from moir_edge.benchmarks.peers.quantizer_feeds import COMPONENTS, write_feeds
 from moir_edge.bundle import open_bundle, seal, staged_bundle
+from moir_edge.children import child_environment, module_command
 from moir_edge.cli.terminal import progress_bar
 from moir_edge.errors import MoirEdgeError
 
@@ -160,10 +161,15 @@ def quantize(
     folder.mkdir(parents=True)
     kept = work / "graphs" / "moir-edge" / "kept.json" if contender.same_nodes else ""
     root = str(Path(moir_edge.__file__).resolve().parents[1])
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    environment = child_environment({"OMP_NUM_THREADS": "1"})
+    paths = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
     done = subprocess.run(
-        [python, "-m", _WORKER, contender.method, bundle, calibration, folder, kept],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        module_command(
+            _WORKER,
+            *map(str, (contender.method, bundle, calibration, folder, kept)),
+            python=python,
+        ),
+        env={**environment, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
         check=False,

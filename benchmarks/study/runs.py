@@ -15,6 +15,7 @@ from moir_edge.benchmarks.measure import Progress
 from moir_edge.benchmarks.study.arms import Arm
 from moir_edge.benchmarks.study.data import TEST
 from moir_edge.benchmarks.study.settings import IMAGE_BLANK, TEXT_BLANK, StudySettings
+from moir_edge.children import outside_current_folder
 from moir_edge.errors import DataError
 
 __all__ = ["Job", "Run", "read_run", "run_jobs"]
@@ -86,8 +87,10 @@ def run_jobs(jobs: list[Job], *, processes: int, threads: int, progress: Progres
     missing = [job for job in jobs if not job.record.exists()]
     if not missing:
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with outside_current_folder():
+        pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
         futures = [pool.submit(_make, job, threads) for job in missing]
+    with pool:
         for done, future in enumerate(as_completed(futures), start=1):
             future.result()
             progress("runs", done, len(missing))

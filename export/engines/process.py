@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import moir_edge
 import moir_edge.errors
+from moir_edge.children import child_command, child_environment
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
 from moir_edge.export.engines.jobs import BuildJob, BuildOutcome
 
 __all__ = ["run_build"]
 
-_ENTRY = "from moir_edge.export.engines.worker import main; main()"
+_ENTRY = "moir_edge.export.engines.worker:main"
 
 
 def run_build(job: BuildJob, *, progress: Callable[[int], None] | None = None) -> BuildOutcome:
@@ -51,11 +49,9 @@ def run_build(job: BuildJob, *, progress: Callable[[int], None] | None = None) -
 
 
 def _start(log: IO[bytes]) -> subprocess.Popen[str]:
-    root = str(Path(moir_edge.__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
-        [sys.executable, "-c", _ENTRY],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        child_command(_ENTRY),
+        env=child_environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

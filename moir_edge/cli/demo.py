@@ -6,7 +6,6 @@ import json
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,14 +132,20 @@ def _prefixed(progress: ProgressCallback, precision: str) -> ProgressCallback:
 def _run(bundle: Path, data: Path, picture: Path, say: Any) -> dict[str, Any]:
     """Ask the first question of the data in a process of its own, as a device would."""
     from moir_edge.benchmarks import read_rows
+    from moir_edge.children import child_command, child_environment
     from moir_edge.errors import EnvironmentProblem
 
     row = next(row for row in read_rows(data) if row.task == "vqa")
     words = ["run", str(bundle), "--prompt", row.prompt, "--routing-map", str(picture)]
     for image in row.images:
         words += ["--image", str(image)]
-    command = [sys.executable, "-m", "moir_edge.cli.main", *words, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        child_command("moir_edge.cli.main:main", *words, "--json"),
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         raise EnvironmentProblem(f"the runtime failed: {done.stderr.strip()}")
     answer: dict[str, Any] = json.loads(done.stdout)

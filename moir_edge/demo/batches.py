@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from moir_edge.children import outside_current_folder
 from moir_edge.demo.scenes import COLOURS, SIZES, Scene, render, sample_scene
 
 __all__ = [
@@ -133,9 +134,10 @@ def stream(make: Callable[..., Iterator[Any]], *, ahead: int = 6, **settings: An
         RuntimeError: The worker ended.
     """
     context = multiprocessing.get_context("spawn")
-    out = context.Queue(maxsize=ahead)
-    worker = context.Process(target=_produce, args=(make, settings, out), daemon=True)
-    worker.start()
+    with outside_current_folder():
+        out = context.Queue(maxsize=ahead)
+        worker = context.Process(target=_produce, args=(make, settings, out), daemon=True)
+        worker.start()
     try:
         while True:
             try:
