@@ -1,7 +1,10 @@
-"""The export formats `tensorrt` and `tensorrt_rtx` of `transformers.exporters`: config and exporter of each.
+"""The export formats `moir_tensorrt` and `moir_tensorrt_rtx` of `transformers.exporters`: config and exporter of each.
 
 The program of such an export is a bundle. Its graphs share weights and are sealed by one manifest, so that it is one
 component, `model`, whichever entry point made it.
+
+The names `tensorrt` and `tensorrt_rtx` lead to the same formats as long as no other package has registered them. A saved
+export carries the longer name, so it loads again where the short one belongs to another package.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.utils import _pytree
@@ -56,8 +59,9 @@ class _BundleConfig(ExportConfigMixin):
     """Settings of one export, as `moir-edge export` takes them.
 
     Attributes:
-        export_format: ``"tensorrt"`` or ``"tensorrt_rtx"``.
-        target: Device profile whose engines that builder makes.
+        builder: Of the engines, as a target names it: ``"tensorrt"`` or ``"tensorrt_rtx"``.
+        export_format: `builder` with the prefix ``moir_``, whichever name the caller gave.
+        target: Device profile whose engines the builder makes.
         precision: Of the bundle.
         component_precision: Overrides by component, such as ``{"vision": "fp16"}``.
         calibration: Fields of `moir_edge.calibration.CalibrationSettings` by name, for precisions that need data.
@@ -67,6 +71,8 @@ class _BundleConfig(ExportConfigMixin):
         UnsupportedError: The target is missing, unknown, or another format's.
     """
 
+    builder: ClassVar[str]
+
     export_format: str = ""
     target: str | None = None
     precision: str = "fp16"
@@ -75,12 +81,13 @@ class _BundleConfig(ExportConfigMixin):
     processor: str | None = None
 
     def __post_init__(self) -> None:
-        own = [name for name, one in TARGETS.items() if one.builder == self.export_format]
+        self.export_format = format_name(self.builder)
+        own = [name for name, one in TARGETS.items() if one.builder == self.builder]
         if self.target is None:
             raise UnsupportedError(
                 f"the format {self.export_format} needs a target; one of {', '.join(own)}"
             )
-        if get_target(self.target).builder != self.export_format:
+        if get_target(self.target).builder != self.builder:
             raise UnsupportedError(
                 f"the format {self.export_format} has no target {self.target!r}: {closest(self.target, own)}"
             )
@@ -90,14 +97,19 @@ class _BundleConfig(ExportConfigMixin):
 class TensorRTConfig(_BundleConfig):
     """Settings of an export for a Jetson, whose engines TensorRT builds on the device; see `_BundleConfig`."""
 
-    export_format: str = "tensorrt"
+    builder: ClassVar[str] = "tensorrt"
 
 
 @dataclass
 class TensorRTRTXConfig(_BundleConfig):
     """Settings of an export for an RTX GPU, whose engines are compiled at once; see `_BundleConfig`."""
 
-    export_format: str = "tensorrt_rtx"
+    builder: ClassVar[str] = "tensorrt_rtx"
+
+
+def format_name(builder: str) -> str:
+    """Return the name of the format whose engines a builder makes; it is this project's alone."""
+    return f"moir_{builder}"
 
 
 class BundleProgram:
@@ -122,6 +134,7 @@ class BundleProgram:
 class _BundleExporter(HfExporter):
     """Exports a vision-language model, with or without a router, to a bundle with engines."""
 
+    config_class: type[_BundleConfig]
     program_suffix = ".bundle"
 
     def export_program(
@@ -194,7 +207,7 @@ class _BundleExporter(HfExporter):
 class TensorRTExporter(_BundleExporter):
     """For Jetson targets: the bundle is made here, its engines by `moir-edge build` on the device."""
 
-    export_format = "tensorrt"
+    export_format = format_name(TensorRTConfig.builder)
     config_class = TensorRTConfig
     required_packages = ["torch", "onnx", "onnxscript", "onnx_ir"]  # noqa: RUF012  (as the base declares it)
 
@@ -213,16 +226,19 @@ class TensorRTExporter(_BundleExporter):
 class TensorRTRTXExporter(_BundleExporter):
     """For RTX targets: engines are compiled ahead of time, on any machine."""
 
-    export_format = "tensorrt_rtx"
+    export_format = format_name(TensorRTRTXConfig.builder)
     config_class = TensorRTRTXConfig
     required_packages = [*TensorRTExporter.required_packages, "tensorrt_rtx"]  # noqa: RUF012
 
 
 def register_formats() -> None:
-    """Add both formats to transformers' table; ones that are there stay."""
+    """Add both formats to transformers' table; a short name that another package took stays with that package."""
     for exporter in (TensorRTExporter, TensorRTRTXExporter):
         if exporter.export_format not in EXPORT_BACKENDS:
             register_backend(exporter, BundleRunner)
+        EXPORT_BACKENDS.setdefault(
+            exporter.config_class.builder, EXPORT_BACKENDS[exporter.export_format]
+        )
 
 
 def _describe(model: Any, sample_inputs: Mapping[str, Any], packages: list[str]) -> ExportMetadata:

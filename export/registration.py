@@ -1,4 +1,4 @@
-"""Make the formats `tensorrt` and `tensorrt_rtx` known to `transformers.exporters`, without importing it.
+"""Make the formats `moir_tensorrt` and `moir_tensorrt_rtx` known to `transformers.exporters`, without importing it.
 
 That import costs seconds and pulls torch, which a machine that only compiles engines need not have. So the formats are
 registered at once where `transformers.exporters` is there already, and else by an import hook in the moment it comes.

@@ -30,7 +30,7 @@ def test_auto_exporter_makes_a_bundle_with_engines(
     inputs = dict(processor(text=text, images=[Image.open(demo_image)], return_tensors="pt"))
 
     config = AutoExportConfig.from_dict(
-        {"export_format": "tensorrt_rtx", "target": "rtx-40", "precision": "fp16"}
+        {"export_format": "moir_tensorrt_rtx", "target": "rtx-40", "precision": "fp16"}
     )
     exported = AutoHfExporter.from_config(config).export(model, inputs, config)
     engines = exported.program.manifest.engines

@@ -1,7 +1,8 @@
-"""The formats `tensorrt` and `tensorrt_rtx` in transformers' own registry."""
+"""The formats `moir_tensorrt` and `moir_tensorrt_rtx` in transformers' own registry."""
 
 from __future__ import annotations
 
+import ast
 import logging
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from moir_edge.errors import BundleError, DataError, UnsupportedError
 from moir_edge.export.parity import LOGITS_TOLERANCE_FP32
 from moir_edge.targets import TARGETS
 
-FORMATS = {"tensorrt": "jetson-orin-nano", "tensorrt_rtx": "rtx-40"}
+FORMATS = {"moir_tensorrt": "jetson-orin-nano", "moir_tensorrt_rtx": "rtx-40"}
+# Names that lead to the same formats as long as no other package has them.
+SHORT = {"tensorrt": "moir_tensorrt", "tensorrt_rtx": "moir_tensorrt_rtx"}
 
 
 def _output(code: str) -> str:
@@ -40,11 +43,11 @@ def test_importing_the_package_imports_neither_torch_nor_transformers() -> None:
 def test_formats_are_found_whichever_import_comes_first(code: str) -> None:
     code += (
         "\nimport transformers.exporters.auto as auto, inspect"
-        "\nprint(sorted({'tensorrt', 'tensorrt_rtx'} & set(auto.EXPORT_BACKENDS)))"
+        "\nprint([name for name in auto.EXPORT_BACKENDS if 'tensorrt' in name])"
         "\nprint(type(auto.__loader__).__name__, 'register_backend' in inspect.getsource(auto))"
     )
     assert _output(code).splitlines() == [
-        "['tensorrt', 'tensorrt_rtx']",
+        "['moir_tensorrt', 'tensorrt', 'moir_tensorrt_rtx', 'tensorrt_rtx']",
         "SourceFileLoader True",
     ]
 
@@ -62,19 +65,74 @@ def test_auto_classes_find_config_exporter_and_runner(name: str, target: str) ->
     assert get_runner_class(name).__name__ == "BundleRunner"
 
 
+@pytest.mark.parametrize(("short", "name"), SHORT.items())
+def test_short_name_gives_the_same_format(short: str, name: str) -> None:
+    from transformers.exporters import AutoExportConfig, AutoHfExporter
+    from transformers.exporters.auto import get_exporter_class
+
+    config = AutoExportConfig.from_dict({"export_format": short, "target": FORMATS[name]})
+    # what is saved is the name that no other package takes
+    assert config.export_format == name
+    assert get_exporter_class(short) is get_exporter_class(name)
+    assert AutoHfExporter.from_config({"export_format": short}).export_format == name
+
+
+FOREIGN = """
+import logging
+from dataclasses import dataclass
+from transformers.exporters.auto import EXPORT_BACKENDS, register_backend
+from transformers.exporters.base import HfExporter
+from transformers.exporters.configs import ExportConfigMixin
+
+@dataclass
+class TheirConfig(ExportConfigMixin):
+    export_format: str = "tensorrt"
+
+class TheirExporter(HfExporter):
+    export_format = "tensorrt"
+    config_class = TheirConfig
+"""
+SHOW = """
+from transformers.exporters import AutoExportConfig
+print({name: found.exporter.__name__ for name, found in EXPORT_BACKENDS.items() if "tensorrt" in name})
+ours = AutoExportConfig.from_dict({"export_format": "moir_tensorrt", "target": "jetson-thor"})
+print(type(AutoExportConfig.from_dict({"export_format": "tensorrt"})).__name__, ours.export_format)
+"""
+REGISTER = "register_backend(TheirExporter)\n"
+OURS = "import moir_edge.export\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [FOREIGN + REGISTER + OURS + SHOW, OURS + FOREIGN + REGISTER + SHOW],
+    ids=["theirs first", "ours first"],
+)
+def test_name_that_another_package_took_stays_with_it(code: str) -> None:
+    names, configs = _output(code).splitlines()
+    assert ast.literal_eval(names) == {
+        "tensorrt": "TheirExporter",
+        "moir_tensorrt": "TensorRTExporter",
+        "moir_tensorrt_rtx": "TensorRTRTXExporter",
+        "tensorrt_rtx": "TensorRTRTXExporter",
+    }
+    assert configs == "TheirConfig moir_tensorrt"
+
+
 def test_every_target_with_engines_belongs_to_one_format() -> None:
     from transformers.exporters import AutoExportConfig
 
     for target in TARGETS.values():
         if target.builder != "onnxruntime":
-            AutoExportConfig.from_dict({"export_format": target.builder, "target": target.name})
+            AutoExportConfig.from_dict(
+                {"export_format": f"moir_{target.builder}", "target": target.name}
+            )
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "the format tensorrt_rtx needs a target; one of rtx-20, rtx-30"),
-        ({"target": "jetson-thor"}, "tensorrt_rtx has no target 'jetson-thor'"),
+        ({}, "the format moir_tensorrt_rtx needs a target; one of rtx-20, rtx-30"),
+        ({"target": "jetson-thor"}, "moir_tensorrt_rtx has no target 'jetson-thor'"),
         ({"target": "rtx-41"}, "unknown target 'rtx-41': did you mean 'rtx-40'?"),
     ],
 )
@@ -82,7 +140,7 @@ def test_config_refuses_targets_of_others(fields: dict[str, str], message: str) 
     from transformers.exporters import AutoExportConfig
 
     with pytest.raises(UnsupportedError, match=message):
-        AutoExportConfig.from_dict({"export_format": "tensorrt_rtx", **fields})
+        AutoExportConfig.from_dict({"export_format": "moir_tensorrt_rtx", **fields})
 
 
 def test_calibration_settings_survive_json(tmp_path: Path) -> None:
@@ -133,7 +191,7 @@ def exported(routed: Any, inputs: dict[str, torch.Tensor]) -> Any:
 
     config = AutoExportConfig.from_dict(
         {
-            "export_format": "tensorrt",
+            "export_format": "moir_tensorrt",
             "target": "jetson-orin-nano",
             # The profile leaves fp32 out as a whole; component by component it is there, and exact.
             "component_precision": dict.fromkeys(("vision", "embedding", "decoder"), "fp32"),
@@ -164,6 +222,7 @@ def test_saved_export_is_a_bundle_and_loads_again(
     exported.save_pretrained(tmp_path / "saved")
     again = ExportedModel.from_pretrained(tmp_path / "saved", device="cpu", threads=1)
     assert torch.equal(again(**inputs).logits, exported(**inputs).logits)
+    assert again.export_format == "moir_tensorrt"
     assert again.components["model"].metadata.export_config["target"] == "jetson-orin-nano"
     bundle = moir_edge.load(tmp_path / "saved" / "model.bundle")
     assert bundle.manifest.target == "jetson-orin-nano"
@@ -182,7 +241,7 @@ def test_tensorrt_says_where_engines_are_built(
 
     assert exported.program.manifest.engines == ()
     monkeypatch.setattr(hf_exporters, "_export", lambda *_: exported.program.path)
-    config = AutoExportConfig.from_dict({"export_format": "tensorrt", "target": "jetson-thor"})
+    config = AutoExportConfig.from_dict({"export_format": "moir_tensorrt", "target": "jetson-thor"})
     with caplog.at_level(logging.WARNING):
         hf_exporters.TensorRTExporter().export(routed, inputs, config)
     assert "engines for jetson-orin-nano are built by TensorRT on the device" in caplog.text
