@@ -154,7 +154,13 @@ class GraphChain:
         if "router" not in self._sessions:
             return None
         facts = self._facts
-        places = prompt_positions(input_ids, mask, facts.image_token_id, facts.special_token_ids)
+        places = prompt_positions(
+            input_ids,
+            mask,
+            facts.image_token_id,
+            facts.special_token_ids,
+            facts.newline_token_ids,
+        )
         return self._run("router", {"inputs_embeds": embeds, **places._asdict()})
 
     def _decode(

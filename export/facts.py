@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from moir_edge.bundle import ModelFacts
 from moir_edge.errors import DataError
 from moir_edge.models import Architecture
-from moir_edge.router.positions import special_token_ids
+from moir_edge.router.frame_tokens import newline_token_ids, special_token_ids
 
 __all__ = ["Described", "model_facts"]
 
@@ -58,7 +58,8 @@ def model_facts(checkpoint: Described) -> ModelFacts:
         image_token_id=architecture.image_token_id(config),
         eos_token_ids=eos,
         pad_token_id=_pad_token_id(checkpoint, eos),
-        special_token_ids=_special_token_ids(checkpoint),
+        special_token_ids=_frame_ids(checkpoint, "special_token_ids", special_token_ids),
+        newline_token_ids=_frame_ids(checkpoint, "newline_token_ids", newline_token_ids),
         image_size=architecture.image_size(config),
         tokens_per_tile=architecture.tokens_per_tile(config),
     )
@@ -91,9 +92,11 @@ def _pad_token_id(checkpoint: Described, eos: tuple[int, ...]) -> int:
     return eos[0]
 
 
-def _special_token_ids(checkpoint: Described) -> tuple[int, ...]:
-    """Return the ids that the router never touches: those it was tuned with, else the tokenizer's."""
+def _frame_ids(
+    checkpoint: Described, name: str, of_tokenizer: Callable[[Any], tuple[int, ...]]
+) -> tuple[int, ...]:
+    """Return ids that stand for the prompt's frame: those the router was tuned with, else the tokenizer's."""
     attached = getattr(checkpoint.config, "moir_router", None)
     if attached is not None and attached.get("special_token_ids") is not None:
-        return tuple(sorted(int(token) for token in attached["special_token_ids"]))
-    return special_token_ids(checkpoint.tokenizer)
+        return tuple(sorted(int(token) for token in attached.get(name) or ()))
+    return of_tokenizer(checkpoint.tokenizer)

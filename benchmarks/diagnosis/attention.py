@@ -178,7 +178,7 @@ def _with_answer(inputs: Any, fed: Sequence[int]) -> dict[str, Any]:
 
 def _by_modality(candidate: CheckpointCandidate, inputs: Any, weights: Floats) -> AttentionRow:
     """Sum the attention (layers, prompt) over the tokens of each modality, as the router tells them apart."""
-    from moir_edge.router.positions import prompt_positions, special_token_ids
+    from moir_edge.router import newline_token_ids, prompt_positions, special_token_ids
 
     image_token = getattr(candidate.model.config, "image_token_id", None)
     if image_token is None:
@@ -189,7 +189,8 @@ def _by_modality(candidate: CheckpointCandidate, inputs: Any, weights: Floats) -
         inputs["input_ids"].numpy(),
         inputs["attention_mask"].numpy(),
         image_token,
-        special_token_ids(candidate.processor.tokenizer),
+        special_token_ids(candidate.processor),
+        newline_token_ids(candidate.processor),
     )
     image = positions.image_positions[0]
     text = positions.text_positions[0][positions.text_mask[0]]

@@ -54,12 +54,12 @@ def build_checkpoint(folder: Path, *, seed: int = 0) -> None:
     """
     import torch
 
-    from moir_edge.router import retrofit, special_token_ids
+    from moir_edge.router import retrofit
 
     tokenizer = _tokenizer()
     torch.manual_seed(seed)
     model = _model(tokenizer)
-    retrofit(model, special_token_ids=special_token_ids(tokenizer))
+    retrofit(model, tokenizer=tokenizer)
     model.save_pretrained(folder)
     processor = build_processor(tokenizer, image_size=IMAGE_SIZE, image_tokens=IMAGE_TOKENS)
     processor.save_pretrained(folder)

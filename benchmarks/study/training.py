@@ -107,8 +107,7 @@ def _retrofitted(arm: Arm, seed: int, base: Path, folder: Path) -> Path:
 
     loaded = load_checkpoint(base)
     torch.manual_seed(seed)
-    ids = special_token_ids(loaded.tokenizer)
-    retrofit(loaded.model, arm.router, special_token_ids=ids)
+    retrofit(loaded.model, arm.router, tokenizer=loaded.tokenizer)
     return _saved(loaded.model, base, folder)
 
 

@@ -114,6 +114,9 @@ class ModelFacts(_Entry):
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     special_token_ids: tuple[int, ...]
+    newline_token_ids: tuple[int, ...] = Field(
+        default=(), description="newlines between two image tokens take no part; empty: they do"
+    )
     image_size: int
     tokens_per_tile: int
 

@@ -95,10 +95,9 @@ def _retrofit(checkpoint: str, config: RouterConfig, folder: Path) -> dict[str, 
     from moir_edge.export import load_checkpoint
     from moir_edge.export.checkpoints import no_progress_bars
     from moir_edge.router import retrofit as attach
-    from moir_edge.router import special_token_ids
 
     loaded = load_checkpoint(checkpoint)
-    router = attach(loaded.model, config, special_token_ids=special_token_ids(loaded.tokenizer))
+    router = attach(loaded.model, config, tokenizer=loaded.tokenizer)
     with no_progress_bars():
         loaded.model.save_pretrained(folder)
     processor: Any = AutoProcessor

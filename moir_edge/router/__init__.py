@@ -20,12 +20,9 @@ if TYPE_CHECKING:
     from moir_edge.router.channel import ChannelRouter
     from moir_edge.router.config import RouterConfig
     from moir_edge.router.gate import GateRouter, InformationRouter
+    from moir_edge.router.frame_tokens import newline_token_ids, special_token_ids
     from moir_edge.router.kinds import build_router
-    from moir_edge.router.positions import (
-        PromptPositions,
-        prompt_positions,
-        special_token_ids,
-    )
+    from moir_edge.router.positions import PromptPositions, prompt_positions
     from moir_edge.router.token import TokenRouter
 
 __all__ = [
@@ -42,6 +39,7 @@ __all__ = [
     "hooks_removed",
     "last_routing",
     "load_retrofitted",
+    "newline_token_ids",
     "prompt_positions",
     "remove_router",
     "retrofit",
@@ -56,7 +54,8 @@ __getattr__ = lazy_names(
         "RouterConfig": "config",
         "PromptPositions": "positions",
         "prompt_positions": "positions",
-        "special_token_ids": "positions",
+        "newline_token_ids": "frame_tokens",
+        "special_token_ids": "frame_tokens",
         "Router": "base",
         "RouterOutput": "base",
         "ChannelRouter": "channel",

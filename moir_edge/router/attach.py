@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.router.base import Router
 from moir_edge.router.config import RouterConfig
+from moir_edge.router.frame_tokens import frame_record
 from moir_edge.router.hooks import Routing, RoutingHooks
 from moir_edge.router.kinds import build_router
 
@@ -34,6 +35,7 @@ def retrofit(
     model: PreTrainedModel,
     config: RouterConfig | None = None,
     *,
+    tokenizer: Any | None = None,
     special_token_ids: Iterable[int] | None = None,
 ) -> Router:
     """Attach a fresh router to `model`, in place.
@@ -47,8 +49,10 @@ def retrofit(
     Args:
         model: A model whose config has an `image_token_id` and whose language model takes `inputs_embeds`.
         config: Settings of the router; None for the defaults.
-        special_token_ids: Ids that never take part, `tokenizer.all_special_ids`; None takes the begin, end and
-            padding ids that the model's config names.
+        tokenizer: The model's tokenizer or processor: its marks never take part, nor do newlines between the tiles of
+            a split image. None takes the tokenizer that lies beside the model's weights; nothing is downloaded for it.
+            A model without one has the begin, end and padding ids of its config for marks, and no newlines.
+        special_token_ids: Ids that never take part, in place of the tokenizer's.
 
     Returns:
         The router, which is also `model.moir_router`.
@@ -62,8 +66,7 @@ def retrofit(
         )
     _image_token_id(model)
     config = config or RouterConfig()
-    ids = _named_special_ids(model) if special_token_ids is None else special_token_ids
-    record = {**config.to_record(), "special_token_ids": sorted({int(item) for item in ids})}
+    record = {**config.to_record(), **frame_record(model, tokenizer, special_token_ids)}
     setattr(model.config, MODULE_NAME, record)
     router = _attach(model)
     router.to(_embedding_weight(model).device)
@@ -165,6 +168,8 @@ def _attach(model: PreTrainedModel) -> Router:
     """Create the submodule that the model's config describes and hook it in."""
     record = dict(getattr(model.config, MODULE_NAME))
     special_ids = record.pop("special_token_ids", [])
+    # Absent from checkpoints that were retrofitted before newlines were left out: they keep their newlines.
+    newline_ids = record.pop("newline_token_ids", [])
     router = build_router(RouterConfig.from_record(record), _embedding_weight(model).shape[1])
     model.add_module(MODULE_NAME, router)
     # Read by from_pretrained: the router keeps float32 whatever dtype is asked for.
@@ -175,6 +180,7 @@ def _attach(model: PreTrainedModel) -> Router:
         _language_model(model),
         image_token_id=_image_token_id(model),
         special_ids=special_ids,
+        newline_ids=newline_ids,
     )
     hooks.attach()
     setattr(model, HOOKS_NAME, hooks)
@@ -244,16 +250,3 @@ def _model_class(config: Any, source: str | PathLike[str]) -> type[PreTrainedMod
     named = [item for item in candidates if item.__name__ in (config.architectures or ())]
     chosen: type[PreTrainedModel] = (named or candidates)[0]
     return chosen
-
-
-def _named_special_ids(model: PreTrainedModel) -> set[int]:
-    configs: list[Any] = [model.config, model.config.get_text_config()]
-    configs.append(getattr(model, "generation_config", None))
-    found: set[int] = set()
-    for config in configs:
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = getattr(config, name, None)
-            found.update(
-                value if isinstance(value, (list, tuple)) else [value] if value is not None else []
-            )
-    return found

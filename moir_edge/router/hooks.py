@@ -47,6 +47,7 @@ class RoutingHooks:
         language_model: The part of it that is called with `inputs_embeds`.
         image_token_id: The id that stands where an image feature goes.
         special_ids: Ids of text tokens that never take part.
+        newline_ids: Ids of newline tokens, which take no part between two image tokens.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class RoutingHooks:
         *,
         image_token_id: int,
         special_ids: Iterable[int],
+        newline_ids: Iterable[int] = (),
     ) -> None:
         self.router = router
         self.enabled = True
@@ -65,6 +67,7 @@ class RoutingHooks:
         self._language_model = language_model
         self._image_token_id = image_token_id
         self._special_ids = tuple(special_ids)
+        self._newline_ids = tuple(newline_ids)
         self._pending: tuple[Tensor, Tensor, Tensor] | None = None
         self._handles: list[Any] = []
 
@@ -137,13 +140,20 @@ class RoutingHooks:
                 "with -100 on the prompt, or call model.eval()"
             )
         present = _padding(given.get("attention_mask"), ids)
-        special = torch.isin(ids, ids.new_tensor(self._special_ids))
-        text = present & ~image & ~special
+        image &= present
+        text = self._text(ids, present, image)
         if labels is not None:
             text &= labels == -100
-        image_positions, image_valid = pack(image & present)
+        image_positions, image_valid = pack(image)
         text_positions, text_mask = pack(text)
         return image_positions.where(image_valid, -1), text_positions.where(text_mask, 0), text_mask
+
+    def _text(self, ids: Tensor, present: Tensor, image: Tensor) -> Tensor:
+        """Return where text tokens stand, by the rule of `prompt_positions`; all (batch, sequence)."""
+        text = present & (ids != self._image_token_id)
+        text &= ~torch.isin(ids, ids.new_tensor(self._special_ids))
+        newline = torch.isin(ids, ids.new_tensor(self._newline_ids))
+        return text & ~(newline & _between_images(image, image | (text & ~newline)))
 
 
 def pack(member: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,6 +169,18 @@ def pack(member: Tensor) -> tuple[Tensor, Tensor]:
     width = max(1, int(counts.max()))
     order = torch.argsort((~member).to(torch.int8), dim=1, stable=True)[:, :width]
     return order, torch.arange(width, device=member.device) < counts[:, None]
+
+
+def _between_images(image: Tensor, solid: Tensor) -> Tensor:
+    """Return the places whose nearest solid tokens on both sides are image tokens, all (batch, sequence) bool."""
+    before = _last_solid_is_image(image, solid)
+    return before & _last_solid_is_image(image.flip(1), solid.flip(1)).flip(1)
+
+
+def _last_solid_is_image(image: Tensor, solid: Tensor) -> Tensor:
+    places = torch.arange(solid.shape[1], device=solid.device).where(solid, -1)
+    latest = places.cummax(dim=1).values
+    return (latest >= 0) & image.gather(1, latest.clamp(min=0))
 
 
 def _is_first_forward(given: dict[str, Any]) -> bool:

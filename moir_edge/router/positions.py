@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from moir_edge.errors import ShapeError
 
-__all__ = ["PromptPositions", "prompt_positions", "special_token_ids"]
+__all__ = ["PromptPositions", "prompt_positions"]
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -37,16 +37,20 @@ def prompt_positions(
     attention_mask: npt.ArrayLike | None,
     image_token_id: int,
     special_ids: Iterable[int],
+    newline_ids: Iterable[int] = (),
 ) -> PromptPositions:
     """Find the image tokens and the text tokens of a prompt.
 
-    Text tokens are all tokens that are neither image tokens, nor padding, nor special tokens.
+    Text tokens are all tokens that are neither image tokens, nor padding, nor special tokens. Newlines between two
+    image tokens, with nothing but special tokens and other newlines around them, are no text tokens either: they
+    separate the tiles of a split image, or two images.
 
     Args:
         input_ids: (batch, sequence) token ids of the prompt, padded on either side.
         attention_mask: (batch, sequence), 0 at padding; None when nothing is padded.
         image_token_id: The id that stands where an image feature goes.
         special_ids: The tokenizer's special token ids.
+        newline_ids: Ids of the tokens that hold line ends alone; none makes every newline a text token.
 
     Raises:
         ShapeError: The ids are not two-dimensional, or the mask has another shape.
@@ -60,7 +64,9 @@ def prompt_positions(
         )
     image = (ids == image_token_id) & mask
     special = np.isin(ids, np.fromiter(special_ids, np.int64))
+    newline = np.isin(ids, np.fromiter(newline_ids, np.int64))
     text = mask & ~special & (ids != image_token_id)
+    text &= ~(newline & _between_images(image, image | (text & ~newline)))
     image_positions, image_valid = _pack(image)
     text_positions, text_mask = _pack(text)
     return PromptPositions(
@@ -79,13 +85,19 @@ def _pack(member: BoolArray) -> tuple[IntArray, BoolArray]:
     return order, valid[:, : order.shape[1]]
 
 
-def special_token_ids(tokenizer: Any) -> tuple[int, ...]:
-    """Return the ids that never take part in routing: every added token that is marked special.
-
-    `all_special_ids` alone is not enough: a reloaded tokenizer leaves out marks such as SmolVLM's ``<global-img>``.
+def _between_images(image: BoolArray, solid: BoolArray) -> BoolArray:
+    """Return the places whose nearest solid tokens on both sides are image tokens, (batch, sequence).
 
     Args:
-        tokenizer: A Hugging Face tokenizer.
+        image: Where image tokens stand.
+        solid: Where image tokens and words stand: neither padding, nor special tokens, nor newlines.
     """
-    marked = (index for index, token in tokenizer.added_tokens_decoder.items() if token.special)
-    return tuple(sorted({*tokenizer.all_special_ids, *marked}))
+    before = _last_solid_is_image(image, solid)
+    after = _last_solid_is_image(image[:, ::-1], solid[:, ::-1])[:, ::-1]
+    return np.asarray(before & after)
+
+
+def _last_solid_is_image(image: BoolArray, solid: BoolArray) -> BoolArray:
+    places = np.where(solid, np.arange(solid.shape[1]), -1)
+    latest = np.maximum.accumulate(places, axis=1)
+    return (latest >= 0) & np.take_along_axis(image, np.maximum(latest, 0), axis=1)

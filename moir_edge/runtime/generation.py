@@ -184,7 +184,11 @@ def route_prompt(
         UnsupportedError: The bundle holds no router.
     """
     image_positions, text_positions, text_mask = prompt_positions(
-        inputs.input_ids, inputs.attention_mask, facts.image_token_id, facts.special_token_ids
+        inputs.input_ids,
+        inputs.attention_mask,
+        facts.image_token_id,
+        facts.special_token_ids,
+        facts.newline_token_ids,
     )
     if not (image_positions >= 0).any() or not text_mask.any():
         return embeds, None  # one side is missing in every row: the router changes nothing

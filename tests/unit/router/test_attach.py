@@ -22,6 +22,7 @@ from moir_edge.router import (
     retrofit,
     router_disabled,
 )
+from moir_edge.router.hooks import RoutingHooks
 
 CONFIG = RouterConfig(rank=8, top_k=3)
 CHANNEL, GATE = RouterConfig(kind="channel"), RouterConfig(kind="gate")
@@ -205,6 +206,34 @@ def test_hook_and_numpy_agree_on_the_positions(vlm: Any) -> None:
         assert expected.text_mask.sum(1).tolist() == [5, 4]
 
 
+def test_hook_and_numpy_agree_on_random_frames(vlm: Any) -> None:
+    """Random prompts of words, marks, newlines, image tokens and padding: the two forms of one rule give the same."""
+    generator = np.random.default_rng(5)
+    hooks = RoutingHooks(
+        retrofit(vlm.model, CONFIG),
+        vlm.model,
+        vlm.model.get_decoder(),
+        image_token_id=vlm.image_token_id,
+        special_ids=[0, 1, 2],
+        newline_ids=[12, 13],
+    )
+    left_out = 0
+    for _ in range(200):
+        ids = generator.choice([0, 1, 2, 3, 3, 12, 13, 20], size=(3, 9))
+        ids[:, 4] = vlm.image_token_id
+        mask = generator.random(ids.shape) > 0.2
+        found = hooks._positions(
+            {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+        )
+        expected = prompt_positions(ids, mask, vlm.image_token_id, [0, 1, 2], [12, 13])
+        without = prompt_positions(ids, mask, vlm.image_token_id, [0, 1, 2])
+        left_out += int(without.text_mask.sum() - expected.text_mask.sum())
+        assert found is not None
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert left_out > 0
+
+
 def test_sample_routes_alike_alone_and_in_a_padded_batch(vlm: Any) -> None:
     retrofit(vlm.model, CONFIG)
     vlm.wake()
@@ -288,7 +317,8 @@ def test_save_and_load_round_trip(vlm: Any, tmp_path: Path, config: RouterConfig
     expected = logits(vlm)
     vlm.model.save_pretrained(tmp_path)
     record = json.loads((tmp_path / "config.json").read_text())["moir_router"]
-    assert record == {**config.to_record(), "special_token_ids": [0, 1, 2, 12]}
+    frame = {"special_token_ids": [0, 1, 2, 12], "newline_token_ids": []}
+    assert record == {**config.to_record(), **frame}
     again = load_retrofitted(tmp_path)
     assert type(again) is type(vlm.model)
     assert not again.training
@@ -394,6 +424,17 @@ def test_images_without_input_ids_are_refused(vlm: Any) -> None:
 def test_default_special_ids_come_from_the_model(vlm: Any) -> None:
     retrofit(vlm.model, CONFIG)
     assert vlm.model.config.moir_router["special_token_ids"] == [0, 1, 2]
+
+
+def test_old_record_keeps_its_newlines(vlm: Any, tmp_path: Path) -> None:
+    retrofit(vlm.model, CONFIG)
+    vlm.model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    record = json.loads(path.read_text())
+    del record["moir_router"]["newline_token_ids"]
+    path.write_text(json.dumps(record))
+    again = load_retrofitted(tmp_path)
+    assert again._moir_hooks._newline_ids == ()  # type: ignore[attr-defined]
 
 
 def test_second_router_and_text_model_are_refused(vlm: Any) -> None:

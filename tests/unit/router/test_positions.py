@@ -32,3 +32,42 @@ def test_widths_are_at_least_one() -> None:
 def test_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"input_ids \(1, 3\) and attention_mask \(1, 2\)"):
         prompt_positions([[1, 2, 3]], [[1, 1]], 9, special_ids=[])
+
+
+IMAGE, MARK, NEWLINE, TWO_NEWLINES, PAD = 9, 2, 6, 7, 0
+
+
+def positions_of_text(
+    row: list[int], newlines: tuple[int, ...] = (NEWLINE, TWO_NEWLINES)
+) -> list[int]:
+    found = prompt_positions([row], None, IMAGE, [PAD, MARK], newlines)
+    return [int(place) for place in found.text_positions[0][found.text_mask[0]]]
+
+
+def test_newlines_between_tiles_are_no_text() -> None:
+    # two rows of tiles, then the overview, then a question of two words and a newline
+    row = [
+        4,
+        MARK,
+        IMAGE,
+        IMAGE,
+        NEWLINE,
+        MARK,
+        IMAGE,
+        TWO_NEWLINES,
+        MARK,
+        MARK,
+        IMAGE,
+        MARK,
+        5,
+        NEWLINE,
+        8,
+    ]
+    assert positions_of_text(row) == [0, 12, 13, 14]
+    assert positions_of_text(row, ()) == [0, 4, 7, 12, 13, 14]
+
+
+def test_a_newline_beside_a_word_stays_text() -> None:
+    assert positions_of_text([IMAGE, NEWLINE, 5, NEWLINE, IMAGE]) == [1, 2, 3]
+    assert positions_of_text([NEWLINE, MARK, IMAGE, MARK, NEWLINE]) == [0, 4]
+    assert positions_of_text([5, NEWLINE, MARK, NEWLINE, 8]) == [0, 1, 3, 4]

@@ -125,8 +125,7 @@ def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     model = _model(request.param, folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
     processor.tokenizer.padding_side = "left"
-    config = RouterConfig(rank=8, top_k=2)
-    retrofit(model, config, special_token_ids=processor.tokenizer.all_special_ids)
+    retrofit(model, RouterConfig(rank=8, top_k=2), tokenizer=processor)
     with torch.no_grad():
         for parameter in model.parameters():
             # Far enough from the small initial values that answers vary and the router matters.
@@ -166,6 +165,26 @@ def test_the_switch_takes_the_router_out(twins: Twins, rows: list[Any]) -> None:
         assert list(off) == expected[: len(off)]
         changed += off != twins.edge.generate(*row, max_new_tokens=COUNT).token_ids[0]
     assert changed  # otherwise nothing above tells on from off
+
+
+def test_the_frame_of_an_image_is_no_text(twins: Twins, rows: list[Any]) -> None:
+    prompt, images = rows[0]
+    routing = twins.edge.routing_map(prompt, images)
+    pieces = [
+        routing.prompt.expanded[slice(*routing.prompt.offsets[int(place)])]
+        for place in routing.positions[routing.image_tokens :]
+    ]
+    assert not [piece for piece in pieces if "<" in piece]
+    newlines = {
+        routing.prompt.offsets[int(place)][0]
+        for place, piece in zip(routing.positions[routing.image_tokens :], pieces, strict=True)
+        if piece == "\n"
+    }
+    written = routing.prompt.expanded
+    # The last newline belongs to the chat template; the others of SmolVLM stand between rows of tiles.
+    assert newlines == {written.rindex("\n")}
+    split = twins.torch.config.model_type == "smolvlm"
+    assert written.count("\n") == (5 if split else 1)
 
 
 def test_the_routing_map_is_torchs(twins: Twins, rows: list[Any]) -> None:

@@ -1,0 +1,130 @@
+"""Which tokens of a vocabulary are the frame of a prompt: marks, which never take part in routing, and newlines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from moir_edge.errors import DataError
+
+__all__ = ["frame_record", "newline_token_ids", "special_token_ids"]
+
+# How tokenizers write a mark of the prompt's frame, such as <row_1_col_2> or [IMG_BREAK].
+_MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+# How they write line ends: as they are, in byte-level letters, and as bytes of a SentencePiece vocabulary.
+_LINE_ENDS = re.compile("(?:[\n\r\u010a\u010d]|<0x0[AD]>)+")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+
+
+def special_token_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids that never take part in routing: added tokens that are marked special or written as a mark.
+
+    `all_special_ids` alone is not enough: a reloaded tokenizer leaves out marks such as SmolVLM's ``<global-img>``,
+    and some tokenizers add ``<row_1_col_2>`` without marking it special.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer, or a processor that holds one.
+    """
+    tokenizer = _inner(tokenizer)
+    marked = (
+        index
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if token.special or _MARK.fullmatch(token.content)
+    )
+    return tuple(sorted({*tokenizer.all_special_ids, *marked}))
+
+
+def newline_token_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids of the tokens that hold line ends and nothing else, such as one newline or two.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer, or a processor that holds one.
+    """
+    tokenizer = _inner(tokenizer)
+    frame = set(special_token_ids(tokenizer))
+    found = []
+    for token, index in tokenizer.get_vocab().items():
+        if index in frame or not _LINE_ENDS.fullmatch(token):
+            continue
+        # The spelling alone does not tell: a vocabulary of characters may hold the letter that stands for a byte.
+        text = tokenizer.decode([index])
+        if text and not text.strip("\r\n"):
+            found.append(index)
+    return tuple(sorted(found))
+
+
+def frame_record(
+    model: Any, tokenizer: Any | None, special_ids: Iterable[int] | None
+) -> dict[str, list[int]]:
+    """Return what the config of a retrofitted model says about the frame of its prompts.
+
+    Args:
+        model: The Hugging Face model.
+        tokenizer: Its tokenizer or processor; None looks for one beside the model's weights, and takes the begin, end
+            and padding ids that the model's config names where there is none.
+        special_ids: Ids to take instead; then only a given `tokenizer` says which tokens are newlines.
+
+    Raises:
+        DataError: The tokenizer beside the weights cannot be read.
+    """
+    if tokenizer is None and special_ids is None:
+        tokenizer = _tokenizer_beside(str(getattr(model, "name_or_path", "")))
+    if special_ids is None:
+        special_ids = _named_ids(model) | set(special_token_ids(tokenizer) if tokenizer else ())
+    newlines = newline_token_ids(tokenizer) if tokenizer else ()
+    return {
+        "special_token_ids": sorted({int(item) for item in special_ids}),
+        "newline_token_ids": list(newlines),
+    }
+
+
+def _inner(tokenizer: Any) -> Any:
+    """Return the tokenizer of a processor, and a tokenizer as it is."""
+    return getattr(tokenizer, "tokenizer", tokenizer)
+
+
+def _tokenizer_beside(name: str) -> Any | None:
+    """Return the tokenizer in the folder or in the local copy of the hub id that a model came from, or None."""
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    if Path(name).is_dir():
+        present = any((Path(name) / file).is_file() for file in _TOKENIZER_FILES)
+    else:
+        # A name that no weights were loaded from is empty; nothing is fetched for a hub id.
+        present = bool(name) and any(
+            cached_file(
+                name,
+                file,
+                local_files_only=True,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+                _raise_exceptions_for_gated_repo=False,
+            )
+            for file in _TOKENIZER_FILES
+        )
+    if not present:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"retrofit: the tokenizer of {name} cannot be read ({reason}); pass tokenizer= or special_token_ids="
+        ) from error
+
+
+def _named_ids(model: Any) -> set[int]:
+    """Return the begin, end and padding ids that the model's configs name."""
+    configs: list[Any] = [model.config, model.config.get_text_config()]
+    configs.append(getattr(model, "generation_config", None))
+    found: set[int] = set()
+    for config in configs:
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(config, name, None)
+            found.update(
+                value if isinstance(value, (list, tuple)) else [value] if value is not None else []
+            )
+    return found
