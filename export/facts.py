@@ -62,6 +62,7 @@ def model_facts(checkpoint: Described) -> ModelFacts:
         newline_token_ids=_frame_ids(checkpoint, "newline_token_ids", newline_token_ids),
         image_size=architecture.image_size(config),
         tokens_per_tile=architecture.tokens_per_tile(config),
+        image_grid=architecture.image_grid(config),
     )
 
 

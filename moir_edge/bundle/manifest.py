@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +14,7 @@ __all__ = [
     "ComponentEntry",
     "EngineEntry",
     "FileEntry",
+    "ImageGrid",
     "Manifest",
     "ModelFacts",
     "SourceEntry",
@@ -100,6 +102,40 @@ class SourceEntry(_Entry):
     architecture: str
 
 
+class ImageGrid(_Entry):
+    """How the image tokens of one square tile lie on it, row after row.
+
+    Attributes:
+        side: Cells per row, and rows.
+        first: The cell of the first token, counted from the upper left: 1 where the tower's first patch is dropped, -1
+            where a class token stands before the patches.
+        cell: Side of one cell as a fraction of the tile's; `side` cells leave a rim where the patch size does not
+            divide the tile.
+    """
+
+    side: int
+    first: int = 0
+    cell: float
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of one tile."""
+        return self.side**2 - self.first
+
+    @classmethod
+    def of_tokens(cls, tokens: int) -> ImageGrid:
+        """Return the grid that so many tokens lie on, for a manifest that does not name one.
+
+        One token more than a square is a class token, one fewer a dropped patch; no number is both.
+        """
+        side = math.isqrt(tokens + 1)
+        first = side**2 - tokens
+        if first not in (0, 1):
+            side = math.isqrt(tokens)
+            first = side**2 - tokens
+        return cls(side=side, first=first, cell=1 / side)
+
+
 class ModelFacts(_Entry):
     """What the runtime must know of the model and cannot read from the graphs."""
 
@@ -119,6 +155,14 @@ class ModelFacts(_Entry):
     )
     image_size: int
     tokens_per_tile: int
+    image_grid: ImageGrid | None = Field(
+        default=None, description="absent from bundles made before it was written down"
+    )
+
+    @property
+    def grid(self) -> ImageGrid:
+        """How the image tokens of a tile lie on it."""
+        return self.image_grid or ImageGrid.of_tokens(self.tokens_per_tile)
 
 
 class Manifest(_Entry):

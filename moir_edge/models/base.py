@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from moir_edge.bundle import TensorSpec
+from moir_edge.bundle import ImageGrid, TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +41,12 @@ class Architecture(ABC):
         """Return the side of the square tile that the vision tower takes, in px."""
 
     @abstractmethod
+    def image_grid(self, config: Any) -> ImageGrid:
+        """Return how the image tokens of one tile, after the projector, lie on it."""
+
     def tokens_per_tile(self, config: Any) -> int:
         """Return how many image tokens one tile becomes after the projector."""
+        return self.image_grid(config).tokens
 
     @abstractmethod
     def vision_graph(self, model: Any) -> torch.nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from moir_edge.bundle import ImageGrid
 from moir_edge.models.base import Architecture
 from moir_edge.models.registry import register
 
@@ -24,12 +25,17 @@ class Llava(Architecture):
         """Return the side of the image, in px."""
         return int(config.vision_config.image_size)
 
-    def tokens_per_tile(self, config: Any) -> int:
-        """Return the patches, and the class token's row where the selection keeps it."""
-        side = self.image_size(config) // int(config.vision_config.patch_size)
+    def image_grid(self, config: Any) -> ImageGrid:
+        """Return the tower's patches; `default` drops its first row of features, a class token only if it has one."""
+        patch = int(config.vision_config.patch_size)
+        side = self.image_size(config) // patch
         has_class_token = config.vision_config.model_type.startswith("clip")
-        kept = int(has_class_token) - int(config.vision_feature_select_strategy == "default")
-        return side**2 + kept
+        dropped = int(config.vision_feature_select_strategy == "default")
+        return ImageGrid(
+            side=side,
+            first=dropped - int(has_class_token),
+            cell=patch / self.image_size(config),
+        )
 
     def vision_graph(self, model: Any) -> torch.nn.Module:
         """Return tower, feature selection and projector."""

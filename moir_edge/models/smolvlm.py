@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from moir_edge.bundle import ImageGrid
 from moir_edge.models.base import Architecture
 from moir_edge.models.registry import register
 
@@ -24,10 +25,10 @@ class SmolVlm(Architecture):
         """Return the side of one tile, in px."""
         return int(config.vision_config.image_size)
 
-    def tokens_per_tile(self, config: Any) -> int:
-        """Return the patches of one tile, divided by the square of the pixel shuffle's factor."""
-        side = self.image_size(config) // int(config.vision_config.patch_size)
-        return int(side // int(config.scale_factor)) ** 2
+    def image_grid(self, config: Any) -> ImageGrid:
+        """Return the patches of one tile, squares of them made one token each by the pixel shuffle."""
+        cell = int(config.vision_config.patch_size) * int(config.scale_factor)
+        return ImageGrid(side=self.image_size(config) // cell, cell=cell / self.image_size(config))
 
     def vision_graph(self, model: Any) -> torch.nn.Module:
         """Return tower and connector with every patch valid."""

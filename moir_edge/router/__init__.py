@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from moir_edge.router.base import Router, RouterOutput
     from moir_edge.router.channel import ChannelRouter
     from moir_edge.router.config import RouterConfig
-    from moir_edge.router.gate import GateRouter, InformationRouter
     from moir_edge.router.frame_tokens import newline_token_ids, special_token_ids
+    from moir_edge.router.gate import GateRouter, InformationRouter
     from moir_edge.router.kinds import build_router
     from moir_edge.router.positions import PromptPositions, prompt_positions
     from moir_edge.router.token import TokenRouter

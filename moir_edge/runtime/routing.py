@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.bundle.manifest import ImageGrid, ModelFacts
 from moir_edge.runtime.image_geometry import Box
 from moir_edge.runtime.image_processing import View
 from moir_edge.runtime.interface import RouterArrays
@@ -88,7 +87,7 @@ class RoutingMap:
 
     Attributes:
         prompt: The prompt.
-        tokens_per_tile: Image tokens per view.
+        grid: How the image tokens of one view lie on it.
         image_tokens: How many of the T candidates are image tokens.
         positions: (T,) int64, places in the prompt, padding not counted.
         scores: (T,) float32, information density in [0, 1], or what `RoutedToken.score` says for other kinds.
@@ -98,7 +97,7 @@ class RoutingMap:
     """
 
     prompt: EncodedPrompt
-    tokens_per_tile: int
+    grid: ImageGrid
     image_tokens: int
     positions: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
@@ -121,13 +120,12 @@ class RoutingMap:
         ordinal = self._image_ordinals.get(position)
         if ordinal is None:
             return None
-        tile, token = divmod(ordinal, self.tokens_per_tile)
-        image, view = self._views[tile]
-        side = math.isqrt(self.tokens_per_tile)
-        token -= self.tokens_per_tile - side * side  # a class token stands before the grid
-        if token < 0:
+        tile, token = divmod(ordinal, self.grid.tokens)
+        place = token + self.grid.first
+        if place < 0:  # a class token stands before the grid
             return None
-        row, column = divmod(token, side)
+        image, view = self._views[tile]
+        row, column = divmod(place, self.grid.side)
         return Cell(
             image=image,
             view=view.kind,
@@ -135,7 +133,7 @@ class RoutingMap:
             tile_column=view.column,
             row=row,
             column=column,
-            box=_part_of(view.box, row, column, side),
+            box=_part_of(view.box, row, column, self.grid.cell),
         )
 
     def word(self, position: int) -> str:
@@ -168,7 +166,7 @@ class RoutingMap:
             "prompt": self.prompt.text,
             "image_tokens": self.image_tokens,
             "text_tokens": len(self.positions) - self.image_tokens,
-            "tokens_per_tile": self.tokens_per_tile,
+            "tokens_per_tile": self.grid.tokens,
             "images": [[asdict(view) for view in views] for views in self.prompt.images],
             "image_scores": _rounded(self.scores[image]),
             "text_scores": [
@@ -234,7 +232,7 @@ def routing_maps(
         maps.append(
             RoutingMap(
                 prompt=prompt,
-                tokens_per_tile=facts.tokens_per_tile,
+                grid=facts.grid,
                 image_tokens=int(valid[:images].sum()),
                 positions=places[valid] - padding,
                 scores=arrays.scores[row][valid],
@@ -246,8 +244,9 @@ def routing_maps(
     return tuple(maps)
 
 
-def _part_of(box: Box, row: int, column: int, side: int) -> Box:
-    width, height = (box[2] - box[0]) / side, (box[3] - box[1]) / side
+def _part_of(box: Box, row: int, column: int, cell: float) -> Box:
+    """Return one cell of a view's box; `cell` is its side as a fraction of the view's."""
+    width, height = (box[2] - box[0]) * cell, (box[3] - box[1]) * cell
     left, top = box[0] + column * width, box[1] + row * height
     return left, top, left + width, top + height
 

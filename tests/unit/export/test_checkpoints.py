@@ -36,8 +36,12 @@ def test_facts_of_a_smolvlm(folder: Path) -> None:
         "eos_token_ids": (2,),
         "pad_token_id": 0,
         "special_token_ids": (0, 1, 2, 3, 4, 5),
+        "newline_token_ids": tuple(
+            checkpoint.tokenizer("\n\r", add_special_tokens=False)["input_ids"]
+        ),
         "image_size": 32,
         "tokens_per_tile": 4,
+        "image_grid": {"side": 2, "first": 0, "cell": 0.5},
     }
 
 

@@ -46,6 +46,10 @@ def test_tokens_per_tile_of_the_published_models() -> None:
     assert get_architecture("llava").tokens_per_tile(llava) == 576
     llava.vision_feature_select_strategy = "full"
     assert get_architecture("llava").tokens_per_tile(llava) == 577
+    clip.model_type, clip.image_size = "siglip_vision_model", 384
+    assert get_architecture("llava").tokens_per_tile(llava) == 27**2
+    llava.vision_feature_select_strategy = "default"
+    assert get_architecture("llava").tokens_per_tile(llava) == 27**2 - 1
 
 
 def test_unknown_type_lists_the_known_ones() -> None:

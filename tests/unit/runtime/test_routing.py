@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 import moir_edge
+from moir_edge.bundle import ImageGrid
 from moir_edge.errors import DataError
 from moir_edge.runtime import EdgeModel, RoutingMap
 from moir_edge.runtime.image_processing import View
@@ -117,7 +119,7 @@ def _split_map(tokens_per_tile: int, views: tuple[View, ...]) -> RoutingMap:
     )
     return RoutingMap(
         prompt=prompt,
-        tokens_per_tile=tokens_per_tile,
+        grid=ImageGrid.of_tokens(tokens_per_tile),
         image_tokens=count,
         positions=np.arange(count + 2),
         scores=np.linspace(0, 1, count + 2, dtype=np.float32),
@@ -148,6 +150,20 @@ def test_a_class_token_has_no_cell() -> None:
     cell = routing.cell(1)
     assert cell is not None
     assert (cell.row, cell.column) == (0, 0)
+
+
+def test_a_dropped_first_patch_moves_the_cells() -> None:
+    routing = _split_map(15, (View(kind="whole"),))
+    places = [(cell.row, cell.column) for _, cell in routing.cells()]
+    assert places == [(place // 4, place % 4) for place in range(1, 16)]
+
+
+def test_cells_leave_the_rim_that_no_patch_covers() -> None:
+    grid = ImageGrid(side=2, cell=0.4)
+    routing = replace(_split_map(4, (View(kind="whole", box=(0, 0, 1, 0.5)),)), grid=grid)
+    last = routing.cell(3)
+    assert last is not None
+    assert last.box == pytest.approx((0.4, 0.2, 0.8, 0.4))
 
 
 def test_the_picture_shows_every_view(
@@ -216,7 +232,7 @@ def test_where_only_words_took_the_cells_show_how_many_took_from_them() -> None:
 def _fields(routing: RoutingMap) -> dict[str, Any]:
     names = (
         "prompt",
-        "tokens_per_tile",
+        "grid",
         "image_tokens",
         "positions",
         "scores",
