@@ -88,7 +88,7 @@ def _inner(tokenizer: Any) -> Any:
 def _tokenizer_beside(name: str) -> Any | None:
     """Return the tokenizer in the folder or in the local copy of the hub id that a model came from, or None."""
     from transformers import AutoTokenizer
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     if Path(name).is_dir():
         present = any((Path(name) / file).is_file() for file in _TOKENIZER_FILES)
