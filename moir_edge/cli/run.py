@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moir_edge.cli.standard_input import read_pictures, read_prompt
+
 if TYPE_CHECKING:
     from moir_edge.runtime import EdgeModel, Generation, RoutingMap
 
@@ -22,9 +24,16 @@ def register(app: typer.Typer) -> None:
 
 def run(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    prompt: Annotated[str, typer.Option("-p", "--prompt", help="What to ask.")],
+    prompt: Annotated[
+        str, typer.Option("-p", "--prompt", help="What to ask; - reads it from standard input.")
+    ],
     image: Annotated[
-        list[Path] | None, typer.Option("-i", "--image", help="Image file; repeatable, in order.")
+        list[Path] | None,
+        typer.Option(
+            "-i",
+            "--image",
+            help="Image file; repeatable, in order; - reads it from standard input.",
+        ),
     ] = None,
     context: Annotated[
         str | None, typer.Option(help="A sentence to put before the prompt.")
@@ -36,18 +45,46 @@ def run(
     routing_json: Annotated[
         Path | None, typer.Option(help="Write what the router did as JSON.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of the answer at most.")] = 64,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of the answer at most; the checkpoint's own limit, else 64."),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: Annotated[
-        float, typer.Option(help="Draw from the most likely tokens up to this sum.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Draw from the most likely tokens up to this sum; the checkpoint's, else 1."
+        ),
+    ] = None,
     top_k: Annotated[
-        int, typer.Option(help="Draw from this many most likely tokens; 0 takes all.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="Draw from this many most likely tokens, 0 from all; the checkpoint's, else 0."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes drawing repeatable.")] = None,
     stop: Annotated[
-        list[str] | None, typer.Option(help="End the answer before this string; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="End the answer before this string; repeatable; the checkpoint's by default."
+        ),
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Value that goes before the checkpoint's generation_config.json, as repetition_penalty=1.1 "
+            "(null leaves the key out); repeatable.",
+        ),
+    ] = None,
+    ignore_generation_config: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-generation-config",
+            help="Leave the checkpoint's generation_config.json out, its end tokens excepted.",
+        ),
+    ] = False,
     stream: Annotated[bool, typer.Option(help="Print the answer while it grows.")] = True,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; all physical cores by default.")
@@ -69,21 +106,23 @@ def run(
     """Answer a prompt about images with a bundle; needs neither torch nor transformers."""
     _check_options(router, routing_map or routing_json)
     from moir_edge.runtime.chat import user_message
-    from moir_edge.runtime.images import read_image
-    from moir_edge.runtime.sampling import GenerationSettings
+    from moir_edge.runtime.settings import GenerationSettings
 
     # Everything that the user may have got wrong is found before the graphs are loaded.
     images = image or []
+    prompt = read_prompt(prompt, images)
     user_message(prompt, images=len(images), context=context)
-    pictures = [read_image(path) for path in images]
+    pictures = read_pictures(images)
     settings: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
         "top_p": top_p,
         "top_k": top_k,
         "seed": seed,
-        "stop": tuple(stop or ()),
+        "stop": stop,
         "router": router == "on",
+        "generation_config": parse_overrides(overrides or []),
+        "ignore_generation_config": ignore_generation_config,
     }
     GenerationSettings(**settings)
     from moir_edge import load
@@ -97,7 +136,7 @@ def run(
         answer = _as_dict(model, text.result, bundle, router)
         typer.echo(json.dumps(answer, indent=1, ensure_ascii=False))
         return
-    typer.echo("" if show_pieces else text.result.texts[0].lstrip())
+    typer.echo("" if show_pieces else text.result.texts[0])
     typer.echo(_status_line(model, text.result, router), err=True)
 
 
@@ -110,17 +149,31 @@ def _check_options(router: str, wanted_map: Path | None) -> None:
         raise DataError(f"{wanted_map} needs the router; leave out --router off")
 
 
-def _read(pieces: Iterable[str], *, show: bool) -> None:
-    """Take the answer to its end, printing it on the way.
+def parse_overrides(options: list[str]) -> dict[str, Any]:
+    """Return ``{"repetition_penalty": 1.1}`` from ``["repetition_penalty=1.1"]``; values are JSON, or else text.
 
-    Chat models put a space between "Assistant:" and the answer, which a terminal does not need.
+    Raises:
+        DataError: An option without ``=``.
     """
-    begun = False
+    from moir_edge.errors import DataError
+
+    parsed: dict[str, Any] = {}
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not separator or not key:
+            raise DataError(f"--set {option!r}: expected KEY=VALUE, as repetition_penalty=1.1")
+        try:
+            parsed[key] = json.loads(value)
+        except ValueError:
+            parsed[key] = value
+    return parsed
+
+
+def _read(pieces: Iterable[str], *, show: bool) -> None:
+    """Take the answer to its end, printing it on the way."""
     for piece in pieces:
-        shown = piece if begun else piece.lstrip()
-        begun = begun or bool(shown)
         if show:
-            typer.echo(shown, nl=False)
+            typer.echo(piece, nl=False)
 
 
 def _write_maps(
@@ -171,6 +224,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _as_dict(model: EdgeModel, generation: Generation, bundle: Path, router: str) -> dict[str, Any]:
+    from moir_edge.runtime.generation_config import not_carried
     from moir_edge.runtime.timing import peak_memory_bytes
 
     return {
@@ -180,6 +234,7 @@ def _as_dict(model: EdgeModel, generation: Generation, bundle: Path, router: str
         "finish_reason": generation.finish_reasons[0],
         "prompt_tokens": generation.prompt_tokens[0],
         "router": router == "on" and generation.routing is not None,
+        "not_carried": list(not_carried(model.generation_config)),
         "provider": model.sessions.provider,
         "backend": model.sessions.backend,
         "timings": generation.timings.to_dict(),

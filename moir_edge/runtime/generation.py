@@ -10,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.bundle.manifest import ModelFacts
-from moir_edge.errors import BundleError
+from moir_edge.errors import BundleError, DataError
 from moir_edge.router.positions import prompt_positions
 from moir_edge.runtime.answers import AnswerRow, FinishReason
+from moir_edge.runtime.generation_config import GenerationRules
 from moir_edge.runtime.interface import Embeds, RouterArrays, Sessions
+from moir_edge.runtime.logits import processors_for
 from moir_edge.runtime.processor import ModelInputs
 from moir_edge.runtime.routing import RoutingMap, routing_maps
-from moir_edge.runtime.sampling import GenerationSettings, Sampler
+from moir_edge.runtime.sampling import Sampler
+from moir_edge.runtime.settings import DEFAULT_NEW_TOKENS, GenerationSettings
 from moir_edge.runtime.timing import Stopwatch, Timings
 from moir_edge.runtime.tokenizer import Tokenizer
 
@@ -28,7 +31,7 @@ class Generation:
     """The answers to one batch.
 
     Attributes:
-        texts: One answer per row, special tokens and the stop string left out.
+        texts: One answer per row, without leading white space, special tokens and the stop string.
         token_ids: Generated ids per row, the stop token included where one was generated.
         finish_reasons: Why each row ended: ``"stop_token"``, ``"stop_string"`` or ``"length"``.
         prompt_tokens: Prompt tokens per row, image tokens included.
@@ -52,8 +55,12 @@ class GenerationRun:
         facts: What the manifest says of the model.
         tokenizer: Decodes the answers.
         inputs: The encoded batch.
-        settings: How to generate.
+        settings: What the caller asks for.
+        rules: Those settings joined with the checkpoint's generation config.
         watch: Started when the call came in, so that the time to first token holds everything.
+
+    Raises:
+        DataError: The generation config's `max_length` leaves no room for an answer.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class GenerationRun:
         tokenizer: Tokenizer,
         inputs: ModelInputs,
         settings: GenerationSettings,
+        rules: GenerationRules,
         watch: Stopwatch,
     ) -> None:
         self._sessions = sessions
@@ -72,30 +80,29 @@ class GenerationRun:
         self._settings = settings
         self._watch = watch
         self._router_arrays: RouterArrays | None = None
-        self.rows = [
-            AnswerRow(
-                tokenizer,
-                min(settings.max_new_tokens, facts.context_length - length),
-                facts.eos_token_ids,
-                settings.stop,
-            )
-            for length in inputs.prompt_lengths
+        eos = facts.eos_token_ids if rules.eos_token_id is None else rules.eos_token_id
+        limits = [_limit(rules, facts, length) for length in inputs.prompt_lengths]
+        self.rows = [AnswerRow(tokenizer, limit, eos, rules.stop_strings) for limit in limits]
+        self._ids = [list(prompt.ids) for prompt in inputs.prompts]
+        processors = [
+            processors_for(rules, ids, eos, limit)
+            for ids, limit in zip(self._ids, limits, strict=True)
         ]
+        self._sampler = Sampler(settings, rules, processors)
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         """Yield, after every step, the text of each row that became certain."""
-        sampler = Sampler(self._settings, len(self.rows))
         embeds, self._router_arrays = prompt_embeddings(
             self._sessions, self._facts, self._inputs, self._watch, router=self._settings.router
         )
         with self._watch.part("prefill"):
             logits, state = self._sessions.prefill(embeds, self._inputs.attention_mask)
-        tokens = sampler(logits)
+        tokens = self._choose(logits)
         self._watch.first_token()
         yield self._accept(tokens)
         while not self._finished:
             with self._watch.step():
-                tokens = sampler(self._sessions.decode(tokens, state))
+                tokens = self._choose(self._sessions.decode(tokens, state))
             yield self._accept(tokens)
 
     @property
@@ -115,8 +122,32 @@ class GenerationRun:
     def _finished(self) -> bool:
         return all(row.finish_reason is not None for row in self.rows)
 
+    def _choose(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        step = max(len(row.token_ids) for row in self.rows)
+        going_on = [
+            ids if row.finish_reason is None else None
+            for row, ids in zip(self.rows, self._ids, strict=True)
+        ]
+        return self._sampler(logits, going_on, step)
+
     def _accept(self, tokens: npt.NDArray[np.int64]) -> tuple[str, ...]:
-        return tuple(row.push(int(token)) for row, token in zip(self.rows, tokens, strict=True))
+        chosen = [int(token) for token in tokens]
+        for ids, token in zip(self._ids, chosen, strict=True):
+            ids.append(token)
+        return tuple(row.push(token) for row, token in zip(self.rows, chosen, strict=True))
+
+
+def _limit(rules: GenerationRules, facts: ModelFacts, prompt_length: int) -> int:
+    """Return how many tokens a row's answer may have at most."""
+    tokens = rules.max_new_tokens
+    if tokens is None and rules.max_length is not None:
+        tokens = rules.max_length - prompt_length
+        if tokens < 1:
+            raise DataError(
+                f"generation_config.json allows max_length {rules.max_length} and the prompt alone has {prompt_length} tokens; "
+                "give max_new_tokens, which goes before it"
+            )
+    return min(tokens or DEFAULT_NEW_TOKENS, facts.context_length - prompt_length)
 
 
 def prompt_embeddings(

@@ -13,13 +13,14 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from moir_edge.errors import DataError
+from moir_edge.runtime.arguments import wrong_type
 
 __all__ = ["ImageInput", "read_image"]
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 
 
-def read_image(source: ImageInput) -> Image.Image:
+def read_image(source: ImageInput, *, name: str = "the image in memory") -> Image.Image:
     """Return an image as upright RGB.
 
     The EXIF orientation is applied; transparency is composited onto white, as Hugging Face's image
@@ -28,6 +29,7 @@ def read_image(source: ImageInput) -> Image.Image:
     Args:
         source: A file path, the bytes of an image file, a Pillow image, or an array (height, width),
             (height, width, 1), (height, width, 3) or (height, width, 4) of uint8.
+        name: What messages call bytes.
 
     Raises:
         DataError: The file is missing, truncated or no image, or the array has another shape or type.
@@ -37,7 +39,9 @@ def read_image(source: ImageInput) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source))
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), "the image bytes")
+        return _decode(io.BytesIO(source), name)
+    if not isinstance(source, str | os.PathLike):
+        raise wrong_type("an image", source, "a path, bytes, a Pillow image or a uint8 array")
     path = Path(source)
     if not path.exists():
         raise DataError(f"{path}: no such image file; check the path")

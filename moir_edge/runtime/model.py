@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.bundle.manifest import Manifest
 from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.runtime.arguments import integer, switch, wrong_type
 from moir_edge.runtime.chat import Messages, user_message
 from moir_edge.runtime.generation import Generation, GenerationRun, prompt_embeddings
+from moir_edge.runtime.generation_config import read_generation_config
 from moir_edge.runtime.images import ImageInput
 from moir_edge.runtime.processor import ModelInputs, Processor
 from moir_edge.runtime.providers import Provider, open_sessions
 from moir_edge.runtime.routing import RoutingMap, routing_maps
-from moir_edge.runtime.sampling import GenerationSettings
+from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.runtime.timing import Stopwatch
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from moir_edge.runtime.settings import GenerationOptions
 
 __all__ = ["EdgeModel", "TextStream", "load"]
 
@@ -44,8 +51,10 @@ def load(
         BundleError: The folder is no bundle, incomplete, changed, or of a newer schema.
         EnvironmentProblem: The provider is not available.
         UnsupportedError: The model type is not one that this version runs.
+        DataError: `threads` or `verify` has a wrong type, or `threads` is below 1.
     """
-    return EdgeModel(open_bundle(bundle, verify=verify), threads=threads, provider=provider)
+    opened = open_bundle(bundle, verify=switch("verify", verify))
+    return EdgeModel(opened, threads=threads, provider=provider)
 
 
 class EdgeModel:
@@ -64,8 +73,12 @@ class EdgeModel:
     def __init__(
         self, bundle: Bundle, *, threads: int | None = None, provider: Provider | None = None
     ) -> None:
+        threads = integer("threads", threads)
+        if threads is not None and threads < 1:
+            raise DataError(f"threads is {threads}; it must be at least 1")
         self.bundle = bundle
         self.processor = Processor(bundle.path, bundle.manifest.model)
+        self.generation_config = read_generation_config(bundle.path)
         self.sessions = open_sessions(bundle, threads=threads, provider=provider)
 
     @property
@@ -94,30 +107,38 @@ class EdgeModel:
         images: Images | Sequence[Images] = None,
         *,
         context: str | Sequence[str | None] | None = None,
-        max_new_tokens: int = 64,
+        max_new_tokens: int | None = None,
         temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
+        top_p: float | None = None,
+        top_k: int | None = None,
         seed: int | None = None,
         router: bool = True,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
+        generation_config: Mapping[str, Any] | None = None,
+        ignore_generation_config: bool = False,
     ) -> Generation:
         """Answer one prompt or a batch.
+
+        Each row gets the tokens that `transformers` gives it alone, under the checkpoint's `generation_config.json` (docs/runtime.md).
 
         Args:
             prompts: See the class.
             images: See the class; paths, bytes, Pillow images or uint8 arrays.
             context: A sentence put before the prompt, one for all rows or one per row.
-            max_new_tokens: Tokens per answer at most.
+            max_new_tokens: Tokens per answer at most; None takes the generation config's, else 64.
             temperature: 0 is greedy.
-            top_p: Draw from the smallest set of tokens whose probabilities reach this sum.
-            top_k: Draw from this many most likely tokens; 0 takes all.
+            top_p: Draw from the smallest set of tokens whose probabilities reach this sum; None takes the generation config's, else all.
+            top_k: Draw from this many most likely tokens, 0 from all; None takes the generation config's, else all.
             seed: Makes drawing repeatable; a row's answer does not depend on the other rows.
             router: Switch the router off with False.
-            stop: Answers end before the first of these strings.
+            stop: Answers end before the first of these strings; None takes the generation config's `stop_strings`.
+            generation_config: Values that go before those of the bundle's `generation_config.json`, as ``{"repetition_penalty": 1.1}``;
+                None leaves a key out.
+            ignore_generation_config: Leave the bundle's `generation_config.json` out, its end tokens excepted.
 
         Raises:
-            DataError: A prompt, an image or a setting cannot be used.
+            DataError: A prompt, an image or a setting cannot be used, or the decoder's logits are not finite.
+            UnsupportedError: The generation config asks for beam search.
         """
         settings = GenerationSettings(
             max_new_tokens=max_new_tokens,
@@ -126,7 +147,9 @@ class EdgeModel:
             top_k=top_k,
             seed=seed,
             router=router,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            stop=stop,
+            generation_config=generation_config,
+            ignore_generation_config=ignore_generation_config,
         )
         run = self._run(prompts, images, context, settings)
         for _ in run:
@@ -139,32 +162,23 @@ class EdgeModel:
         images: Images = None,
         *,
         context: str | None = None,
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        seed: int | None = None,
-        router: bool = True,
-        stop: Sequence[str] = (),
+        **settings: Unpack[GenerationOptions],
     ) -> TextStream:
         """Answer one prompt piece by piece; joined, the pieces equal `generate`'s text.
 
         The prompt and the images are read before this returns, so that their errors come at once.
-        The arguments are those of `generate`.
+
+        Args:
+            prompt: See the class.
+            images: See the class.
+            context: A sentence put before the prompt.
+            settings: The further keywords of `generate`.
 
         Raises:
             DataError: The prompt, an image or a setting cannot be used.
+            UnsupportedError: The generation config asks for beam search.
         """
-        settings = GenerationSettings(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            seed=seed,
-            router=router,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        )
-        return TextStream(self._run([prompt], [images], context, settings))
+        return TextStream(self._run([prompt], [images], context, GenerationSettings(**settings)))
 
     def routing_map(
         self, prompt: Prompt, images: Images = None, *, context: str | None = None
@@ -195,14 +209,17 @@ class EdgeModel:
         settings: GenerationSettings,
     ) -> GenerationRun:
         watch = Stopwatch()
+        facts = self.manifest.model
+        rules = settings.rules(self.generation_config, vocab_size=facts.vocab_size)
         with watch.part("preprocess"):
             inputs = self.encode(prompts, images, context=context)
         return GenerationRun(
             sessions=self.sessions,
-            facts=self.manifest.model,
+            facts=facts,
             tokenizer=self.processor.tokenizer,
             inputs=inputs,
             settings=settings,
+            rules=rules,
             watch=watch,
         )
 
@@ -237,6 +254,8 @@ def _batch(
     """Return one conversation and one list of images per row, whatever form they came in."""
     if _is_single(prompts):
         prompts, images = [prompts], [images]
+    if not isinstance(prompts, list | tuple):
+        raise wrong_type("prompts", prompts, "a string, a conversation, or a list of them")
     if images is None:
         images = [None] * len(prompts)
     contexts = [context] * len(prompts) if context is None or isinstance(context, str) else context
@@ -256,7 +275,9 @@ def _batch(
 
 
 def _is_single(prompts: Any) -> bool:
-    return isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], Mapping))
+    if isinstance(prompts, list | tuple):
+        return bool(prompts) and isinstance(prompts[0], Mapping)
+    return isinstance(prompts, str)
 
 
 def _as_list(images: Any) -> list[ImageInput]:
@@ -266,8 +287,14 @@ def _as_list(images: Any) -> list[ImageInput]:
 
 
 def _conversation(prompt: Prompt, images: int, context: str | None) -> Messages:
+    if context is not None and not isinstance(context, str):
+        raise wrong_type("context", context, "a string")
     if isinstance(prompt, str):
         return user_message(prompt, images=images, context=context)
+    if not isinstance(prompt, list | tuple) or not all(
+        isinstance(turn, Mapping) for turn in prompt
+    ):
+        raise wrong_type("a prompt", prompt, "a string, or a list of turns with role and content")
     if context:
         raise DataError("context goes with a string prompt; write it into the conversation instead")
     return prompt

@@ -59,6 +59,12 @@ class Tokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self.special_tokens = _special_tokens(config)
+        self.special_texts: dict[int, str] = {
+            index: added.content
+            for index, added in self._backend.get_added_tokens_decoder().items()
+            if added.special
+        }
+        """Id to text of every token that `decode` leaves out."""
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:

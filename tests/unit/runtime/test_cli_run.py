@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_the_answer_is_the_python_apis(
     expected = moir_edge.load(tiny_bundle).generate(PROMPT, photo, max_new_tokens=9)
     code, out, err = run("--image", photo, "--prompt", PROMPT, "--max-new-tokens", 9)
     assert code == 0
-    assert out == expected.texts[0].lstrip() + "\n"
+    assert out == expected.texts[0] + "\n"
     assert "tok/s" in err
     assert "router on" in err
     _, at_once, _ = run("-i", photo, "-p", PROMPT, "--max-new-tokens", 9, "--no-stream")
@@ -70,7 +71,7 @@ def test_router_context_and_seed_reach_the_model(
     code, out, err = run("-i", photo, "-p", PROMPT, "--router", "off", "--context", "It rains.")
     assert code == 0
     expected = model.generate(PROMPT, photo, context="It rains.", router=False)
-    assert out == expected.texts[0].lstrip() + "\n"
+    assert out == expected.texts[0] + "\n"
     assert "router off" in err
     words = (
         "-i",
@@ -107,6 +108,106 @@ def test_text_alone_is_a_prompt(run: Callable[..., tuple[int, str, str]]) -> Non
     assert run("-p", "no image at all", "--max-new-tokens", 2)[0] == 0
 
 
+@pytest.fixture
+def piped(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Return a function that gives the command bytes on standard input."""
+
+    def give(data: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    return give
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PROMPT.encode(),
+        b"\xef\xbb\xbf" + PROMPT.encode() + b"\r\n",
+        (PROMPT + "\r\n").encode("utf-16"),
+        PROMPT.encode() + b"\n\n",
+    ],
+)
+def test_a_prompt_by_standard_input(
+    run: Callable[..., tuple[int, str, str]],
+    piped: Callable[[bytes], None],
+    photo: Path,
+    data: bytes,
+) -> None:
+    words = ("-i", photo, "--max-new-tokens", 9)
+    piped(data)
+    assert run("-p", "-", *words)[:2] == run("-p", PROMPT, *words)[:2]
+
+
+def test_lines_of_a_prompt_file_end_as_in_unix(
+    run: Callable[..., tuple[int, str, str]], piped: Callable[[bytes], None]
+) -> None:
+    piped("Über\r\nnaïve".encode())
+    words = ("--max-new-tokens", 4, "--json")
+    given = json.loads(run("-p", "-", *words)[1])
+    typed = json.loads(run("-p", "Über\nnaïve", *words)[1])
+    assert given["token_ids"] == typed["token_ids"]
+    assert given["prompt_tokens"] == typed["prompt_tokens"]
+
+
+def test_an_image_by_standard_input(
+    run: Callable[..., tuple[int, str, str]], piped: Callable[[bytes], None], photo: Path
+) -> None:
+    words = ("-p", PROMPT, "--max-new-tokens", 9)
+    piped(photo.read_bytes())
+    assert run("-i", "-", *words)[:2] == run("-i", photo, *words)[:2]
+
+
+@pytest.mark.parametrize(
+    ("words", "data", "message"),
+    [
+        (["-p", "-", "-i", "-"], b"x", "`-` stands 2 times among --prompt and --image"),
+        (["-p", PROMPT, "-i", "-", "-i", "-"], b"x", "`-` stands 2 times"),
+        (["-p", "-"], b"", "standard input is empty, and `-` takes the prompt from it"),
+        (["-p", "-"], b" \r\n", "standard input is empty"),
+        (["-p", "-"], b"\xef\xbb\xbf\r\n", "the prompt is empty"),
+        (["-p", "-"], b"caf\xe9", "the prompt on standard input is not UTF-8 text (byte 3)"),
+        (
+            ["-p", PROMPT, "-i", "-"],
+            b"",
+            "standard input is empty, and `-` takes the image from it",
+        ),
+        (["-p", PROMPT, "-i", "-"], b"words", "standard input is not an image"),
+    ],
+)
+def test_what_standard_input_cannot_give_is_one_line(
+    run: Callable[..., tuple[int, str, str]],
+    piped: Callable[[bytes], None],
+    words: list[str],
+    data: bytes,
+    message: str,
+) -> None:
+    piped(data)
+    code, out, err = run(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_set_goes_before_the_checkpoints_config(
+    run: Callable[..., tuple[int, str, str]], make_bundle: Callable[..., Path], tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    config = {"repetition_penalty": 1.9, "max_new_tokens": 6, "num_beams": 2, "guidance_scale": 2}
+    (bundle / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    words = ("-p", PROMPT, "--json", "--no-verify")
+    code, _, err = run(*words, bundle=bundle)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "num_beams=2 asks for beam search" in err
+    ruled = json.loads(run(*words, "--set", "num_beams=1", bundle=bundle)[1])
+    assert ruled["not_carried"][0].startswith("num_beams=2 (beam search")
+    assert ruled["not_carried"][1].startswith("guidance_scale=2 (")
+    free = ("--set", "num_beams=1", "--set", "repetition_penalty=null")
+    plain = json.loads(run(*words, *free, bundle=bundle)[1])
+    ignored = json.loads(run(*words, "--ignore-generation-config", bundle=bundle)[1])
+    assert len(ruled["token_ids"]) == len(plain["token_ids"]) == 6
+    assert ruled["token_ids"] != plain["token_ids"] == ignored["token_ids"][:6]
+    assert len(ignored["token_ids"]) > 6
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -122,6 +223,9 @@ def test_text_alone_is_a_prompt(run: Callable[..., tuple[int, str, str]]) -> Non
         (["-p", PROMPT, "--routing-map", "map.png"], "give at least one --image"),
         (["-i", "photo.png", "-p", PROMPT, "--routing-map", "no/such/map.png"], "cannot write"),
         (["-p", PROMPT, "--top-p", "2"], "top_p is 2.0"),
+        (["-p", PROMPT, "--set", "top_k"], "--set 'top_k': expected KEY=VALUE"),
+        (["-p", PROMPT, "--set", "topk=3"], "does not apply 'topk'; did you mean 'top_k'?"),
+        (["-p", PROMPT, "--set", "top_k=many"], 'generation_config.json: top_k is "many"'),
         (["-p", PROMPT, "--provider", "tpu"], "unknown provider 'tpu'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def test_one_prompt_equals_the_reference(
     prompt, images = rows[row]
     generation = model.generate(prompt, images, max_new_tokens=COUNT, router=router)
     assert list(generation.token_ids[0]) == _expected(model, reference, prompt, images, router)
-    assert generation.texts[0] == model.processor.tokenizer.decode(generation.token_ids[0])
+    decoded = model.processor.tokenizer.decode(generation.token_ids[0])
+    assert generation.texts[0] == decoded.lstrip()
     assert (generation.routing is not None) == (router and bool(images))
 
 
@@ -97,6 +99,103 @@ def test_a_stop_string_ends_text_and_stream(model: EdgeModel, rows: list[Any]) -
         == stopped.texts[0]
     )
     assert len(stopped.token_ids[0]) < COUNT
+
+
+def test_the_bundles_generation_config_holds_and_the_caller_goes_before_it(
+    make_bundle: Callable[..., Path], model: EdgeModel, rows: list[Any], tmp_path: Path
+) -> None:
+    prompt, images = rows[0]
+    plain = list(model.generate(prompt, images, max_new_tokens=COUNT).token_ids[0])
+    bundle = make_bundle(tmp_path / "b")
+    config = {"max_new_tokens": 5, "suppress_tokens": [plain[0]], "do_sample": True}
+    (bundle / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    ruled = moir_edge.load(bundle, threads=1, verify=False)
+    done = ruled.generate(prompt, images)
+    assert (len(done.token_ids[0]), done.finish_reasons) == (5, ("length",))
+    assert done.token_ids == ruled.generate(prompt, images).token_ids  # greedy all the same
+    assert plain[0] not in done.token_ids[0]
+    assert "".join(ruled.stream(prompt, images)) == done.texts[0]
+    same = ruled.generate(
+        prompt, images, max_new_tokens=COUNT, generation_config={"suppress_tokens": None}
+    )
+    assert list(same.token_ids[0]) == plain
+    ignored = ruled.generate(prompt, images, ignore_generation_config=True)
+    assert list(ignored.token_ids[0])[:COUNT] == plain
+    with pytest.raises(UnsupportedError, match="does not apply 'repetion_penalty'; did you mean"):
+        ruled.generate(prompt, images, generation_config={"repetion_penalty": 1.2})
+
+
+def test_settings_that_cannot_hold_are_named(
+    make_bundle: Callable[..., Path], rows: list[Any], tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    for config, message in [
+        ({"num_beams": 3}, "num_beams=3 asks for beam search"),
+        ({"max_length": 3}, "allows max_length 3 and the prompt alone has"),
+        ({"repetition_penalty": -1}, "generation_config.json: repetition_penalty is -1"),
+        ({"bad_words_ids": [[99999]]}, "bad_words_ids names token 99999, but the model has"),
+    ]:
+        (bundle / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+        with pytest.raises((DataError, UnsupportedError), match=message) as caught:
+            moir_edge.load(bundle, verify=False).generate(*rows[0])
+        assert "\n" not in str(caught.value)
+    (bundle / "generation_config.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(DataError, match="holds list, not a JSON object"):
+        moir_edge.load(bundle, verify=False)
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_logits_that_are_not_finite_are_refused(
+    tiny_bundle: Path, rows: list[Any], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    model = moir_edge.load(tiny_bundle, threads=1)
+    calls = iter(range(COUNT))
+    for name in ("prefill", "decode"):
+        real = getattr(model.sessions, name)
+
+        def broken(*arguments: Any, real: Any = real) -> Any:
+            result = real(*arguments)
+            logits = result[0] if isinstance(result, tuple) else result
+            if next(calls) == step:
+                logits[0, 5] = np.nan
+            return result
+
+        monkeypatch.setattr(model.sessions, name, broken)
+    message = rf"the decoder gave nan for token 5 \(row 0, step {step}\)"
+    with pytest.raises(DataError, match=message):
+        model.generate(*rows[0], max_new_tokens=COUNT)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"prompts": 5}, r"prompts is 5 \(int\); it must be a string"),
+        ({"prompts": None}, "prompts is None"),
+        ({"prompts": ["a", 5], "images": [[], []]}, r"a prompt is 5 \(int\)"),
+        ({"prompts": b"a"}, "prompts is b'a'"),
+        ({"prompts": "a", "images": 5}, r"an image is 5 \(int\); it must be a path"),
+        ({"prompts": "a", "context": 5}, "entries in context"),
+        ({"prompts": ["a"], "context": [5]}, r"context is 5 \(int\); it must be a string"),
+        ({"prompts": "a", "router": "off"}, r"router is 'off' \(str\); it must be True or False"),
+    ],
+)
+def test_wrong_types_are_one_line(model: EdgeModel, call: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        model.generate(**call)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"threads": "2"}, r"threads is '2' \(str\); it must be a whole number"),
+        ({"threads": 0}, "threads is 0; it must be at least 1"),
+        ({"threads": True}, "threads is True"),
+        ({"verify": "no"}, r"verify is 'no' \(str\); it must be True or False"),
+    ],
+)
+def test_load_checks_its_arguments(tiny_bundle: Path, call: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        moir_edge.load(tiny_bundle, **call)
 
 
 def test_a_finished_row_waits_for_the_others(

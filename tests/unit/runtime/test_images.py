@@ -97,7 +97,7 @@ def test_other_files_are_no_images(tmp_path: Path) -> None:
     path.write_text("not pixels")
     with pytest.raises(DataError, match="not an image"):
         read_image(path)
-    with pytest.raises(DataError, match="the image bytes is not an image"):
+    with pytest.raises(DataError, match="the image in memory is not an image"):
         read_image(b"")
 
 

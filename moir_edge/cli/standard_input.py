@@ -1,0 +1,74 @@
+"""What `-` stands for: a prompt or an image that comes by standard input."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moir_edge.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["read_pictures", "read_prompt"]
+
+_DASH = "-"
+
+
+def read_prompt(prompt: str, images: Sequence[Path]) -> str:
+    """Return the prompt; ``-`` reads it from standard input as UTF-8 text (UTF-16 with a byte order mark too).
+
+    A byte order mark and the line ends of Windows are taken away, and so is white space at the end.
+
+    Args:
+        prompt: The prompt as given on the command line.
+        images: The images as given, of which none may be ``-`` as well.
+
+    Raises:
+        DataError: Standard input is asked for twice, is empty, or is not text.
+    """
+    wanted = [str(image) for image in images].count(_DASH) + (prompt == _DASH)
+    if wanted > 1:
+        raise DataError(
+            f"standard input can be read once, and `-` stands {wanted} times among --prompt and --image; "
+            "give files for the others"
+        )
+    if prompt != _DASH:
+        return prompt
+    data = _read("the prompt")
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"the prompt on standard input is not UTF-8 text (byte {error.start}); convert it first"
+        ) from error
+    return text.replace("\r\n", "\n").rstrip()
+
+
+def read_pictures(images: Sequence[Path]) -> list[Image.Image]:
+    """Read the images in order; ``-`` reads the bytes of an image file from standard input.
+
+    Raises:
+        DataError: An image cannot be used, or standard input is empty.
+    """
+    from moir_edge.runtime.images import read_image
+
+    return [
+        read_image(_read("the image"), name="standard input")
+        if str(path) == _DASH
+        else read_image(path)
+        for path in images
+    ]
+
+
+def _read(what: str) -> bytes:
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read()
+    if not data.strip():
+        raise DataError(
+            f"standard input is empty, and `-` takes {what} from it; pipe or redirect a file into the command"
+        )
+    return data

@@ -1,0 +1,117 @@
+"""What the caller of one answer asks for, checked, and how it joins what the checkpoint's generation config says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from moir_edge.errors import DataError
+from moir_edge.runtime.arguments import integer, mapping, number, strings, switch
+from moir_edge.runtime.generation_config import GenerationRules, check_names, refuse_beam_search
+
+__all__ = ["DEFAULT_NEW_TOKENS", "GenerationOptions", "GenerationSettings"]
+
+DEFAULT_NEW_TOKENS = 64
+
+
+class GenerationOptions(TypedDict, total=False):
+    """The keywords of `GenerationSettings`, for type checkers."""
+
+    max_new_tokens: int | None
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    router: bool
+    generation_config: Mapping[str, Any] | None
+    ignore_generation_config: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """How an answer is generated; None takes what the checkpoint's generation config says.
+
+    Attributes:
+        max_new_tokens: Tokens at most, at least 1; the context length may end an answer earlier. Where neither the
+            caller nor the config names a limit, 64.
+        temperature: 0 takes the most likely token, also where the config says `do_sample`; larger values flatten the distribution.
+        top_k: Draw from this many most likely tokens; 0 takes all.
+        top_p: Draw from the smallest set of tokens whose probabilities reach this sum, in (0, 1].
+        seed: Makes drawing repeatable; None draws a fresh one.
+        stop: An answer ends before the first of these strings; one string or several.
+        router: Let the router enrich the prompt (no effect in a bundle without one).
+        generation_config: Values that go before those of the bundle's `generation_config.json`; None leaves a key out.
+        ignore_generation_config: Leave out the bundle's `generation_config.json`, its end tokens excepted.
+
+    Raises:
+        DataError: A value has a wrong type or is out of range.
+        UnsupportedError: `generation_config` has a key that the runtime does not apply.
+    """
+
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    router: bool = True
+    generation_config: Mapping[str, Any] | None = None
+    ignore_generation_config: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "top_k", "seed"):
+            self._set(name, integer(name, getattr(self, name)))
+        for name in ("temperature", "top_p"):
+            self._set(name, number(name, getattr(self, name)))
+        _require(self.temperature is not None, "temperature", None, "0 (greedy) or larger")
+        for name in ("router", "ignore_generation_config"):
+            self._set(name, switch(name, getattr(self, name)))
+        self._set("stop", strings("stop", self.stop))
+        self._set("generation_config", mapping("generation_config", self.generation_config))
+        self._check_ranges()
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_ranges(self) -> None:
+        tokens, top_k, top_p, seed = self.max_new_tokens, self.top_k, self.top_p, self.seed
+        _require(tokens is None or tokens >= 1, "max_new_tokens", tokens, "at least 1")
+        finite = 0 <= self.temperature < float("inf")
+        _require(finite, "temperature", self.temperature, "0 (greedy) or larger")
+        _require(top_k is None or top_k >= 0, "top_k", top_k, "at least 1, or 0 for no limit")
+        _require(top_p is None or 0 < top_p <= 1, "top_p", top_p, "above 0 and at most 1")
+        _require(seed is None or seed >= 0, "seed", seed, "0 or larger")
+        _require(all(self.stop or ()), "stop", "''", "not empty")
+        check_names(self.generation_config or {})
+
+    def rules(self, config: Mapping[str, Any], *, vocab_size: int | None = None) -> GenerationRules:
+        """Join these settings with a checkpoint's generation config.
+
+        Args:
+            config: What `read_generation_config` gives.
+            vocab_size: Width of the logits, for the check of token ids.
+
+        Raises:
+            DataError: A value of the config cannot be used.
+            UnsupportedError: The config asks for beam search.
+        """
+        own = {
+            "max_new_tokens": self.max_new_tokens,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "stop_strings": self.stop,
+        }
+        joined = {
+            **({} if self.ignore_generation_config else config),
+            **(self.generation_config or {}),
+            **{key: value for key, value in own.items() if value is not None},
+        }
+        refuse_beam_search(joined)
+        return GenerationRules.of(joined, vocab_size=vocab_size)
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise DataError(f"{name} is {value}; it must be {expected}")

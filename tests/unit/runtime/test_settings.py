@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.runtime.settings import GenerationSettings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_p": 1.1}, "top_p is 1.1"),
+        ({"seed": -3}, "seed is -3"),
+        ({"stop": ("",)}, "stop is"),
+        ({"stop": ""}, "stop is"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        GenerationSettings(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"router": "off"}, r"router is 'off' \(str\); it must be True or False"),
+        ({"router": None}, r"router is None \(NoneType\); it must be True or False"),
+        ({"router": 0}, r"router is 0 \(int\); it must be True or False"),
+        ({"ignore_generation_config": 1}, "ignore_generation_config is 1"),
+        ({"max_new_tokens": True}, r"max_new_tokens is True \(bool\); it must be a whole number"),
+        ({"max_new_tokens": 5.0}, r"max_new_tokens is 5.0 \(float\); it must be a whole number"),
+        ({"max_new_tokens": "5"}, "max_new_tokens is '5'"),
+        ({"temperature": "0"}, r"temperature is '0' \(str\); it must be a number"),
+        ({"temperature": None}, "temperature is None; it must be 0"),
+        ({"temperature": False}, "temperature is False"),
+        ({"top_p": "0.9"}, "top_p is '0.9'"),
+        ({"top_k": 2.5}, "top_k is 2.5"),
+        ({"seed": 1.0}, "seed is 1.0"),
+        ({"stop": 5}, r"stop is 5 \(int\); it must be a string or a list of strings"),
+        ({"stop": ["a", 5]}, r"stop is \['a', 5\]"),
+        ({"stop": b"a"}, "stop is b'a'"),
+        ({"generation_config": [1]}, r"generation_config is \[1\] \(list\); it must be a mapping"),
+        ({"generation_config": "none"}, "generation_config is 'none'"),
+    ],
+)
+def test_a_wrong_type_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        GenerationSettings(**change)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_numbers_of_numpy_are_numbers() -> None:
+    settings = GenerationSettings(
+        max_new_tokens=np.int64(5),  # type: ignore[arg-type]
+        seed=np.uint8(3),  # type: ignore[arg-type]
+        temperature=np.float32(0.5),  # type: ignore[arg-type]
+        router=np.bool_(False),  # type: ignore[arg-type]
+    )
+    assert settings == GenerationSettings(max_new_tokens=5, seed=3, temperature=0.5, router=False)
+    assert type(settings.max_new_tokens) is int
+
+
+def test_the_caller_goes_before_the_mapping_and_the_mapping_before_the_file() -> None:
+    file = {
+        "max_new_tokens": 9,
+        "top_k": 3,
+        "repetition_penalty": 1.3,
+        "stop_strings": "a",
+        "top_p": 0.5,
+    }
+    own = GenerationSettings(
+        max_new_tokens=5, stop=["b"], generation_config={"top_k": 4, "repetition_penalty": None}
+    ).rules(file)
+    assert (own.max_new_tokens, own.stop_strings) == (5, ("b",))
+    assert (own.top_k, own.repetition_penalty, own.top_p) == (4, 1.0, 0.5)
+    assert GenerationSettings(stop=()).rules(file).stop_strings == ()
+    ignored = GenerationSettings(ignore_generation_config=True).rules({**file, "num_beams": 3})
+    assert ignored == GenerationSettings().rules({})
+
+
+def test_beam_search_is_refused_by_name() -> None:
+    with pytest.raises(
+        UnsupportedError, match=r"num_beams=3 asks for beam search.*--set num_beams=1"
+    ):
+        GenerationSettings().rules({"num_beams": 3})
+    assert GenerationSettings(generation_config={"num_beams": 1}).rules({"num_beams": 3})
