@@ -187,7 +187,7 @@ def finite_scores(ids: TokenIds, scores: Scores) -> Scores:
     """Replace what earlier processors made infinite by the largest finite numbers (`remove_invalid_values`)."""
     del ids
     limits = np.finfo(np.float32)
-    return np.nan_to_num(scores, nan=0.0, posinf=limits.max, neginf=limits.min)
+    return np.nan_to_num(scores, nan=0.0, posinf=float(limits.max), neginf=float(limits.min))
 
 
 @dataclass(frozen=True)
