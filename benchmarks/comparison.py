@@ -18,6 +18,7 @@ from moir_edge.benchmarks.identity import identify_same, same_notices
 from moir_edge.benchmarks.machine import (
     CpuTimes,
     available_cores,
+    busy_notices,
     describe_machine,
     load_average,
 )
@@ -119,13 +120,13 @@ def compare(
     report = ComparisonReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=moir_edge.__version__,
-        notices=same_notices(models),
+        notices=(*same_notices(models), *busy_notices(machine)),
         provenance=Provenance(models=models),
         data=data_facts(source, rows),
         settings=settings,
         machine=machine,
         candidates=tuple(candidates),
-        gates=tuple(check_gates(candidates, bounds or GateBounds())),
+        gates=tuple(check_gates(candidates, bounds or GateBounds(), rounds=latency_repeats)),
     )
     if output is not None:
         write_report(report, Path(output), force=force)

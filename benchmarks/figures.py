@@ -18,13 +18,14 @@ from moir_edge.benchmarks.schema import (
     CandidateReport,
     ChangedAnswer,
     Percent,
+    Ratio,
     RouterOverhead,
     RowResult,
     Samples,
 )
 from moir_edge.benchmarks.scores import METRICS, Scores, overall_recovery, row_scores, task_figures
 
-__all__ = ["RawResult", "candidate_report", "component_samples", "router_overhead"]
+__all__ = ["RawResult", "candidate_report", "component_samples", "paired_ratio", "router_overhead"]
 
 MAX_CHANGED = 50
 
@@ -80,6 +81,7 @@ def candidate_report(
         peak_memory_bytes=raw.peak_memory_bytes,
         libraries_memory_bytes=loaded.libraries_memory_bytes,
         ttft=Samples.of([timed.ttft_ms for timed in raw.timed], "ms"),
+        ttft_ratio=_ttft_ratio(raw, reference, seed),
         tpot=Samples.of(token_ms, "ms") if token_ms else None,
         decode_rate=Samples.of(rates, "tokens/s") if rates else None,
         components=component_samples(raw.timed),
@@ -92,6 +94,34 @@ def candidate_report(
         changed=_changed(rows, raw, scores, reference, base),
         rows=_row_results(rows, raw.answers, scores),
     )
+
+
+def paired_ratio(
+    times: Sequence[float | None], baseline: Sequence[float | None], *, seed: int
+) -> Ratio | None:
+    """Return the median of paired ratios, with a bootstrap interval over the pairs.
+
+    A ratio within a turn is free of what slowed both sides, and of the length of the prompt; the median is not moved by
+    one run that was interrupted.
+
+    Args:
+        times: Time i was taken next to time i of `baseline`; None where there is none.
+        baseline: Any unit, the same as `times`.
+        seed: Seed of the resampling.
+
+    Returns:
+        The ratio, or None without a single pair.
+    """
+    pairs = [
+        (a, b) for a, b in zip(times, baseline, strict=False) if a is not None and b is not None
+    ]
+    if not pairs:
+        return None
+    ratios = np.array([a / b for a, b in pairs])
+    drawn = np.random.default_rng(seed).integers(0, ratios.size, size=(RESAMPLES, ratios.size))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.median(ratios[drawn], axis=1), [tail, 1 - tail])
+    return Ratio(ratio=float(np.median(ratios)), low=float(low), high=float(high), pairs=len(pairs))
 
 
 def router_overhead(pairs: OverheadPairs, *, seed: int) -> RouterOverhead:
@@ -121,6 +151,13 @@ def router_overhead(pairs: OverheadPairs, *, seed: int) -> RouterOverhead:
         ),
         component_percent=float(np.median(inside)) if inside else None,
     )
+
+
+def _ttft_ratio(raw: RawResult, reference: RawResult | None, seed: int) -> Ratio | None:
+    if reference is None:
+        return None
+    own, base = ([one.ttft_ms for one in result.timed] for result in (raw, reference))
+    return paired_ratio(own, base, seed=seed)
 
 
 def component_samples(timed: Sequence[TimedAnswer]) -> dict[str, Samples]:

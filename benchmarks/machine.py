@@ -9,9 +9,19 @@ from pathlib import Path
 
 from moir_edge.benchmarks.schema import Machine
 
-__all__ = ["CpuTimes", "available_cores", "cpu_model", "describe_machine", "load_average"]
+__all__ = [
+    "CpuTimes",
+    "available_cores",
+    "busy_notices",
+    "cpu_model",
+    "describe_machine",
+    "load_average",
+]
 
 _PACKAGES = ("moir-edge", "numpy", "onnxruntime", "torch", "transformers")
+MOST_STEAL_PERCENT = 5.0
+"""Share of stolen CPU time that goes without a notice: under it a median of times hardly moves."""
+
 _STEAL = 7  # the eighth figure of the "cpu" line of /proc/stat
 _GUEST = 8  # guest time is already counted in user time
 
@@ -84,6 +94,22 @@ def describe_machine(load_before: float, steal_percent: float | None) -> Machine
         load_average_after=load_average(),
         steal_percent=steal_percent,
     )
+
+
+def busy_notices(machine: Machine) -> tuple[str, ...]:
+    """Return what a report must say at the top where other work may have moved its times; empty on a quiet machine."""
+    loads = (machine.load_average_before, machine.load_average_after)
+    found = []
+    if max(loads) > machine.cores:
+        found.append(
+            f"load average {loads[0]:.2f} before and {loads[1]:.2f} after the measurement on {machine.cores} "
+            f"core{'' if machine.cores == 1 else 's'}"
+        )
+    if machine.steal_percent is not None and machine.steal_percent > MOST_STEAL_PERCENT:
+        found.append(f"{machine.steal_percent:.1f} % of CPU time taken by the hypervisor")
+    if not found:
+        return ()
+    return (f"The machine was busy: {', '.join(found)}. Times are less certain than they look.",)
 
 
 def load_average() -> float:

@@ -20,6 +20,7 @@ __all__ = [
     "GateResult",
     "Machine",
     "Percent",
+    "Ratio",
     "RouterOverhead",
     "RoutingAgreement",
     "RowResult",
@@ -85,6 +86,15 @@ class Percent(_Record):
     percent: float
     low: float
     high: float
+
+
+class Ratio(_Record):
+    """Median of paired ratios of times with its 95 % bootstrap interval; under 1 is faster."""
+
+    ratio: float
+    low: float
+    high: float
+    pairs: int
 
 
 class TaskFigures(_Record):
@@ -195,6 +205,7 @@ class CandidateReport(_Record):
         libraries_memory_bytes: The part that stood before the weights were loaded.
         ttft: Time to first token per sample, vision included.
         tpot: Time of each output token after the first, the end token too, over all answers.
+        ttft_ratio: Time to first token over the reference's, of samples taken in one turn; None for the reference.
         decode_rate: Tokens per second after the first token, one sample per answer of at least two tokens.
         components: The parts of TTFT.
         recovery: Unweighted mean of the tasks' recovery; None for the reference itself.
@@ -213,6 +224,7 @@ class CandidateReport(_Record):
     peak_memory_bytes: int
     libraries_memory_bytes: int
     ttft: Samples
+    ttft_ratio: Ratio | None = None
     tpot: Samples | None
     decode_rate: Samples | None
     components: dict[str, Samples]
@@ -227,27 +239,67 @@ class CandidateReport(_Record):
 
 
 class GateResult(_Record):
-    """One bound on one candidate; without a `value` it fails, and `reason` says why where there is more to say."""
+    """One bound on one candidate.
+
+    Attributes:
+        value: None where it could not be measured, which fails the gate; `reason` says why where there is more to say.
+        low: Lower end of the 95 % interval that decided; None where the value alone did.
+        high: Its upper end.
+        outcome: `undecided` where the interval holds the bound. Only `passed` is a pass.
+        counted: What the interval was taken from: `pairs` of times, or `rows`.
+        more: Undecided: about how many more of them would decide; None where no number would.
+        more_rounds: The same in rounds over the timed rows.
+    """
 
     candidate: str
     figure: str
     value: float | None
+    low: float | None = None
+    high: float | None = None
     bound: float
     relation: Literal[">=", "<="]
     unit: str
-    passed: bool
+    outcome: Literal["passed", "failed", "undecided"]
     reason: str | None = None
+    counted: Literal["pairs", "rows"] | None = None
+    more: int | None = None
+    more_rounds: int | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the bound is kept, for certain where there is an interval."""
+        return self.outcome == "passed"
 
     def value_text(self) -> str:
-        """Return the value with its unit; a pure number, which may be near 0 or 1, with more digits."""
+        """Return the value with its unit and interval; a pure number, which may be near 0 or 1, with more digits."""
         if self.value is None:
             return self.reason or "not measured"
-        return f"{self.value:.2f}{self.unit}" if self.unit else f"{self.value:.6g}"
+        if self.low is None or self.high is None:
+            return self._number(self.value) + self.unit
+        ends = " to ".join(self._number(end) for end in (self.low, self.high))
+        return f"{self._number(self.value)}{self.unit} ({ends})"
+
+    def more_text(self) -> str:
+        """Return what would decide an undecided gate; empty for the others."""
+        if self.outcome != "undecided":
+            return ""
+        if self.more is None:
+            return f"no number of {self.counted} decides: the value lies at the bound"
+        counted = (self.counted or "")[: -1 if self.more == 1 else None]
+        rounds = ""
+        if self.more_rounds is not None:
+            rounds = f" ({self.more_rounds} more round{'' if self.more_rounds == 1 else 's'})"
+        return f"about {self.more} more {counted}{rounds} would decide"
 
     def sentence(self) -> str:
         """Return the result as one line for people."""
-        verdict = "passed" if self.passed else "FAILED"
-        return f"{verdict}: {self.candidate} {self.figure} {self.value_text()}, bound {self.relation} {self.bound:g}{self.unit}"
+        verdict = "passed" if self.passed else self.outcome.upper()
+        bound = f"bound {self.relation} {self.bound:g}{self.unit}"
+        more = f"; {self.more_text()}" if self.more_text() else ""
+        return f"{verdict}: {self.candidate} {self.figure} {self.value_text()}, {bound}{more}"
+
+    def _number(self, value: float) -> str:
+        return f"{value:.2f}" if self.unit else f"{value:.6g}"
 
 
 class Machine(_Record):

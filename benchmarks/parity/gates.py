@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from moir_edge.benchmarks.agreement import NO_ROUTER
-from moir_edge.benchmarks.gates import Figure, gate_result
-from moir_edge.benchmarks.parity.schema import Ratio, SpeedPair, Subject, SubjectParity
-from moir_edge.benchmarks.schema import GateResult
+from moir_edge.benchmarks.deciding import Evidence, Figure, gate_result
+from moir_edge.benchmarks.gates import overhead_figure
+from moir_edge.benchmarks.parity.schema import SpeedPair, Subject, SubjectParity
+from moir_edge.benchmarks.schema import GateResult, Ratio
 from moir_edge.bundle import COMPONENTS
 
 __all__ = ["BenchBounds", "check_bench_gates"]
@@ -56,6 +57,7 @@ def check_bench_gates(
     bounds: BenchBounds,
     *,
     compared: Iterable[str],
+    rounds: int,
 ) -> list[GateResult]:
     """Check every subject and pair; a figure that could not be measured fails its gate.
 
@@ -64,13 +66,14 @@ def check_bench_gates(
         pairs: Their comparisons in time.
         bounds: What to ask for.
         compared: Names of the subjects whose numbers are to be compared, measured or not.
+        rounds: Rounds over the timed prompts that the times were taken in.
     """
     wanted = set(compared)
     results = [
         gate_result(subject.name, figure, bound)
         for subject in subjects
         for figure, bound in (
-            *_router(subject, bounds),
+            *_router(subject, bounds, rounds),
             *(_numbers(subject, bounds) if subject.name in wanted else ()),
         )
     ]
@@ -78,20 +81,20 @@ def check_bench_gates(
     return results + [
         gate_result(pair.subject, figure, bound)
         for pair in pairs
-        for figure, bound in _speed(pair, bounds, has_tpot=pair.baseline in answered)
+        for figure, bound in _speed(pair, bounds, rounds, has_tpot=pair.baseline in answered)
     ]
 
 
-def _router(subject: Subject, bounds: BenchBounds) -> Iterator[tuple[Figure, float]]:
+def _router(subject: Subject, bounds: BenchBounds, rounds: int) -> Iterator[tuple[Figure, float]]:
     if bounds.max_router_overhead is None:
         return
-    percent = subject.router.overhead.percent if subject.router else None
+    percent: float | None = None
     reason = None
     if subject.reason is None and subject.router is None:
         # No router, no cost; but one that got lost on the way is not a cheap one.
         lost = subject.parity is not None and "router" in subject.parity.missing
         percent, reason = (None, NO_ROUTER) if lost else (0.0, None)
-    figure = Figure("router overhead", percent, "<=", " %", reason)
+    figure = overhead_figure(subject.router, rounds, percent, reason)
     yield figure, bounds.max_router_overhead
 
 
@@ -137,21 +140,23 @@ def _component(
 
 
 def _speed(
-    pair: SpeedPair, bounds: BenchBounds, *, has_tpot: bool
+    pair: SpeedPair, bounds: BenchBounds, rounds: int, *, has_tpot: bool
 ) -> Iterator[tuple[Figure, float]]:
     if bounds.max_slowdown is None:
         return
     against = f"against {pair.baseline}"
-    yield Figure(f"TTFT slowdown {against}", _slowdown(pair.ttft), "<=", " %"), bounds.max_slowdown
+    yield _slowdown(f"TTFT slowdown {against}", pair.ttft, rounds), bounds.max_slowdown
     # Where the baseline's answers end with the first token too, there is no time per further token.
     if pair.tpot is not None or has_tpot:
-        figure = Figure(f"TPOT slowdown {against}", _slowdown(pair.tpot), "<=", " %")
-        yield figure, bounds.max_slowdown
+        yield _slowdown(f"TPOT slowdown {against}", pair.tpot, rounds), bounds.max_slowdown
 
 
 def _has_tpot(subject: Subject) -> bool:
     return any(timing.tpot is not None for timing in subject.timings)
 
 
-def _slowdown(ratio: Ratio | None) -> float | None:
-    return None if ratio is None else 100 * (ratio.ratio - 1)
+def _slowdown(name: str, ratio: Ratio | None, rounds: int) -> Figure:
+    if ratio is None:
+        return Figure(name, None, "<=", " %")
+    evidence = Evidence.of_slowdown(ratio, rounds)
+    return Figure(name, 100 * (ratio.ratio - 1), "<=", " %", evidence=evidence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from moir_edge.benchmarks.parity.schema import BenchReport
 from moir_edge.benchmarks.parity.tables import report_tables
 from moir_edge.benchmarks.report.template import render_template
-from moir_edge.benchmarks.report.text import bytes_text, gates_verdict
+from moir_edge.benchmarks.report.text import bytes_text, gates_colour, gates_verdict
 
 __all__ = ["render_html"]
 
@@ -18,5 +18,6 @@ def render_html(report: BenchReport) -> str:
         "report": report,
         "tables": report_tables(report),
         "verdict": gates_verdict(report.gates),
+        "verdict_colour": gates_colour(report.gates),
     }
     return render_template(_TEMPLATE, context, {"bytes": bytes_text})

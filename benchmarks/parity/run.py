@@ -13,7 +13,7 @@ import moir_edge
 from moir_edge.benchmarks.candidates import TimedAnswer
 from moir_edge.benchmarks.figures import component_samples, router_overhead
 from moir_edge.benchmarks.identity import same_notices
-from moir_edge.benchmarks.machine import CpuTimes, describe_machine, load_average
+from moir_edge.benchmarks.machine import CpuTimes, busy_notices, describe_machine, load_average
 from moir_edge.benchmarks.measure import (
     LatencyPlan,
     OverheadPairs,
@@ -122,7 +122,9 @@ class _Run:
         timed = [None if time is None else time.timed for time in times]
         pairs = speed_pairs(subjects, timed, seed=settings.seed) if settings.parity else ()
         compared = _compared(opened, reference)
-        gates = check_bench_gates(subjects, pairs, settings.bounds, compared=compared)
+        gates = check_bench_gates(
+            subjects, pairs, settings.bounds, compared=compared, rounds=settings.repeats
+        )
         return self._report(machine, facts, subjects, pairs, gates).model_copy(
             update={"reference": _reference_name(settings, reference)}
         )
@@ -139,7 +141,7 @@ class _Run:
         return BenchReport(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             version=moir_edge.__version__,
-            notices=same_notices(self._models),
+            notices=(*same_notices(self._models), *busy_notices(machine)),
             provenance=Provenance(models=self._models),
             threads=self._specs[0].threads,
             repeats=settings.repeats,

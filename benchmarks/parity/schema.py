@@ -10,6 +10,7 @@ from moir_edge.benchmarks.provenance import VersionedReport
 from moir_edge.benchmarks.schema import (
     GateResult,
     Machine,
+    Ratio,
     RouterOverhead,
     RoutingAgreement,
     Samples,
@@ -25,7 +26,6 @@ __all__ = [
     "ComponentParity",
     "PairKind",
     "PromptFacts",
-    "Ratio",
     "SpeedPair",
     "Subject",
     "SubjectParity",
@@ -178,15 +178,6 @@ class Subject(_Record):
     timings: tuple[Timing, ...] = ()
     router: RouterOverhead | None = None
     parity: SubjectParity | None = None
-
-
-class Ratio(_Record):
-    """A ratio of times with its 95 % bootstrap interval; under 1 is faster."""
-
-    ratio: float
-    low: float
-    high: float
-    pairs: int
 
 
 class SpeedPair(_Record):

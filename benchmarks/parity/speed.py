@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from moir_edge.benchmarks.candidates import TimedAnswer
-from moir_edge.benchmarks.metrics.bootstrap import CONFIDENCE, RESAMPLES
-from moir_edge.benchmarks.parity.schema import PairKind, Ratio, SpeedPair, Subject
+from moir_edge.benchmarks.figures import paired_ratio
+from moir_edge.benchmarks.parity.schema import PairKind, SpeedPair, Subject
 
-__all__ = ["ENGINE_PROVIDERS", "paired_ratio", "speed_pairs"]
+__all__ = ["ENGINE_PROVIDERS", "speed_pairs"]
 
 ENGINE_PROVIDERS = ("tensorrt",)
 """Providers of the runtime that run compiled engines."""
@@ -37,34 +37,6 @@ def speed_pairs(
         for at, subject in enumerate(subjects)
         if (base := _baseline(subjects, at)) != at
     )
-
-
-def paired_ratio(
-    times: Sequence[float | None], baseline: Sequence[float | None], *, seed: int
-) -> Ratio | None:
-    """Return the median of paired ratios, with a bootstrap interval over the pairs.
-
-    A ratio within a turn is free of what slowed both sides, and of the length of the prompt; the median is not moved by
-    one run that was interrupted.
-
-    Args:
-        times: Time i was taken next to time i of `baseline`; None where there is none.
-        baseline: Any unit, the same as `times`.
-        seed: Seed of the resampling.
-
-    Returns:
-        The ratio, or None without a single pair.
-    """
-    pairs = [
-        (a, b) for a, b in zip(times, baseline, strict=False) if a is not None and b is not None
-    ]
-    if not pairs:
-        return None
-    ratios = np.array([a / b for a, b in pairs])
-    drawn = np.random.default_rng(seed).integers(0, ratios.size, size=(RESAMPLES, ratios.size))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.median(ratios[drawn], axis=1), [tail, 1 - tail])
-    return Ratio(ratio=float(np.median(ratios)), low=float(low), high=float(high), pairs=len(pairs))
 
 
 def _baseline(subjects: Sequence[Subject], at: int) -> int:

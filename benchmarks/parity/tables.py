@@ -11,7 +11,6 @@ from moir_edge.benchmarks.parity.schema import (
     BenchReport,
     ComponentParity,
     PromptFacts,
-    Ratio,
     SpeedPair,
     Subject,
     SubjectParity,
@@ -22,7 +21,9 @@ from moir_edge.benchmarks.report.text import (
     bytes_text,
     interval_text,
     milliseconds,
+    print_gates,
     print_notices,
+    ratio_text,
 )
 from moir_edge.benchmarks.schema import COMPONENT_ORDER
 from moir_edge.finite import NOT_FINITE
@@ -102,9 +103,7 @@ def print_bench(report: BenchReport, console: Console) -> None:
     for subject in report.subjects:
         if subject.reason is not None:
             console.print(f"{subject.name}: {subject.reason}", highlight=False, markup=False)
-    for gate in report.gates:
-        style = "green" if gate.passed else "bold red"
-        console.print(gate.sentence(), style=style, highlight=False, markup=False)
+    print_gates(report.gates, console)
 
 
 def _subject_rows(report: BenchReport) -> Iterator[Row]:
@@ -187,13 +186,9 @@ def _chain_cells(parity: SubjectParity) -> list[str]:
 
 
 def _pair_row(pair: SpeedPair) -> Row:
-    ttft = NOT_ON_THIS_DEVICE if pair.ttft is None else _ratio(pair.ttft)
-    tpot = NOT_MEASURED if pair.tpot is None else _ratio(pair.tpot)
+    ttft = NOT_ON_THIS_DEVICE if pair.ttft is None else ratio_text(pair.ttft)
+    tpot = NOT_MEASURED if pair.tpot is None else ratio_text(pair.tpot)
     return f"{pair.subject} / {pair.baseline}", [pair.kind, ttft, tpot]
-
-
-def _ratio(ratio: Ratio) -> str:
-    return f"{ratio.ratio:.3f} ({ratio.low:.3f}–{ratio.high:.3f})"
 
 
 def _percent(value: float | None, digits: int) -> str:

@@ -14,11 +14,12 @@ from moir_edge.benchmarks.report.template import render_template
 from moir_edge.benchmarks.report.text import (
     NOT_MEASURED,
     bytes_text,
+    gates_colour,
+    gates_verdict,
     headline,
     interval_text,
     milliseconds,
     score_text,
-    verdict,
 )
 from moir_edge.benchmarks.schema import (
     COMPONENT_ORDER,
@@ -55,7 +56,8 @@ def _context(report: ComparisonReport) -> dict[str, Any]:
         "report": report,
         "reference": report.reference,
         "others": list(enumerate(candidates))[1:],
-        "verdict": verdict(report),
+        "verdict": gates_verdict(report.gates),
+        "verdict_colour": gates_colour(report.gates),
         "headline": headline,
         "figures": [row for row in figure_rows(report) if _worth_showing(row[1])],
         "charts": _charts(candidates),

@@ -10,7 +10,9 @@ from moir_edge.benchmarks.report.text import (
     bytes_text,
     interval_text,
     milliseconds,
+    print_gates,
     print_notices,
+    ratio_text,
     score_text,
 )
 from moir_edge.benchmarks.schema import CandidateReport, ComparisonReport
@@ -33,6 +35,7 @@ def figure_rows(report: ComparisonReport) -> list[tuple[str, list[str]]]:
         ("peak memory", lambda one: bytes_text(one.peak_memory_bytes)),
         ("TTFT median", lambda one: milliseconds(one.ttft.median)),
         ("TTFT p90", lambda one: milliseconds(one.ttft.p90)),
+        ("TTFT ratio", lambda one: _against(one, reference, ratio_text(one.ttft_ratio))),
         ("TPOT median", lambda one: milliseconds(one.tpot.median) if one.tpot else NOT_MEASURED),
         (
             "tokens/s",
@@ -66,10 +69,7 @@ def print_report(report: ComparisonReport, console: Console) -> None:
         if any(cell != NOT_MEASURED for cell in cells):
             table.add_row(name, *cells)
     console.print(table)
-    for gate in report.gates:
-        console.print(
-            gate.sentence(), style="green" if gate.passed else "bold red", highlight=False
-        )
+    print_gates(report.gates, console)
 
 
 def _task_cell(task: str) -> Cell:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moir_edge.benchmarks.schema import (
     CandidateReport,
-    ComparisonReport,
     GateResult,
     Percent,
+    Ratio,
     TaskFigures,
 )
 
@@ -19,16 +20,19 @@ if TYPE_CHECKING:
 __all__ = [
     "NOT_MEASURED",
     "bytes_text",
+    "gates_colour",
     "gates_verdict",
     "headline",
     "interval_text",
     "milliseconds",
+    "print_gates",
     "print_notices",
+    "ratio_text",
     "score_text",
-    "verdict",
 ]
 
 NOT_MEASURED = "–"
+_STYLES = {"passed": "green", "failed": "bold red", "undecided": "bold yellow"}
 _MEGABYTE = 1e6
 _SAME_SPEED = 0.05
 
@@ -62,6 +66,24 @@ def interval_text(figure: Percent | None) -> str:
     return f"{figure.percent:.1f} % ({figure.low:.1f}–{figure.high:.1f})"
 
 
+def ratio_text(ratio: Ratio | None) -> str:
+    """Return a ratio of times with its 95 % interval."""
+    if ratio is None:
+        return NOT_MEASURED
+    return f"{ratio.ratio:.3f} ({ratio.low:.3f}–{ratio.high:.3f})"
+
+
+def print_gates(gates: Sequence[GateResult], console: Console) -> None:
+    """Print what came of each gate, one line each.
+
+    Args:
+        gates: In the order of the report.
+        console: Where to print.
+    """
+    for gate in gates:
+        console.print(gate.sentence(), style=_STYLES[gate.outcome], highlight=False, markup=False)
+
+
 def print_notices(notices: Sequence[str], console: Console) -> None:
     """Print what a reader must know before the figures, one line each.
 
@@ -73,18 +95,25 @@ def print_notices(notices: Sequence[str], console: Console) -> None:
         console.print(f"note: {notice}", style="bold yellow", highlight=False, markup=False)
 
 
-def verdict(report: ComparisonReport) -> str:
-    """Return what came of a comparison's gates, in a few words."""
-    return gates_verdict(report.gates)
-
-
 def gates_verdict(gates: Sequence[GateResult]) -> str:
     """Return what came of gates, in a few words."""
-    failed = sum(not gate.passed for gate in gates)
-    total = len(gates)
-    if total == 0:
+    if not gates:
         return "no gates set"
-    return f"{failed} of {total} gates failed" if failed else f"all {total} gates passed"
+    counts = Counter(gate.outcome for gate in gates)
+    if counts["passed"] == len(gates):
+        return f"all {len(gates)} gates passed"
+    if not counts["failed"]:
+        return f"{counts['undecided']} of {len(gates)} gates undecided"
+    undecided = f", {counts['undecided']} undecided" if counts["undecided"] else ""
+    return f"{counts['failed']} of {len(gates)} gates failed{undecided}"
+
+
+def gates_colour(gates: Sequence[GateResult]) -> str:
+    """Return the page's class for the verdict: empty without gates."""
+    outcomes = {gate.outcome for gate in gates}
+    if not outcomes:
+        return ""
+    return "bad" if "failed" in outcomes else "open" if "undecided" in outcomes else "good"
 
 
 def headline(candidate: CandidateReport, reference: CandidateReport) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -75,6 +75,12 @@ def compare(
         float | None,
         typer.Option(min=0, max=100, help="Gate: least share of identical answers, in %."),
     ] = None,
+    gate_on: Annotated[
+        Literal["mean", "low"],
+        typer.Option(
+            help="What --min-recovery and --min-task-recovery bind: the mean, or the low end of its 95 % interval."
+        ),
+    ] = "mean",
     allow_other: AllowOther = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a report at -o.")] = False,
     as_json: Annotated[
@@ -92,6 +98,7 @@ def compare(
         max_router_overhead=max_router_overhead,
         max_ttft_ratio=max_ttft_ratio,
         min_token_agreement=min_token_agreement,
+        gate_on=gate_on,
     )
     source = data_source(
         data,

@@ -190,5 +190,5 @@ def make_report(folder: Path, bounds: GateBounds | None = None) -> ComparisonRep
         settings=SETTINGS,
         machine=machine,
         candidates=tuple(reports),
-        gates=tuple(check_gates(reports, bounds or GateBounds())),
+        gates=tuple(check_gates(reports, bounds or GateBounds(), rounds=SETTINGS.latency_repeats)),
     )

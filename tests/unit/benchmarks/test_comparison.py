@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,24 @@ def test_failed_gate_exits_1_with_the_report_in_place(
     assert _main("--min-recovery", "99", "--json") == 1
     printed = capsys.readouterr()
     assert printed.err == "FAILED: small recovery 91.67 %, bound >= 99 %\n"
-    assert json.loads(printed.out)["gates"][0]["passed"] is False
+    assert json.loads(printed.out)["gates"][0]["outcome"] == "failed"
     assert (folder / "report" / "report.html").exists()
+
+
+def test_an_undecided_gate_exits_1_with_its_own_word(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main("--min-recovery", "90", "--gate-on", "low") == 1
+    printed = capsys.readouterr().out
+    assert "UNDECIDED: small recovery 91.67 % (" in printed.replace("\n", " ")
+    record = json.loads((folder / "report" / "report.json").read_text())
+    assert record["gates"][0]["outcome"] == "undecided"
+    assert record["gates"][0]["more"] >= 1
+    page = (folder / "report" / "report.html").read_text()
+    assert '<span class="badge open">1 of 1 gates undecided</span>' in page
+    assert "more rows would decide" in page
+    assert _main("--min-recovery", "90", "--gate-on", "median", "--force") == 2
+    assert "median" in capsys.readouterr().err
 
 
 def test_usage_errors_exit_2_and_leave_nothing(
@@ -163,14 +180,27 @@ def test_allowed_other_models_are_named_at_the_top(
     printed = capsys.readouterr().out
     assert printed.startswith("note: The models differ, ")
     report = json.loads((folder / "report" / "report.json").read_text())
-    (notice,) = report["notices"]
+    notice = report["notices"][0]  # a busy machine adds another
     assert "a" * 64 in notice
     assert "b" * 64 in notice
     assert list(report).index("notices") < list(report).index("candidates")
     page = (folder / "report" / "report.html").read_text()
     assert page.index(notice) < page.index("All figures")
     assert _main("--allow-other", "--force", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["notices"] == [notice]
+    assert json.loads(capsys.readouterr().out)["notices"][0] == notice
+
+
+def test_a_busy_machine_is_said_at_the_top(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (4096.5, 0.0, 0.0))
+    assert _main() == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith(
+        "note: The machine was busy: load average 4096.50 before and 4096.50 after the measurement on "
+    )
+    (notice,) = json.loads((folder / "report" / "report.json").read_text())["notices"]
+    assert notice in (folder / "report" / "report.html").read_text()
 
 
 def test_nothing_to_compare_and_bad_counts(folder: Path) -> None:

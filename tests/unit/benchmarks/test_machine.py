@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moir_edge.benchmarks.machine import CpuTimes, cpu_model, describe_machine
+from moir_edge.benchmarks.machine import CpuTimes, busy_notices, cpu_model, describe_machine
 
 
 def test_steal_is_a_share_of_the_time_since_the_start(tmp_path: Path) -> None:
@@ -31,3 +31,16 @@ def test_this_machine() -> None:
     assert machine.cores >= 1
     assert machine.load_average_before == 0.5
     assert "numpy" in machine.packages
+
+
+def test_only_a_busy_machine_gives_a_notice() -> None:
+    quiet = describe_machine(0.5, 1.0).model_copy(
+        update={"cores": 2, "load_average_before": 0.5, "load_average_after": 2.0}
+    )
+    assert busy_notices(quiet) == ()
+    assert busy_notices(quiet.model_copy(update={"steal_percent": None})) == ()
+    loaded = quiet.model_copy(update={"load_average_after": 2.01, "steal_percent": 7.25})
+    assert busy_notices(loaded) == (
+        "The machine was busy: load average 0.50 before and 2.01 after the measurement on 2 cores, "
+        "7.2 % of CPU time taken by the hypervisor. Times are less certain than they look.",
+    )

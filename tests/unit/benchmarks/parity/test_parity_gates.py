@@ -10,13 +10,12 @@ from pydantic import ValidationError
 from moir_edge.benchmarks.parity.gates import BenchBounds, check_bench_gates
 from moir_edge.benchmarks.parity.schema import (
     ComponentParity,
-    Ratio,
     SpeedPair,
     Subject,
     SubjectParity,
     Timing,
 )
-from moir_edge.benchmarks.schema import Percent, RouterOverhead, Samples, TokenAgreement
+from moir_edge.benchmarks.schema import Percent, Ratio, RouterOverhead, Samples, TokenAgreement
 
 
 def _subject(**fields: Any) -> Subject:
@@ -40,13 +39,13 @@ def _parity() -> SubjectParity:
 
 
 def _overhead(percent: float) -> RouterOverhead:
-    samples = Samples.of([1.0], "ms")
+    samples = Samples.of([1.0] * 20, "ms")
     interval = Percent(percent=percent, low=percent, high=percent)
     return RouterOverhead(on=samples, off=samples, overhead=interval, component_percent=None)
 
 
 def _sentences(subject: Subject, pairs: list[SpeedPair], **bounds: float) -> list[str]:
-    gates = check_bench_gates([subject], pairs, BenchBounds(**bounds), compared=["b"])
+    gates = check_bench_gates([subject], pairs, BenchBounds(**bounds), compared=["b"], rounds=1)
     return [gate.sentence() for gate in gates]
 
 
@@ -103,31 +102,51 @@ def test_a_router_that_got_lost_fails_every_bound_on_it() -> None:
 
 
 def test_answers_that_end_at_once_are_not_fast() -> None:
-    ratio = Ratio(ratio=0.5, low=0.5, high=0.5, pairs=5)
+    ratio = Ratio(ratio=0.5, low=0.5, high=0.5, pairs=50)
     pair = SpeedPair(kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=None)
     samples = Samples.of([1.0], "ms")
     timing = Timing(prompt="8 words", ttft=samples, components={}, tpot=samples)
     baseline = _subject(name="a", source="a", timings=(timing,))
     gates = check_bench_gates(
-        [baseline, _subject()], [pair], BenchBounds(max_slowdown=5), compared=["b"]
+        [baseline, _subject()], [pair], BenchBounds(max_slowdown=5), compared=["b"], rounds=1
     )
     assert [gate.sentence() for gate in gates] == [
-        "passed: b TTFT slowdown against a -50.00 %, bound <= 5 %",
+        "passed: b TTFT slowdown against a -50.00 % (-50.00 to -50.00), bound <= 5 %",
         "FAILED: b TPOT slowdown against a not measured, bound <= 5 %",
     ]
 
 
 def test_times() -> None:
-    ratio = Ratio(ratio=1.04, low=1.0, high=1.1, pairs=5)
+    ratio = Ratio(ratio=1.04, low=1.03, high=1.045, pairs=50)
     pair = SpeedPair(kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=None)
     assert _sentences(_subject(router=_overhead(3)), [pair], max_slowdown=5) == [
-        "passed: b TTFT slowdown against a 4.00 %, bound <= 5 %"
+        "passed: b TTFT slowdown against a 4.00 % (3.00 to 4.50), bound <= 5 %"
     ]
     assert _sentences(_subject(router=_overhead(3)), [pair], max_router_overhead=2) == [
-        "FAILED: b router overhead 3.00 %, bound <= 2 %"
+        "FAILED: b router overhead 3.00 % (3.00 to 3.00), bound <= 2 %"
     ]
     assert _sentences(_subject(), [], max_router_overhead=2) == [
         "passed: b router overhead 0.00 %, bound <= 2 %"  # no router, no cost
+    ]
+
+
+def test_times_whose_interval_holds_the_bound_are_undecided() -> None:
+    ratio = Ratio(ratio=1.04, low=1.0, high=1.08, pairs=50)
+    pair = SpeedPair(
+        kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=ratio
+    )
+    # 0.04 to the end, 0.02 to the bound: twice as narrow takes four times the pairs
+    assert _sentences(_subject(router=_overhead(3)), [pair], max_slowdown=6) == [
+        "UNDECIDED: b TTFT slowdown against a 4.00 % (0.00 to 8.00), bound <= 6 %; "
+        "about 150 more pairs (3 more rounds) would decide",
+        "UNDECIDED: b TPOT slowdown against a 4.00 % (0.00 to 8.00), bound <= 6 %; "
+        "about 150 more pairs (3 more rounds) would decide",
+    ]
+    assert _sentences(_subject(), [pair], max_slowdown=-1)[0].startswith("FAILED: b TTFT slowdown")
+    overhead = _overhead(1).model_copy(update={"overhead": Percent(percent=1, low=0, high=3)})
+    assert _sentences(_subject(router=overhead), [], max_router_overhead=2) == [
+        "UNDECIDED: b router overhead 1.00 % (0.00 to 3.00), bound <= 2 %; "
+        "about 60 more pairs (3 more rounds) would decide"
     ]
 
 
@@ -158,7 +177,7 @@ def test_what_this_device_cannot_measure_fails() -> None:
 
 
 def test_the_reference_is_not_held_against_itself() -> None:
-    gates = check_bench_gates([_subject()], [], BenchBounds(min_cosine=0.9), compared=[])
+    gates = check_bench_gates([_subject()], [], BenchBounds(min_cosine=0.9), compared=[], rounds=1)
     assert gates == []
 
 

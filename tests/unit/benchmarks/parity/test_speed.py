@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 from moir_edge.benchmarks.candidates import Answer, TimedAnswer
+from moir_edge.benchmarks.figures import paired_ratio
 from moir_edge.benchmarks.parity.schema import Subject
-from moir_edge.benchmarks.parity.speed import paired_ratio, speed_pairs
+from moir_edge.benchmarks.parity.speed import speed_pairs
 
 
 def _subject(
