@@ -15,7 +15,13 @@ __all__ = ["HTML_NAME", "JSON_NAME", "check_output", "drop_samples", "summary_js
 JSON_NAME = "report.json"
 HTML_NAME = "report.html"
 
-_REPORT = FolderKind(name="report", marker=JSON_NAME, error=DataError)
+_REPORT = FolderKind(
+    name="report",
+    marker=JSON_NAME,
+    error=DataError,
+    keys=("schema_version", "version", "candidates", "gates"),
+    names=(HTML_NAME,),
+)
 
 
 def check_output(output: Path, *, force: bool) -> None:

@@ -13,7 +13,13 @@ __all__ = ["HTML_NAME", "JSON_NAME", "check_output", "summary_json", "write_diag
 JSON_NAME = "diagnosis.json"
 HTML_NAME = "diagnosis.html"
 
-_DIAGNOSIS = FolderKind(name="diagnosis", marker=JSON_NAME, error=DataError)
+_DIAGNOSIS = FolderKind(
+    name="diagnosis",
+    marker=JSON_NAME,
+    error=DataError,
+    keys=("schema_version", "version", "sources", "unscored_rows"),
+    names=(HTML_NAME,),
+)
 
 
 def check_output(output: Path, *, force: bool) -> None:

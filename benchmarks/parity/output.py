@@ -14,7 +14,13 @@ __all__ = ["HTML_NAME", "JSON_NAME", "check_output", "summary_json", "write_benc
 JSON_NAME = "bench.json"
 HTML_NAME = "bench.html"
 
-_BENCH = FolderKind(name="bench report", marker=JSON_NAME, error=DataError)
+_BENCH = FolderKind(
+    name="bench report",
+    marker=JSON_NAME,
+    error=DataError,
+    keys=("schema_version", "version", "prompts", "subjects"),
+    names=(HTML_NAME,),
+)
 
 
 def check_output(output: Path, *, force: bool) -> None:

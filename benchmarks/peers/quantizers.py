@@ -36,6 +36,7 @@ from moir_edge.bundle import open_bundle, seal, staged_bundle
 from moir_edge.children import child_environment, module_command
 from moir_edge.cli.terminal import progress_bar
 from moir_edge.errors import MoirEdgeError
+from moir_edge.ownership import matches, remove_files
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks.schema import ComparisonReport
@@ -157,8 +158,8 @@ def quantize(
         What the worker measured, or why it failed.
     """
     folder = work / "graphs" / contender.name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    remove_files(folder, lambda path: matches(path, ("*.onnx", "*.data", "kept.json")))
+    folder.mkdir(parents=True, exist_ok=True)
     kept = work / "graphs" / "moir-edge" / "kept.json" if contender.same_nodes else ""
     root = str(Path(moir_edge.__file__).resolve().parents[1])
     environment = child_environment({"OMP_NUM_THREADS": "1"})

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -46,6 +45,8 @@ from moir_edge.benchmarks.peers.limits import decode_bytes, limit_ms, read_bandw
 from moir_edge.benchmarks.process import CandidateProcess, Measured
 from moir_edge.bundle import open_bundle
 from moir_edge.errors import DataError, MoirEdgeError
+from moir_edge.ownership import CHECKPOINT
+from moir_edge.staging import staged_folder
 
 PRECISIONS = ("fp32", "int8-weight-only", "int4")
 WARM_UP = 1
@@ -81,9 +82,9 @@ def prepare(work: Path, precisions: Sequence[str] = PRECISIONS) -> tuple[Path, l
     checkpoint = work / "checkpoint"
     bundles = [work / precision for precision in precisions]
     if not (checkpoint / "processor_config.json").is_file():
-        shutil.rmtree(checkpoint, ignore_errors=True)
         _say("checkpoint with random weights")
-        build_checkpoint(checkpoint)
+        with staged_folder(checkpoint, CHECKPOINT) as folder:
+            build_checkpoint(folder)
     missing = [path for path in bundles if not path.exists()]
     if missing:
         from moir_edge.export import assemble, load_checkpoint, trace_components

@@ -12,11 +12,11 @@ import shutil
 from pathlib import Path
 
 from moir_edge.bundle import Bundle, EngineEntry, Manifest, open_bundle, seal, staged_bundle
-from moir_edge.bundle.manifest import MANIFEST_NAME
 from moir_edge.environment import require
 from moir_edge.errors import BundleError, UnsupportedError
 from moir_edge.export.engines.reuse import EngineStock
-from moir_edge.export.engines.work import EngineOptions, EngineProgress, EngineWork
+from moir_edge.export.engines.work import TIMING_CACHE, EngineOptions, EngineProgress, EngineWork
+from moir_edge.ownership import foreign_files, matches, name_some, remove_files
 from moir_edge.targets import Target, check_precision, get_target
 from moir_edge.tensorrt_api import device_compute_capability
 
@@ -52,11 +52,13 @@ def build_engines(
         One entry per component, in the manifest's order.
 
     Raises:
+        BundleError: ``engines/<target>/`` holds files that moir-edge did not write.
         UnsupportedError: The target's engines are not built here, the target lacks a component's precision, or
             the builder refuses a graph, with the node. No engine is left behind then.
         EnvironmentProblem: The builder is not installed, or the memory is too small.
     """
     profile = buildable_target(target)
+    _refuse_foreign(Path(bundle_folder) / "engines" / profile.name)
     for name, component in manifest.components.items():
         check_precision(profile, component.precision, component=name)
     folder = Path(bundle_folder)
@@ -67,7 +69,7 @@ def build_engines(
     try:
         work = EngineWork(folder, manifest, profile, options or EngineOptions(), partial, stock)
         entries = work.run(progress)
-        shutil.rmtree(output, ignore_errors=True)
+        _clear(output)
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -86,7 +88,8 @@ def add_engines(
     """Build the engines of a target into a bundle that exists, and list them in its manifest.
 
     The bundle is replaced as a whole by a copy, so an interrupted build leaves it as it was. Engines of that target that the
-    bundle has are kept where nothing of theirs has changed, and replaced otherwise.
+    bundle has are kept where nothing of theirs has changed, and replaced otherwise. Files that the manifest does not list
+    stay where they are.
 
     Args:
         bundle: The bundle folder; every file is verified first.
@@ -110,8 +113,8 @@ def add_engines(
     if refit is not None:
         stock, options = _refit_stock(open_bundle(refit), target, options)
     others = tuple(entry for entry in opened.manifest.engines if entry.target != target)
-    with staged_bundle(opened.path, force=True) as staging:
-        _copy_files(opened.path, staging, skip=f"engines/{target}/")
+    with staged_bundle(opened.path, force=True, keep_others=True) as staging:
+        _copy_files(opened, staging, skip=f"engines/{target}/")
         built = build_engines(
             staging, opened.manifest, target, options=options, stock=stock, progress=progress
         )
@@ -170,17 +173,34 @@ def _refit_stock(
     return EngineStock(source.path, source.manifest), kind
 
 
-def _copy_files(source: Path, destination: Path, *, skip: str) -> None:
-    """Put every file but the manifest and those under `skip` into `destination`.
+def _copy_files(source: Bundle, destination: Path, *, skip: str) -> None:
+    """Put every file that the manifest lists, but those under `skip`, into `destination`.
 
     Real copies: ONNX's loader takes weights with more than one hard link for an attack.
     """
-    for path in sorted(source.rglob("*")):
-        relative = path.relative_to(source).as_posix()
-        if path.is_file() and relative != MANIFEST_NAME and not relative.startswith(skip):
-            copy = destination / relative
+    for entry in source.manifest.files:
+        if not entry.path.startswith(skip):
+            copy = destination / entry.path
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, copy)
+            shutil.copy2(source.file(entry.path), copy)
+
+
+def _is_engine_file(path: str) -> bool:
+    return matches(path, ("*.engine", TIMING_CACHE))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise `BundleError` if a target's folder of engines, which is written anew, holds anything else."""
+    others = foreign_files(folder, _is_engine_file)
+    if others:
+        raise BundleError(
+            f"{folder} holds files that moir-edge did not write ({name_some(others)}); move them away"
+        )
+
+
+def _clear(folder: Path) -> None:
+    _refuse_foreign(folder)
+    remove_files(folder, _is_engine_file)
 
 
 def _remove_if_empty(folder: Path) -> None:

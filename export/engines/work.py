@@ -30,7 +30,7 @@ from moir_edge.tensorrt_api import (
     version_text,
 )
 
-__all__ = ["EngineOptions", "EngineProgress", "EngineWork"]
+__all__ = ["TIMING_CACHE", "EngineOptions", "EngineProgress", "EngineWork"]
 
 EngineProgress = Callable[[str, int, int], None]
 """Called as ``progress(component, step, total)``; steps rise from 0 to total, which is the same throughout."""
@@ -45,7 +45,8 @@ _COMPUTE: dict[str, Literal["fp16", "int8", "fp8"]] = {
     "nvfp4": "fp16",
 }
 _HALF_FOLDER = "half"
-_TIMING_CACHE = "timing.cache"
+TIMING_CACHE = "timing.cache"
+"""The file beside the engines in which TensorRT keeps what it measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ class EngineWork:
             profiles=shape_tables(component, component_profiles(name, self.manifest.model)),
             strip_weights=self.options.strip_weights,
             refittable=self.options.refittable,
-            timing_cache=str(self.output / _TIMING_CACHE) if on_device else None,
+            timing_cache=str(self.output / TIMING_CACHE) if on_device else None,
         )
 
     def _find(self, name: str, job: BuildJob, version: str) -> Reuse | None:
@@ -147,9 +148,9 @@ class EngineWork:
     def _take_timing_cache(self) -> None:
         if self.stock is None or self.builder != "tensorrt":
             return
-        earlier = self.stock.folder / "engines" / self.target.name / _TIMING_CACHE
+        earlier = self.stock.folder / "engines" / self.target.name / TIMING_CACHE
         if earlier.is_file():
-            shutil.copy2(earlier, self.output / _TIMING_CACHE)
+            shutil.copy2(earlier, self.output / TIMING_CACHE)
 
     def _serve(
         self, name: str, job: BuildJob, reuse: Reuse | None, progress: EngineProgress | None

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
-from moir_edge.bundle.manifest import MANIFEST_NAME, FileEntry, Manifest
+from moir_edge.bundle.manifest import COMPONENTS, MANIFEST_NAME, FileEntry, Manifest
 from moir_edge.bundle.reader import file_sha256
 from moir_edge.errors import BundleError
 from moir_edge.staging import PID_NAME, FolderKind, check_replaceable, staged_folder
 
 __all__ = ["BUNDLE", "check_bundle_output", "seal", "staged_bundle"]
 
-BUNDLE = FolderKind(name="bundle", marker=MANIFEST_NAME, error=BundleError)
+
+def _listed(manifest: Mapping[str, Any]) -> Iterable[str]:
+    files = manifest.get("files")
+    entries = files if isinstance(files, list) else []
+    return [str(entry["path"]) for entry in entries if isinstance(entry, dict) and "path" in entry]
+
+
+BUNDLE = FolderKind(
+    name="bundle",
+    marker=MANIFEST_NAME,
+    error=BundleError,
+    keys=("schema_version", "created_with", "components", "files"),
+    # What the script for `trtexec` writes is in no manifest.
+    names=tuple(f"engines/*/{name}.engine" for name in COMPONENTS),
+    listed=_listed,
+)
 
 
 def check_bundle_output(output: str | Path, *, force: bool) -> None:
@@ -20,14 +37,18 @@ def check_bundle_output(output: str | Path, *, force: bool) -> None:
     check_replaceable(output, BUNDLE, force=force)
 
 
-def staged_bundle(output: str | Path, *, force: bool = False) -> AbstractContextManager[Path]:
+def staged_bundle(
+    output: str | Path, *, force: bool = False, keep_others: bool = False
+) -> AbstractContextManager[Path]:
     """Give a temporary folder that becomes the bundle `output`; see `moir_edge.staging.staged_folder`.
 
     Args:
         output: The bundle folder to be.
-        force: Replace a bundle that stands there. Any other folder is refused even so.
+        force: Replace a bundle that stands there. Any other folder is refused even so, and a bundle with files of
+            somebody else beside its own.
+        keep_others: Keep such files in the new bundle instead.
     """
-    return staged_folder(output, BUNDLE, force=force)
+    return staged_folder(output, BUNDLE, force=force, keep_others=keep_others)
 
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +19,22 @@ __all__ = ["register"]
 
 PRECISIONS = ("fp32", "int8-weight-only", "int4")
 _SEED = 0
+_MARK = ".moir-edge-demo"
+# What a demo leaves that was killed, or was written by a version that kept no record.
+_NAMES = (
+    "data/data.jsonl",
+    "data/images/*.png",
+    "bundle-*/*.onnx",
+    "bundle-*/*.data",
+    "bundle-*/*.json",
+    "bundle-*/chat_template.jinja",
+    "bundle-*/reports/*.json",
+    "bundle-*/engines/*/*.engine",
+    "report/report.html",
+    "report/report.json",
+    "report/.moir-edge.json",
+    "routing-map.png",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -49,10 +64,9 @@ def demo(
     for precision in PRECISIONS:
         check_precision(get_target(target), precision)
     require("torch", "transformers", "onnx", "onnxscript", "sklearn")
-    _prepare_output(output, force=force)
     checkpoint = checkpoint_path()
     say = _silent if as_json else typer.echo
-    with progress_bar(quiet=as_json) as progress:
+    with _demo_folder(output, force=force), progress_bar(quiet=as_json) as progress:
         with _stage("data", say):
             data = _write_data(output / "data", rows)
         with _stage("export", say):
@@ -66,19 +80,24 @@ def demo(
     _print_places(output, data, bundles, answer, as_json=as_json)
 
 
-def _prepare_output(output: Path, *, force: bool) -> None:
-    """Make room for the demo; only a folder that an earlier demo wrote is ever removed."""
+@contextmanager
+def _demo_folder(output: Path, *, force: bool) -> Iterator[None]:
+    """Make room for the demo, and record its files in the end; only files of an earlier demo are ever removed."""
     from moir_edge.errors import DataError
+    from moir_edge.ownership import FolderKind, owned_files, remove_files, write_record
+    from moir_edge.staging import check_replaceable
 
-    mark = output / ".moir-edge-demo"
+    kind = FolderKind(name="demo", marker=_MARK, error=DataError, keys=(), names=_NAMES)
+    check_replaceable(output, kind, force=force)
     if output.exists():
-        if not force:
-            raise DataError(f"{output} exists; give another -o or replace it with --force")
-        if not mark.is_file() and any(output.iterdir()):
-            raise DataError(f"{output} was not written by the demo, so --force will not replace it")
-        shutil.rmtree(output)
-    output.mkdir(parents=True)
-    mark.touch()
+        remove_files(output, (owned_files(output, kind) or frozenset()).__contains__)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / _MARK).touch()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a full disk has its own message
+            write_record(output, kind)
 
 
 @contextmanager

@@ -59,11 +59,10 @@ def retrofit(
     from moir_edge.environment import require
 
     require("torch", "transformers")
-    from moir_edge.errors import DataError
+    from moir_edge.ownership import CHECKPOINT
     from moir_edge.router import RouterConfig
-    from moir_edge.staging import FolderKind, staged_folder
+    from moir_edge.staging import staged_folder
 
-    folder_kind = FolderKind(name="checkpoint", marker="config.json", error=DataError)
     given = {
         "kind": kind,
         "density": density,
@@ -78,7 +77,7 @@ def retrofit(
         {name: value for name, value in given.items() if value is not None},
         remedy="see `moir-edge retrofit --help`",
     )
-    with staged_folder(output, folder_kind, force=force) as folder:
+    with staged_folder(output, CHECKPOINT, force=force) as folder:
         summary = {"output": str(output), **_retrofit(checkpoint, config, folder)}
     if as_json:
         typer.echo(json.dumps(summary, indent=1))

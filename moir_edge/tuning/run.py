@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,16 +14,22 @@ from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.datasets import DataSource, as_source
 from moir_edge.environment import require
 from moir_edge.errors import DataError
-from moir_edge.staging import FolderKind, check_replaceable, staged_folder
+from moir_edge.ownership import CHECKPOINT
+from moir_edge.staging import check_replaceable, staged_folder
 from moir_edge.tuning.degrading import degraded_share
 from moir_edge.tuning.settings import TuneSettings
-from moir_edge.tuning.unfinished import check_unfinished, claim, run_identity, training_folder
+from moir_edge.tuning.unfinished import (
+    check_unfinished,
+    claim,
+    discard,
+    run_identity,
+    training_folder,
+)
 
 __all__ = ["REPORT_NAME", "TuneReport", "tune"]
 
 REPORT_NAME = "tuning.json"
 IMAGES = "images"
-_KIND = FolderKind(name="checkpoint", marker="config.json", error=DataError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +102,7 @@ def tune(
     require("torch", "transformers", "accelerate", *(["peft"] if settings.train == "lora" else []))
     if settings.early_stop is not None and eval_data is None:
         raise DataError("early stopping watches the evaluation loss; give --eval-data")
-    check_replaceable(output, _KIND, force=force)
+    check_replaceable(output, CHECKPOINT, force=force)
     training = training_folder(output)
     check_unfinished(training, resume=resume, force=force)
     source = as_source(data)
@@ -117,12 +122,12 @@ def tune(
                 conditions=conditions, training=training, progress=progress,
             )  # fmt: skip
         _write(loaded, output, report, force=force)
-    shutil.rmtree(training, ignore_errors=True)
+    discard(training)
     return report
 
 
 def _write(loaded: Any, output: str | Path, report: TuneReport, *, force: bool) -> None:
-    with staged_folder(output, _KIND, force=force) as folder:
+    with staged_folder(output, CHECKPOINT, force=force) as folder:
         loaded.model.save_pretrained(folder)
         _processor(loaded.folder).save_pretrained(folder)
         (folder / REPORT_NAME).write_text(json.dumps(asdict(report), indent=1) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,10 +19,12 @@ from transformers import (
     TrainingArguments,
 )
 
+from moir_edge.ownership import remove_files
 from moir_edge.tuning.data import AnswerBatches, RowSet
 from moir_edge.tuning.loss import answer_loss
 from moir_edge.tuning.mwam import Mwam
 from moir_edge.tuning.settings import TuneSettings
+from moir_edge.tuning.unfinished import is_training_file
 
 __all__ = ["Progress", "RouterTrainer", "build_trainer", "last_complete"]
 
@@ -135,7 +136,7 @@ def last_complete(training: Path, mwam: Mwam | None) -> Path | None:
         if (folder / _COMPLETE).is_file():
             complete.append(folder)
         else:
-            shutil.rmtree(folder)
+            remove_files(folder, is_training_file)
     if not complete:
         return None
     newest = max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))

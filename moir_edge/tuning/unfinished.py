@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from moir_edge.benchmarks.datasets import DataSource
 from moir_edge.errors import DataError
+from moir_edge.ownership import (
+    FolderKind,
+    foreign_files,
+    matches,
+    name_some,
+    owned_files,
+    remove_files,
+)
 from moir_edge.tuning.settings import TuneSettings
 
-__all__ = ["check_unfinished", "claim", "run_identity", "training_folder"]
+__all__ = [
+    "check_unfinished",
+    "claim",
+    "discard",
+    "is_training_file",
+    "run_identity",
+    "training_folder",
+]
 
 _RUN_NAME = "run.json"
+_CHECKPOINT_FILES = ("*.json", "*.draft", "*.pt", "*.pth", "*.bin", "*.safetensors")
+_KIND = FolderKind(
+    name="run of tune",
+    marker=_RUN_NAME,
+    error=DataError,
+    keys=("settings", "weights", "data", "eval_data"),
+    names=("images/*.png", *(f"checkpoint-*/{name}" for name in _CHECKPOINT_FILES)),
+)
 
 
 def training_folder(output: str | Path) -> Path:
@@ -50,8 +72,31 @@ def check_unfinished(training: Path, *, resume: bool, force: bool) -> None:
             raise DataError(
                 f"{training} holds an unfinished run; go on with --resume or discard it with --force"
             )
-        if not (training / _RUN_NAME).is_file():
-            raise DataError(f"{training} is no run of tune; remove it yourself")
+        _owned(training)
+
+
+def is_training_file(name: str) -> bool:
+    """Say whether the Trainer, or `tune` itself, writes a file of that name into a training checkpoint."""
+    return matches(name, _CHECKPOINT_FILES)
+
+
+def discard(training: Path) -> None:
+    """Delete what a run left in its training folder, and the folder if nothing else lies in it."""
+    if training.exists():
+        remove_files(training, _owned(training).__contains__)
+
+
+def _owned(training: Path) -> frozenset[str]:
+    """Return the files of a run; raise `DataError` for a folder that holds others, or that `tune` did not make."""
+    owned = owned_files(training, _KIND)
+    if owned is None:
+        raise DataError(f"{training} is not a run of tune; remove it yourself")
+    others = foreign_files(training, owned.__contains__)
+    if others:
+        raise DataError(
+            f"{training} holds files that tune did not write ({name_some(others)}); move them away"
+        )
+    return owned
 
 
 def claim(
@@ -69,8 +114,8 @@ def claim(
         DataError: Settings, weights or data are other ones than the run was started with.
     """
     if not resume:
-        shutil.rmtree(training, ignore_errors=True)
-        training.mkdir(parents=True)
+        discard(training)
+        training.mkdir(parents=True, exist_ok=True)
         (training / _RUN_NAME).write_text(json.dumps(identity))
         return
     before = json.loads((training / _RUN_NAME).read_text())

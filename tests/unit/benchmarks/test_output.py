@@ -15,7 +15,11 @@ def test_report_folder_is_written_and_replaced_by_force(
 ) -> None:
     output = tmp_path / "deep" / "report"
     write_report(report, output)
-    assert sorted(path.name for path in output.iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        ".moir-edge.json",
+        "report.html",
+        "report.json",
+    ]
     assert ComparisonReport.model_validate_json((output / "report.json").read_text()) == report
     with pytest.raises(DataError, match="exists; give another -o or replace it with --force"):
         write_report(report, output)
@@ -25,7 +29,9 @@ def test_report_folder_is_written_and_replaced_by_force(
 
 def test_force_spares_what_is_no_report(report: ComparisonReport, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("x")
-    with pytest.raises(DataError, match="is no report, so --force will not replace it"):
+    with pytest.raises(
+        DataError, match="is not a report that moir-edge wrote, so --force will not replace it"
+    ):
         write_report(report, tmp_path, force=True)
     assert (tmp_path / "precious.txt").exists()
 

@@ -140,7 +140,9 @@ def test_existing_bundle_needs_force_and_other_folders_are_never_replaced(tmp_pa
     precious = tmp_path / "photos"
     precious.mkdir()
     (precious / "one.jpg").touch()
-    with pytest.raises(BundleError, match="is no bundle, so --force will not replace it"):
+    with pytest.raises(
+        BundleError, match="is not a bundle that moir-edge wrote, so --force will not replace it"
+    ):
         write(precious, force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "photos"]
 

@@ -177,7 +177,11 @@ def test_one_row_cannot_be_permuted(checkpoint: Path, picture_rows: list[Row]) -
 def test_the_folder_holds_json_and_a_page_that_needs_no_network(
     report: DiagnosisReport, folder: Path
 ) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["diagnosis.html", "diagnosis.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".moir-edge.json",
+        "diagnosis.html",
+        "diagnosis.json",
+    ]
     record = json.loads((folder / "diagnosis.json").read_text())
     assert record["sources"][0]["routing"][0]["map"]["routed"]
     read = DiagnosisReport.model_validate(record)
@@ -272,7 +276,9 @@ def test_an_output_that_stands_is_not_overwritten(
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(DataError, match="exists; give another -o or replace it with --force"):
         diagnose([checkpoint], demo_file, tmp_path)
-    with pytest.raises(DataError, match="is no diagnosis, so --force will not replace it"):
+    with pytest.raises(
+        DataError, match="is not a diagnosis that moir-edge wrote, so --force will not replace it"
+    ):
         diagnose([checkpoint], demo_file, tmp_path, force=True)
 
 

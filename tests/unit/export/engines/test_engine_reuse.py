@@ -203,9 +203,8 @@ def test_a_killed_build_is_one_line(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, manifest = make_bundle()
-    monkeypatch.setattr(
-        "moir_edge.export.engines.process._ENTRY", "import os, signal; os.kill(os.getpid(), 9)"
-    )
+    suicide = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    monkeypatch.setattr("moir_edge.export.engines.process.child_command", lambda _: suicide)
     with pytest.raises(
         EnvironmentProblem,
         match=r"the build of embedding\.onnx for rtx-40 was killed by signal 9; if memory",

@@ -1,0 +1,241 @@
+"""`--force` deletes what moir-edge wrote, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moir_edge.errors import DataError, EnvironmentProblem
+from moir_edge.ownership import RECORD_NAME, FolderKind, matches
+from moir_edge.staging import PID_NAME, check_replaceable, staged_folder
+
+KIND = FolderKind(
+    name="report", marker="report.json", error=DataError, keys=("version",), names=("page-*.html",)
+)
+OTHER = FolderKind(name="checkpoint", marker="config.json", error=DataError, keys=("router",))
+
+
+def write(output: Path, *files: str, kind: FolderKind = KIND, **options: bool) -> None:
+    with staged_folder(output, kind, **options) as folder:
+        for name in (kind.marker, *files):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("{}")
+
+
+def contents(folder: Path) -> list[str]:
+    paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def test_the_record_lists_every_file(tmp_path: Path) -> None:
+    write(tmp_path / "out", "page.html", "deep/er/data.bin")
+    record = json.loads((tmp_path / "out" / RECORD_NAME).read_text())
+    assert record == {"kind": "report", "files": ["deep/er/data.bin", "page.html", "report.json"]}
+    write(tmp_path / "out", force=True)
+    assert contents(tmp_path) == ["out/.moir-edge.json", "out/report.json"]
+
+
+def test_a_project_with_a_file_of_the_right_name_is_refused(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    (project / "src").mkdir(parents=True)
+    (project / "src" / "main.c").touch()
+    for foreign in ("", "not json", "[]", '{"version": 1', '{"other": 1}'):
+        (project / "report.json").write_text(foreign)
+        with pytest.raises(
+            DataError,
+            match="project exists and is not a report that moir-edge wrote, so --force will not replace it; "
+            "give another -o or remove it yourself",
+        ):
+            write(project, force=True)
+    assert contents(tmp_path) == ["project/report.json", "project/src/main.c"]
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "out", "report.json", kind=OTHER)
+    with pytest.raises(DataError, match="is not a report that moir-edge wrote"):
+        write(tmp_path / "out", force=True)
+
+
+def test_files_beside_ours_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "out", "page.html")
+    note = tmp_path / "out" / "deep" / "note.txt"
+    note.parent.mkdir()
+    note.write_text("mine")
+    for check in (
+        lambda: check_replaceable(tmp_path / "out", KIND, force=True),
+        lambda: write(tmp_path / "out", force=True),
+    ):
+        with pytest.raises(
+            DataError,
+            match=r"out holds files that moir-edge did not write \(deep/note.txt\), so --force will not replace it; "
+            "move them away or give another -o",
+        ):
+            check()
+    for index in range(4):
+        (tmp_path / "out" / f"a{index}").touch()
+    with pytest.raises(DataError, match=r"\(a0, a1, a2 and 2 more\)"):
+        write(tmp_path / "out", force=True)
+    assert note.read_text() == "mine"
+    assert (tmp_path / "out" / "page.html").exists()
+
+
+def test_without_record_only_known_names_are_ours(tmp_path: Path) -> None:
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    (earlier / "report.json").write_text('{"version": 1}')
+    (earlier / "page-1.html").touch()
+    (earlier / "main.html").touch()
+    with pytest.raises(DataError, match=r"did not write \(main.html\)"):
+        write(earlier, force=True)
+    (earlier / "main.html").unlink()
+    write(earlier, force=True)
+    assert contents(earlier) == [RECORD_NAME, "report.json"]
+
+
+def test_patterns_stay_within_one_part() -> None:
+    assert matches("page-1.html", KIND.names)
+    assert not matches("page-1/x.html", KIND.names)
+    assert matches("a/b.json", ("*/*.json",))
+    assert not matches("b.json", ("*/*.json",))
+
+
+def test_links_are_never_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "photo.jpg").touch()
+    write(tmp_path / "out", "page.html", "data/rows")
+    (tmp_path / "out" / "elsewhere").symlink_to(precious)
+    with pytest.raises(DataError, match=r"did not write \(elsewhere\)"):
+        write(tmp_path / "out", force=True)
+    (tmp_path / "out" / "elsewhere").unlink()
+    # A link in the place of a file of ours goes; what it leads to stays
+    (tmp_path / "out" / "page.html").unlink()
+    (tmp_path / "out" / "page.html").symlink_to(precious / "photo.jpg")
+    shutil.rmtree(tmp_path / "out" / "data")
+    (tmp_path / "out" / "data").symlink_to(precious)
+    with pytest.raises(DataError, match=r"did not write \(data\)"):
+        write(tmp_path / "out", force=True)
+    (tmp_path / "out" / "data").unlink()
+    write(tmp_path / "out", force=True)
+    assert contents(precious) == ["photo.jpg"]
+
+
+def test_an_output_that_is_a_link_keeps_being_one(tmp_path: Path) -> None:
+    write(tmp_path / "disk" / "real")
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "real")
+    write(tmp_path / "out", "page.html", force=True)
+    assert (tmp_path / "out").is_symlink()
+    assert contents(tmp_path / "disk") == [
+        f"real/{RECORD_NAME}",
+        "real/page.html",
+        "real/report.json",
+    ]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_appears_during_the_work_is_kept(force: bool, tmp_path: Path) -> None:
+    """Another process, or the user, writes to the output before this one is done."""
+    output = tmp_path / "out"
+
+    def slow() -> None:
+        with staged_folder(output, KIND, force=force) as folder:
+            (folder / "report.json").write_text("{}")
+            output.mkdir()
+            (output / "note.txt").write_text("mine")
+
+    with pytest.raises(DataError, match="out exists"):
+        slow()
+    assert contents(tmp_path) == ["out/note.txt"]
+
+
+def test_others_are_moved_into_the_new_folder_on_demand(tmp_path: Path) -> None:
+    write(tmp_path / "out", "deep/page.html", "gone.html")
+    (tmp_path / "out" / "deep" / "note.txt").write_text("mine")
+    (tmp_path / "out" / "new.html").write_text("mine too")
+    write(tmp_path / "out", "deep/page.html", "new.html", force=True, keep_others=True)
+    assert contents(tmp_path / "out") == [
+        RECORD_NAME, "deep/note.txt", "deep/page.html", "new.html", "new.html.old", "report.json"
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "new.html.old").read_text() == "mine too"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_hidden_folders_are_removed_only_where_a_dead_process_of_ours_left_them(
+    tmp_path: Path,
+) -> None:
+    dead = tmp_path / ".out.partial-01234567"
+    alive = tmp_path / ".out.partial-89abcdef"
+    theirs = tmp_path / ".out.partial-mine"
+    unmarked = tmp_path / ".out.partial-76543210"
+    for folder, pid in ((dead, 2**22 + 1), (alive, os.getpid()), (theirs, None), (unmarked, None)):
+        folder.mkdir()
+        (folder / "x").touch()
+        if pid is not None:
+            (folder / PID_NAME).write_text(str(pid))
+    write(tmp_path / "out")
+    assert not dead.exists()
+    assert alive.exists()
+    assert theirs.exists()
+    assert unmarked.exists()
+
+
+@pytest.mark.parametrize("parent", ["/proc/self", "file"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    parent: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    output = (tmp_path / parent) / "out"
+    with pytest.raises(EnvironmentProblem, match=r"cannot write .*out: .*; nothing was left"):
+        check_replaceable(output, KIND, force=True)
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(DataError, match="out is a file; give a folder as -o"):
+        write(tmp_path / "out", force=True)
+
+
+def test_two_writers_do_not_delete_each_other(tmp_path: Path) -> None:
+    ready = threading.Barrier(2)
+    failures: list[Any] = []
+
+    def one() -> None:
+        try:
+            with staged_folder(tmp_path / "out", KIND) as folder:
+                (folder / "report.json").write_text("{}")
+                ready.wait()
+        except DataError as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert contents(tmp_path) == [f"out/{RECORD_NAME}", "out/report.json"]
+    assert len(failures) == 1
+    assert "out exists" in failures[0]
+
+
+def test_files_that_the_marker_lists(tmp_path: Path) -> None:
+    def listed(marker: Mapping[str, Any]) -> list[str]:
+        return list(marker["files"])
+
+    kind = FolderKind(
+        name="bundle", marker="m.json", error=DataError, keys=("files",), listed=listed
+    )
+    with staged_folder(tmp_path / "out", kind) as folder:
+        (folder / "weights").touch()
+        (folder / "m.json").write_text('{"files": ["weights", "../sibling"]}')
+    (tmp_path / "sibling").touch()
+    assert not (tmp_path / "out" / RECORD_NAME).exists()
+    with staged_folder(tmp_path / "out", kind, force=True) as folder:
+        (folder / "m.json").write_text('{"files": []}')
+    assert contents(tmp_path) == ["out/m.json", "sibling"]
