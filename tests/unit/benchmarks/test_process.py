@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from multiprocessing import Pipe
 from pathlib import Path
@@ -97,16 +98,23 @@ def test_death_of_the_process_is_one_sentence(
 ) -> None:
     # a stand-in for the worker that dies as the kernel's out-of-memory killer would have it
     dying = f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"
-    monkeypatch.setattr("moir_edge.benchmarks.process._ENTRY", dying)
+    _start_instead(dying, monkeypatch)
     with pytest.raises(
         EnvironmentProblem, match="of one was killed by signal 9; if memory ran out"
     ):
         CandidateProcess(_spec(tmp_path), rows)
     printing = "import sys; print('last words', file=sys.stderr); sys.exit(3)"
-    monkeypatch.setattr("moir_edge.benchmarks.process._ENTRY", printing)
+    _start_instead(printing, monkeypatch)
     with pytest.raises(EnvironmentProblem, match=r"exit code 3 \(its last line: last words\)"):
         CandidateProcess(_spec(tmp_path), rows)
     assert not _children()
+
+
+def _start_instead(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process run other code than the worker's."""
+    monkeypatch.setattr(
+        "moir_edge.benchmarks.process.child_command", lambda *_: [sys.executable, "-c", code]
+    )
 
 
 def _children() -> list[str]:
