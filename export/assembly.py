@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,10 +16,17 @@ from moir_edge.export.components import Progress, TracedModel, silent
 from moir_edge.export.engines.trtexec import write_build_script
 from moir_edge.export.gpu_form import takes_gpu_form, to_gpu_form
 from moir_edge.export.mixing import mark_raised, measure_and_choose
-from moir_edge.export.parity import measure_parity, require_fp32_parity
+from moir_edge.export.parity import (
+    PARITY_RTOL,
+    check_parity_rtol,
+    expected_outputs,
+    measure_parity,
+    require_fp32_parity,
+)
 from moir_edge.export.plan import ExportPlan, plan_export
 from moir_edge.export.precisions import PrecisionName
 from moir_edge.export.writing import WrittenGraph, write_graphs
+from moir_edge.finite import json_text
 from moir_edge.targets import get_target
 
 if TYPE_CHECKING:
@@ -44,6 +50,7 @@ def assemble(
     int4_method: str | None = None,
     mix: MixSettings | None = None,
     engines: bool = True,
+    parity_rtol: float = PARITY_RTOL,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -62,6 +69,7 @@ def assemble(
         mix: Measure the layers' sensitivity, and raise as few as reach a target; see
             `moir_edge.calibration.mixed.choosing`.
         engines: Compile engines too, where the target's can be built on any machine.
+        parity_rtol: Largest error of a float32 bundle's outputs against torch, as a share of each output's largest value.
         force: Replace a bundle that stands at `output`; engines of it whose graphs are the same are kept.
         progress: Called as ``progress(stage, done, total)``.
 
@@ -71,11 +79,13 @@ def assemble(
     Raises:
         UnsupportedError: Unknown target, precision or component, the target lacks the precision, or calibration
             data are missing or of no use.
-        DataError: The calibration data cannot be used.
+        DataError: The calibration data cannot be used, or `parity_rtol` is out of range.
+        NotFiniteError: Torch or a written graph gives a NaN or an infinity.
         ToleranceError: A float32 bundle differs from torch by more than its tolerance, or no mix reaches the target.
         BundleError: `output` exists and may not be replaced.
         EnvironmentProblem: The disk is full or not writable.
     """
+    check_parity_rtol(parity_rtol)
     plan = plan_export(
         traced.graphs,
         target=target,
@@ -103,7 +113,7 @@ def assemble(
             router_sha256=traced.router_sha256,
             components=_entries(traced, plan, written),
             calibration=_calibration_record(summaries, calibrated, chosen),
-            parity=_parity(traced, plan, folder, report),
+            parity=_parity(traced, plan, folder, parity_rtol, report),
         )
         write_build_script(folder, manifest)
         built = _engines(folder, manifest, Path(output), report) if engines else ()
@@ -206,7 +216,7 @@ def _write_report(path: Path, summaries: Mapping[str, QuantizationSummary]) -> N
     path.parent.mkdir(exist_ok=True)
     record = {name: summary.to_dict() for name, summary in summaries.items()}
     # One line: with a line per figure the layers' table would weigh 3 % of a small model.
-    path.write_text(json.dumps(record, separators=(",", ":")) + "\n", encoding="utf-8")
+    path.write_text(json_text(record, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def _digest(summary: QuantizationSummary) -> dict[str, Any]:
@@ -241,16 +251,18 @@ def _entries(
 
 
 def _parity(
-    traced: TracedModel, plan: ExportPlan, folder: Path, report: Progress
+    traced: TracedModel, plan: ExportPlan, folder: Path, rtol: float, report: Progress
 ) -> dict[str, Any]:
     """Measure the written graphs against torch, keep the figures in ``reports/parity.json`` too."""
     report("parity", 0, 1)
     figures = measure_parity(traced, folder, plan.precisions)
-    if set(plan.precisions.values()) == {"fp32"}:
-        require_fp32_parity(figures)
+    bound = rtol if set(plan.precisions.values()) == {"fp32"} else None
+    if bound is not None:
+        require_fp32_parity(figures, expected_outputs(traced), bound)
+    figures["rtol"] = bound
     reports = folder / "reports"
     reports.mkdir(exist_ok=True)
-    (reports / "parity.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (reports / "parity.json").write_text(json_text(figures, indent=1) + "\n", encoding="utf-8")
     report("parity", 1, 1)
     return figures
 

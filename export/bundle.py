@@ -10,6 +10,7 @@ from moir_edge.bundle import COMPONENTS, check_bundle_output
 from moir_edge.export.assembly import assemble
 from moir_edge.export.checkpoints import load_checkpoint
 from moir_edge.export.components import Progress, trace_components
+from moir_edge.export.parity import PARITY_RTOL, check_parity_rtol
 from moir_edge.export.plan import plan_export
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def export_bundle(
     int4_method: str | None = None,
     mix: MixSettings | None = None,
     engines: bool = True,
+    parity_rtol: float = PARITY_RTOL,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -48,6 +50,7 @@ def export_bundle(
         mix: Measure the layers' sensitivity into ``reports/sensitivity.json``, and raise the precision of as few as
             reach a target recovery; needs `calibration`.
         engines: Compile engines too, where the target's can be built on any machine.
+        parity_rtol: Largest error of a float32 bundle's outputs against torch, as a share of each output's largest value.
         force: Replace a bundle that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
 
@@ -56,13 +59,15 @@ def export_bundle(
 
     Raises:
         UnsupportedError: Unknown target, precision, component or architecture, or calibration data are missing.
-        DataError: The checkpoint cannot be loaded, or the calibration data cannot be used.
+        DataError: The checkpoint cannot be loaded, the calibration data cannot be used, or `parity_rtol` is out of range.
+        NotFiniteError: Torch or a written graph gives a NaN or an infinity.
         ToleranceError: A float32 bundle differs from torch by more than its tolerance.
         BundleError: `output` exists and may not be replaced.
         EnvironmentProblem: The disk is full or not writable.
     """
     # Everything that can be refused is refused before the long work.
     check_bundle_output(output, force=force)
+    check_parity_rtol(parity_rtol)
     plan_export(
         COMPONENTS,
         target=target,
@@ -83,6 +88,7 @@ def export_bundle(
         int4_method=int4_method,
         mix=mix,
         engines=engines,
+        parity_rtol=parity_rtol,
         force=force,
         progress=progress,
     )

@@ -34,6 +34,9 @@ WIDE_OPERATORS = frozenset(
 )
 """Operators that stay in float32: squares and exponentials pass float16's 65,504, and positions need its digits."""
 
+_WEIGHT_OPERATORS = HALF_OPERATORS | {"Gather"}
+"""Operators whose constants are weights: one that is clamped gives wrong numbers, where a clamped mask masks as before."""
+
 _HALF_MAX = float(np.finfo(np.float16).max)
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -43,7 +46,7 @@ def to_half(model: ir.Model, *, keep_fp32: Sequence[str] = ()) -> None:
 
     Requires: no control flow; weights are initializers. Model-local functions are inlined.
     Ensures: inputs and outputs keep their types; every operator gets floats of one type; weights of matrix
-    products are float16; constants past ±65,504 that are needed in float16, as attention masks are, are
+    products are float16; other constants past ±65,504 that are needed in float16, as attention masks are, are
     clamped to it.
 
     Args:
@@ -51,7 +54,7 @@ def to_half(model: ir.Model, *, keep_fp32: Sequence[str] = ()) -> None:
         keep_fp32: Names, or patterns, of nodes to keep in float32, such as ``*.router.*``.
 
     Raises:
-        UnsupportedError: The graph holds If, Loop or Scan, or a value whose type is unknown.
+        UnsupportedError: The graph holds If, Loop or Scan, a value whose type is unknown, or a weight past ±65,504.
     """
     if model.functions:
         common.InlinePass()(model)
@@ -124,6 +127,8 @@ class _Converter:
     def _unify(self, node: ir.Node, dtype: ir.DataType) -> None:
         for index, value in enumerate(node.inputs):
             if value is not None and _is_float(value) and value.dtype != dtype:
+                if dtype == _HALF and node.op_type in _WEIGHT_OPERATORS:
+                    _require_half_range(value, node)
                 node.replace_input_with(index, self._as(value, dtype, before=node))
 
     def _as(self, value: ir.Value, dtype: ir.DataType, before: ir.Node | None) -> ir.Value:
@@ -180,6 +185,19 @@ class _Converter:
         for name, value in list(self._graph.initializers.items()):
             if not value.uses() and not value.is_graph_output():
                 self._graph.initializers.pop(name)
+
+
+def _require_half_range(value: ir.Value, node: ir.Node) -> None:
+    """Raise where a weight would overflow in float16."""
+    if value.const_value is None or not _is_initializer(value):
+        return
+    largest = float(np.abs(value.const_value.numpy()).max(initial=0.0))
+    # NaN too: a comparison with it is False.
+    if not largest <= _HALF_MAX:
+        raise UnsupportedError(
+            f"the weight {value.name!r} of node {node.name!r} reaches {largest:.3g}, past float16's "
+            f"{_HALF_MAX:g}; export its component in fp32"
+        )
 
 
 def _is_float(value: ir.Value | None) -> bool:

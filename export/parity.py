@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +10,48 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moir_edge.errors import ToleranceError
+from moir_edge.errors import DataError, ToleranceError
 from moir_edge.export.chain import ChainStep, GraphChain
 from moir_edge.export.checkpoints import Checkpoint
 from moir_edge.export.components import TracedModel
-from moir_edge.export.routing_parity import RoutingFigures
+from moir_edge.export.parity_figures import ParityFigures
+from moir_edge.export.routing_parity import RoutingFigures, same_choice, torch_routing
 from moir_edge.export.samples import ParitySample, parity_samples
 from moir_edge.transformers_cache import cache_keyword, returned_cache
 
-__all__ = ["LOGITS_TOLERANCE_FP32", "measure_parity", "require_fp32_parity"]
+__all__ = [
+    "PARITY_RTOL",
+    "check_parity_rtol",
+    "expected_outputs",
+    "measure_parity",
+    "require_fp32_parity",
+]
 
-# Contract of a float32 bundle: the runtimes differ from torch in the order of sums only.
-LOGITS_TOLERANCE_FP32 = 1e-3
+PARITY_RTOL = 1e-4
+"""Contract of a float32 bundle, as a share of the largest value of each output.
+
+ONNX Runtime and torch differ in the order of float32 sums: up to 1e-5 of an output's scale over tens of layers. A
+scale that is wrong by a thousandth is ten times past this bound.
+"""
+
+# Where the two best sources are alike, rounding swaps them at no cost; sources that are not alike are another router.
+_LEAST_MATCHED_COSINE = 0.99
 _DECODE_STEPS = 4
 
 Array = npt.NDArray[Any]
 
 
-@dataclass
-class _Figures:
-    """Largest absolute errors so far, by what they measure, and agreement of the greedy token."""
+def check_parity_rtol(rtol: float) -> None:
+    """Refuse a tolerance that no graph or every graph would keep.
 
-    errors: dict[str, float] = field(default_factory=dict)
-    greedy_same: int = 0
-    greedy_total: int = 0
-
-    def error(self, name: str, got: Array, expected: Array) -> None:
-        difference = np.abs(np.asarray(got, np.float64) - np.asarray(expected, np.float64))
-        worst = float(difference.max(initial=0.0))
-        # NaN must win over every number: max() alone would drop it.
-        known = self.errors.get(name, 0.0)
-        self.errors[name] = worst if not worst <= known else known
-
-    def logits(self, name: str, got: Array, expected: Array) -> None:
-        self.error(name, got, expected)
-        self.greedy_same += int((got.argmax(-1) == expected.argmax(-1)).sum())
-        self.greedy_total += len(got)
+    Raises:
+        DataError: It is not above 0 and below 1.
+    """
+    if not 0 < rtol < 1:
+        raise DataError(
+            f"the parity tolerance must be above 0 and below 1, got {rtol:g}; it is a share of each "
+            f"output's largest value, {PARITY_RTOL:g} by default"
+        )
 
 
 def measure_parity(
@@ -64,38 +69,65 @@ def measure_parity(
         samples: The prompts; None takes the few that every export is checked with.
 
     Returns:
-        Plain JSON data: ``max_abs_error`` by component and phase, ``greedy_agreement`` in [0, 1], ``samples``,
-        and ``router`` where one was run.
+        Plain JSON data. By output (`embedding`, `vision`, `router`, `router scores`, `prefill logits`, `decode logits`):
+        ``max_abs_error``; ``reference_scale``, torch's largest magnitude; and ``max_rel_error``, the error over the
+        scale. ``greedy_agreement`` in [0, 1], ``samples``, and ``router`` where one was run.
+
+    Raises:
+        NotFiniteError: An output of torch or of a graph is NaN or infinite.
     """
     chain = GraphChain(folder, precisions, traced.facts)
-    figures, routing = _Figures(), RoutingFigures()
+    figures, routing = ParityFigures(precisions), RoutingFigures()
     samples = samples or parity_samples(traced.checkpoint, traced.facts)
     for sample in samples:
+        figures.sample = sample.name
         _compare(traced.checkpoint, chain, sample, figures, routing)
     return {
         "samples": [sample.name for sample in samples],
         "decode_steps": _DECODE_STEPS,
-        "max_abs_error": figures.errors,
-        "greedy_agreement": figures.greedy_same / figures.greedy_total,
+        **figures.summary(),
         "router": routing.summary(),
     }
 
 
-def require_fp32_parity(figures: dict[str, Any]) -> None:
+def require_fp32_parity(
+    figures: Mapping[str, Any], expected: Sequence[str], rtol: float = PARITY_RTOL
+) -> None:
     """Refuse a float32 bundle whose figures are above tolerance.
 
     Args:
         figures: From `measure_parity`.
+        expected: Outputs that must have been compared, see `expected_outputs`.
+        rtol: Largest error of an output over its scale; over 1 where torch gives nothing but zeros.
 
     Raises:
-        ToleranceError: Names the figure, its value and the tolerance.
+        ToleranceError: Names the figure, its value and the tolerance, or the output that was not compared.
     """
-    for name, worst in figures["max_abs_error"].items():
-        if not worst <= LOGITS_TOLERANCE_FP32:
+    for name in expected:
+        if name not in figures["max_rel_error"]:
             raise ToleranceError(
-                f"{name}: max abs error {worst:.2e} against torch, tolerance "
-                f"{LOGITS_TOLERANCE_FP32:.0e}; nothing was written"
+                f"{name}: not compared with torch, so the graphs lack it; nothing was written"
             )
+    for name, worst in figures["max_rel_error"].items():
+        if not worst <= rtol:
+            raise ToleranceError(
+                f"{name}: max abs error {figures['max_abs_error'][name]:.2e} against torch is {worst:.2e} of "
+                f"the output's scale {figures['reference_scale'][name]:.2e}, tolerance {rtol:.0e} "
+                "(parity rtol); nothing was written"
+            )
+    cosine = (figures["router"] or {}).get("matched_token_cosine", 1.0)
+    if not cosine >= _LEAST_MATCHED_COSINE:
+        raise ToleranceError(
+            f"router: its sources are others than torch's, matched-token cosine {cosine:.4f}, at least "
+            f"{_LEAST_MATCHED_COSINE:g}; nothing was written"
+        )
+
+
+def expected_outputs(traced: TracedModel) -> list[str]:
+    """Return the outputs that `measure_parity` must compare for a model."""
+    router = ["router", "router scores"] if traced.checkpoint.router is not None else []
+    vision = ["vision"] if "vision" in traced.checkpoint.architecture.components else []
+    return ["embedding", *vision, *router, "prefill logits", "decode logits"]
 
 
 @torch.no_grad()
@@ -103,7 +135,7 @@ def _compare(
     checkpoint: Checkpoint,
     chain: GraphChain,
     sample: ParitySample,
-    figures: _Figures,
+    figures: ParityFigures,
     routing: RoutingFigures,
 ) -> None:
     step = chain.prefill(sample.input_ids, sample.attention_mask, sample.tiles)
@@ -115,9 +147,9 @@ def _compare(
     expected = _torch_step(
         checkpoint.model, sample.input_ids, sample.attention_mask, None, **inputs
     )
+    if checkpoint.router is not None and step.routing is not None:
+        _compare_routing(checkpoint, step.routing, figures, routing)
     figures.logits("prefill logits", step.logits, _last(expected))
-    if step.routing is not None:
-        routing.add(checkpoint.model, step.routing)
     for _ in range(_DECODE_STEPS):
         tokens = _last(expected).argmax(-1)[:, None].astype(np.int64)
         step = chain.step(step, tokens)
@@ -126,7 +158,7 @@ def _compare(
 
 
 def _compare_inputs(
-    checkpoint: Checkpoint, sample: ParitySample, step: ChainStep, figures: _Figures
+    checkpoint: Checkpoint, sample: ParitySample, step: ChainStep, figures: ParityFigures
 ) -> None:
     """Compare what enters the language model: token embeddings and image features."""
     model = checkpoint.model
@@ -140,6 +172,24 @@ def _compare_inputs(
     figures.error(
         "vision", step.image_features, features.reshape(step.image_features.shape).numpy()
     )
+
+
+def _compare_routing(
+    checkpoint: Checkpoint,
+    got: Mapping[str, Array],
+    figures: ParityFigures,
+    routing: RoutingFigures,
+) -> None:
+    """Compare the router's outputs; its embeddings where both sides picked the same sources."""
+    expected = torch_routing(checkpoint.model)
+    if expected is None:
+        return
+    for output in ("router_gate", "router_margin"):
+        figures.require_finite("router", got[output], expected[output])
+    figures.error("router scores", got["router_scores"], expected["router_scores"])
+    same = same_choice(got, expected)
+    figures.error("router", got["routed_embeds"], expected["routed_embeds"], counted=same)
+    routing.compare(expected, got)
 
 
 def _torch_step(

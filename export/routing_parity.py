@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moir_edge.errors import NotFiniteError
+from moir_edge.finite import count_text, is_finite, largest
 from moir_edge.similarity import cosines
 
-__all__ = ["RoutingFigures"]
+__all__ = ["RoutingFigures", "same_choice", "torch_routing"]
 
 Array = npt.NDArray[Any]
 
@@ -31,34 +33,22 @@ class RoutingFigures:
         self._gate_flips = 0
         self._names_sources = False
 
-    def add(self, model: Any, got: Mapping[str, Array]) -> None:
-        """Compare one prefill of the router graph with the last one of the torch model.
-
-        Args:
-            model: A model with a router that has just run the same prompt.
-            got: ``router_scores``, ``router_indices``, ``router_margin``, ``router_gate`` and ``routed_embeds`` of the
-                graph; shapes as in `moir_edge.router.RouterOutput`.
-        """
-        from moir_edge.router import last_routing
-
-        routing = last_routing(model)
-        if routing is None:
-            return
-        self.compare(
-            {graph: getattr(routing.output, name).numpy() for graph, name in _FIELDS.items()}, got
-        )
-
     def compare(self, expected: Mapping[str, Array], got: Mapping[str, Array]) -> None:
         """Compare the outputs of two router graphs on one prompt, both by the graph's names.
 
         Args:
             expected: Of the reference.
             got: Of what is measured.
+
+        Raises:
+            NotFiniteError: A score, gate or margin is NaN or infinite.
         """
+        for side, values in (("reference", expected), ("graph", got)):
+            _require_finite(side, values)
         routed = expected["router_gate"] > 0  # (batch, tokens)
         self._gate_flips += int((routed != (got["router_gate"] > 0)).sum())
         scores = np.abs(got["router_scores"] - expected["router_scores"])
-        self._score_error = max(self._score_error, float(scores.max(initial=0.0)))
+        self._score_error = max(self._score_error, largest(scores))
         self._margins.append(expected["router_margin"][routed])
         self._own_margins.append(got["router_margin"][routed])
         ours, theirs = (
@@ -94,6 +84,53 @@ class RoutingFigures:
             "margin_minimum": float(margins.min()),
             "graph_margin_median": float(np.median(np.concatenate(self._own_margins))),
         }
+
+
+def torch_routing(model: Any) -> dict[str, Array] | None:
+    """Return the outputs of a model's router, by the graph's names, on the prompt that it has just run.
+
+    Args:
+        model: A model with a router.
+
+    Returns:
+        ``routed_embeds``, ``router_scores``, ``router_indices``, ``router_margin`` and ``router_gate``, shapes as in
+        `moir_edge.router.RouterOutput`, and ``positions`` (batch, tokens) of the tokens in the prompt, -1 for none. None if
+        nothing was routed.
+    """
+    from moir_edge.router import last_routing
+
+    routing = last_routing(model)
+    if routing is None:
+        return None
+    places = [routing.image_positions, routing.text_positions]
+    return {
+        "positions": np.concatenate([place.numpy() for place in places], axis=1),
+        **{graph: getattr(routing.output, name).numpy() for graph, name in _FIELDS.items()},
+    }
+
+
+def same_choice(got: Mapping[str, Array], expected: Mapping[str, Array]) -> Array:
+    """Return which tokens of a prompt both routers left alone or enriched from the same sources.
+
+    Args:
+        got: Of the graph, by its names.
+        expected: From `torch_routing`.
+
+    Returns:
+        (batch, sequence, 1) bool.
+    """
+    other = (got["router_indices"] != expected["router_indices"]).any(axis=-1)
+    other |= (got["router_gate"] > 0) != (expected["router_gate"] > 0)  # (batch, tokens)
+    same = np.ones(expected["routed_embeds"].shape[:2], bool)
+    rows, columns = np.nonzero(other & (expected["positions"] >= 0))
+    same[rows, expected["positions"][rows, columns]] = False
+    return same[..., None]
+
+
+def _require_finite(side: str, values: Mapping[str, Array]) -> None:
+    for name in ("router_scores", "router_gate", "router_margin"):
+        if not is_finite(values[name]):
+            raise NotFiniteError(f"{name} of the {side}: {count_text(values[name])}")
 
 
 # Output of the graph to field of `RouterOutput`.

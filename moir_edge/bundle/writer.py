@@ -10,6 +10,7 @@ from typing import Any
 from moir_edge.bundle.manifest import COMPONENTS, MANIFEST_NAME, FileEntry, Manifest
 from moir_edge.bundle.reader import file_sha256
 from moir_edge.errors import BundleError
+from moir_edge.finite import json_text
 from moir_edge.staging import PID_NAME, FolderKind, check_replaceable, staged_folder
 
 __all__ = ["BUNDLE", "check_bundle_output", "seal", "staged_bundle"]
@@ -60,6 +61,9 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
 
     Returns:
         The manifest as written.
+
+    Raises:
+        NotFiniteError: A figure of the manifest is NaN or infinite.
     """
     unlisted = (PID_NAME, MANIFEST_NAME)
     files = tuple(
@@ -72,5 +76,6 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
         if path.is_file() and path.name not in unlisted
     )
     sealed = manifest.model_copy(update={"files": files})
-    (folder / MANIFEST_NAME).write_text(sealed.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    text = json_text(sealed.model_dump(mode="json"), indent=1, ensure_ascii=False)
+    (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
     return sealed

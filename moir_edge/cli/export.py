@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,6 +114,12 @@ def export(
     engines: Annotated[
         bool, typer.Option(help="Compile the target's engines too; `build` does it later.")
     ] = True,
+    parity_rtol: Annotated[
+        float | None,
+        typer.Option(
+            help="fp32: largest error against torch, as a share of each output's largest value; 1e-4 by default."
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle that stands at the output.")
     ] = False,
@@ -165,6 +170,7 @@ def export(
         holdout_rows=holdout_rows,
     )
     from moir_edge.export import export_bundle
+    from moir_edge.export.parity import PARITY_RTOL
 
     with progress_bar(quiet=as_json) as progress:
         path = export_bundle(
@@ -177,6 +183,7 @@ def export(
             int4_method=int4_method,
             engines=engines,
             mix=mix,
+            parity_rtol=PARITY_RTOL if parity_rtol is None else parity_rtol,
             force=force,
             progress=progress,
         )
@@ -215,11 +222,12 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         as_json: Print one JSON object instead.
     """
     from moir_edge.bundle import open_bundle
+    from moir_edge.finite import json_text
 
     manifest = open_bundle(path, verify=False).manifest
     if as_json:
         summary = manifest.model_dump(mode="json", include=set(_SUMMARY_FIELDS))
-        typer.echo(json.dumps({"bundle": str(path), **summary}, indent=1))
+        typer.echo(json_text({"bundle": str(path), **summary}, indent=1))
         return
     total_mb = sum(entry.bytes for entry in manifest.files) / 1e6
     typer.echo(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moir_edge.bundle import open_bundle
-from moir_edge.errors import BundleError, ToleranceError, UnsupportedError
+from moir_edge.errors import BundleError, DataError, ToleranceError, UnsupportedError
 from moir_edge.export import assemble, export_bundle
 
 
@@ -45,8 +45,15 @@ def test_bundle_holds_what_the_runtime_reads(bundle: Path, name: str) -> None:
 def test_fp32_parity_is_measured_and_kept(bundle: Path) -> None:
     parity = open_bundle(bundle).manifest.parity
     assert parity == json.loads((bundle / "reports" / "parity.json").read_text())
-    # The contract's tolerance is 1e-3; logits of a model this small agree far better.
-    assert max(parity["max_abs_error"].values()) < 1e-4
+    outputs = ["embedding", "vision", "router scores", "router", "prefill logits", "decode logits"]
+    for name in ("max_abs_error", "max_rel_error", "reference_scale"):
+        assert list(parity[name]) == outputs
+    # The contract's tolerance is 1e-4 of the scale; a model this small agrees far better.
+    assert max(parity["max_rel_error"].values()) < 1e-5
+    for output in outputs:
+        scaled = parity["max_rel_error"][output] * parity["reference_scale"][output]
+        assert scaled == pytest.approx(parity["max_abs_error"][output])
+    assert parity["rtol"] == 1e-4
     assert parity["greedy_agreement"] == 1.0
     assert parity["router"]["routed_tokens"] > 0
     assert parity["router"]["index_agreement"] == 1.0
@@ -93,13 +100,23 @@ def test_refusals_come_before_the_checkpoint_is_read(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
 
 
-def test_failed_parity_leaves_nothing(
-    routed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("moir_edge.export.parity.LOGITS_TOLERANCE_FP32", 0.0)
-    with pytest.raises(ToleranceError, match="max abs error"):
-        assemble(routed, tmp_path / "out")
+def test_failed_parity_leaves_nothing(routed: Any, tmp_path: Path) -> None:
+    # float32 sums in another order differ by more than a billionth of the logits' scale
+    with pytest.raises(
+        ToleranceError, match=r"tolerance 1e-10 \(parity rtol\); nothing was written"
+    ):
+        assemble(routed, tmp_path / "out", parity_rtol=1e-10)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rtol", [0.0, 1.0, -1e-4, float("nan"), float("inf")])
+def test_a_tolerance_that_bounds_nothing_is_refused(rtol: float, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        export_bundle(tmp_path / "absent", tmp_path / "out", parity_rtol=rtol)
+    assert str(caught.value) == (
+        f"the parity tolerance must be above 0 and below 1, got {rtol:g}; it is a share of each "
+        "output's largest value, 0.0001 by default"
+    )
 
 
 def test_progress_reports_every_stage(routed: Any, tmp_path: Path) -> None:

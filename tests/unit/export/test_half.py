@@ -237,3 +237,17 @@ def test_unknown_types_are_inferred() -> None:
     bare = _layer()
     del bare.graph.value_info[:]
     assert _types(_half(bare)) == _types(_half(_layer()))
+
+
+@pytest.mark.parametrize("largest", [7e4, np.inf, np.nan])
+def test_a_weight_past_the_range_of_half_is_refused(largest: float) -> None:
+    proto = _layer()
+    weight = next(one for one in proto.graph.initializer if one.name == "wq")
+    array = numpy_helper.to_array(weight).copy()
+    array[3, 4] = largest
+    weight.CopyFrom(numpy_helper.from_array(array, "wq"))
+    with pytest.raises(UnsupportedError) as caught:
+        to_half(ir.from_proto(proto))
+    assert str(caught.value) == (
+        f"the weight 'wq' of node 'q' reaches {largest:.3g}, past float16's 65504; export its component in fp32"
+    )

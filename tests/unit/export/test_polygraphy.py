@@ -11,7 +11,6 @@ from typing import Any
 import onnx
 import pytest
 
-from moir_edge.export.parity import LOGITS_TOLERANCE_FP32
 from moir_edge.export.writing import write_graphs
 
 pytest.importorskip("polygraphy", reason="polygraphy is not installed (extra `dev`)")
@@ -69,6 +68,6 @@ def test_run_compares_as_documented(graphs: Path) -> None:
     shown = _polygraphy(
         graphs,
         *("run", "vision.onnx", "--onnxrt", "--load-inputs", "inputs.json"),
-        *("--load-outputs", "fp32.json", "--atol", str(LOGITS_TOLERANCE_FP32), "--rtol", "0"),
+        *("--load-outputs", "fp32.json", "--atol", "1e-3", "--rtol", "0"),
     )
     assert "Passed: 1/1 iterations" in shown
