@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,6 +117,7 @@ def tune(
 
     from moir_edge.cli.terminal import progress_bar
     from moir_edge.errors import DataError, MoirEdgeError
+    from moir_edge.finite import json_text
     from moir_edge.tuning import TuneSettings, training_folder
     from moir_edge.tuning import tune as run
 
@@ -172,7 +172,7 @@ def tune(
         raise MoirEdgeError(
             f"interrupted; the same command with --resume goes on from {training_folder(output)}"
         ) from error
-    typer.echo(json.dumps(asdict(report), indent=1) if as_json else _summary(report, output))
+    typer.echo(json_text(asdict(report), indent=1) if as_json else _summary(report, output))
 
 
 def _summary(report: TuneReport, output: Path) -> str:

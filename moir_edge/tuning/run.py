@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ from typing import Any
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.datasets import DataSource, as_source
 from moir_edge.environment import require
-from moir_edge.errors import DataError
+from moir_edge.errors import DataError, NotFiniteError
+from moir_edge.finite import json_text
 from moir_edge.ownership import CHECKPOINT
 from moir_edge.staging import check_replaceable, staged_folder
 from moir_edge.tuning.degrading import degraded_share
@@ -96,6 +96,7 @@ def tune(
     Raises:
         DataError: Data without answers, a checkpoint without the router that is to be tuned or balanced, nothing to
             resume, or other settings than those of the run to resume.
+        NotFiniteError: The loss, a gradient or a weight became NaN or infinite; nothing of the run is kept.
         EnvironmentProblem: A package is missing.
     """
     settings = settings or TuneSettings()
@@ -116,7 +117,11 @@ def tune(
         rows, settings.degrade, settings.degrade_share, training / IMAGES, seed=settings.seed
     )
     with _quiet_transformers():
-        with _config_kept(loaded.model), _plain_attention_on_cpu(loaded.model):
+        with (
+            _config_kept(loaded.model),
+            _plain_attention_on_cpu(loaded.model),
+            _discarded_if_diverged(training),
+        ):
             report = _train(
                 loaded, settings, source, rows, eval_rows,
                 conditions=conditions, training=training, progress=progress,
@@ -126,11 +131,21 @@ def tune(
     return report
 
 
+@contextmanager
+def _discarded_if_diverged(training: Path) -> Iterator[None]:
+    """Discard a run that diverged: resumed with the same settings it would diverge again."""
+    try:
+        yield
+    except NotFiniteError:
+        discard(training)
+        raise
+
+
 def _write(loaded: Any, output: str | Path, report: TuneReport, *, force: bool) -> None:
     with staged_folder(output, CHECKPOINT, force=force) as folder:
         loaded.model.save_pretrained(folder)
         _processor(loaded.folder).save_pretrained(folder)
-        (folder / REPORT_NAME).write_text(json.dumps(asdict(report), indent=1) + "\n")
+        (folder / REPORT_NAME).write_text(json_text(asdict(report), indent=1) + "\n")
 
 
 @contextmanager
@@ -218,6 +233,7 @@ def _train(
     """Train in place, and leave the model on the CPU in evaluation mode."""
     from moir_edge.tuning.adapters import Adapters, train_only
     from moir_edge.tuning.data import RowSet
+    from moir_edge.tuning.divergence import require_finite_weights
     from moir_edge.tuning.mwam import Mwam
     from moir_edge.tuning.trainer import build_trainer, last_complete
 
@@ -243,6 +259,7 @@ def _train(
     if mwam is not None:
         mwam.detach()
     model.cpu().eval()
+    require_finite_weights(model)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return TuneReport(
         settings=settings.record(),

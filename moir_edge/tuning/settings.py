@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,8 +81,8 @@ class TuneSettings:
         positive = ("lora_rank", "steps", "epochs", "learning_rate", "batch_size", "early_stop")
         for name in (*positive, "checkpoint_every"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise DataError(f"tune: {name} is {value}; it must be more than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise DataError(f"tune: {name} is {value}; it must be more than 0, and finite")
 
     @property
     def rank(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from moir_edge.benchmarks.data import Row
+from moir_edge.finite import json_text
 from moir_edge.ownership import remove_files
 from moir_edge.tuning.data import AnswerBatches, RowSet
+from moir_edge.tuning.divergence import DivergenceGuard
 from moir_edge.tuning.loss import answer_loss
 from moir_edge.tuning.mwam import Mwam
 from moir_edge.tuning.settings import TuneSettings
@@ -32,6 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 _WEIGHTS = "model.safetensors"
 _COMPLETE = "complete.json"
+_ROW_IDS = "row_ids"
 
 
 class RouterTrainer(Trainer):
@@ -39,15 +43,22 @@ class RouterTrainer(Trainer):
 
     Args:
         mwam: Balances the branches, or None.
+        guard: Stops a run that diverges.
         autocast_dtype: Of matrix products in the training steps, evaluations left out; None for the weights' own.
         **kwargs: Passed on to the Trainer.
     """
 
     def __init__(
-        self, *, mwam: Mwam | None, autocast_dtype: torch.dtype | None, **kwargs: Any
+        self,
+        *,
+        mwam: Mwam | None,
+        guard: DivergenceGuard,
+        autocast_dtype: torch.dtype | None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.mwam = mwam
+        self._guard = guard
         self._autocast_dtype = autocast_dtype
 
     def compute_loss(
@@ -57,14 +68,39 @@ class RouterTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return the task loss, with the branches' own losses where MWAM asks for them."""
+        """Return the task loss, with the branches' own losses where MWAM asks for them.
+
+        Raises:
+            NotFiniteError: It is NaN or infinite.
+        """
         del num_items_in_batch  # rows count the same, however many tokens their answers have
+        inputs = dict(inputs)
+        rows = inputs.pop(_ROW_IDS)
         with self._autocast(model):
             outputs = model(**inputs, use_cache=False)
             loss = answer_loss(outputs.logits, inputs["labels"])
             if self.mwam is not None and self.mwam.mode != "gradient" and model.training:
                 loss = loss + self.mwam.auxiliary_loss(inputs)
+        self._check_loss(model, loss, rows)
         return (loss, outputs) if return_outputs else loss
+
+    def _check_loss(self, model: nn.Module, loss: Tensor, rows: Sequence[str]) -> None:
+        if not model.training:
+            self._guard.check_evaluation(loss.detach(), rows, self.state.global_step)
+            return
+        scheduler: Any = self.lr_scheduler
+        self._guard.begin(self.state.global_step + 1, rows, scheduler.get_last_lr()[0])
+        self._guard.check_loss(loss.detach())
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """Make the forward and backward pass of one step.
+
+        Raises:
+            NotFiniteError: The loss or a gradient is NaN or infinite.
+        """
+        loss = super().training_step(model, *args, **kwargs)
+        self._guard.check_gradients(model)
+        return loss
 
     def _autocast(self, model: nn.Module) -> AbstractContextManager[Any]:
         # TrainingArguments(bf16=True) would wrap the model's forward for good, evaluations included
@@ -108,21 +144,37 @@ class RouterTrainer(Trainer):
         return module  # type: ignore[no-any-return]
 
 
-class _Bookkeeping(TrainerCallback):
-    """Draws the progress, and marks a checkpoint as complete once all of its files are written."""
+class _NamedBatches:
+    """Adds the ids of its rows to a batch, so that a step that fails can name them."""
 
-    def __init__(self, progress: Progress | None, mwam: Mwam | None) -> None:
+    def __init__(self, batches: AnswerBatches) -> None:
+        self._batches = batches
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        return {**self._batches(rows), _ROW_IDS: tuple(row.id for row in rows)}
+
+
+class _Bookkeeping(TrainerCallback):
+    """Checks the weights, draws the progress, and marks a checkpoint as complete once all of its files are written."""
+
+    def __init__(
+        self, progress: Progress | None, mwam: Mwam | None, guard: DivergenceGuard
+    ) -> None:
         self._progress = progress
         self._mwam = mwam
+        self._guard = guard
 
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        self._guard.check_weights(model)
         if self._progress is not None:
             self._progress("tuning", state.global_step, state.max_steps)
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         draft = folder / f"{_COMPLETE}.draft"
-        draft.write_text(json.dumps(self._mwam.balance.state() if self._mwam else {}))
+        draft.write_text(json_text(self._mwam.balance.state() if self._mwam else {}))
         draft.rename(folder / _COMPLETE)
 
 
@@ -181,6 +233,8 @@ def build_trainer(
         weight_decay=0.01,
         seed=settings.seed,
         logging_steps=max(1, min(10, steps // 10)),
+        # It would replace a loss that is not finite by the mean of those before it: 0 at the first.
+        logging_nan_inf_filter=False,
         save_steps=every,
         save_total_limit=2,
         eval_strategy="no" if evaluation is None else "steps",
@@ -196,15 +250,17 @@ def build_trainer(
         disable_tqdm=True,
         report_to="none",
     )
+    guard = DivergenceGuard(settings.learning_rate)
     trainer = RouterTrainer(
         mwam=mwam,
+        guard=guard,
         autocast_dtype=torch.bfloat16 if settings.dtype == "bf16" else None,
         model=model,
         args=arguments,
-        data_collator=batches,
+        data_collator=_NamedBatches(batches),
         train_dataset=train,
         eval_dataset=evaluation,
-        callbacks=[_Bookkeeping(progress, mwam)],
+        callbacks=[_Bookkeeping(progress, mwam, guard)],
     )
     trainer.remove_callback(PrinterCallback)
     if settings.early_stop is not None:
