@@ -12,6 +12,7 @@ from torch import Tensor
 from moir_edge.errors import EnvironmentProblem
 from moir_edge.ops.fused import fused_obstacle
 from moir_edge.router import RouterConfig, RouterOutput, TokenRouter
+from moir_edge.runtime.providers import graph_provider
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks.fused_router import Case, Timed
@@ -161,7 +162,7 @@ def _session(router: TokenRouter, inputs: tuple[Tensor, ...]) -> Run | None:
 
     from moir_edge.ops import ROUTER_INPUTS, ROUTER_OUTPUTS, router_graph
 
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if graph_provider() != "cuda":
         return None
     # Events are recorded on torch's stream, so that stream has to wait for the session's.
     stream, torchs = _cuda.Stream(), _cuda.current_stream()

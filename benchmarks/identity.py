@@ -181,5 +181,5 @@ def _settings(record: Any) -> dict[str, Any] | None:
     if record is None:
         return None
     if isinstance(record, dict):
-        record = {name: value for name, value in record.items() if name != "special_token_ids"}
+        record = {name: value for name, value in record.items() if not name.endswith("_token_ids")}
     return RouterConfig.from_record(record).to_record()

@@ -18,6 +18,7 @@ from moir_edge.benchmarks.process import CandidateProcess
 from moir_edge.benchmarks.provenance import ModelIdentity
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.errors import BundleError, DataError, EnvironmentProblem, UnsupportedError
+from moir_edge.runtime.providers import graph_provider
 
 __all__ = [
     "Opened",
@@ -97,7 +98,7 @@ def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[C
         engines = bundles[spec.source].manifest.engines
         providers: Sequence[str | None] = settings.providers or (None,)
         if settings.parity and engines and not settings.providers:
-            providers = (_onnx_runtime(), *ENGINE_PROVIDERS)
+            providers = (graph_provider(), *ENGINE_PROVIDERS)
         planned += [
             replace(
                 spec,
@@ -128,13 +129,6 @@ def _reference_spec(settings: BenchSettings, reference: str) -> CandidateSpec:
         max_new_tokens=settings.max_new_tokens,
         hub=True,
     )
-
-
-def _onnx_runtime() -> str:
-    """Return the best provider that runs graphs rather than engines on this device."""
-    import onnxruntime
-
-    return "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
 
 
 def open_subject(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError, closest
+from moir_edge.runtime.cuda_start import CUDA_PACKAGE, cuda_problem
 from moir_edge.runtime.float4 import session_source
 from moir_edge.targets import get_target, session_config
 
@@ -14,7 +18,9 @@ if TYPE_CHECKING:
     from moir_edge.bundle import Bundle, Manifest, TensorSpec
     from moir_edge.runtime.interface import Sessions
 
-__all__ = ["GraphProvider", "Provider", "open_graph", "open_sessions"]
+__all__ = ["GraphProvider", "Provider", "graph_provider", "open_graph", "open_sessions"]
+
+_log = logging.getLogger(__name__)
 
 GraphProvider = Literal["cpu", "cuda", "ort-tensorrt"]
 """ONNX Runtime's ways to run a graph."""
@@ -40,8 +46,8 @@ def open_sessions(bundle: Bundle, *, threads: int | None, provider: Provider | N
     Args:
         bundle: An opened bundle.
         threads: Threads of one operator on the CPU; None takes one per physical core.
-        provider: Who computes. None takes the bundle's engines where they fit this machine, else CUDA where onnxruntime-gpu
-            offers it, else the CPU.
+        provider: Who computes. None takes the bundle's engines where they fit this machine, else what `graph_provider`
+            returns; where CUDA does not start after all, the CPU takes over with a logged line.
 
     Raises:
         UnsupportedError: There is no such provider.
@@ -59,7 +65,13 @@ def open_sessions(bundle: Bundle, *, threads: int | None, provider: Provider | N
         return EngineSessions(bundle)
     from moir_edge.runtime.sessions import GraphSessions
 
-    return GraphSessions(bundle, threads=threads, provider=chosen)
+    try:
+        return GraphSessions(bundle, threads=threads, provider=chosen)
+    except EnvironmentProblem as error:
+        if provider is not None or chosen == "cpu":
+            raise
+        _log.warning(f"running on the CPU: {error}")
+    return GraphSessions(bundle, threads=threads, provider="cpu")
 
 
 def _default(bundle: Bundle) -> Provider:
@@ -68,7 +80,21 @@ def _default(bundle: Bundle) -> Provider:
 
         if engines_fit(bundle):
             return "tensorrt"
-    return "cuda" if _EXECUTION["cuda"][0] in _available() else "cpu"
+    return graph_provider()
+
+
+def graph_provider() -> GraphProvider:
+    """Return the best provider that runs graphs on this machine: CUDA, or the CPU.
+
+    An ONNX Runtime that offers CUDA without its libraries gets the CPU, and one logged line that names what is missing.
+    """
+    if _EXECUTION["cuda"][0] not in _available():
+        return "cpu"
+    problem = cuda_problem()
+    if problem is None:
+        return "cuda"
+    _log.warning(f"running on the CPU: {problem}")
+    return "cpu"
 
 
 def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads: int | None) -> Any:
@@ -81,8 +107,7 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
     import onnxruntime
 
     execution = _EXECUTION[provider]
-    if execution[0] not in _available():
-        raise EnvironmentProblem(_not_offered(provider))
+    _require_provider(provider)
     entry = bundle.manifest.components.get(component)
     if entry is None:
         raise BundleError(f"{bundle.path} has no {component} component; export it again")
@@ -95,11 +120,22 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
     if provider == "ort-tensorrt":
         settings[0] = tensorrt_options(component, bundle.manifest)
     try:
-        session = onnxruntime.InferenceSession(
-            source, options, providers=list(execution), provider_options=settings
-        )
+        # Older versions print that a provider failed and go on without it, whatever `enable_fallback` says.
+        with contextlib.redirect_stdout(io.StringIO()):
+            session = onnxruntime.InferenceSession(
+                source,
+                options,
+                providers=list(execution),
+                provider_options=settings,
+                enable_fallback=False,
+            )
     except Exception as error:  # onnxruntime's exceptions share no public base class
-        raise BundleError(f"ONNX Runtime cannot load {path}: {error}") from error
+        reason = " ".join(str(error).split())
+        if provider == "cpu":
+            raise BundleError(f"ONNX Runtime cannot load {path}: {reason}") from error
+        raise EnvironmentProblem(
+            f"ONNX Runtime cannot load {path} with the {provider} provider: {reason}; or run with --provider cpu"
+        ) from error
     if session.get_providers()[0] != execution[0]:  # it goes on without one that does not start
         raise EnvironmentProblem(
             f"ONNX Runtime could not start {execution[0]} for {path}; its libraries (CUDA, cuDNN, for ort-tensorrt "
@@ -175,12 +211,19 @@ def _available() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
-def _not_offered(provider: str) -> str:
-    has = [name for name, execution in _EXECUTION.items() if execution[0] in _available()]
-    return (
-        f"this onnxruntime offers no {provider} provider (it has {', '.join(has)}); "
-        "install it with `pip install 'moir-edge[gpu]'`"
-    )
+def _require_provider(provider: GraphProvider) -> None:
+    """Refuse a provider that this ONNX Runtime lacks, or whose libraries or driver this machine lacks."""
+    if _EXECUTION[provider][0] not in _available():
+        has = [name for name, execution in _EXECUTION.items() if execution[0] in _available()]
+        raise EnvironmentProblem(
+            f"this onnxruntime offers no {provider} provider (it has {', '.join(has)}); it comes with onnxruntime-gpu, "
+            f"which replaces onnxruntime: `{CUDA_PACKAGE}`"
+        )
+    problem = None if provider == "cpu" else cuda_problem()
+    if problem is not None:
+        raise EnvironmentProblem(
+            f"the {provider} provider cannot start: {problem}, or run with --provider cpu"
+        )
 
 
 def _session_options(threads: int | None, component: str, precision: str, *, exact: bool) -> Any:

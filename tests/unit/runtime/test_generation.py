@@ -313,7 +313,7 @@ def test_providers_are_checked(tiny_bundle: Path) -> None:
         moir_edge.load(tiny_bundle, provider="gpu")  # type: ignore[arg-type]
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("CUDA is available here, so its absence cannot be shown")
-    with pytest.raises(EnvironmentProblem, match=r"pip install 'moir-edge\[gpu\]'"):
+    with pytest.raises(EnvironmentProblem, match=r"pip install 'onnxruntime-gpu\[cuda,cudnn\]'"):
         moir_edge.load(tiny_bundle, provider="cuda")
 
 

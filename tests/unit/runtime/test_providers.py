@@ -14,6 +14,8 @@ from moir_edge.bundle import open_bundle
 from moir_edge.errors import EnvironmentProblem, UnsupportedError
 from moir_edge.runtime.providers import open_graph, tensorrt_options
 
+OFFERED = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+
 
 def test_an_unknown_provider_is_refused(tiny_bundle: Path) -> None:
     with pytest.raises(
@@ -22,23 +24,73 @@ def test_an_unknown_provider_is_refused(tiny_bundle: Path) -> None:
         moir_edge.load(tiny_bundle, provider="tensorr")  # type: ignore[arg-type]
 
 
-def test_a_provider_that_is_not_offered_names_the_extra(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("provider", ["cuda", "ort-tensorrt"])
+def test_a_provider_that_is_not_offered_names_the_package(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, provider: Any
 ) -> None:
     monkeypatch.setattr("moir_edge.runtime.providers._available", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(EnvironmentProblem, match=r"offers no ort-tensorrt provider \(it has cpu\)"):
-        moir_edge.load(tiny_bundle, provider="ort-tensorrt")
+    with pytest.raises(EnvironmentProblem) as caught:
+        moir_edge.load(tiny_bundle, provider=provider)
+    assert str(caught.value) == (
+        f"this onnxruntime offers no {provider} provider (it has cpu); it comes with onnxruntime-gpu, which replaces "
+        "onnxruntime: `pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'`"
+    )
+
+
+@pytest.fixture
+def without_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ONNX Runtime that offers CUDA and was built for a CUDA that no machine has: its own loader finds nothing."""
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "cuda_version", "99.0")
+    monkeypatch.setattr("moir_edge.runtime.providers._available", lambda: list(OFFERED))
+
+
+@pytest.mark.usefixtures("without_libraries")
+def test_cuda_without_its_libraries_leaves_the_cpu_and_one_line(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = moir_edge.load(tiny_bundle)
+    assert model.sessions.provider == "cpu"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("running on the CPU: CUDA's libraries are missing (libcublasLt.so.99, ")
+    assert line.endswith("install them with `pip install 'onnxruntime-gpu[cuda,cudnn]'`")
+    assert "\n" not in line
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.usefixtures("without_libraries")
+@pytest.mark.parametrize("provider", ["cuda", "ort-tensorrt"])
+def test_a_named_provider_without_its_libraries_is_refused(
+    tiny_bundle: Path, provider: Any
+) -> None:
+    with pytest.raises(
+        EnvironmentProblem,
+        match=rf"the {provider} provider cannot start: CUDA's libraries are missing \(libcublasLt\.so\.99, ",
+    ):
+        moir_edge.load(tiny_bundle, provider=provider)
+
+
+def test_cuda_without_a_driver_leaves_the_cpu(
+    tiny_bundle: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moir_edge.runtime.providers._available", lambda: list(OFFERED))
+    monkeypatch.setattr("moir_edge.tensorrt_api._DRIVER", "libcuda-that-nobody-has.so.1")
+    assert moir_edge.load(tiny_bundle).sessions.provider == "cpu"
+    assert "the NVIDIA driver is missing or finds no GPU" in caplog.text
 
 
 def test_a_provider_that_does_not_start_is_not_replaced_in_silence(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import onnxruntime
+
+    monkeypatch.setattr("moir_edge.runtime.providers.cuda_problem", lambda: None)
 
     real = onnxruntime.InferenceSession
     asked: list[Any] = []
 
-    def falls_back(path: str, options: Any, *, providers: list[str], provider_options: Any) -> Any:
+    def falls_back(path: str, options: Any, *, providers: list[str], **_: Any) -> Any:
         asked.append(providers)
         return real(path, options, providers=["CPUExecutionProvider"])
 
@@ -47,6 +99,30 @@ def test_a_provider_that_does_not_start_is_not_replaced_in_silence(
     with pytest.raises(EnvironmentProblem, match="could not start CUDAExecutionProvider"):
         moir_edge.load(tiny_bundle, provider="cuda")
     assert asked == [["CUDAExecutionProvider", "CPUExecutionProvider"]]
+    assert not caplog.records
+    monkeypatch.setattr("moir_edge.runtime.providers._available", lambda: list(OFFERED))
+    assert moir_edge.load(tiny_bundle).sessions.provider == "cpu"
+    assert "running on the CPU: ONNX Runtime could not start CUDAExecutionProvider" in caplog.text
+
+
+def test_a_graph_that_the_provider_refuses_is_one_line(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    def fails(*_: Any, providers: list[str], **others: Any) -> Any:
+        # what a provider's own start raises; with `enable_fallback` it would be printed to stdout
+        assert others["enable_fallback"] is False
+        raise RuntimeError("Please install\nTensorRT libraries")
+
+    monkeypatch.setattr("moir_edge.runtime.providers.cuda_problem", lambda: None)
+    monkeypatch.setattr("moir_edge.runtime.providers._available", lambda: list(OFFERED))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    with pytest.raises(
+        EnvironmentProblem,
+        match=r"vision\.onnx with the cuda provider: Please install TensorRT libraries; or run with --provider cpu",
+    ):
+        moir_edge.load(tiny_bundle, provider="cuda")
 
 
 @pytest.mark.parametrize(("target", "exact"), [("cpu", False), ("jetson-thor", True)])
