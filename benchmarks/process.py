@@ -76,7 +76,7 @@ class CandidateProcess:
             self._connection.send((spec, list(rows)))
             self.loaded: Loaded = self._receive()
         except BaseException:
-            self.close()
+            self.close(at_once=True)
             raise
 
     def answer(self, indices: Sequence[int]) -> list[Answer]:
@@ -106,8 +106,10 @@ class CandidateProcess:
         """Return the peak resident memory of the process so far, in bytes."""
         return int(self._call("peak_memory"))
 
-    def close(self) -> None:
-        """End the process."""
+    def close(self, *, at_once: bool = False) -> None:
+        """End the process; `at_once`, without waiting for what it computes."""
+        if at_once:
+            self._process.kill()
         with contextlib.suppress(OSError):  # it may be gone already
             self._connection.send((CLOSE, {}))
         self._connection.close()
@@ -127,7 +129,7 @@ class CandidateProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(at_once=kind is not None)
 
     def _call(self, command: str, **arguments: Any) -> Any:
         try:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from moir_edge.bundle import SourceEntry
 from moir_edge.bundle.reader import file_sha256
-from moir_edge.errors import DataError
+from moir_edge.errors import DataError, one_line
 from moir_edge.models import Architecture, get_architecture
 
 __all__ = ["Checkpoint", "load_checkpoint", "no_progress_bars", "resolve_checkpoint"]
@@ -91,9 +91,8 @@ def _snapshot(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_FILES))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"{name} is neither a folder nor a hub checkpoint that can be fetched ({reason}); "
+            f"{name} is neither a folder nor a hub checkpoint that can be fetched ({one_line(error)}); "
             "check the spelling and the network"
         ) from error
 
@@ -117,7 +116,7 @@ def load_checkpoint(checkpoint: str | Path) -> Checkpoint:
             model = _load_model(folder, config).eval()
             tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"{folder} cannot be loaded: {_first_line(error)}") from error
+        raise DataError(f"{folder} cannot be loaded: {one_line(error)}") from error
     return Checkpoint(
         name=name,
         folder=folder,
@@ -151,7 +150,7 @@ def _model_type(folder: Path) -> str:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise DataError(f"{path} cannot be read: {one_line(error)}") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(model_type, str):
         raise DataError(f"{path} names no model_type; save the model with save_pretrained")
@@ -181,7 +180,3 @@ def weights_sha256(folder: Path) -> str:
     for path in files:
         digest.update(f"{path.name}:{file_sha256(path)}\n".encode())
     return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -19,6 +19,7 @@ __all__ = [
     "ToleranceError",
     "UnsupportedError",
     "closest",
+    "one_line",
 ]
 
 
@@ -52,6 +53,22 @@ class UnsupportedError(MoirEdgeError):
 
 class EnvironmentProblem(MoirEdgeError):  # noqa: N818 (EnvironmentError is a builtin)
     """Something this machine lacks: a package, disk space, a device."""
+
+
+_LONGEST = 900
+_TAIL = 300
+
+
+def one_line(error: BaseException | str) -> str:
+    """Return the message of an exception, a library's for example, as one line.
+
+    All of its lines are kept, because the cause often stands in a later one; of a very long message beginning and end are. An
+    exception without text is named by its class.
+    """
+    text = " ".join(str(error).split())
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST - _TAIL].rstrip()} … {text[-_TAIL:].lstrip()}"
+    return text or type(error).__name__
 
 
 def closest(name: str, known: Iterable[str]) -> str:

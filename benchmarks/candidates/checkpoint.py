@@ -20,7 +20,7 @@ from moir_edge.benchmarks.candidates.base import (
 from moir_edge.benchmarks.candidates.bundle import decoded_image
 from moir_edge.benchmarks.data import Row
 from moir_edge.environment import require
-from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.errors import DataError, UnsupportedError, one_line
 
 __all__ = ["CheckpointCandidate", "end_tokens"]
 
@@ -56,9 +56,8 @@ class CheckpointCandidate:
                 self._processor = processors.from_pretrained(spec.source)
                 self._model = _load_model(spec.source).eval()
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise DataError(
-                f"{spec.source} cannot be loaded as a vision-language checkpoint: {reason}"
+                f"{spec.source} cannot be loaded as a vision-language checkpoint: {one_line(error)}"
             ) from error
         self._processor.tokenizer.padding_side = "left"
         self._end_tokens = end_tokens(self._model)

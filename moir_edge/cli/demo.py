@@ -159,7 +159,7 @@ def _run(bundle: Path, data: Path, picture: Path, say: Any) -> dict[str, Any]:
     for image in row.images:
         words += ["--image", str(image)]
     done = subprocess.run(
-        child_command("moir_edge.cli.main:main", *words, "--json"),
+        child_command("moir_edge.__main__:main", *words, "--json"),
         env=child_environment(),
         capture_output=True,
         text=True,

@@ -1,6 +1,6 @@
 """The `moir-edge` entry point: gathers the commands, and turns every error into one line and an exit code.
 
-Exit codes: 0 done, 1 a gate failed, 2 usage or environment.
+Exit codes: 0 done, 1 a gate failed, 2 usage or environment, 130 interrupted. `moir_edge.__main__` has what belongs to a process of its own.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from moir_edge.errors import MoirEdgeError
+from moir_edge.errors import MoirEdgeError, one_line
 
 __all__ = ["COMMANDS", "build_app", "main"]
 
@@ -33,17 +34,35 @@ COMMANDS = (
 )
 
 USAGE_ERROR = 2
-_BROKEN_PIPE = 141
+INTERRUPTED = 130
+
+
+class _Carried(Exception):  # noqa: N818 (not an error of its own)
+    """Brings an exception past typer, which makes exit codes and blank lines of its own from some."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class _Commands(TyperGroup):
+    """The group of all commands."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, EOFError, OSError) as error:
+            raise _Carried(error) from error
 
 
 def build_app() -> typer.Typer:
     """Return the application with every command of `COMMANDS` registered."""
     app = typer.Typer(
         name="moir-edge",
+        cls=_Commands,
         help="Export, quantize, run and compare vision-language models with a multi-modal "
         "information router on edge devices.",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -61,18 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `moir-edge`; those of the process by default.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = "-v" in words or "--verbose" in words
     try:
         result = build_app()(args=words, prog_name="moir-edge", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except TyperException as error:
         return _report_usage(error)
-    except (typer.Abort, KeyboardInterrupt):
-        print("error: interrupted; nothing was left behind", file=sys.stderr)  # noqa: T201
-        return USAGE_ERROR
-    except BrokenPipeError:
-        return _BROKEN_PIPE
-    except Exception as error:
-        return _report(error, verbose="-v" in words or "--verbose" in words)
+    except _Carried as carried:
+        return _report(carried.error, verbose=verbose)
+    except (Exception, KeyboardInterrupt) as error:
+        return _report(error, verbose=verbose)
 
 
 def _print_version(wanted: bool) -> None:
@@ -126,23 +143,29 @@ def _report_usage(error: TyperException) -> int:
     return USAGE_ERROR
 
 
-def _report(error: Exception, *, verbose: bool) -> int:
+def _report(error: BaseException, *, verbose: bool) -> int:
     if verbose:
         traceback.print_exception(error)
-    text = str(error) if isinstance(error, MoirEdgeError) else _unexpected(error)
+    if isinstance(error, KeyboardInterrupt):
+        text, code = "; ".join(filter(None, ["interrupted", str(error)])), INTERRUPTED
+    else:
+        text, code = (
+            (str(error) if isinstance(error, MoirEdgeError) else _unexpected(error)),
+            USAGE_ERROR,
+        )
     print(f"error: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
-    return USAGE_ERROR
+    return code
 
 
-def _unexpected(error: Exception) -> str:
+def _unexpected(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         from moir_edge.environment import missing_package
 
         return missing_package(error.name)
-    return (
-        f"{type(error).__name__}: {error} (run again with -v before the command for the traceback)"
-    )
+    return f"{type(error).__name__}: {one_line(error)} (run again with -v before the command for the traceback)"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from moir_edge.__main__ import main as as_process
+
+    sys.exit(as_process())

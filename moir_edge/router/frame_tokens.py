@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from moir_edge.errors import DataError
+from moir_edge.errors import DataError, one_line
 
 __all__ = ["frame_record", "newline_token_ids", "special_token_ids"]
 
@@ -110,9 +110,8 @@ def _tokenizer_beside(name: str) -> Any | None:
     try:
         return AutoTokenizer.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"retrofit: the tokenizer of {name} cannot be read ({reason}); pass tokenizer= or special_token_ids="
+            f"retrofit: the tokenizer of {name} cannot be read ({one_line(error)}); pass tokenizer= or special_token_ids="
         ) from error
 
 

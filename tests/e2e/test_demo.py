@@ -102,5 +102,8 @@ def test_demo_refuses_a_folder_that_is_not_its_own(
     assert main(["demo", "-o", str(tmp_path)]) == 2
     assert "--force" in capsys.readouterr().err
     assert main(["demo", "-o", str(tmp_path), "--force"]) == 2
-    assert "was not written by the demo" in capsys.readouterr().err
+    assert (
+        "is not a demo that moir-edge wrote, so --force will not replace it"
+        in capsys.readouterr().err
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
