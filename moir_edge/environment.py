@@ -13,34 +13,43 @@ _EXTRA_OF = {
     "transformers": "export",
     "accelerate": "tune",
     "peft": "tune",
+    "optimum": "export",
+    "ml_dtypes": "export",
     "onnx": "export",
     "onnxscript": "export",
     "onnx_ir": "export",
     "safetensors": "export",
     "tensorrt_rtx": "rtx",
+    "cuda": "rtx",
     "triton": "fused",
     "sklearn": "demo",
     "datasets": "hub",
 }
 
 
-def missing_package(module: str) -> str:
-    """Return the one-line message for a module that is not installed."""
+def missing_package(module: str, *, extra: str | None = None) -> str:
+    """Return the one-line message for a module that is not installed.
+
+    Args:
+        module: Import name.
+        extra: The extra that the command needs as a whole; None names the smallest that brings the module.
+    """
     root = module.partition(".")[0]
-    extra = _EXTRA_OF.get(root)
+    extra = extra or _EXTRA_OF.get(root)
     remedy = f"pip install 'moir-edge[{extra}]'" if extra else f"pip install {root}"
     return f"this needs the package {root!r}, which is not installed; install it with `{remedy}`"
 
 
-def require(*modules: str) -> None:
+def require(*modules: str, extra: str | None = None) -> None:
     """Check that top-level modules can be imported, without importing them.
 
     Args:
         modules: Import names, such as ``"torch"``.
+        extra: As in `missing_package`.
 
     Raises:
         EnvironmentProblem: The first one that is missing, with the extra that brings it.
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
-            raise EnvironmentProblem(missing_package(module))
+            raise EnvironmentProblem(missing_package(module, extra=extra))

@@ -63,7 +63,9 @@ def demo(
 
     for precision in PRECISIONS:
         check_precision(get_target(target), precision)
-    require("torch", "transformers", "onnx", "onnxscript", "sklearn")
+    require("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "sklearn", extra="demo")
+    if get_target(target).builds_ahead_of_time:
+        require("tensorrt_rtx", extra="demo")
     checkpoint = checkpoint_path()
     say = _silent if as_json else typer.echo
     with _demo_folder(output, force=force), progress_bar(quiet=as_json) as progress:

@@ -100,7 +100,8 @@ def tune(
         EnvironmentProblem: A package is missing.
     """
     settings = settings or TuneSettings()
-    require("torch", "transformers", "accelerate", *(["peft"] if settings.train == "lora" else []))
+    adapters = ["peft"] if settings.train == "lora" else []
+    require("torch", "transformers", "accelerate", *adapters, extra="tune")
     if settings.early_stop is not None and eval_data is None:
         raise DataError("early stopping watches the evaluation loss; give --eval-data")
     check_replaceable(output, CHECKPOINT, force=force)
