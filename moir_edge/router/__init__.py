@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from moir_edge.router.gate import GateRouter, InformationRouter
     from moir_edge.router.kinds import build_router
     from moir_edge.router.positions import PromptPositions, prompt_positions
+    from moir_edge.router.probe import probe_router
     from moir_edge.router.token import TokenRouter
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "last_routing",
     "load_retrofitted",
     "newline_token_ids",
+    "probe_router",
     "prompt_positions",
     "remove_router",
     "retrofit",
@@ -62,6 +64,7 @@ __getattr__ = lazy_names(
         "GateRouter": "gate",
         "InformationRouter": "gate",
         "build_router": "kinds",
+        "probe_router": "probe",
         "TokenRouter": "token",
         "Routing": "attach",
         "hooks_removed": "attach",

@@ -16,6 +16,7 @@ from moir_edge.router.config import RouterConfig
 from moir_edge.router.frame_tokens import frame_record
 from moir_edge.router.hooks import Routing, RoutingHooks
 from moir_edge.router.kinds import build_router
+from moir_edge.router.probe import probe_router
 
 __all__ = [
     "Routing",
@@ -37,6 +38,7 @@ def retrofit(
     *,
     tokenizer: Any | None = None,
     special_token_ids: Iterable[int] | None = None,
+    probe: bool = True,
 ) -> Router:
     """Attach a fresh router to `model`, in place.
 
@@ -53,12 +55,15 @@ def retrofit(
             a split image. None takes the tokenizer that lies beside the model's weights; nothing is downloaded for it.
             A model without one has the begin, end and padding ids of its config for marks, and no newlines.
         special_token_ids: Ids that never take part, in place of the tokenizer's.
+        probe: Prove that the class calls the router, by one short forward and one generated token. False takes the class
+            on trust; models on the meta device always are.
 
     Returns:
         The router, which is also `model.moir_router`.
 
     Raises:
-        UnsupportedError: The model is no vision-language model, or has a router already.
+        UnsupportedError: The model is not a vision-language model, has a router already, or does not call it in
+            forward or in generate(); the model is then as it was.
     """
     if isinstance(getattr(model, MODULE_NAME, None), Router):
         raise UnsupportedError(
@@ -71,6 +76,12 @@ def retrofit(
     router = _attach(model)
     router.to(_embedding_weight(model).device)
     router.train(model.training)
+    if probe and not _embedding_weight(model).is_meta:
+        try:
+            probe_router(model)
+        except BaseException:
+            remove_router(model)
+            raise
     return router
 
 
@@ -124,6 +135,7 @@ def remove_router(model: PreTrainedModel) -> Router:
     delattr(model, MODULE_NAME)
     delattr(model.config, MODULE_NAME)
     delattr(model, HOOKS_NAME)
+    model._keep_in_fp32_modules_strict = {*model._keep_in_fp32_modules_strict} - {MODULE_NAME}
     return router
 
 
