@@ -125,7 +125,7 @@ def _ids_of(record: Mapping[str, Any]) -> set[int]:
     for name, value in record.items():
         if isinstance(value, Mapping):
             found |= _ids_of(value)
-        elif isinstance(value, int) and name.endswith(("token_id", "token_index")):
+        elif isinstance(value, int) and str(name).endswith(("token_id", "token_index")):
             found.add(value)
     return found
 
@@ -157,7 +157,7 @@ def _undisturbed(model: Any) -> Iterator[None]:
 
     logging: Any = untyped
     verbosity = logging.get_verbosity()
-    before = {module: dict(vars(module)) for module in model.modules()}
+    before = {module: _public(module) for module in model.modules()}
     logging.set_verbosity_error()
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -170,6 +170,11 @@ def _undisturbed(model: Any) -> Iterator[None]:
         getattr(model, _HOOKS).last = None
         for module, attributes in before.items():
             # Qwen-VL keeps the positions of its last prompt, others a static cache.
-            for name in set(vars(module)) - set(attributes):
+            for name in set(_public(module)) - set(attributes):
                 del module.__dict__[name]
             vars(module).update(attributes)
+
+
+def _public(module: nn.Module) -> dict[str, Any]:
+    """Return a module's plain attributes; private ones are the books of torch and transformers on their hooks."""
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
