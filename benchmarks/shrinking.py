@@ -173,11 +173,12 @@ def _fit_layers(record: Mapping[str, Any], small: dict[str, Any]) -> None:
         picked = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
         picked += [picked[-1]] * (2 - len(picked))
         small["num_hidden_layers"] = len(picked)
-        layers = len(kinds)
-    elif isinstance(layers := record.get("num_hidden_layers"), int):
-        picked = list(range(small["num_hidden_layers"]))
+        layers: Any = len(kinds)
     else:
-        return
+        layers = record.get("num_hidden_layers")
+        if not isinstance(layers, int):
+            return
+        picked = list(range(small["num_hidden_layers"]))
     for name, value in small.items():
         if isinstance(value, list) and len(value) == layers and layers > len(picked):
             small[name] = [value[index] for index in picked]

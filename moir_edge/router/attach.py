@@ -135,7 +135,9 @@ def remove_router(model: PreTrainedModel) -> Router:
     delattr(model, MODULE_NAME)
     delattr(model.config, MODULE_NAME)
     delattr(model, HOOKS_NAME)
-    model._keep_in_fp32_modules_strict = {*model._keep_in_fp32_modules_strict} - {MODULE_NAME}
+    model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ())} - {
+        MODULE_NAME
+    }
     return router
 
 
