@@ -10,6 +10,7 @@ from pathlib import Path
 
 import moir_edge
 from moir_edge.benchmarks.candidates import CandidateSpec, specs_of
+from moir_edge.benchmarks.candidates.decoding import decoding_notices
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.datasets import DataSource, as_source
 from moir_edge.benchmarks.figures import RawResult, candidate_report
@@ -120,7 +121,7 @@ def compare(
     report = ComparisonReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=moir_edge.__version__,
-        notices=(*same_notices(models), *busy_notices(machine)),
+        notices=(*same_notices(models), *busy_notices(machine), *decoding_notices(specs)),
         provenance=Provenance(models=models),
         data=data_facts(source, rows),
         settings=settings,

@@ -9,8 +9,9 @@ from moir_edge.bundle import ModelFacts
 from moir_edge.errors import DataError
 from moir_edge.models import Architecture
 from moir_edge.router.frame_tokens import newline_token_ids, special_token_ids
+from moir_edge.runtime.generation_config import GenerationRules
 
-__all__ = ["Described", "model_facts"]
+__all__ = ["Described", "end_token_ids", "model_facts"]
 
 
 class Described(Protocol):
@@ -41,9 +42,11 @@ def model_facts(checkpoint: Described) -> ModelFacts:
     """Gather the facts for `manifest.model`.
 
     Raises:
-        DataError: Neither the generation config, the model nor the tokenizer names an end-of-text token.
+        DataError: Neither the generation config, the model nor the tokenizer names an end-of-text token, or a value of the
+            generation config cannot hold.
     """
     config, architecture = checkpoint.config, checkpoint.architecture
+    GenerationRules.of(checkpoint.model.generation_config.to_dict())  # refused before the long work
     text = architecture.text_config(config)
     heads = text.num_attention_heads
     eos = _eos_token_ids(checkpoint)
@@ -72,16 +75,28 @@ def _sources(checkpoint: Described) -> tuple[Any, ...]:
     return (checkpoint.model.generation_config, checkpoint.config, text, checkpoint.tokenizer)
 
 
-def _eos_token_ids(checkpoint: Described) -> tuple[int, ...]:
-    for source in _sources(checkpoint):
+def end_token_ids(sources: Iterable[Any]) -> tuple[int, ...]:
+    """Return the ids that end an answer, by the first source that names any.
+
+    Args:
+        sources: Objects that may have an `eos_token_id`: generation config, model config, tokenizer; the most binding first.
+    """
+    for source in sources:
         found = getattr(source, "eos_token_id", None)
         if found is not None:
             ids: Iterable[int] = [found] if isinstance(found, int) else found
             return tuple(int(token) for token in ids)
-    raise DataError(
-        f"{checkpoint.name} names no eos_token_id, so generation could never stop; "
-        "set it in generation_config.json"
-    )
+    return ()
+
+
+def _eos_token_ids(checkpoint: Described) -> tuple[int, ...]:
+    found = end_token_ids(_sources(checkpoint))
+    if not found:
+        raise DataError(
+            f"{checkpoint.name} names no eos_token_id, so generation could never stop; "
+            "set it in generation_config.json"
+        )
+    return found
 
 
 def _pad_token_id(checkpoint: Described, eos: tuple[int, ...]) -> int:

@@ -17,6 +17,7 @@ from moir_edge.benchmarks.candidates.base import (
     TimedAnswer,
 )
 from moir_edge.benchmarks.candidates.components import ComponentRun, run_components
+from moir_edge.benchmarks.candidates.decoding import ONE_BEAM
 from moir_edge.benchmarks.data import Row
 from moir_edge.errors import DataError
 
@@ -134,7 +135,12 @@ class BundleCandidate:
     def _generate(self, rows: Sequence[Row], *, router: bool, max_new_tokens: int) -> Any:
         images, prompts, contexts = _inputs(rows)
         return self._model.generate(
-            prompts, images, context=contexts, max_new_tokens=max_new_tokens, router=router
+            prompts,
+            images,
+            context=contexts,
+            max_new_tokens=max_new_tokens,
+            router=router,
+            generation_config=ONE_BEAM,
         )
 
     def _answers(self, done: Any) -> list[Answer]:

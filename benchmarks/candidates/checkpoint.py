@@ -18,6 +18,7 @@ from moir_edge.benchmarks.candidates.base import (
     TimedAnswer,
 )
 from moir_edge.benchmarks.candidates.bundle import decoded_image
+from moir_edge.benchmarks.candidates.decoding import counts_padding, keep_what_bundles_apply
 from moir_edge.benchmarks.data import Row
 from moir_edge.environment import require
 from moir_edge.errors import DataError, UnsupportedError, one_line
@@ -60,7 +61,13 @@ class CheckpointCandidate:
                 f"{spec.source} cannot be loaded as a vision-language checkpoint: {one_line(error)}"
             ) from error
         self._processor.tokenizer.padding_side = "left"
-        self._end_tokens = end_tokens(self._model)
+        self._end_tokens = end_tokens(self._model, self._processor.tokenizer)
+        config = self._model.generation_config
+        config.eos_token_id = sorted(self._end_tokens)
+        keep_what_bundles_apply(config)
+        stop = config.stop_strings or ()
+        self._stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        self._alone = counts_padding(config)
 
     @property
     def facts(self) -> CandidateFacts:
@@ -76,7 +83,9 @@ class CheckpointCandidate:
         )
 
     def answer(self, rows: Sequence[Row]) -> list[Answer]:
-        """Answer a batch of rows."""
+        """Answer a batch of rows, one by one where the answer would depend on the padding of the batch."""
+        if self._alone and len(rows) > 1:
+            return [answer for row in rows for answer in self.answer([row])]
         inputs = self.encode(rows)
         return self._answers(self._generate(inputs, self._spec.max_new_tokens), inputs)
 
@@ -152,6 +161,7 @@ class CheckpointCandidate:
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 stopping_criteria=[clock] if clock else [],
+                **({"tokenizer": self._processor.tokenizer} if self._stop else {}),
             )
 
     def _answers(self, sequences: Any, inputs: Any) -> list[Answer]:
@@ -160,7 +170,8 @@ class CheckpointCandidate:
         for ids in sequences[:, prompt_length:].tolist():
             end = next((at for at, token in enumerate(ids) if token in self._end_tokens), len(ids))
             text = self._processor.tokenizer.decode(ids[:end], skip_special_tokens=True)
-            answers.append(Answer(text=text.strip(), token_ids=tuple(ids[:end])))
+            before = min([at for stop in self._stop if (at := text.find(stop)) >= 0], default=None)
+            answers.append(Answer(text=text[:before].strip(), token_ids=tuple(ids[:end])))
         return answers
 
 
@@ -195,18 +206,21 @@ def _load_model(source: str) -> Any:
     return AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
 
 
-def end_tokens(model: Any) -> frozenset[int]:
-    """Return the ids that end an answer.
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the ids that end an answer, found where export finds those of a bundle.
 
     Raises:
-        UnsupportedError: The model's generation config names none.
+        UnsupportedError: Neither the model's configs nor the tokenizer name one.
     """
-    ids = model.generation_config.eos_token_id
-    if ids is None:
+    from moir_edge.export.facts import end_token_ids
+
+    config = model.config
+    ids = end_token_ids((model.generation_config, config, config.get_text_config(), tokenizer))
+    if not ids:
         raise UnsupportedError(
             "the checkpoint's generation config names no eos_token_id; add it, so that answers end"
         )
-    return frozenset(ids if isinstance(ids, list | tuple) else [ids])
+    return frozenset(ids)
 
 
 def _weights_bytes(source: str, model: Any) -> int:

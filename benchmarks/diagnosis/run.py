@@ -19,6 +19,7 @@ from moir_edge.benchmarks.candidates import (
     specs_of,
 )
 from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
+from moir_edge.benchmarks.candidates.decoding import decoding_notices
 from moir_edge.benchmarks.comparison import data_facts
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.datasets import DataSource, as_source
@@ -86,7 +87,7 @@ def diagnose(
     report = DiagnosisReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=moir_edge.__version__,
-        notices=pair_notices(models),
+        notices=(*pair_notices(models), *decoding_notices(specs)),
         provenance=Provenance(models=models),
         data=data_facts(source, rows),
         unscored_rows=len(every) - len(rows),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import moir_edge
 from moir_edge.benchmarks.candidates import TimedAnswer
+from moir_edge.benchmarks.candidates.decoding import decoding_notices
 from moir_edge.benchmarks.figures import component_samples, router_overhead
 from moir_edge.benchmarks.identity import same_notices
 from moir_edge.benchmarks.machine import CpuTimes, busy_notices, describe_machine, load_average
@@ -141,7 +142,11 @@ class _Run:
         return BenchReport(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             version=moir_edge.__version__,
-            notices=(*same_notices(self._models), *busy_notices(machine)),
+            notices=(
+                *same_notices(self._models),
+                *busy_notices(machine),
+                *decoding_notices(self._specs),
+            ),
             provenance=Provenance(models=self._models),
             threads=self._specs[0].threads,
             repeats=settings.repeats,

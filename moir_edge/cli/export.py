@@ -223,11 +223,13 @@ def print_summary(path: Path, *, as_json: bool) -> None:
     """
     from moir_edge.bundle import open_bundle
     from moir_edge.finite import json_text
+    from moir_edge.runtime.generation_config import not_carried, read_generation_config
 
     manifest = open_bundle(path, verify=False).manifest
     if as_json:
         summary = manifest.model_dump(mode="json", include=set(_SUMMARY_FIELDS))
-        typer.echo(json_text({"bundle": str(path), **summary}, indent=1))
+        missing = list(not_carried(read_generation_config(path)).values())
+        typer.echo(json_text({"bundle": str(path), **summary, "not_carried": missing}, indent=1))
         return
     total_mb = sum(entry.bytes for entry in manifest.files) / 1e6
     typer.echo(
@@ -237,6 +239,8 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         why = f"  {_ROUTER_REASON}" if name == "router" and manifest.precision != "fp32" else ""
         size_mb = component.tensor_bytes / 1e6
         typer.echo(f"  {name:<10}{component.precision:<18}{size_mb:8.2f} MB{why}")
+    if line := not_carried_line(path):
+        typer.echo(f"  {line}")
     for line in calibration_lines(manifest.calibration or {}):
         typer.echo(f"  {line}")
     report = quantization_report(path)
@@ -249,6 +253,18 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         )
     if line := device_build_line(path, manifest):
         typer.echo(f"  {line}")
+
+
+def not_carried_line(path: Path) -> str:
+    """Return which settings of a bundle's generation config its answers do not follow; empty if there are none.
+
+    Args:
+        path: The bundle folder.
+    """
+    from moir_edge.runtime.generation_config import not_carried, read_generation_config
+
+    named = not_carried(read_generation_config(path))
+    return f"generation_config.json: not carried: {'; '.join(named.values())}" if named else ""
 
 
 def device_build_line(path: Path, manifest: Manifest) -> str:

@@ -76,6 +76,8 @@ def summarise(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
         bundle: An opened bundle.
         verified: Whether its files were proven by their hashes.
     """
+    from moir_edge.runtime.generation_config import not_carried, read_generation_config
+
     manifest = bundle.manifest
     engine_paths = {engine.path for engine in manifest.engines}
     stored = sum(entry.bytes for entry in manifest.files if entry.path not in engine_paths)
@@ -89,6 +91,7 @@ def summarise(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
         "target": manifest.target,
         "precision": manifest.precision,
         "router": manifest.router,
+        "not_carried": list(not_carried(read_generation_config(bundle.path)).values()),
         "components": _components(manifest),
         "engines": [engine.model_dump(mode="json") for engine in manifest.engines],
         "parity": manifest.parity,
@@ -221,6 +224,8 @@ def _closing_lines(manifest: Manifest, summary: dict[str, Any]) -> list[str]:
     ]
     router = manifest.router
     lines.append(f"router: {_pairs(router)}" if router else "router: none")
+    if missing := summary["not_carried"]:
+        lines.append(f"generation_config.json: not carried: {'; '.join(missing)}")
     for name, figures in manifest.parity.items():
         shown = _pairs(figures) if isinstance(figures, dict) else _figure(figures)
         lines.append(f"parity {name}: {shown}")

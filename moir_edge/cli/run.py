@@ -234,7 +234,7 @@ def _as_dict(model: EdgeModel, generation: Generation, bundle: Path, router: str
         "finish_reason": generation.finish_reasons[0],
         "prompt_tokens": generation.prompt_tokens[0],
         "router": router == "on" and generation.routing is not None,
-        "not_carried": list(not_carried(model.generation_config)),
+        "not_carried": list(not_carried(model.generation_config).values()),
         "provider": model.sessions.provider,
         "backend": model.sessions.backend,
         "timings": generation.timings.to_dict(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -172,23 +172,24 @@ def check_names(config: Mapping[str, Any]) -> None:
             )
 
 
-def not_carried(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name the settings of a generation config that a bundle does not apply, one short text each.
+def not_carried(config: Mapping[str, Any]) -> dict[str, str]:
+    """Find the settings of a generation config that a bundle does not apply.
 
     Args:
         config: As `read_generation_config` gives it.
+
+    Returns:
+        Key to a short text that names the value and what a bundle does instead.
     """
-    return tuple(_named(config))
-
-
-def _named(config: Mapping[str, Any]) -> Iterator[str]:
     known = set(GenerationRules.model_fields) | _WITHOUT_EFFECT | {"temperature"}
+    found = {}
     for key, value in config.items():
         if value is None or key in known:
             continue
         off, reason = _NOT_CARRIED.get(key, ((), "this version does not know it"))
         if value not in off:
-            yield f"{key}={_shortened(value)} ({reason})"
+            found[key] = f"{key}={_shortened(value)} ({reason})"
+    return found
 
 
 # Key -> the values that mean "off", and what a bundle does instead.

@@ -285,7 +285,8 @@ def _checked_batches(loaded: Any, rows: Sequence[Row]) -> Any:
     from moir_edge.benchmarks.candidates.checkpoint import end_tokens
     from moir_edge.tuning.data import AnswerBatches
 
-    batches = AnswerBatches(_processor(loaded.folder), end_tokens(loaded.model))
+    processor = _processor(loaded.folder)
+    batches = AnswerBatches(processor, end_tokens(loaded.model, processor.tokenizer))
     for row in rows:
         batches.answer_ids(row)
     return batches
