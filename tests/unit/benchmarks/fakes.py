@@ -157,6 +157,8 @@ def write_manifest(folder: Path, *, weights: str = "a" * 64, source: str = "vlm"
         "model_type": "smolvlm",
         "eos_token_ids": (2,),
         "special_token_ids": (),
+        "newline_token_ids": (),
+        "image_grid": None,
     }
     manifest = Manifest(
         created_with={},
