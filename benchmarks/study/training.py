@@ -124,7 +124,7 @@ def _train_reweighting(
     model: Any = loaded.model
     model.requires_grad_(False)
     module = _reweighting(model, frozenset(special_token_ids(loaded.tokenizer)))
-    batches = AnswerBatches(_processor(base), end_tokens(model))
+    batches = AnswerBatches(_processor(base), end_tokens(model, loaded.tokenizer))
     rows, _ = degraded_share(
         read_rows(data), tuning.degrade, tuning.degrade_share, folder, seed=tuning.seed
     )
