@@ -159,7 +159,7 @@ def _of_bundle(spec: CandidateSpec, manifest: Manifest) -> ModelIdentity:
 def _of_checkpoint(spec: CandidateSpec) -> ModelIdentity:
     require("torch", "transformers")
     from moir_edge.benchmarks.datasets.files import read_json
-    from moir_edge.export.checkpoints import resolve_checkpoint, weights_sha256
+    from moir_edge.weights import resolve_checkpoint, weights_sha256
 
     folder = resolve_checkpoint(spec.source)
     hashed = weights_sha256(folder) if any(folder.glob(_HASH_FILES)) else None

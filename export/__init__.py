@@ -10,9 +10,9 @@ if __name__ != "moir_edge.export":
     raise ImportError(f"import this package as moir_edge.export, not as {__name__}")
 
 if TYPE_CHECKING:
+    from moir_edge.checkpoint import Checkpoint, load_checkpoint
     from moir_edge.export.assembly import assemble
     from moir_edge.export.bundle import export_bundle
-    from moir_edge.export.checkpoints import Checkpoint, load_checkpoint
     from moir_edge.export.components import TracedModel, trace_components
 
 __all__ = [
@@ -27,11 +27,11 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "Checkpoint": "checkpoints",
+        "Checkpoint": "components",
         "TracedModel": "components",
         "assemble": "assembly",
         "export_bundle": "bundle",
-        "load_checkpoint": "checkpoints",
+        "load_checkpoint": "bundle",
         "trace_components": "components",
     },
 )

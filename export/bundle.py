@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moir_edge.bundle import COMPONENTS, check_bundle_output
+from moir_edge.checkpoint import load_checkpoint
 from moir_edge.export.assembly import assemble
-from moir_edge.export.checkpoints import load_checkpoint
 from moir_edge.export.components import Progress, trace_components
 from moir_edge.export.parity import PARITY_RTOL, check_parity_rtol
 from moir_edge.export.plan import plan_export

@@ -10,8 +10,8 @@ import onnx_ir as ir
 from torch import nn
 
 from moir_edge.bundle import ModelFacts, TensorSpec
+from moir_edge.checkpoint import Checkpoint
 from moir_edge.export.attention import export_attention
-from moir_edge.export.checkpoints import Checkpoint
 from moir_edge.export.cleanup import check_graph, read_tensor
 from moir_edge.export.facts import model_facts
 from moir_edge.export.naming import number_values
@@ -57,7 +57,7 @@ def trace_components(checkpoint: Checkpoint, *, progress: Progress | None = None
     """Trace every component of a checkpoint.
 
     Args:
-        checkpoint: From `moir_edge.export.checkpoints.load_checkpoint`.
+        checkpoint: From `moir_edge.checkpoint.load_checkpoint`.
         progress: Called as ``progress("trace", done, total)`` around each component.
     """
     report = progress or silent

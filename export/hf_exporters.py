@@ -50,8 +50,6 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 # What a processor consists of; the weights and their config come from the model in memory.
-_PROCESSOR_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
-_OF_THE_MODEL = ("config.json", "generation_config.json")
 
 
 @dataclass
@@ -288,7 +286,8 @@ def _calibration(fields: Mapping[str, Any] | None) -> CalibrationSettings | None
 
 def _save_checkpoint(model: Any, processor: str | None, folder: Path) -> Path:
     """Save the model as it is in memory, with the processor's files beside it, under its own name."""
-    from moir_edge.export.checkpoints import no_progress_bars, resolve_checkpoint
+    from moir_edge.checkpoint import write_checkpoint
+    from moir_edge.weights import resolve_checkpoint
 
     origin = processor or getattr(model, "name_or_path", "")
     if not origin:
@@ -299,10 +298,5 @@ def _save_checkpoint(model: Any, processor: str | None, folder: Path) -> Path:
     source = resolve_checkpoint(origin)
     checkpoint = folder / source.resolve().name
     checkpoint.mkdir()
-    for pattern in _PROCESSOR_FILES:
-        for path in source.glob(pattern):
-            if path.name not in _OF_THE_MODEL and not path.name.endswith(".index.json"):
-                shutil.copyfile(path, checkpoint / path.name)
-    with no_progress_bars():
-        model.save_pretrained(checkpoint)
+    write_checkpoint(model, source, checkpoint)
     return checkpoint

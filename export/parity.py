@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from moir_edge.checkpoint import Checkpoint
 from moir_edge.errors import DataError, ToleranceError
 from moir_edge.export.chain import ChainStep, GraphChain
-from moir_edge.export.checkpoints import Checkpoint
 from moir_edge.export.components import TracedModel
 from moir_edge.export.parity_figures import ParityFigures
 from moir_edge.export.routing_parity import RoutingFigures, same_choice, torch_routing

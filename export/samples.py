@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.bundle import ModelFacts
-from moir_edge.export.checkpoints import Checkpoint
+from moir_edge.checkpoint import Checkpoint
 
 __all__ = ["ParitySample", "parity_samples"]
 

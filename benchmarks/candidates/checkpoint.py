@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,11 @@ from moir_edge.benchmarks.candidates.bundle import decoded_image
 from moir_edge.benchmarks.candidates.decoding import counts_padding, keep_what_bundles_apply
 from moir_edge.benchmarks.data import Row
 from moir_edge.environment import require
-from moir_edge.errors import DataError, UnsupportedError, one_line
+from moir_edge.errors import DataError
+from moir_edge.weights.files import weight_files
 
-__all__ = ["CheckpointCandidate", "end_tokens"]
+__all__ = ["CheckpointCandidate"]
 
-_WEIGHT_FILES = ("*.safetensors", "*.bin")
 # Names of the vision tower and of its projector in transformers' model classes.
 _VISION_MODULES = ("vision_model", "vision_tower", "visual", "connector", "multi_modal_projector")
 _ROUTER_MODULE = "moir_router"
@@ -39,29 +38,24 @@ class CheckpointCandidate:
 
     Raises:
         EnvironmentProblem: torch or transformers is not installed.
-        DataError: transformers cannot load it as an image-text-to-text model.
+        DataError: It is not whole, or has no chat template.
+        UnsupportedError: It is not a vision-language model.
     """
 
     def __init__(self, spec: CandidateSpec) -> None:
         require("torch", "transformers")
         import torch
-        import transformers
 
-        from moir_edge.export.checkpoints import no_progress_bars
+        from moir_edge.checkpoint import load_checkpoint, require_chat_template
 
         torch.set_num_threads(spec.threads)
         self._spec = spec
-        try:
-            processors: Any = transformers.AutoProcessor  # its from_pretrained is not typed
-            with no_progress_bars():
-                self._processor = processors.from_pretrained(spec.source)
-                self._model = _load_model(spec.source).eval()
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"{spec.source} cannot be loaded as a vision-language checkpoint: {one_line(error)}"
-            ) from error
+        self.checkpoint = load_checkpoint(spec.source, exported=False)
+        self._model = self.checkpoint.model
+        self._processor = self.checkpoint.processor
+        require_chat_template(self._processor, spec.source)
         self._processor.tokenizer.padding_side = "left"
-        self._end_tokens = end_tokens(self._model, self._processor.tokenizer)
+        self._end_tokens = frozenset(self.checkpoint.end_ids)
         config = self._model.generation_config
         config.eos_token_id = sorted(self._end_tokens)
         keep_what_bundles_apply(config)
@@ -77,7 +71,7 @@ class CheckpointCandidate:
         return CandidateFacts(
             precision="fp32",
             component_precisions={},
-            weights_bytes=_weights_bytes(self._spec.source, self._model),
+            weights_bytes=sum(file.stat().st_size for file in weight_files(self.checkpoint.folder)),
             has_router=hasattr(self._model, _ROUTER_MODULE),
             backend=f"PyTorch {torch.__version__} (cpu)",
         )
@@ -160,6 +154,7 @@ class CheckpointCandidate:
                 **inputs,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
+                pad_token_id=self.checkpoint.pad_id,
                 stopping_criteria=[clock] if clock else [],
                 **({"tokenizer": self._processor.tokenizer} if self._stop else {}),
             )
@@ -192,43 +187,6 @@ class _TokenClock:
         self.token_ms.append(self.elapsed_ms())
         self._last = time.perf_counter()
         return torch.zeros(input_ids.shape[0], dtype=torch.bool)
-
-
-def _load_model(source: str) -> Any:
-    """Load in float32, through the router's own loader where the config names a router."""
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    if getattr(AutoConfig.from_pretrained(source), _ROUTER_MODULE, None) is not None:
-        from moir_edge.router import load_retrofitted
-
-        return load_retrofitted(source, dtype=torch.float32)
-    return AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
-
-
-def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the ids that end an answer, found where export finds those of a bundle.
-
-    Raises:
-        UnsupportedError: Neither the model's configs nor the tokenizer name one.
-    """
-    from moir_edge.export.facts import end_token_ids
-
-    config = model.config
-    ids = end_token_ids((model.generation_config, config, config.get_text_config(), tokenizer))
-    if not ids:
-        raise UnsupportedError(
-            "the checkpoint's generation config names no eos_token_id; add it, so that answers end"
-        )
-    return frozenset(ids)
-
-
-def _weights_bytes(source: str, model: Any) -> int:
-    """Return the bytes of the weight files; for a hub id, of the tensors as stored in memory."""
-    files = [file for pattern in _WEIGHT_FILES for file in Path(source).glob(pattern)]
-    if files:
-        return sum(file.stat().st_size for file in files)
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
 
 
 def _images_of(row: Row) -> list[Any]:

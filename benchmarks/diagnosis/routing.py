@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.diagnosis.schema import RoutingExample
 from moir_edge.errors import UnsupportedError
-from moir_edge.models import Architecture, get_architecture
 from moir_edge.runtime import RoutingMap
 
 __all__ = ["routing_examples"]
@@ -60,36 +58,16 @@ def _maps_of(candidate: Candidate) -> Callable[[Row], RoutingMap]:
     raise UnsupportedError(f"{type(candidate).__name__} gives out no routing map")
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What the runtime's facts of a model are read from."""
-
-    name: str
-    config: Any
-    model: Any
-    tokenizer: Any
-    architecture: Architecture
-
-
 class _CheckpointMaps:
     """Maps of a checkpoint: its own router, and the device runtime's processor to name words and image cells."""
 
     def __init__(self, candidate: CheckpointCandidate) -> None:
-        from moir_edge.export.checkpoints import resolve_checkpoint
         from moir_edge.export.facts import model_facts
         from moir_edge.runtime.processor import Processor
 
-        model = candidate.model
         self._candidate = candidate
-        parts = _Parts(
-            candidate.spec.name,
-            model.config,
-            model,
-            candidate.processor.tokenizer,
-            get_architecture(model.config.model_type),
-        )
-        self._facts = model_facts(parts)
-        self._processor = Processor(resolve_checkpoint(candidate.spec.source), self._facts)
+        self._facts = model_facts(candidate.checkpoint)
+        self._processor = Processor(candidate.checkpoint.folder, self._facts)
 
     def __call__(self, row: Row) -> RoutingMap:
         """Run the prompt once and name what the router did to it."""

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoProcessor
 
-from moir_edge.benchmarks.candidates.checkpoint import end_tokens
 from moir_edge.benchmarks.data import read_rows
 from moir_edge.benchmarks.measure import Progress
 from moir_edge.benchmarks.study.arms import Arm
 from moir_edge.benchmarks.study.reweighting import AttentionReweighting
 from moir_edge.benchmarks.study.settings import StudySettings
+from moir_edge.checkpoint import load_checkpoint, write_checkpoint
 from moir_edge.router import load_retrofitted, remove_router, retrofit, special_token_ids
 from moir_edge.tuning import TuneSettings, tune
 
@@ -103,9 +102,7 @@ def _tuning(arm: Arm, seed: int, settings: StudySettings) -> TuneSettings | None
 
 
 def _retrofitted(arm: Arm, seed: int, base: Path, folder: Path) -> Path:
-    from moir_edge.export import load_checkpoint
-
-    loaded = load_checkpoint(base)
+    loaded = load_checkpoint(base, exported=False)
     torch.manual_seed(seed)
     retrofit(loaded.model, arm.router, tokenizer=loaded.tokenizer)
     return _saved(loaded.model, base, folder)
@@ -115,16 +112,15 @@ def _train_reweighting(
     tuning: TuneSettings, base: Path, data: Path, folder: Path, progress: Progress
 ) -> Trained:
     """Train the biases; `tune` knows routers and adapters only, so its trainer is called here."""
-    from moir_edge.export import load_checkpoint
     from moir_edge.tuning.data import AnswerBatches, RowSet
     from moir_edge.tuning.degrading import degraded_share
     from moir_edge.tuning.trainer import build_trainer
 
-    loaded = load_checkpoint(base)
+    loaded = load_checkpoint(base, exported=False)
     model: Any = loaded.model
     model.requires_grad_(False)
     module = _reweighting(model, frozenset(special_token_ids(loaded.tokenizer)))
-    batches = AnswerBatches(_processor(base), end_tokens(model, loaded.tokenizer))
+    batches = AnswerBatches(loaded.processor, frozenset(loaded.end_ids))
     rows, _ = degraded_share(
         read_rows(data), tuning.degrade, tuning.degrade_share, folder, seed=tuning.seed
     )
@@ -150,11 +146,6 @@ def _reweighting(model: Any, special_ids: frozenset[int]) -> AttentionReweightin
 
 
 def _saved(model: Any, source: Path, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    _processor(source).save_pretrained(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(model, source, folder)
     return folder
-
-
-def _processor(folder: Path) -> Any:
-    processors: Any = AutoProcessor  # its from_pretrained is not typed
-    return processors.from_pretrained(folder)

@@ -89,18 +89,12 @@ def retrofit(
 
 
 def _retrofit(checkpoint: str, config: RouterConfig, folder: Path) -> dict[str, Any]:
-    from transformers import AutoProcessor
-
-    from moir_edge.export import load_checkpoint
-    from moir_edge.export.checkpoints import no_progress_bars
+    from moir_edge.checkpoint import load_checkpoint, write_checkpoint
     from moir_edge.router import retrofit as attach
 
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, exported=False)
     router = attach(loaded.model, config, tokenizer=loaded.tokenizer)
-    with no_progress_bars():
-        loaded.model.save_pretrained(folder)
-    processor: Any = AutoProcessor
-    processor.from_pretrained(loaded.folder).save_pretrained(folder)
+    write_checkpoint(loaded.model, loaded.folder, folder)
     return {
         "architecture": loaded.source.architecture,
         "parameters": sum(weight.numel() for weight in loaded.model.parameters()),

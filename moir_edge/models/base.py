@@ -22,6 +22,7 @@ class Architecture(ABC):
 
     Attributes:
         model_type: The Hugging Face `model_type` that the config of a checkpoint carries.
+        towers: The `model_type` of each vision tower whose graph `vision_graph` gets right.
         components: The graphs that a bundle of this architecture holds, the optional router left out. A
             model that only encodes (CLIP, ViLT) has no ``decoder``.
         position_axes: Position numbers per token: 1, or 3 for M-RoPE (time, height, width), where
@@ -31,6 +32,7 @@ class Architecture(ABC):
     """
 
     model_type: ClassVar[str]
+    towers: ClassVar[tuple[str, ...]]
     components: ClassVar[tuple[str, ...]] = ("vision", "embedding", "decoder")
     position_axes: ClassVar[int] = 1
     language_model: ClassVar[str]

@@ -19,6 +19,7 @@ class Llava(Architecture):
     """`LlavaForConditionalGeneration`; one tile per image."""
 
     model_type: ClassVar[str] = "llava"
+    towers: ClassVar[tuple[str, ...]] = ("clip_vision_model", "siglip_vision_model")
     language_model: ClassVar[str] = "model.language_model"
 
     def image_size(self, config: Any) -> int:

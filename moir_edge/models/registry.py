@@ -37,7 +37,7 @@ def get_architecture(model_type: str) -> Architecture:
     found = _ARCHITECTURES.get(model_type)
     if found is None:
         raise UnsupportedError(
-            f"model_type {model_type!r} is no vision-language model that moir-edge can export; "
+            f"model_type {model_type!r} is not a vision-language model that moir-edge can export; "
             f"{closest(model_type, _ARCHITECTURES)}"
         )
     return found

@@ -1,4 +1,4 @@
-"""SmolVLM: a SigLIP tower, pixel shuffle and one linear projection in front of a Llama decoder."""
+"""SmolVLM of both generations: a SigLIP tower, pixel shuffle and one linear projection in front of a Llama decoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moir_edge.models.registry import register
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SmolVlm"]
+__all__ = ["Idefics3", "SmolVlm"]
 
 
 @register
@@ -19,6 +19,7 @@ class SmolVlm(Architecture):
     """`SmolVLMForConditionalGeneration`; a large image is cut into tiles, each one row of `vision`."""
 
     model_type: ClassVar[str] = "smolvlm"
+    towers: ClassVar[tuple[str, ...]] = ("smolvlm_vision",)
     language_model: ClassVar[str] = "model.text_model"
 
     def image_size(self, config: Any) -> int:
@@ -39,3 +40,11 @@ class SmolVlm(Architecture):
     def model_pixels(self, tiles: torch.Tensor, rows: int) -> torch.Tensor:
         """Return (rows, tiles per row, 3, height, width)."""
         return tiles.reshape(rows, -1, *tiles.shape[1:])
+
+
+@register
+class Idefics3(SmolVlm):
+    """`Idefics3ForConditionalGeneration`: SmolVLM 256M, 500M and 2.2B of the first generation, with the same parts."""
+
+    model_type: ClassVar[str] = "idefics3"
+    towers: ClassVar[tuple[str, ...]] = ("idefics3_vision",)

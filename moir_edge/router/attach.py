@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.router.base import Router
@@ -17,6 +17,7 @@ from moir_edge.router.frame_tokens import frame_record
 from moir_edge.router.hooks import Routing, RoutingHooks
 from moir_edge.router.kinds import build_router
 from moir_edge.router.probe import probe_router
+from moir_edge.weights import check_files, generative_class, load_whole, resolve_checkpoint
 
 __all__ = [
     "Routing",
@@ -93,31 +94,22 @@ def load_retrofitted(source: str | PathLike[str], **kwargs: Any) -> PreTrainedMo
         **kwargs: Passed on to `from_pretrained`, e.g. `dtype` or `device_map`; the router stays float32.
 
     Raises:
-        DataError: The checkpoint has no router, or lacks some of its weights.
-        UnsupportedError: The checkpoint is no vision-language model.
+        DataError: The checkpoint has no router, is not whole, or holds a weight that is not a finite number.
+        UnsupportedError: The checkpoint is not a vision-language model, or another tool quantized it.
     """
     hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
+    check_files(resolve_checkpoint(fspath(source), **hub))
     config = kwargs.pop("config", None) or AutoConfig.from_pretrained(source, **hub)
     if not isinstance(getattr(config, MODULE_NAME, None), dict):
         raise DataError(
             f"{source}: its config.json has no {MODULE_NAME!r} entry, so it holds no router; "
             "attach one with moir_edge.router.retrofit"
         )
-    base = _model_class(config, source)
-    kwargs["output_loading_info"] = True
-    # Typed as the model alone, but a pair under output_loading_info.
-    loaded: Any = _with_router(base).from_pretrained(source, config=config, **kwargs)
-    model, info = loaded
+    base = generative_class(config, fspath(source))
+    model: PreTrainedModel = load_whole(_with_router(base), fspath(source), config=config, **kwargs)
     model.__class__ = base
-    missing = sorted(key for key in info["missing_keys"] if key.startswith(f"{MODULE_NAME}."))
-    if missing:
-        raise DataError(
-            f"{source}: {len(missing)} router weights are missing, the first is {missing[0]!r}; "
-            "save the model again with save_pretrained"
-        )
     _realign(model)
-    retrofitted: PreTrainedModel = model
-    return retrofitted
+    return model
 
 
 def remove_router(model: PreTrainedModel) -> Router:
@@ -250,17 +242,3 @@ def _embedding_weight(model: Any) -> Tensor:
     """Return the token embedding, (vocabulary, hidden)."""
     weight: Tensor = model.get_input_embeddings().weight
     return weight
-
-
-def _model_class(config: Any, source: str | PathLike[str]) -> type[PreTrainedModel]:
-    """Return the class that the Auto class would load for this config."""
-    mapping: Any = AutoModelForImageTextToText._model_mapping
-    if type(config) not in mapping:
-        raise UnsupportedError(
-            f"{source}: model type {config.model_type!r} is no vision-language model of transformers"
-        )
-    found = mapping[type(config)]
-    candidates = found if isinstance(found, tuple) else (found,)
-    named = [item for item in candidates if item.__name__ in (config.architectures or ())]
-    chosen: type[PreTrainedModel] = (named or candidates)[0]
-    return chosen

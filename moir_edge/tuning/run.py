@@ -117,7 +117,9 @@ def tune(
     rows, conditions = degraded_share(
         rows, settings.degrade, settings.degrade_share, training / IMAGES, seed=settings.seed
     )
-    with _quiet_transformers():
+    from moir_edge.weights.whole import quiet_transformers
+
+    with quiet_transformers():
         with (
             _config_kept(loaded.model),
             _plain_attention_on_cpu(loaded.model),
@@ -143,27 +145,11 @@ def _discarded_if_diverged(training: Path) -> Iterator[None]:
 
 
 def _write(loaded: Any, output: str | Path, report: TuneReport, *, force: bool) -> None:
+    from moir_edge.checkpoint import write_checkpoint
+
     with staged_folder(output, CHECKPOINT, force=force) as folder:
-        loaded.model.save_pretrained(folder)
-        _processor(loaded.folder).save_pretrained(folder)
+        write_checkpoint(loaded.model, loaded.folder, folder)
         (folder / REPORT_NAME).write_text(json_text(asdict(report), indent=1) + "\n")
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' bars and remarks off the terminal, where the command draws a bar of its own."""
-    from transformers.utils import logging as untyped
-
-    from moir_edge.export.checkpoints import no_progress_bars
-
-    logging: Any = untyped
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with no_progress_bars():
-            yield
-    finally:
-        logging.set_verbosity(level)
 
 
 @contextmanager
@@ -201,9 +187,10 @@ def _rows(source: DataSource) -> list[Row]:
 
 
 def _load(checkpoint: str | Path, settings: TuneSettings) -> Any:
-    from moir_edge.export import load_checkpoint
+    from moir_edge.checkpoint import load_checkpoint, require_chat_template
 
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, exported=False)
+    require_chat_template(loaded.processor, checkpoint)
     if loaded.router is None and (settings.train == "router" or settings.mwam is not None):
         purpose = "to tune" if settings.train == "router" else "behind which MWAM could balance"
         raise DataError(
@@ -211,13 +198,6 @@ def _load(checkpoint: str | Path, settings: TuneSettings) -> Any:
             f"`moir-edge retrofit {checkpoint} -o ROUTED`"
         )
     return loaded
-
-
-def _processor(folder: Path) -> Any:
-    from transformers import AutoProcessor
-
-    processors: Any = AutoProcessor  # its from_pretrained is not typed
-    return processors.from_pretrained(folder)
 
 
 def _train(
@@ -282,11 +262,9 @@ def _train(
 
 def _checked_batches(loaded: Any, rows: Sequence[Row]) -> Any:
     """Return what makes batches; a chat template that does not fit a row is refused before any step is made."""
-    from moir_edge.benchmarks.candidates.checkpoint import end_tokens
     from moir_edge.tuning.data import AnswerBatches
 
-    processor = _processor(loaded.folder)
-    batches = AnswerBatches(processor, end_tokens(loaded.model, processor.tokenizer))
+    batches = AnswerBatches(loaded.processor, frozenset(loaded.end_ids))
     for row in rows:
         batches.answer_ids(row)
     return batches

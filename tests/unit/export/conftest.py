@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of both classes, saved as folders, and their traced graphs (once per session)."""
+"""Traced graphs of the tiny checkpoints, once per session."""
 
 from __future__ import annotations
 
@@ -8,159 +8,6 @@ from typing import Any
 
 import pytest
 
-SPECIALS = [
-    "<pad>",
-    "<bos>",
-    "<end_of_utterance>",
-    "<image>",
-    "<fake_token_around_image>",
-    "<global-img>",
-]
-TEXT = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endfor %}"
-)
-
-
-def build_tokenizer() -> Any:
-    """Return a byte-level tokenizer without merges: specials, then the 256 bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*SPECIALS, *alphabet])}
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(SPECIALS)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<end_of_utterance>",
-        additional_special_tokens=SPECIALS[3:],
-    )
-
-
-def build_smolvlm(vocabulary: int, *, tied: bool = True) -> Any:
-    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
-
-    config = SmolVLMConfig(
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-        },
-        text_config={**TEXT, "vocab_size": vocabulary, "tie_word_embeddings": tied},
-        image_token_id=3,
-        scale_factor=2,
-        tie_word_embeddings=tied,
-        pad_token_id=0,
-    )
-    return SmolVLMForConditionalGeneration(config)
-
-
-def build_llava(vocabulary: int) -> Any:
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
-    config = LlavaConfig(
-        vision_config={
-            "model_type": "clip_vision_model",
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "image_size": 24,
-            "patch_size": 8,
-            "projection_dim": 16,
-        },
-        text_config={**TEXT, "vocab_size": vocabulary},
-        image_token_id=3,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )
-    return LlavaForConditionalGeneration(config)
-
-
-def _processor(model_type: str, tokenizer: Any) -> Any:
-    if model_type == "llava":
-        from transformers import LlavaProcessor
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-        size = {"height": 24, "width": 24}
-        images = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=size)
-        return LlavaProcessor(
-            images,
-            tokenizer,
-            patch_size=8,
-            vision_feature_select_strategy="default",
-            num_additional_image_tokens=1,
-        )
-    from transformers import Idefics3Processor
-    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
-
-    size = {"longest_edge": 32}
-    images = SmolVLMImageProcessorPil(do_image_splitting=False, size=size, max_image_size=size)
-    return Idefics3Processor(images, tokenizer, image_seq_len=4)
-
-
-def _randomize(model: Any) -> None:
-    """Move every parameter off its initial ones and zeros, so that none is mistaken for another."""
-    import torch
-
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-
-
-@pytest.fixture(scope="session")
-def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return a function that saves a tiny checkpoint of a `model_type` and returns its folder."""
-
-    def make(
-        model_type: str, *, router: bool = False, kind: str = "token", tied: bool = True
-    ) -> Path:
-        import torch
-
-        torch.manual_seed(0)
-        tokenizer = build_tokenizer()
-        model = (
-            build_llava(len(tokenizer))
-            if model_type == "llava"
-            else build_smolvlm(len(tokenizer), tied=tied)
-        )
-        if router:
-            from moir_edge.router import RouterConfig, retrofit
-
-            sizes = {"rank": 4, "top_k": 2} if kind == "token" else {}
-            config = RouterConfig.from_record({"kind": kind, **sizes})
-            retrofit(model, config, special_token_ids=tokenizer.all_special_ids)
-        _randomize(model)
-        folder = tmp_path_factory.mktemp(model_type)
-        model.save_pretrained(folder)
-        _processor(model_type, tokenizer).save_pretrained(folder)
-        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-        return folder
-
-    return make
-
 
 @pytest.fixture(scope="session")
 def traced_models(make_checkpoint: Callable[..., Path]) -> Callable[[str], Any]:
@@ -168,7 +15,7 @@ def traced_models(make_checkpoint: Callable[..., Path]) -> Callable[[str], Any]:
 
     The LLaVA has a router, the SmolVLM has none.
     """
-    from moir_edge.export.checkpoints import load_checkpoint
+    from moir_edge.checkpoint import load_checkpoint
     from moir_edge.export.components import trace_components
 
     done: dict[str, Any] = {}

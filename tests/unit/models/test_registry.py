@@ -14,7 +14,7 @@ from moir_edge.models import Architecture, architecture_names, get_architecture,
 
 
 def test_known_architectures() -> None:
-    assert architecture_names() == ("llava", "smolvlm")
+    assert architecture_names() == ("idefics3", "llava", "smolvlm")
 
 
 @pytest.mark.parametrize("name", architecture_names())

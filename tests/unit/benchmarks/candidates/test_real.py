@@ -91,7 +91,7 @@ def test_routing_maps_are_the_same_without_padding(
 
 def test_a_folder_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(DataError, match="cannot be loaded as a vision-language checkpoint"):
+    with pytest.raises(DataError, match="'bert' is not a vision-language model"):
         load_candidate(spec_of(tmp_path, threads=1, max_new_tokens=4))
 
 

@@ -37,7 +37,7 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaVA without router, 2 layers, 9 image tokens."""
     import torch
 
-    from ...export.conftest import _processor, build_llava, build_tokenizer
+    from ...conftest import _processor, build_llava, build_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer()

@@ -316,5 +316,5 @@ def test_sources_that_are_no_models(checkpoint: Path, demo_file: Path, tmp_path:
     with pytest.raises(DataError, match="give at least one model"):
         diagnose([], demo_file)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(DataError, match="cannot be loaded as a vision-language checkpoint"):
+    with pytest.raises(DataError, match="'bert' is not a vision-language model"):
         diagnose([tmp_path], demo_file)

@@ -1,0 +1,32 @@
+"""The one way by which every command opens a checkpoint: model, router, tokenizer and processor, whole or refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moir_edge.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from moir_edge.checkpoint.exportable import require_chat_template
+    from moir_edge.checkpoint.loading import Checkpoint, load_checkpoint
+    from moir_edge.checkpoint.processor import load_processor
+    from moir_edge.checkpoint.saving import write_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "load_checkpoint",
+    "load_processor",
+    "require_chat_template",
+    "write_checkpoint",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Checkpoint": "loading",
+        "load_checkpoint": "loading",
+        "load_processor": "processor",
+        "require_chat_template": "exportable",
+        "write_checkpoint": "saving",
+    },
+)

@@ -1,0 +1,102 @@
+"""What the exporter asks of a checkpoint, checked on its small files before the weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from moir_edge.checkpoint.processor import chat_template, image_record, load_processor
+from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.models import get_architecture
+from moir_edge.runtime.image_processing import image_processor_from
+
+__all__ = ["check_config", "check_processor", "require_chat_template"]
+
+# Rotary embeddings whose angles follow from the position alone; "dynamic" takes the longest position so far.
+_ROTARY = ("default", "linear", "llama3", "longrope", "yarn")
+
+
+def check_config(name: str, config: Any) -> None:
+    """Refuse towers and rotary embeddings that the exporter would trace into a wrong graph.
+
+    Args:
+        name: How messages call the checkpoint.
+        config: The Hugging Face config.
+
+    Raises:
+        UnsupportedError: The type, its tower or its rotary embedding is not covered.
+    """
+    architecture = get_architecture(config.model_type)
+    tower = config.vision_config.model_type
+    if tower not in architecture.towers:
+        raise UnsupportedError(
+            f"{name}: the vision tower {tower!r} of a {config.model_type} is not one that moir-edge can export "
+            f"(known: {', '.join(architecture.towers)}); retrofit and tune work on it, export does not"
+        )
+    rotary = _rotary_type(architecture.text_config(config))
+    if rotary not in _ROTARY:
+        raise UnsupportedError(
+            f"{name}: the rotary embedding {rotary!r} (rope_parameters in config.json) is not one that moir-edge can "
+            f"export (known: {', '.join(_ROTARY)}); its angles depend on the longest prompt so far"
+        )
+
+
+def check_processor(folder: Path, config: Any) -> None:
+    """Refuse a processor that does not fit the model's tower or has no chat template.
+
+    Args:
+        folder: The checkpoint's folder.
+        config: Its Hugging Face config.
+
+    Raises:
+        DataError: The processor makes images of another size or other prompts than the model takes.
+        UnsupportedError: The runtime does not know this image processor.
+    """
+    processor = load_processor(folder, config)
+    require_chat_template(processor, folder)
+    _check_image_size(processor, folder, config)
+
+
+def require_chat_template(processor: Any, folder: Path | str) -> None:
+    """Refuse a checkpoint without chat template.
+
+    Args:
+        processor: From `moir_edge.checkpoint.load_processor`.
+        folder: How the message calls the checkpoint.
+
+    Raises:
+        DataError: It has none.
+    """
+    if chat_template(processor) is None:
+        raise DataError(
+            f"{folder} has no chat template, so no prompt could be built; "
+            "copy chat_template.jinja (or .json) of the model that it was tuned from into it"
+        )
+
+
+def _rotary_type(text: Any) -> str:
+    found = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    return str(found.get("rope_type") or found.get("type") or "default")
+
+
+def _check_image_size(processor: Any, folder: Path, config: Any) -> None:
+    """Process one small image as the runtime will, and compare its tiles with what the tower takes."""
+    from PIL import Image
+
+    architecture = get_architecture(config.model_type)
+    side = architecture.image_size(config)
+    record = image_record(processor)["image_processor"]
+    tiles = image_processor_from(record)(Image.new("RGB", (48, 32))).pixel_values
+    if tiles.shape[2:] != (side, side):
+        raise DataError(
+            f"{folder}: its image processor makes images of {tiles.shape[3]}x{tiles.shape[2]} pixels and the "
+            f"vision tower takes {side}x{side}; correct the sizes in the processor's config or take the processor "
+            "that belongs to the model"
+        )
+    wanted = architecture.tokens_per_tile(config)
+    stated = getattr(processor, "image_seq_len", wanted)
+    if stated != wanted:
+        raise DataError(
+            f"{folder}: its processor writes {stated} image tokens per tile (image_seq_len in processor_config.json) "
+            f"and the model makes {wanted} features of one; set image_seq_len to {wanted}"
+        )

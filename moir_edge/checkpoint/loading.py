@@ -1,0 +1,138 @@
+"""Load a checkpoint from a folder or a hub id: model, router, tokenizer and processor, whole or refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moir_edge.bundle import SourceEntry
+from moir_edge.checkpoint.exportable import check_config, check_processor
+from moir_edge.checkpoint.padding import end_ids, padding_id
+from moir_edge.checkpoint.processor import load_processor, load_tokenizer
+from moir_edge.models import Architecture, get_architecture
+from moir_edge.router import hooks_removed, load_retrofitted
+from moir_edge.weights.classes import check_known, generative_class, load_config
+from moir_edge.weights.files import check_record, check_weights
+from moir_edge.weights.source import resolve_checkpoint, weights_sha256
+from moir_edge.weights.whole import load_whole
+
+__all__ = ["Checkpoint", "load_checkpoint"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        name: Hub id, or the name of the folder.
+        folder: Where its files lie.
+        config: The Hugging Face config.
+        model: The Hugging Face model in float32 and eval mode, with its router if it has one.
+        tokenizer: The Hugging Face tokenizer.
+        source: The manifest's entry.
+    """
+
+    name: str
+    folder: Path
+    config: Any
+    model: Any
+    tokenizer: Any
+    source: SourceEntry
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the exporter knows of its `model_type`.
+
+        Raises:
+            UnsupportedError: moir-edge does not export this type.
+        """
+        return get_architecture(self.config.model_type)
+
+    @cached_property
+    def processor(self) -> Any:
+        """The Hugging Face processor, whose padding token has a row in the embedding table.
+
+        Raises:
+            DataError: Its files are missing or damaged.
+        """
+        processor = load_processor(self.folder, self.config)
+        processor.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.pad_id)
+        return processor
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills short rows of a batch; it has a row in the embedding table."""
+        return padding_id(self.model, self.tokenizer)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer.
+
+        Raises:
+            DataError: No file names one.
+        """
+        return end_ids(self.model, self.tokenizer)
+
+    @property
+    def router(self) -> Any | None:
+        """The router module, or None."""
+        return getattr(self.model, "moir_router", None)
+
+    @contextmanager
+    def without_router(self) -> Iterator[None]:
+        """Take the router's hooks off inside the block, so that they are not traced."""
+        if self.router is None:
+            yield
+            return
+        with hooks_removed(self.model):
+            yield
+
+
+def load_checkpoint(checkpoint: str | Path, *, exported: bool = True) -> Checkpoint:
+    """Load model and tokenizer in float32 on the CPU.
+
+    Args:
+        checkpoint: Folder or hub id.
+        exported: Also hold it to what the exporter can do; False takes any vision-language model of transformers.
+
+    Raises:
+        DataError: Files or weights are missing, damaged, not finite, or do not fit each other.
+        UnsupportedError: Its type, tower, rotary embedding or quantization is not one that moir-edge handles.
+    """
+    folder = resolve_checkpoint(checkpoint)
+    name = folder.resolve().name if Path(checkpoint).is_dir() else str(checkpoint)
+    # What costs nothing comes first, so that nothing is refused after the weights have been read.
+    record = check_record(folder)
+    if exported:
+        get_architecture(record["model_type"])
+    check_known(folder, record)
+    config = load_config(folder)
+    cls = generative_class(config, folder)
+    check_weights(folder)
+    tokenizer = load_tokenizer(folder)
+    if exported:
+        check_config(name, config)
+        check_processor(folder, config)
+    model = _load_model(cls, folder, config)
+    return Checkpoint(
+        name=name,
+        folder=folder,
+        config=model.config,
+        model=model,
+        tokenizer=tokenizer,
+        source=SourceEntry(
+            name=name, sha256=weights_sha256(folder), architecture=type(model).__name__
+        ),
+    )
+
+
+def _load_model(cls: Any, folder: Path, config: Any) -> Any:
+    if getattr(config, "moir_router", None) is not None:
+        return load_retrofitted(folder, dtype=torch.float32)
+    return load_whole(cls, folder, config=config, dtype=torch.float32)

@@ -1,0 +1,192 @@
+"""The Hugging Face processor of a checkpoint, built from its parts without torchvision or num2words.
+
+Video is what those two packages are for, and the routers see images: the video part keeps its settings and does
+nothing. Images go through transformers' Pillow backend, whose pixels the torch-free runtime repeats to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from moir_edge.errors import DataError, one_line
+from moir_edge.weights.files import read_json
+
+__all__ = ["chat_template", "image_record", "load_processor", "load_tokenizer"]
+
+_PROCESSOR, _IMAGES = "processor_config.json", "preprocessor_config.json"
+_VIDEO = "video_preprocessor_config.json"
+_TOKENIZER = "tokenizer_config.json"
+_LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a checkpoint.
+
+    Raises:
+        DataError: Its files are missing or damaged.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizers: Any = AutoTokenizer  # its from_pretrained is not typed
+    try:
+        return tokenizers.from_pretrained(folder, trust_remote_code=False)
+    except _LOAD_ERRORS as error:
+        raise DataError(
+            f"{folder}: its tokenizer cannot be loaded: {one_line(error)}; "
+            "save the tokenizer next to the weights"
+        ) from error
+
+
+def load_processor(folder: Path, config: Any) -> Any:
+    """Return the processor of a checkpoint.
+
+    Args:
+        folder: The checkpoint's folder.
+        config: Its Hugging Face config; what an old processor leaves out is taken from it.
+
+    Raises:
+        DataError: Its files are missing or damaged.
+    """
+    if not any((folder / name).is_file() for name in (_PROCESSOR, _IMAGES)):
+        raise DataError(
+            f"{folder} has neither {_PROCESSOR} nor {_IMAGES}; "
+            "save its processor next to the weights"
+        )
+    cls = _processor_class(folder, config)
+    try:
+        record, _ = cls.get_processor_dict(folder)
+        parts = [_part(name, folder, record) for name in cls.get_attributes()]
+        processor = _built(cls, parts, record)
+    except _LOAD_ERRORS as error:
+        raise DataError(f"{folder}: its processor cannot be loaded: {one_line(error)}") from error
+    _complete(processor, record, config)
+    if processor.chat_template is None:
+        processor.chat_template = processor.tokenizer.chat_template
+    return processor
+
+
+def chat_template(processor: Any) -> str | None:
+    """Return the template that turns a conversation into a prompt, or None.
+
+    Args:
+        processor: From `load_processor`.
+    """
+    found = processor.chat_template
+    if isinstance(found, dict):
+        found = found.get("default")
+    return found if isinstance(found, str) and found.strip() else None
+
+
+def image_record(processor: Any) -> dict[str, Any]:
+    """Return what `processor_config.json` holds of a processor without its video part.
+
+    Args:
+        processor: From `load_processor`.
+    """
+    record: dict[str, Any] = processor.to_dict()
+    record.pop("video_processor", None)
+    return record
+
+
+def _processor_class(folder: Path, config: Any) -> Any:
+    """Return the class that the files name, else the one that belongs to the config."""
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    for name in (_PROCESSOR, _IMAGES, _TOKENIZER):
+        path = folder / name
+        record = read_json(path) if path.is_file() else None
+        named = record.get("processor_class") if isinstance(record, dict) else None
+        if isinstance(named, str) and hasattr(transformers, named):
+            return getattr(transformers, named)
+    mapping: Any = PROCESSOR_MAPPING
+    if type(config) not in mapping:
+        raise DataError(
+            f"{folder} names no processor_class that transformers {transformers.__version__} has; "
+            "save its processor next to the weights with save_pretrained"
+        )
+    return mapping[type(config)]
+
+
+def _part(name: str, folder: Path, record: dict[str, Any]) -> Any:
+    from transformers import AutoFeatureExtractor, AutoImageProcessor
+
+    images: Any = AutoImageProcessor
+    if name == "tokenizer":
+        return load_tokenizer(folder)
+    if name == "image_processor":
+        return images.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    if name == "video_processor":
+        return VideoSettings(_video_record(folder, record))
+    extractors: Any = AutoFeatureExtractor
+    return extractors.from_pretrained(folder, trust_remote_code=False)
+
+
+class VideoSettings(dict[str, Any]):
+    """The JSON object of a video processor, in its place: settings can be read, no video can be processed."""
+
+    model_input_names: ClassVar[list[str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self.get(name)
+
+
+def _video_record(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    found = record.get("video_processor")
+    path = folder / _VIDEO
+    if found is None and path.is_file():
+        found = read_json(path)
+    return found if isinstance(found, dict) else {}
+
+
+def _built(cls: Any, parts: list[Any], record: dict[str, Any]) -> Any:
+    """Call the class with its parts; the class is its own again afterwards."""
+
+    def check(self: Any, name: str, argument: Any) -> Any:
+        return None if isinstance(argument, VideoSettings) else accept(self, name, argument)
+
+    accept = cls.check_argument_for_proper_class
+    lenient: Any = type(
+        cls.__name__,
+        (cls,),
+        {"check_argument_for_proper_class": check, "__module__": cls.__module__},
+    )
+    with _without_number_words(cls):
+        processor: Any = lenient.from_args_and_dict(parts, record)
+    processor.__class__ = cls
+    return processor
+
+
+@contextmanager
+def _without_number_words(cls: Any) -> Iterator[None]:
+    """Let SmolVLM's processor be built without num2words, which it asks for at once and uses for videos alone."""
+    import sys
+
+    module = sys.modules[cls.__module__]
+    if getattr(module, "num2words", cls) is not None:
+        yield
+        return
+    setattr(module, "num2words", str)  # noqa: B010  (the module's type has no such name)
+    try:
+        yield
+    finally:
+        setattr(module, "num2words", None)  # noqa: B010
+
+
+def _complete(processor: Any, record: dict[str, Any], config: Any) -> None:
+    """Take from the model's config what LLaVA's processors left out before transformers 4.47."""
+    if not hasattr(processor, "num_additional_image_tokens"):
+        return
+    vision = config.vision_config
+    if processor.patch_size is None:
+        processor.patch_size = vision.patch_size
+    if processor.vision_feature_select_strategy is None:
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    if record.get("num_additional_image_tokens") is None:
+        # The class token of the tower; CLIP has one, SigLIP has none.
+        processor.num_additional_image_tokens = int(vision.model_type.startswith("clip"))

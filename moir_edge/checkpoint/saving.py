@@ -1,0 +1,45 @@
+"""Write a model as a checkpoint, beside the tokenizer and processor files of the checkpoint that it came from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from moir_edge.weights.whole import quiet_transformers
+
+__all__ = ["write_checkpoint"]
+
+# Tokenizer, processor and chat template, by every name under which transformers looks for them.
+_BESIDE = (
+    "*processor_config.json",
+    "chat_template.*",
+    "additional_chat_templates/*.jinja",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+)
+
+
+def write_checkpoint(model: Any, source: Path, folder: Path) -> None:
+    """Write weights and configs of a model, and copy the other files of its checkpoint byte for byte.
+
+    Copied and not written anew, they stay what a user of the first checkpoint knows: settings of a video
+    processor included, which cannot be built without torchvision.
+
+    Args:
+        model: A Hugging Face model, with a router or without.
+        source: The folder of the checkpoint that it was loaded from.
+        folder: The new checkpoint's folder, which exists.
+    """
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    for pattern in _BESIDE:
+        for path in sorted(source.glob(pattern)):
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)

@@ -1,0 +1,33 @@
+"""Files of a checkpoint and the weights in them: found, hashed, and whole or refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moir_edge.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from moir_edge.weights.classes import generative_class
+    from moir_edge.weights.files import check_files
+    from moir_edge.weights.source import resolve_checkpoint, weights_sha256
+    from moir_edge.weights.whole import load_whole
+
+__all__ = [
+    "check_files",
+    "generative_class",
+    "load_whole",
+    "resolve_checkpoint",
+    "weights_sha256",
+]
+
+# torch and safetensors are imported only where weights are read.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "check_files": "files",
+        "generative_class": "classes",
+        "load_whole": "whole",
+        "resolve_checkpoint": "source",
+        "weights_sha256": "source",
+    },
+)

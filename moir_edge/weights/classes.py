@@ -1,0 +1,73 @@
+"""The transformers class that a checkpoint's config asks for; code that a checkpoint brings itself is never run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moir_edge.errors import DataError, UnsupportedError, one_line
+
+__all__ = ["check_known", "generative_class", "load_config"]
+
+
+def check_known(name: str | Path, config: Mapping[str, Any]) -> None:
+    """Refuse a `model_type` that transformers does not have.
+
+    Args:
+        name: How messages call the checkpoint.
+        config: The object in its config.json.
+
+    Raises:
+        UnsupportedError: The type is unknown, or its code comes with the checkpoint.
+    """
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type = config["model_type"]
+    if model_type in CONFIG_MAPPING:
+        return
+    lacks = f"transformers {transformers.__version__} has no model_type {model_type!r}"
+    if config.get("auto_map"):
+        raise UnsupportedError(
+            f"{name} comes with Python code of its own (auto_map in config.json), which moir-edge never runs, "
+            f"and {lacks}; give a conversion to transformers' own classes (often published with -hf in its name)"
+        )
+    raise UnsupportedError(f"{name}: {lacks}; check the spelling, or update transformers")
+
+
+def load_config(folder: Path) -> Any:
+    """Return a checkpoint's Hugging Face config.
+
+    Raises:
+        DataError: transformers refuses it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{folder / 'config.json'} cannot be used: {one_line(error)}") from error
+
+
+def generative_class(config: Any, name: str | Path) -> Any:
+    """Return the class that transformers' image-text-to-text auto class would load.
+
+    Args:
+        config: A Hugging Face config.
+        name: How messages call the checkpoint.
+
+    Raises:
+        UnsupportedError: The config is not that of a vision-language model.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    mapping: Any = AutoModelForImageTextToText._model_mapping
+    if type(config) not in mapping:
+        raise UnsupportedError(
+            f"{name}: model type {config.model_type!r} is not a vision-language model of transformers"
+        )
+    found = mapping[type(config)]
+    candidates = found if isinstance(found, tuple) else (found,)
+    named = [item for item in candidates if item.__name__ in (config.architectures or ())]
+    return (named or candidates)[0]

@@ -1,0 +1,177 @@
+"""What can be told of a checkpoint from its files alone, before a weight is read: what is missing, cut short or foreign."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moir_edge.errors import DataError, UnsupportedError, one_line
+
+__all__ = ["check_files", "check_record", "check_weights", "read_json", "weight_files"]
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+_POINTER = b"version https://git-lfs"
+# Config entries in which other tools write how they quantized; text and vision parts may have their own.
+_QUANTIZED = ("quantization_config", "compression_config")
+
+
+def check_files(folder: Path) -> dict[str, Any]:
+    """Refuse a checkpoint that is not whole, as far as its files tell; see `check_record` and `check_weights`.
+
+    Returns:
+        The object in its config.json.
+    """
+    config = check_record(folder)
+    check_weights(folder)
+    return config
+
+
+def check_record(folder: Path) -> dict[str, Any]:
+    """Refuse a folder whose config.json is not that of a whole model in full precision.
+
+    Args:
+        folder: The checkpoint's folder.
+
+    Returns:
+        The object in its config.json.
+
+    Raises:
+        DataError: There is none, it names no `model_type`, or an adapter stands in place of merged weights.
+        UnsupportedError: Another tool quantized the weights.
+    """
+    _check_adapter(folder)
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder} is not a checkpoint: it has no config.json")
+    config = _config(folder / "config.json")
+    _check_quantized(folder, config)
+    return config
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse weight files that are missing or cut short; no tensor is read.
+
+    Args:
+        folder: The checkpoint's folder.
+
+    Raises:
+        DataError: A file is missing or shorter than its header says.
+    """
+    for path in weight_files(folder):
+        _check_safetensors(path)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    config = read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise DataError(f"{path} names no model_type; save the model with save_pretrained")
+    return config
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {one_line(error)}") from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that `from_pretrained` reads weights from.
+
+    Raises:
+        DataError: There are none, or the index names one that is missing.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return _shards(folder)
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if others:
+        raise DataError(
+            f"{folder} has neither {WEIGHTS} nor {INDEX} (only {others[0]}); "
+            "copy the file that is missing, or save the model with save_pretrained"
+        )
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    found = f" (only {pickled[0]}, which could run code when it is read)" if pickled else ""
+    raise DataError(f"{folder} holds no *.safetensors file{found}; save the weights as safetensors")
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = read_json(folder / INDEX)
+    named = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(named, dict) or not named:
+        raise DataError(f"{folder / INDEX} has no weight_map; copy the checkpoint again")
+    files = sorted({str(name) for name in named.values()})
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} is incomplete: {INDEX} names {len(files)} weight files and "
+            f"{len(missing)} of them are missing, the first is {missing[0]}; copy the checkpoint again"
+        )
+    return [folder / name for name in files]
+
+
+def _check_adapter(folder: Path) -> None:
+    path = folder / ADAPTER
+    if not path.is_file():
+        return
+    adapter = read_json(path)
+    base = adapter.get("base_model_name_or_path") if isinstance(adapter, dict) else None
+    raise DataError(
+        f"{folder} holds an adapter ({ADAPTER}) for {base or 'another model'}, not merged weights; "
+        "merge it (merge_and_unload, then save_pretrained into an empty folder) and give that folder"
+    )
+
+
+def _check_quantized(folder: Path, config: Mapping[str, Any]) -> None:
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    for part in parts:
+        for entry in _QUANTIZED:
+            found = part.get(entry)
+            if isinstance(found, Mapping):
+                method = found.get("quant_method") or _bitsandbytes(found) or "another tool"
+                raise UnsupportedError(
+                    f"{folder} holds weights that {method} quantized ({entry} in config.json); "
+                    "give the checkpoint in full precision, and moir-edge quantizes it at export"
+                )
+
+
+def _bitsandbytes(record: Mapping[str, Any]) -> str | None:
+    """Name the tool of records older than `quant_method`."""
+    return "bitsandbytes" if {"load_in_4bit", "load_in_8bit"} & set(record) else None
+
+
+def _check_safetensors(path: Path) -> None:
+    """Compare a file's length with what its header says, without reading a tensor."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        if (start + stream.read(len(_POINTER) - 8)) == _POINTER:
+            raise DataError(
+                f"{path} is a Git LFS pointer and holds no weights; fetch them with `git lfs pull`"
+            )
+        stream.seek(8)
+        header = stream.read(struct.unpack("<Q", start)[0]) if len(start) == 8 and size > 8 else b""
+    try:
+        tensors = json.loads(header)
+        ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name[:2] != "__"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} is cut short or is not a safetensors file ({size:,} bytes); "
+            "copy the checkpoint again"
+        ) from error
+    needed = 8 + len(header) + max(ends, default=0)
+    if size < needed:
+        raise DataError(
+            f"{path} is cut short: it has {size:,} bytes and its header describes {needed:,}; "
+            "copy the checkpoint again"
+        )
