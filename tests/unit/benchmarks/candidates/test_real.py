@@ -11,7 +11,7 @@ import pytest
 from moir_edge.benchmarks.candidates import Candidate, load_candidate, spec_of
 from moir_edge.benchmarks.comparison import compare
 from moir_edge.benchmarks.data import Row
-from moir_edge.errors import DataError
+from moir_edge.errors import UnsupportedError
 
 pytestmark = pytest.mark.slow  # traces and exports a model once, some seconds on an idle machine
 
@@ -91,7 +91,7 @@ def test_routing_maps_are_the_same_without_padding(
 
 def test_a_folder_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(DataError, match="'bert' is not a vision-language model"):
+    with pytest.raises(UnsupportedError, match="'bert' is not a vision-language model"):
         load_candidate(spec_of(tmp_path, threads=1, max_new_tokens=4))
 
 

@@ -21,7 +21,7 @@ from moir_edge.benchmarks.diagnosis.page import render_html
 from moir_edge.benchmarks.diagnosis.routing import routing_examples
 from moir_edge.benchmarks.diagnosis.table import print_diagnosis
 from moir_edge.cli.main import main
-from moir_edge.errors import DataError
+from moir_edge.errors import DataError, UnsupportedError
 
 pytestmark = pytest.mark.slow  # generates answers with two models, some seconds on an idle machine
 
@@ -316,5 +316,5 @@ def test_sources_that_are_no_models(checkpoint: Path, demo_file: Path, tmp_path:
     with pytest.raises(DataError, match="give at least one model"):
         diagnose([], demo_file)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(DataError, match="'bert' is not a vision-language model"):
+    with pytest.raises(UnsupportedError, match="'bert' is not a vision-language model"):
         diagnose([tmp_path], demo_file)
