@@ -113,6 +113,7 @@ def assemble(
             router_sha256=traced.router_sha256,
             components=_entries(traced, plan, written),
             calibration=_calibration_record(summaries, calibrated, chosen),
+            notes=traced.checkpoint.notes,
             parity=_parity(traced, plan, folder, parity_rtol, report),
         )
         write_build_script(folder, manifest)

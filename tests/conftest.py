@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from .published import Generation, publish
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,3 +24,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
     )
     return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Generation], Path]:
+    """Return a function that gives a tiny checkpoint of a SmolVLM generation, laid out as on the hub; leave it as it is."""
+    folders: dict[Generation, Path] = {}
+
+    def give(generation: Generation) -> Path:
+        if generation not in folders:
+            parent = tmp_path_factory.mktemp("published")
+            folders[generation] = publish(parent / generation, generation)
+        return folders[generation]
+
+    return give

@@ -182,5 +182,8 @@ class Manifest(_Entry):
         default=None,
         description="component name -> what quantization did; data -> the rows it saw; mix -> how layers were chosen",
     )
+    notes: tuple[str, ...] = Field(
+        default=(), description="what export replaced in the checkpoint's settings, a sentence each"
+    )
     parity: dict[str, Any] = Field(default_factory=dict)
     files: tuple[FileEntry, ...] = ()

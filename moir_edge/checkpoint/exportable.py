@@ -93,10 +93,23 @@ def _check_image_size(processor: Any, folder: Path, config: Any) -> None:
             f"vision tower takes {side}x{side}; correct the sizes in the processor's config or take the processor "
             "that belongs to the model"
         )
-    wanted = architecture.tokens_per_tile(config)
-    stated = getattr(processor, "image_seq_len", wanted)
-    if stated != wanted:
+    _check_image_tokens(processor, folder, config)
+
+
+def _check_image_tokens(processor: Any, folder: Path, config: Any) -> None:
+    """Let the processor write the prompt of one image, and compare its image tokens with the model's features."""
+    from PIL import Image
+
+    architecture = get_architecture(config.model_type)
+    image = Image.new("RGB", (48, 32))
+    encoded = processor(images=image, text=processor.image_token, return_tensors="np")
+    marked = encoded["input_ids"] == architecture.image_token_id(config)
+    pixels = encoded["pixel_values"]
+    tiles = pixels.size // (3 * pixels.shape[-1] * pixels.shape[-2])
+    wanted = tiles * architecture.tokens_per_tile(config)
+    if int(marked.sum()) != wanted:
         raise DataError(
-            f"{folder}: its processor writes {stated} image tokens per tile (image_seq_len in processor_config.json) "
-            f"and the model makes {wanted} features of one; set image_seq_len to {wanted}"
+            f"{folder}: for an image of {tiles} tile(s) its processor writes {int(marked.sum())} image tokens (id "
+            f"{architecture.image_token_id(config)}) and the model makes {wanted} features; correct image_seq_len, "
+            "patch_size, num_additional_image_tokens or vision_feature_select_strategy in processor_config.json"
         )

@@ -13,7 +13,7 @@ import torch
 
 from moir_edge.bundle import SourceEntry
 from moir_edge.checkpoint.exportable import check_config, check_processor
-from moir_edge.checkpoint.padding import end_ids, padding_id
+from moir_edge.checkpoint.padding import end_ids, padding_id, padding_note
 from moir_edge.checkpoint.processor import load_processor, load_tokenizer
 from moir_edge.models import Architecture, get_architecture
 from moir_edge.router import hooks_removed, load_retrofitted
@@ -69,6 +69,12 @@ class Checkpoint:
     def pad_id(self) -> int:
         """The id that fills short rows of a batch; it has a row in the embedding table."""
         return padding_id(self.model, self.tokenizer)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is used in place of a setting of the checkpoint that cannot hold, a sentence each."""
+        note = padding_note(self.model, self.tokenizer)
+        return (note,) if note else ()
 
     @property
     def end_ids(self) -> tuple[int, ...]:

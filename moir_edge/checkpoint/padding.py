@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moir_edge.errors import DataError
+from moir_edge.router.frame_tokens import token_id_sources
 
 __all__ = ["end_ids", "padding_id", "padding_note"]
 
@@ -58,9 +59,7 @@ def _named(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _sources(model: Any, tokenizer: Any) -> tuple[Any, ...]:
-    """Return where token ids may stand, the most binding first."""
-    config = model.config
-    return (model.generation_config, config, config.get_text_config(), tokenizer)
+    return (*token_id_sources(model), tokenizer)
 
 
 def _table_rows(model: Any) -> int:

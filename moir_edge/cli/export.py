@@ -241,6 +241,8 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         typer.echo(f"  {name:<10}{component.precision:<18}{size_mb:8.2f} MB{why}")
     if line := not_carried_line(path):
         typer.echo(f"  {line}")
+    for note in manifest.notes:
+        typer.echo(f"  note: {note}")
     for line in calibration_lines(manifest.calibration or {}):
         typer.echo(f"  {line}")
     report = quantization_report(path)
@@ -318,4 +320,5 @@ _SUMMARY_FIELDS = (
     "parity",
     "router",
     "calibration",
+    "notes",
 )

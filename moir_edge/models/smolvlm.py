@@ -19,7 +19,7 @@ class SmolVlm(Architecture):
     """`SmolVLMForConditionalGeneration`; a large image is cut into tiles, each one row of `vision`."""
 
     model_type: ClassVar[str] = "smolvlm"
-    towers: ClassVar[tuple[str, ...]] = ("smolvlm_vision",)
+    towers: ClassVar[tuple[str, ...]] = ("smolvlm_vision", "smolvlm")
     language_model: ClassVar[str] = "model.text_model"
 
     def image_size(self, config: Any) -> int:
@@ -47,4 +47,4 @@ class Idefics3(SmolVlm):
     """`Idefics3ForConditionalGeneration`: SmolVLM 256M, 500M and 2.2B of the first generation, with the same parts."""
 
     model_type: ClassVar[str] = "idefics3"
-    towers: ClassVar[tuple[str, ...]] = ("idefics3_vision",)
+    towers: ClassVar[tuple[str, ...]] = ("idefics3_vision", "idefics3")

@@ -115,12 +115,21 @@ def _tokenizer_beside(name: str) -> Any | None:
         ) from error
 
 
+def token_id_sources(model: Any) -> tuple[Any, ...]:
+    """Return the configs of a model that may name begin, end and padding ids, the most binding first.
+
+    The top-level config is left out where its class answers for the padding id with a number of its own, whatever the
+    file says, and warns: SmolVLM's do.
+    """
+    config = model.config
+    own = [] if isinstance(getattr(type(config), "pad_token_id", None), property) else [config]
+    return (getattr(model, "generation_config", None), *own, config.get_text_config())
+
+
 def _named_ids(model: Any) -> set[int]:
     """Return the begin, end and padding ids that the model's configs name."""
-    configs: list[Any] = [model.config, model.config.get_text_config()]
-    configs.append(getattr(model, "generation_config", None))
     found: set[int] = set()
-    for config in configs:
+    for config in token_id_sources(model):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(config, name, None)
             found.update(
