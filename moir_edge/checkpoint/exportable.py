@@ -12,8 +12,8 @@ from moir_edge.runtime.image_processing import image_processor_from
 
 __all__ = ["check_config", "check_processor", "require_chat_template"]
 
-# Rotary embeddings whose angles follow from the position alone; "dynamic" takes the longest position so far.
-_ROTARY = ("default", "linear", "llama3", "longrope", "yarn")
+# Rotary embeddings whose angles follow from the position alone; "dynamic" and "longrope" take the longest position so far.
+_ROTARY = ("default", "linear", "llama3", "yarn")
 
 
 def check_config(name: str, config: Any) -> None:
@@ -37,7 +37,7 @@ def check_config(name: str, config: Any) -> None:
     if rotary not in _ROTARY:
         raise UnsupportedError(
             f"{name}: the rotary embedding {rotary!r} (rope_parameters in config.json) is not one that moir-edge can "
-            f"export (known: {', '.join(_ROTARY)}); its angles depend on the longest prompt so far"
+            f"export (known: {', '.join(_ROTARY)}); retrofit and tune work on it, export does not"
         )
 
 

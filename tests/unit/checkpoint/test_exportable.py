@@ -17,6 +17,7 @@ from moir_edge.checkpoint import load_checkpoint
 from moir_edge.checkpoint.exportable import check_config
 from moir_edge.cli.main import main
 from moir_edge.errors import DataError, MoirEdgeError, UnsupportedError
+from moir_edge.export import export_bundle
 from moir_edge.tuning import tune
 
 
@@ -50,13 +51,48 @@ def test_tower_that_the_graph_does_not_cover(sources: dict[str, Path], tower: st
         check_config("model", config)
 
 
-def test_rotary_embedding_that_depends_on_the_longest_prompt(copy: Callable[[str], Path]) -> None:
+LONG = {
+    "dynamic": {"factor": 2.0},
+    "longrope": {"factor": 4.0, "long_factor": [2.0] * 4, "short_factor": [1.0] * 4},
+}
+FIXED = {
+    "linear": {"factor": 2.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 64},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", FIXED)
+def test_rotary_embedding_that_depends_on_the_position_alone(
+    copy: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
     folder = copy("llava")
-    scaling = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    scaling = {"rope_type": kind, "rope_theta": 10000.0, **FIXED[kind]}
     edit(
         folder / "config.json", lambda config: config["text_config"].update(rope_parameters=scaling)
     )
-    refused(folder, UnsupportedError, r"rotary embedding 'dynamic' .*known: default, linear")
+    # An fp32 export compares prefill and decode with torch and refuses what differs.
+    manifest = json.loads(
+        (export_bundle(folder, tmp_path / "bundle") / "manifest.json").read_text()
+    )
+    assert manifest["parity"]
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_rotary_embedding_that_depends_on_the_longest_prompt(
+    copy: Callable[[str], Path], kind: str
+) -> None:
+    folder = copy("llava")
+    scaling = {"rope_type": kind, "rope_theta": 10000.0, **LONG[kind]}
+    edit(
+        folder / "config.json", lambda config: config["text_config"].update(rope_parameters=scaling)
+    )
+    refused(folder, UnsupportedError, f"rotary embedding '{kind}' .*known: default, linear")
     assert load_checkpoint(folder, exported=False).router is None
 
 
