@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -129,11 +130,17 @@ def measure_attention(
     measured = []
     with attention_implementation(candidate.model, "eager"):
         for row, answer in zip(rows, answers, strict=True):
-            tokens = answer.token_ids
+            tokens = _up_to_image_token(answer.token_ids, candidate.model.config)
             queries = min(len(tokens) + 1, max_new_tokens)
             measured.append(_attend(candidate, row, tokens[: queries - 1]))
             progress(stage, len(measured), len(rows))
     return measured
+
+
+def _up_to_image_token(tokens: Sequence[int], config: Any) -> list[int]:
+    """Return what stands before the first image token: fed back, one that was generated would want features of an image."""
+    image = getattr(config, "image_token_id", None)
+    return list(takewhile(lambda token: token != image, tokens))
 
 
 def _attend(candidate: CheckpointCandidate, row: Row, fed: Sequence[int]) -> AttentionRow:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moir_edge.benchmarks.candidates import spec_of
+from moir_edge.benchmarks.candidates import Answer, spec_of
 from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.diagnosis.attention import (
@@ -116,3 +116,20 @@ def test_a_model_that_keeps_its_attention_says_so(llava: Path, demo_data: list[R
 def _without_attention(output: Any) -> Any:
     output.attentions = None
     return output
+
+
+def test_generated_image_token_ends_what_is_fed_back(llava: Path, demo_data: list[Row]) -> None:
+    candidate = CheckpointCandidate(spec_of(llava, threads=1, max_new_tokens=6))
+    image = candidate.model.config.image_token_id
+    row = next(row for row in demo_data if len(row.images) == 1)
+
+    def measured(*tokens: int) -> AttentionRow:
+        answer = Answer(text="", token_ids=tokens)
+        (one,) = measure_attention(
+            candidate, [row], [answer], max_new_tokens=6, progress=silent, stage="attention"
+        )
+        return one
+
+    cut, whole = measured(70, 71, image, 72), measured(70, 71)
+    np.testing.assert_array_equal(cut.image, whole.image)
+    np.testing.assert_array_equal(cut.text, whole.text)
