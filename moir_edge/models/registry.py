@@ -38,6 +38,7 @@ def get_architecture(model_type: str) -> Architecture:
     if found is None:
         raise UnsupportedError(
             f"model_type {model_type!r} is not a vision-language model that moir-edge can export; "
-            f"{closest(model_type, _ARCHITECTURES)}"
+            f"{closest(model_type, _ARCHITECTURES)}; retrofit, tune and diagnose need no more than transformers, "
+            "export needs a file in moir_edge/models (docs/architecture.md)"
         )
     return found
