@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoConfig
 
 from moir_edge.benchmarks.candidates.base import load_candidate, spec_of
-from moir_edge.checkpoint import load_checkpoint
+from moir_edge.checkpoint import load_checkpoint, load_processor
 from moir_edge.checkpoint.exportable import check_config
 from moir_edge.cli.main import main
 from moir_edge.errors import DataError, MoirEdgeError, UnsupportedError
@@ -181,6 +181,19 @@ def test_llava_processor_saved_before_it_stored_the_patch_size(
     )
     processor = load_checkpoint(folder).processor
     assert [getattr(processor, name) for name in OLD] == [8, 1, "default"]
+
+
+def test_old_processor_of_a_tower_without_class_token(copy: Callable[[str], Path]) -> None:
+    folder = copy("llava")
+    edit(
+        folder / "processor_config.json",
+        lambda record: [record.pop(name) for name in OLD],
+    )
+    config = AutoConfig.from_pretrained(folder)
+    config.vision_config = AutoConfig.for_model("siglip_vision_model", image_size=24, patch_size=8)
+    config.vision_feature_select_strategy = "full"
+    processor = load_processor(folder, config)
+    assert [getattr(processor, name) for name in OLD] == [8, 0, "full"]
 
 
 def test_code_that_comes_with_a_checkpoint_is_never_run(tmp_path: Path) -> None:
