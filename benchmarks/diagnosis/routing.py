@@ -16,7 +16,7 @@ from moir_edge.benchmarks.diagnosis.schema import RoutingExample
 from moir_edge.errors import UnsupportedError
 from moir_edge.runtime import RoutingMap
 
-__all__ = ["routing_examples"]
+__all__ = ["routing_examples", "routing_map_of"]
 
 
 def routing_examples(candidate: Candidate, rows: Sequence[Row]) -> list[RoutingExample]:
@@ -31,7 +31,7 @@ def routing_examples(candidate: Candidate, rows: Sequence[Row]) -> list[RoutingE
     """
     from moir_edge.runtime.routing_picture import draw_routing_map
 
-    route = _maps_of(candidate)
+    route = routing_map_of(candidate)
     examples = []
     for row in rows:
         routing = route(row)
@@ -49,7 +49,12 @@ def routing_examples(candidate: Candidate, rows: Sequence[Row]) -> list[RoutingE
     return examples
 
 
-def _maps_of(candidate: Candidate) -> Callable[[Row], RoutingMap]:
+def routing_map_of(candidate: Candidate) -> Callable[[Row], RoutingMap]:
+    """Return the function that makes a candidate's routing map of a row.
+
+    Raises:
+        UnsupportedError: The candidate gives out none.
+    """
     if isinstance(candidate, BundleCandidate):
         model = candidate.model
         return lambda row: model.routing_map(row.prompt, list(row.images), context=row.context)
