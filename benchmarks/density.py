@@ -168,7 +168,7 @@ def _write_card(folder: Path, figures: dict[str, DensityFigures], rows: int) -> 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, measure and print."""
     from moir_edge.demo import checkpoint_path, demo_rows, write_jsonl
-    from moir_edge.export.checkpoints import no_progress_bars
+    from moir_edge.weights.whole import quiet_transformers
 
     parser = argparse.ArgumentParser(
         prog="python -m moir_edge.benchmarks.density",
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = read_rows(write_jsonl(demo_rows("test", count=given.rows, seed=0), Path(folder)))
             figures = {"trained": _figures(checkpoint_path(), rows)}
             for seed in range(given.fresh):
-                with no_progress_bars(), _fresh(checkpoint_path(), seed) as copy:
+                with quiet_transformers(), _fresh(checkpoint_path(), seed) as copy:
                     figures[f"fresh, seed {seed}"] = _figures(copy, rows)
         if given.card is not None:
             _write_card(given.card, figures, given.rows)

@@ -86,16 +86,20 @@ def retrofit(
     return router
 
 
-def load_retrofitted(source: str | PathLike[str], **kwargs: Any) -> PreTrainedModel:
+def load_retrofitted(
+    source: str | PathLike[str], *, probe: bool = True, **kwargs: Any
+) -> PreTrainedModel:
     """Load a checkpoint that was saved with a router; the model is in evaluation mode, as `from_pretrained` leaves it.
 
     Args:
         source: Folder, or id on the Hugging Face hub.
+        probe: Prove that the class calls the router, as `retrofit` does.
         **kwargs: Passed on to `from_pretrained`, e.g. `dtype` or `device_map`; the router stays float32.
 
     Raises:
         DataError: The checkpoint has no router, is not whole, or holds a weight that is not a finite number.
-        UnsupportedError: The checkpoint is not a vision-language model, or another tool quantized it.
+        UnsupportedError: The checkpoint is not a vision-language model, another tool quantized it, or its class does
+            not call the router.
     """
     hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
     check_files(resolve_checkpoint(fspath(source), **hub))
@@ -109,6 +113,8 @@ def load_retrofitted(source: str | PathLike[str], **kwargs: Any) -> PreTrainedMo
     model: PreTrainedModel = load_whole(_with_router(base), fspath(source), config=config, **kwargs)
     model.__class__ = base
     _realign(model)
+    if probe and not _embedding_weight(model).is_meta:
+        probe_router(model)
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from moir_edge.errors import UnsupportedError
 from moir_edge.router import (
     RouterConfig,
     last_routing,
+    load_retrofitted,
     probe_router,
     remove_router,
     retrofit,
@@ -155,3 +157,13 @@ def test_a_model_that_fails_is_named_with_its_reason(vlm: Any) -> None:
     retrofit(vlm.model, CONFIG, probe=False)
     with router_disabled(vlm.model):
         assert last_routing(vlm.model) is None
+
+
+def test_a_saved_router_that_never_runs_is_refused_on_loading(tmp_path: Path) -> None:
+    """A checkpoint from before the probe: tune, diagnose and compare load it through the same function."""
+    model = build_tiny("blip-2")
+    retrofit(model, CONFIG, probe=False)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedError, match=REFUSED["blip-2"]):
+        load_retrofitted(tmp_path)
+    assert hasattr(load_retrofitted(tmp_path, probe=False), "moir_router")
