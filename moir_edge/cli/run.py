@@ -131,7 +131,12 @@ def run(
     text = model.stream(prompt, pictures, context=context, **settings)
     show_pieces = stream and not as_json
     _read(text, show=show_pieces)
-    _write_maps(model, text.result, pictures, routing_map, routing_json)
+    off = ""
+    if routing_map is not None and text.result.routing is not None:
+        # The picture shows what the router changed in the answer.
+        plain = {**settings, "router": False}
+        off = "".join(model.stream(prompt, pictures, context=context, **plain))
+    _write_maps(model, text.result, off, pictures, routing_map, routing_json)
     if as_json:
         answer = _as_dict(model, text.result, bundle, router)
         typer.echo(json.dumps(answer, indent=1, ensure_ascii=False))
@@ -179,6 +184,7 @@ def _read(pieces: Iterable[str], *, show: bool) -> None:
 def _write_maps(
     model: EdgeModel,
     generation: Generation,
+    without_router: str,
     pictures: list[Any],
     png: Path | None,
     json_file: Path | None,
@@ -195,7 +201,8 @@ def _write_maps(
         from moir_edge.runtime.routing_picture import draw_routing_map
 
         buffer = BytesIO()
-        draw_routing_map(routing, pictures).save(buffer, format="PNG")
+        answers = generation.texts[0], without_router
+        draw_routing_map(routing, pictures, answers=answers).save(buffer, format="PNG")
         _write(png, buffer.getvalue())
 
 

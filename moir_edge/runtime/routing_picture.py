@@ -28,6 +28,7 @@ __all__ = ["draw_routing_map"]
 _PANEL = 440  # longest side of one panel in pixels
 _MARGIN = 24
 _WIDTH = 2 * _PANEL + 3 * _MARGIN
+_INNER = _WIDTH - 2 * _MARGIN
 _LINE = 24
 _MUTED: Colour = (110, 116, 128)
 _OTHER: Colour = (150, 150, 150)
@@ -57,7 +58,12 @@ class _Layer:
     cells: tuple[Cell, ...]
 
 
-def draw_routing_map(routing: RoutingMap, images: Sequence[ImageInput]) -> Image.Image:
+def draw_routing_map(
+    routing: RoutingMap,
+    images: Sequence[ImageInput],
+    *,
+    answers: tuple[str, str] | None = None,
+) -> Image.Image:
     """Draw what the router did over the images of a prompt.
 
     Per image, the left panel shows the information density of every cell (dark is weak); the right
@@ -69,6 +75,7 @@ def draw_routing_map(routing: RoutingMap, images: Sequence[ImageInput]) -> Image
     Args:
         routing: The map of one prompt.
         images: The same images as were given with the prompt, in order.
+        answers: The answer with the router and the one without, shown under the prompt.
 
     Returns:
         An RGB picture, as wide as two panels and as high as it takes.
@@ -84,7 +91,7 @@ def draw_routing_map(routing: RoutingMap, images: Sequence[ImageInput]) -> Image
     pictures = [read_image(image) for image in images]
     colours = _word_colours(routing)
     enriched = _enriched_words(routing)
-    blocks = [_header(routing)]
+    blocks = [_header(routing, answers)]
     for layer in _layers(routing):
         blocks.append(_layer_block(routing, layer, pictures[layer.image], colours, enriched))
     blocks.append(_legend(routing, colours, enriched))
@@ -125,23 +132,42 @@ def _layers(routing: RoutingMap) -> list[_Layer]:
     ]
 
 
-def _header(routing: RoutingMap) -> Image.Image:
+def _header(routing: RoutingMap, answers: tuple[str, str] | None) -> Image.Image:
+    """Draw the prompt, the answers, how many tokens were enriched, and how to read the picture."""
+    question = " ".join(_SPECIAL_TOKEN.sub(" ", routing.prompt.text).split())
+    lines = [(line, 18, INK) for line in wrapped(question, sized_font(18), _INNER)[:4]]
+    if answers is not None:
+        told = (
+            f"answer with the router: {answers[0].strip()}   \u00b7   without: {answers[1].strip()}"
+        )
+        lines += [(line, 15, INK) for line in wrapped(told, sized_font(15), _INNER)[:2]]
+    for note in (_counts(routing), _reading(routing)):
+        lines += [(line, 15, _MUTED) for line in wrapped(note, sized_font(15), _INNER)]
+    block = Image.new("RGB", (_WIDTH, 2 * _MARGIN + len(lines) * 26), PAPER)
+    draw = ImageDraw.Draw(block)
+    for number, (line, size, colour) in enumerate(lines):
+        draw.text((_MARGIN, _MARGIN + number * 26), line, fill=colour, font=sized_font(size))
+    return block
+
+
+def _counts(routing: RoutingMap) -> str:
     image_side = sum(token.side == "image" for token in routing.routed)
     text_side = len(routing.routed) - image_side
     texts = len(routing.positions) - routing.image_tokens
-    question = " ".join(_SPECIAL_TOKEN.sub(" ", routing.prompt.text).split())
-    lines = wrapped(question, sized_font(18), _WIDTH - 2 * _MARGIN)[:4]
-    block = Image.new("RGB", (_WIDTH, 2 * _MARGIN + (len(lines) + 1) * 26), PAPER)
-    draw = ImageDraw.Draw(block)
-    for number, line in enumerate(lines):
-        draw.text((_MARGIN, _MARGIN + number * 26), line, fill=INK, font=sized_font(18))
-    draw.text(
-        (_MARGIN, _MARGIN + len(lines) * 26),
-        f"enriched: {image_side} of {routing.image_tokens} image tokens, {text_side} of {texts} text tokens",
-        fill=_MUTED,
-        font=sized_font(15),
+    return (
+        f"enriched: {image_side} of {routing.image_tokens} image tokens, {text_side} of {texts} text tokens; "
+        "marks such as <image> and newlines between tiles never take part"
     )
-    return block
+
+
+def _reading(routing: RoutingMap) -> str:
+    """Say what the colours are and what they are not."""
+    if not routing.names_sources:
+        return "Colours show what the router did, not what matters in the image."
+    return (
+        "Density is the router's own score, learned from answers alone: a dark cell is one that it calls weak, which "
+        "need not be an empty one. The map shows what the router did, not what matters in the image."
+    )
 
 
 def _layer_block(
@@ -158,7 +184,7 @@ def _layer_block(
     block = Image.new("RGB", (_WIDTH, size[1] + _LINE + 58), PAPER)
     draw = ImageDraw.Draw(block)
     right = 2 * _MARGIN + _PANEL
-    score = "information density" if routing.names_sources else "own share"
+    score = "the router's density" if routing.names_sources else "own share"
     draw.text((_MARGIN, 0), f"{name}: {score}", fill=INK, font=sized_font(15))
     draw.text((right, 0), f"{name}: {_links_title(routing)}", fill=INK, font=sized_font(15))
     block.paste(_density_panel(routing, layer, panel), (_MARGIN, _LINE))
@@ -274,7 +300,10 @@ def _legend(
         label = fitted(f"{_shown(word)}  ({count} cell{'s' if count != 1 else ''})", _PANEL - 30)
         draw.text((_MARGIN + 26, top + 1), label, fill=INK, font=sized_font(15))
     draw.text(
-        (right, 0), "words that took from the image (numbered)", fill=INK, font=sized_font(15)
+        (right, 0),
+        "words that took from the image; their number is on the best source",
+        fill=INK,
+        font=sized_font(15),
     )
     for line, token in enumerate(enriched, start=1):
         label = fitted(f"{line}  {_shown(token.word)}  (gate {token.gate:.2f})", _PANEL)

@@ -16,7 +16,7 @@ from moir_edge.errors import DataError
 from moir_edge.runtime import EdgeModel, RoutingMap
 from moir_edge.runtime.image_processing import View
 from moir_edge.runtime.processor import EncodedPrompt
-from moir_edge.runtime.routing_picture import draw_routing_map
+from moir_edge.runtime.routing_picture import _counts, _header, _reading, draw_routing_map
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +178,18 @@ def test_the_picture_shows_every_view(
     assert drawn.width == single.width == double.width
 
 
+def test_the_picture_tells_both_answers_and_how_to_read_it() -> None:
+    routing = _split_map(4, (View(kind="whole"),))
+    image = Image.new("RGB", (40, 40), (128, 128, 128))
+    plain = draw_routing_map(routing, [image])
+    told = draw_routing_map(routing, [image], answers=("small", "large"))
+    other = draw_routing_map(routing, [image], answers=("small", "small"))
+    assert told.height == plain.height + 26  # one more line
+    assert (np.asarray(told) != np.asarray(other)).any()
+    assert "not what matters in the image" in _reading(routing)
+    assert "marks such as <image>" in _counts(routing)
+
+
 def test_map_without_single_sources_is_drawn_and_says_so() -> None:
     routing = _split_map(4, (View(kind="whole"),))
     assert routing.names_sources
@@ -201,7 +213,8 @@ def test_enriched_cells_are_tinted_and_others_are_not() -> None:
     image = Image.new("RGB", (40, 40), (128, 128, 128))
     difference = np.asarray(draw_routing_map(one, [image]), np.int16)
     blank = np.asarray(draw_routing_map(none, [image]), np.int16)
-    panel = np.s_[100:600, 480:]  # the right panel starts 488 pixels from the left
+    start = _header(one, None).height
+    panel = np.s_[start : start + 500, 480:]  # the right panel starts 488 pixels from the left
     changed = np.argwhere(np.abs(difference[panel] - blank[panel]).sum(axis=2) > 0)
     height, width = changed.max(axis=0) - changed.min(axis=0) + 1
     # One of two by two cells of a panel 440 pixels wide.
@@ -224,7 +237,7 @@ def test_where_only_words_took_the_cells_show_how_many_took_from_them() -> None:
     height = min(len(drawn), len(blank))
     change = np.abs(drawn[:height] - blank[:height]).sum(axis=2)
     # The centres of the two by two cells, a little off so that no marker covers them; panels are 440 pixels wide.
-    top, left = 100 + 60, 488 + 40
+    top, left = _header(words, None).height + 60, 488 + 40
     cells = [change[top + y, left + x] for y in (0, 220) for x in (0, 220)]
     assert cells[0] > cells[1] == cells[2] > cells[3] == 0
 
