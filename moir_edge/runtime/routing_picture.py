@@ -299,12 +299,7 @@ def _legend(
         draw.rectangle((_MARGIN, top + 3, _MARGIN + 16, top + 19), fill=colour)
         label = fitted(f"{_shown(word)}  ({count} cell{'s' if count != 1 else ''})", _PANEL - 30)
         draw.text((_MARGIN + 26, top + 1), label, fill=INK, font=sized_font(15))
-    draw.text(
-        (right, 0),
-        "words that took from the image; their number is on the best source",
-        fill=INK,
-        font=sized_font(15),
-    )
+    draw.text((right, 0), _words_title(routing, enriched), fill=INK, font=sized_font(15))
     for line, token in enumerate(enriched, start=1):
         label = fitted(f"{line}  {_shown(token.word)}  (gate {token.gate:.2f})", _PANEL)
         draw.text((right, line * _LINE + 1), label, fill=INK, font=sized_font(15))
@@ -313,6 +308,14 @@ def _legend(
         took = "none" if routing.names_sources or not texts else "all, from the mean of the image"
         draw.text((right, _LINE + 1), took, fill=_MUTED, font=sized_font(15))
     return block
+
+
+def _words_title(routing: RoutingMap, enriched: list[RoutedToken]) -> str:
+    """Say which words the list holds: those with the strongest gates, each once."""
+    words = {token.word for token in routing.routed if token.side == "text" and _best_cell(token)}
+    if not words:
+        return "words that took from the image"
+    return f"words by gate, {len(enriched)} of {len(words)}; their number is on the best source"
 
 
 def _shown(word: str | None) -> str:

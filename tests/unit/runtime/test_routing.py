@@ -16,7 +16,13 @@ from moir_edge.errors import DataError
 from moir_edge.runtime import EdgeModel, RoutingMap
 from moir_edge.runtime.image_processing import View
 from moir_edge.runtime.processor import EncodedPrompt
-from moir_edge.runtime.routing_picture import _counts, _header, _reading, draw_routing_map
+from moir_edge.runtime.routing_picture import (
+    _counts,
+    _header,
+    _reading,
+    _words_title,
+    draw_routing_map,
+)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +194,10 @@ def test_the_picture_tells_both_answers_and_how_to_read_it() -> None:
     assert (np.asarray(told) != np.asarray(other)).any()
     assert "not what matters in the image" in _reading(routing)
     assert "marks such as <image>" in _counts(routing)
+    words = [token for token in routing.routed if token.side == "text"]
+    assert _words_title(routing, words) == (
+        "words by gate, 2 of 2; their number is on the best source"
+    )
 
 
 def test_map_without_single_sources_is_drawn_and_says_so() -> None:
