@@ -38,6 +38,8 @@ _WEIGHT_OPERATORS = HALF_OPERATORS | {"Gather"}
 """Operators whose constants are weights: one that is clamped gives wrong numbers, where a clamped mask masks as before."""
 
 _HALF_MAX = float(np.finfo(np.float16).max)
+# Masks multiply by the lowest float32 or near it.
+_MASK = 1e30
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
@@ -103,7 +105,8 @@ class _Converter:
             # A comparison or a Cast takes either type, but its floats must agree.
             self._unify(node, self._follow(node))
             return
-        chosen = _FLOAT if wide or node.op_type in WIDE_OPERATORS else self._type_of(node)
+        wide = wide or node.op_type in WIDE_OPERATORS or _has_large_factor(node)
+        chosen = _FLOAT if wide else self._type_of(node)
         self._unify(node, chosen)
         for output in node.outputs:
             if _is_float(output):
@@ -185,6 +188,15 @@ class _Converter:
         for name, value in list(self._graph.initializers.items()):
             if not value.uses() and not value.is_graph_output():
                 self._graph.initializers.pop(name)
+
+
+def _has_large_factor(node: ir.Node) -> bool:
+    """Say whether a product or quotient has a constant past ±65,504 other than a mask's, which clamping would falsify."""
+    if node.op_type not in ("Mul", "Div"):
+        return False
+    constants = [value.const_value for value in node.inputs if value and _is_float(value)]
+    sizes = [np.abs(one.numpy()).max(initial=0.0) for one in constants if one is not None]
+    return any(_HALF_MAX < size < _MASK for size in sizes)
 
 
 def _require_half_range(value: ir.Value, node: ir.Node) -> None:

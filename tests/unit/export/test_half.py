@@ -251,3 +251,31 @@ def test_a_weight_past_the_range_of_half_is_refused(largest: float) -> None:
     assert str(caught.value) == (
         f"the weight 'wq' of node 'q' reaches {largest:.3g}, past float16's 65504; export its component in fp32"
     )
+
+
+@pytest.mark.parametrize("operator", ["Mul", "Div"])
+def test_a_large_factor_stays_in_float32(operator: str) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["small"], name="product"),
+        helper.make_node(operator, ["small", "factor"], ["y"], name="scale"),
+    ]
+    weights = {
+        "w": np.eye(4, dtype=np.float32) / 16,
+        "factor": np.array(1e6 if operator == "Mul" else 2.0**20, np.float32),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "scaled",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    to_half(model)
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    x = np.array([[1.0, 2.0, 4.0, 8.0]], np.float32)
+    (got,) = session.run(None, {"x": x})
+    expected = x / 16 * weights["factor"] if operator == "Mul" else x / 16 / weights["factor"]
+    # powers of two in the product are exact in float16; the factor is applied in float32
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
