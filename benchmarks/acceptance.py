@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from moir_edge.errors import MoirEdgeError
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.measure import Progress
     from moir_edge.benchmarks.schema import CandidateReport, ComparisonReport
     from moir_edge.bundle import Manifest
     from moir_edge.export import TracedModel
+    from moir_edge.progress import Progress
 
 __all__ = ["Check", "checks_of", "main", "run_acceptance"]
 
@@ -213,10 +213,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(checkpoint: Path | None, rows: int) -> list[Check]:
-    from moir_edge.cli.terminal import progress_bar
+    from moir_edge.cli.progress import show_progress
     from moir_edge.demo import checkpoint_path
 
-    with tempfile.TemporaryDirectory() as folder, progress_bar() as progress:
+    with tempfile.TemporaryDirectory() as folder, show_progress("acceptance") as progress:
         source = checkpoint or checkpoint_path()
         return run_acceptance(source, Path(folder), rows=rows, progress=progress)
 

@@ -25,7 +25,6 @@ from moir_edge.benchmarks.machine import (
 )
 from moir_edge.benchmarks.measure import (
     LatencyPlan,
-    Progress,
     latency_sample,
     measure_answers,
     measure_latency,
@@ -44,6 +43,7 @@ from moir_edge.benchmarks.schema import (
     Settings,
 )
 from moir_edge.errors import DataError
+from moir_edge.progress import Progress, silent
 
 __all__ = ["compare", "data_facts"]
 
@@ -117,7 +117,7 @@ def compare(
         bootstrap_resamples=RESAMPLES,
         seed=seed,
     )
-    candidates, machine = _measure(specs, rows, settings, progress or _silent)
+    candidates, machine = _measure(specs, rows, settings, progress or silent)
     report = ComparisonReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=moir_edge.__version__,
@@ -209,7 +209,3 @@ def _positive(name: str, value: int) -> int:
     if value < 1:
         raise DataError(f"{name.replace('_', '-')} must be at least 1, got {value}")
     return value
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    del stage, done, total

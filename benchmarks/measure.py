@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moir_edge.benchmarks.candidates import Answer, RoutingRow, TimedAnswer
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.process import Measured
+from moir_edge.progress import Progress
 
 __all__ = [
     "LatencyPlan",
     "OverheadPairs",
-    "Progress",
     "batches",
     "latency_sample",
     "measure_answers",
@@ -20,9 +20,6 @@ __all__ = [
     "measure_overhead",
     "measure_routing",
 ]
-
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +77,11 @@ def measure_latency(
         Per candidate, one answer per row and round, in order.
     """
     samples: list[list[TimedAnswer]] = [[] for _ in candidates]
+    schedule = list(plan.rows) * plan.repeats
+    progress("latency", 0, len(schedule))
     for candidate in candidates:
         for index in plan.rows[: plan.warm_up]:
             candidate.timed(index, router=True, max_new_tokens=plan.max_new_tokens)
-    schedule = list(plan.rows) * plan.repeats
     for turn, index in enumerate(schedule):
         for at in _rotated(len(candidates), turn):
             timed = candidates[at].timed(index, router=True, max_new_tokens=plan.max_new_tokens)
@@ -102,6 +100,7 @@ def measure_overhead(
     """
     pairs = [OverheadPairs() if one.loaded.facts.has_router else None for one in candidates]
     schedule = list(plan.rows) * plan.repeats
+    progress("router on and off", 0, len(schedule))
     for turn, index in enumerate(schedule):
         for at in _rotated(len(candidates), turn):
             pair = pairs[at]
@@ -136,9 +135,11 @@ def measure_answers(
         One answer per row, in the order of `rows`.
     """
     answers: dict[int, Answer] = {}
+    stage = f"answers of {candidate.spec.name}"
+    progress(stage, 0, len(rows))
     for group in batches(rows, batch_size):
         answers.update(zip(group, candidate.answer(group), strict=True))
-        progress(f"answers: {candidate.spec.name}", len(answers), len(rows))
+        progress(stage, len(answers), len(rows))
     return [answers[at] for at in range(len(rows))]
 
 
@@ -149,10 +150,12 @@ def measure_routing(
     sample = latency_sample(rows, count)
     chosen = [rows[at] for at in sample]
     maps: dict[int, RoutingRow] = {}
+    stage = f"routing of {candidate.spec.name}"
+    progress(stage, 0, len(sample))
     for group in batches(chosen, batch_size):
         routed = candidate.route([sample[at] for at in group])
         maps.update(zip(group, routed, strict=True))
-        progress(f"routing: {candidate.spec.name}", len(maps), len(sample))
+        progress(stage, len(maps), len(sample))
     return [maps[at] for at in range(len(sample))]
 
 

@@ -20,10 +20,10 @@ import numpy as np
 from moir_edge.errors import MoirEdgeError, UnsupportedError, closest
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.measure import Progress
     from moir_edge.benchmarks.schema import CandidateReport
     from moir_edge.calibration import CalibrationSettings
     from moir_edge.export import TracedModel
+    from moir_edge.progress import Progress
 
 __all__ = ["CONFIGURATIONS", "Configuration", "Result", "main", "measure", "table"]
 
@@ -369,10 +369,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(options: argparse.Namespace) -> list[Result]:
-    from moir_edge.cli.terminal import progress_bar
+    from moir_edge.cli.progress import show_progress
     from moir_edge.demo import checkpoint_path
 
-    with tempfile.TemporaryDirectory() as folder, progress_bar() as progress:
+    with tempfile.TemporaryDirectory() as folder, show_progress("quantization") as progress:
         return measure(
             options.checkpoint or checkpoint_path(),
             Path(folder),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ from moir_edge.calibration.state import CollectionState
 from moir_edge.calibration.taps import GraphObservers, add_taps, new_observers, update_observers
 from moir_edge.export.chain import GraphChain
 from moir_edge.export.writing import write_graphs
+from moir_edge.progress import Progress, silent
 
 __all__ = ["collect", "run_row"]
-
-Progress = Callable[[str, int, int], None]
 
 _SAVE_EVERY = 32  # rows
 _MOST_KEPT_BYTES = 1 << 23
@@ -40,7 +39,7 @@ def collect(
     limit: int,
     cache: Path | None = None,
     stage: str = "calibrate",
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> dict[str, GraphObservers]:
     """Run every row through the whole chain, prompt and a few tokens, and watch the named components.
 
@@ -70,6 +69,7 @@ def collect(
         chain = GraphChain(
             Path(folder), dict.fromkeys(graphs, "fp32"), facts, watch=watcher, tiles_per_run=1
         )
+        progress(stage, 0, limit)
         for row in rows:
             if state.wants(rows):
                 watcher.where = row.where
@@ -78,9 +78,10 @@ def collect(
                 state.advance(rows)
                 if rows.count % _SAVE_EVERY == 0:
                     state.save()
-            if progress is not None:
-                progress(stage, rows.count, limit)
+            progress(stage, rows.count, limit)
     state.finish(rows)
+    if rows.count < limit:  # fewer rows than asked for: the stage ends here
+        progress(stage, rows.count, rows.count)
     return state.observers
 
 

@@ -11,11 +11,12 @@ import onnx_ir as ir
 
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.calibration.balance import Balance
-from moir_edge.calibration.collection import Progress, collect
+from moir_edge.calibration.collection import collect
 from moir_edge.calibration.rows import CalibrationRows, refuse_overlap
 from moir_edge.calibration.settings import CalibrationSettings
 from moir_edge.calibration.smoothing import smooth
 from moir_edge.calibration.taps import GraphObservers
+from moir_edge.progress import Progress, silent
 from moir_edge.runtime.processor import Processor
 
 __all__ = ["CalibratedGraphs", "calibrate"]
@@ -72,7 +73,7 @@ def calibrate(
         refuse_overlap(settings.data, settings.evaluation, limit=limit)
     grams = {name: name in weights_only for name in components}
     smoothed = [name for name in components if name not in weights_only]
-    run = _Run(facts, Processor(processor_folder, facts), settings, progress)
+    run = _Run(facts, Processor(processor_folder, facts), settings, progress or silent)
     smoothing: dict[str, dict[str, float]] = {}
     prepared = dict(graphs)
     if settings.smoothing != "off" and smoothed:
@@ -102,7 +103,7 @@ class _Run:
     facts: ModelFacts
     processor: Processor
     settings: CalibrationSettings
-    progress: Progress | None
+    progress: Progress
 
     def collect(
         self,

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from moir_edge import __version__
 from moir_edge.bundle import ComponentEntry, EngineEntry, Manifest, seal, staged_bundle
 from moir_edge.export.assets import write_assets
-from moir_edge.export.components import Progress, TracedModel, silent
+from moir_edge.export.components import TracedModel
 from moir_edge.export.engines.trtexec import write_build_script
 from moir_edge.export.gpu_form import takes_gpu_form, to_gpu_form
 from moir_edge.export.mixing import mark_raised, measure_and_choose
@@ -27,6 +27,7 @@ from moir_edge.export.plan import ExportPlan, plan_export
 from moir_edge.export.precisions import PrecisionName
 from moir_edge.export.writing import WrittenGraph, write_graphs
 from moir_edge.finite import json_text
+from moir_edge.progress import Progress, silent, single_step
 from moir_edge.targets import get_target
 
 if TYPE_CHECKING:
@@ -95,12 +96,12 @@ def assemble(
         calibration=calibration,
         mix=mix,
     )
-    report = progress or silent
+    progress = progress or silent
     with staged_bundle(output, force=force) as folder:
         write_assets(traced.checkpoint, folder)
-        calibrated = _calibrate(traced, plan, folder, report)
-        chosen = _choose_mix(traced, plan, calibrated, folder, report)
-        models, summaries = _convert(traced, plan, calibrated, chosen, report)
+        calibrated = _calibrate(traced, plan, folder, progress)
+        chosen = _choose_mix(traced, plan, calibrated, folder, progress)
+        models, summaries = _convert(traced, plan, calibrated, chosen, progress)
         written = write_graphs(models, folder)
         _write_report(folder / "reports" / "quantization.json", summaries)
         manifest = Manifest(
@@ -114,16 +115,16 @@ def assemble(
             components=_entries(traced, plan, written),
             calibration=_calibration_record(summaries, calibrated, chosen),
             notes=traced.checkpoint.notes,
-            parity=_parity(traced, plan, folder, parity_rtol, report),
+            parity=_parity(traced, plan, folder, parity_rtol, progress),
         )
         write_build_script(folder, manifest)
-        built = _engines(folder, manifest, Path(output), report) if engines else ()
+        built = _engines(folder, manifest, Path(output), progress) if engines else ()
         seal(folder, manifest.model_copy(update={"engines": built}))
     return Path(output)
 
 
 def _engines(
-    folder: Path, manifest: Manifest, replaced: Path, report: Progress
+    folder: Path, manifest: Manifest, replaced: Path, progress: Progress
 ) -> tuple[EngineEntry, ...]:
     """Compile the graphs where the target's engines can be built on any machine.
 
@@ -135,11 +136,11 @@ def _engines(
     from moir_edge.export.engines.reuse import EngineStock
 
     stock = EngineStock.of(replaced)
-    return tuple(build_engines(folder, manifest, manifest.target, stock=stock, progress=report))
+    return tuple(build_engines(folder, manifest, manifest.target, stock=stock, progress=progress))
 
 
 def _calibrate(
-    traced: TracedModel, plan: ExportPlan, folder: Path, report: Progress
+    traced: TracedModel, plan: ExportPlan, folder: Path, progress: Progress
 ) -> CalibratedGraphs | None:
     """Run the calibration data where a component needs it; the folder holds the processor already."""
     if plan.calibration is None or not plan.calibrated:
@@ -153,7 +154,7 @@ def _calibrate(
         plan.calibration,
         components=plan.calibrated,
         weights_only=plan.weights_only,
-        progress=report,
+        progress=progress,
     )
 
 
@@ -162,12 +163,12 @@ def _choose_mix(
     plan: ExportPlan,
     calibrated: CalibratedGraphs | None,
     folder: Path,
-    report: Progress,
+    progress: Progress,
 ) -> Mix | None:
     """Measure the layers and choose their precisions, if that was asked for."""
     if plan.mix is None or plan.calibration is None:
         return None
-    return measure_and_choose(traced, plan, calibrated, folder, report=report)
+    return measure_and_choose(traced, plan, calibrated, folder, progress=progress)
 
 
 def _convert(
@@ -175,7 +176,7 @@ def _convert(
     plan: ExportPlan,
     calibrated: CalibratedGraphs | None,
     mix: Mix | None,
-    report: Progress,
+    progress: Progress,
 ) -> tuple[dict[str, ir.Model], dict[str, QuantizationSummary]]:
     # Where ONNX Runtime is what runs the bundle, activations are stored as its kernels are fast in.
     quantizer = plan.quantizer(calibrated, signed=plan.on_gpu)
@@ -184,7 +185,7 @@ def _convert(
     models: dict[str, ir.Model] = {}
     summaries: dict[str, QuantizationSummary] = {}
     for done, (name, graph) in enumerate(graphs.items()):
-        report("convert weights", done, len(graphs))
+        progress("convert weights", done, len(graphs))
         models[name] = graph.clone()
         own = raised.get(name, {})
         summary = quantizer(name, models[name], own)
@@ -192,7 +193,7 @@ def _convert(
             summaries[name] = mark_raised(summary, own)
         if takes_gpu_form(plan.target, plan.precisions[name]):
             to_gpu_form(models[name])
-    report("convert weights", len(graphs), len(graphs))
+    progress("convert weights", len(graphs), len(graphs))
     return models, summaries
 
 
@@ -252,19 +253,18 @@ def _entries(
 
 
 def _parity(
-    traced: TracedModel, plan: ExportPlan, folder: Path, rtol: float, report: Progress
+    traced: TracedModel, plan: ExportPlan, folder: Path, rtol: float, progress: Progress
 ) -> dict[str, Any]:
     """Measure the written graphs against torch, keep the figures in ``reports/parity.json`` too."""
-    report("parity", 0, 1)
-    figures = measure_parity(traced, folder, plan.precisions)
     bound = rtol if set(plan.precisions.values()) == {"fp32"} else None
-    if bound is not None:
-        require_fp32_parity(figures, expected_outputs(traced), bound)
+    with single_step(progress, "parity"):
+        figures = measure_parity(traced, folder, plan.precisions)
+        if bound is not None:
+            require_fp32_parity(figures, expected_outputs(traced), bound)
     figures["rtol"] = bound
     reports = folder / "reports"
     reports.mkdir(exist_ok=True)
     (reports / "parity.json").write_text(json_text(figures, indent=1) + "\n", encoding="utf-8")
-    report("parity", 1, 1)
     return figures
 
 

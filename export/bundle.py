@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from moir_edge.bundle import COMPONENTS, check_bundle_output
 from moir_edge.checkpoint import load_checkpoint
 from moir_edge.export.assembly import assemble
-from moir_edge.export.components import Progress, trace_components
+from moir_edge.export.components import trace_components
 from moir_edge.export.parity import PARITY_RTOL, check_parity_rtol
 from moir_edge.export.plan import plan_export
+from moir_edge.progress import Progress, silent, single_step
 
 if TYPE_CHECKING:
     from moir_edge.calibration import CalibrationSettings, MixSettings
@@ -77,7 +78,9 @@ def export_bundle(
         calibration=calibration,
         mix=mix,
     )
-    traced = trace_components(load_checkpoint(checkpoint), progress=progress)
+    with single_step(progress or silent, "loading"):
+        loaded = load_checkpoint(checkpoint)
+    traced = trace_components(loaded, progress=progress)
     return assemble(
         traced,
         output,

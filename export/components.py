@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,9 @@ from moir_edge.export.facts import model_facts
 from moir_edge.export.naming import number_values
 from moir_edge.export.tracing import ComponentSpec, trace
 from moir_edge.export.wrappers import DecoderGraph, EmbeddingGraph
+from moir_edge.progress import Progress, silent
 
-__all__ = ["Progress", "TracedModel", "component_specs", "silent", "trace_components"]
-
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)``."""
+__all__ = ["TracedModel", "component_specs", "trace_components"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,23 +58,19 @@ def trace_components(checkpoint: Checkpoint, *, progress: Progress | None = None
         checkpoint: From `moir_edge.checkpoint.load_checkpoint`.
         progress: Called as ``progress("trace", done, total)`` around each component.
     """
-    report = progress or silent
+    progress = progress or silent
     facts = model_facts(checkpoint)
     specs = component_specs(checkpoint, facts)
     graphs: dict[str, ir.Model] = {}
     with checkpoint.without_router(), export_attention(checkpoint.model):
         for done, (name, spec) in enumerate(specs.items()):
-            report("trace", done, len(specs))
+            progress("trace", done, len(specs))
             graphs[name] = trace(_module(checkpoint, name).eval(), spec)
-    report("trace", len(specs), len(specs))
+    progress("trace", len(specs), len(specs))
     if checkpoint.router is not None:
         graphs["router"] = _router_graph(checkpoint.router)
         specs["router"] = _read_spec("router", graphs["router"])
     return TracedModel(checkpoint=checkpoint, facts=facts, graphs=graphs, specs=specs)
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Report to nobody."""
 
 
 def _router_graph(router: Any) -> ir.Model:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moir_edge.export.components import Progress, TracedModel
+from moir_edge.export.components import TracedModel
 from moir_edge.export.plan import ExportPlan
+from moir_edge.progress import Progress
 
 if TYPE_CHECKING:
     from moir_edge.calibration import QuantizationSummary
@@ -27,7 +28,7 @@ def measure_and_choose(
     calibrated: CalibratedGraphs | None,
     folder: Path,
     *,
-    report: Progress,
+    progress: Progress,
 ) -> Mix:
     """Measure the layers' sensitivity, choose a mix if there is a target, and write the report into a bundle.
 
@@ -36,7 +37,7 @@ def measure_and_choose(
         plan: With data, and with what to measure on them.
         calibrated: Its graphs as they will be quantized; None for those that were traced.
         folder: The bundle to be, with the processor's files.
-        report: Called as ``report(stage, done, total)``.
+        progress: Called as ``progress(stage, done, total)``.
 
     Raises:
         ValueError: There is nothing to measure.
@@ -56,7 +57,7 @@ def measure_and_choose(
         quantizer=plan.quantizer(calibrated, signed=False),
         float_bytes=2 if plan.on_gpu else 4,
     )
-    mix = choose_mix(inputs, plan.calibration, plan.mix, progress=report)
+    mix = choose_mix(inputs, plan.calibration, plan.mix, progress=progress)
     reports = folder / "reports"
     reports.mkdir(exist_ok=True)
     content = json.dumps(mix.record, separators=(",", ":"))

@@ -17,9 +17,9 @@ from moir_edge.benchmarks.candidates import Answer
 from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.diagnosis.schema import Attention, Figure, LayerAttention
-from moir_edge.benchmarks.measure import Progress
 from moir_edge.benchmarks.metrics import mean_interval
 from moir_edge.errors import UnsupportedError
+from moir_edge.progress import Progress
 
 __all__ = [
     "AttentionRow",
@@ -127,7 +127,8 @@ def measure_attention(
     """
     from moir_edge.export.attention import attention_implementation
 
-    measured = []
+    measured: list[AttentionRow] = []
+    progress(stage, 0, len(rows))
     with attention_implementation(candidate.model, "eager"):
         for row, answer in zip(rows, answers, strict=True):
             tokens = _up_to_image_token(answer.token_ids, candidate.model.config)

@@ -18,7 +18,8 @@ from moir_edge.benchmarks.diagnosis.variants import (
     degraded_rows,
     permuted_rows,
 )
-from moir_edge.benchmarks.measure import Progress, batches
+from moir_edge.benchmarks.measure import batches
+from moir_edge.progress import Progress
 
 __all__ = ["IMAGE_BLANK", "TEXT_BLANK", "Plan", "answer_plan", "make_plan"]
 
@@ -104,6 +105,7 @@ def _answer(
     keys = [(row.images, row.text) for row in rows]
     distinct = list(dict(zip(keys, rows, strict=True)).values())
     found: dict[object, Answer] = {}
+    progress(stage, 0, len(distinct))
     for group in batches(distinct, batch_size):
         chosen = [distinct[at] for at in group]
         for row, answer in zip(chosen, candidate.answer(chosen), strict=True):

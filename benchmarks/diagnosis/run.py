@@ -38,9 +38,10 @@ from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
 from moir_edge.benchmarks.diagnosis.variants import ImageStore
 from moir_edge.benchmarks.identity import identify_pairs, pair_notices
 from moir_edge.benchmarks.machine import available_cores
-from moir_edge.benchmarks.measure import Progress, latency_sample
+from moir_edge.benchmarks.measure import latency_sample
 from moir_edge.benchmarks.provenance import Provenance
 from moir_edge.errors import BundleError, DataError, UnsupportedError
+from moir_edge.progress import Progress, silent, single_step
 
 __all__ = ["diagnose", "diagnose_candidate", "diagnose_rows"]
 
@@ -83,7 +84,7 @@ def diagnose(
         )
     specs = _specs(sources, settings)
     models = identify_pairs(specs, allow_other=settings.allow_other)
-    diagnosed = _diagnose_all(specs, rows, settings, progress or _silent)
+    diagnosed = _diagnose_all(specs, rows, settings, progress or silent)
     report = DiagnosisReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=moir_edge.__version__,
@@ -119,7 +120,7 @@ def diagnose_rows(
             beside it.
         MoirEdgeError: A source cannot be loaded or run.
     """
-    settings = settings or DiagnoseSettings()
+    settings, progress = settings or DiagnoseSettings(), progress or silent
     for row in rows:
         if not row.answers:
             raise DataError(f"row {row.id} has no answers, so it cannot be scored; leave it out")
@@ -127,7 +128,7 @@ def diagnose_rows(
         raise DataError("nothing to diagnose: give at least one row")
     specs = _specs(sources, settings)
     identify_pairs(specs, allow_other=settings.allow_other)
-    return _diagnose_all(specs, rows, settings, progress or _silent)
+    return _diagnose_all(specs, rows, settings, progress)
 
 
 def _specs(sources: Sequence[str | Path], settings: DiagnoseSettings) -> list[CandidateSpec]:
@@ -155,8 +156,10 @@ def _diagnose_all(
         reference: SourceFigures | None = None
         for spec in specs:
             with _threads_restored():
+                with single_step(progress, f"{spec.name}: loading"):
+                    candidate = load_candidate(spec)
                 one, figures = diagnose_candidate(
-                    load_candidate(spec), spec, plan, settings, reference, progress
+                    candidate, spec, plan, settings, reference, progress
                 )
             diagnosed.append(one)
             reference = reference or figures
@@ -189,7 +192,8 @@ def diagnose_candidate(
         candidate, plan, batch_size=settings.batch_size, progress=progress, name=spec.name
     )
     attention, no_attention = _attention(candidate, spec.name, plan, answers, settings, progress)
-    routing, no_routing = _routing(candidate, plan, settings)
+    with single_step(progress, f"{spec.name}: routing maps"):
+        routing, no_routing = _routing(candidate, plan, settings)
     figures = SourceFigures(plan, answers, settings)
     diagnosed = SourceDiagnosis(
         name=spec.name,
@@ -268,7 +272,3 @@ def _threads_restored() -> Iterator[None]:
     finally:
         if torch:
             torch.set_num_threads(before)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    del stage, done, total

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from moir_edge.benchmarks.agreement import compare_routing, token_agreement
 from moir_edge.benchmarks.candidates import Answer, RoutingRow
-from moir_edge.benchmarks.measure import Progress, measure_answers, measure_routing
+from moir_edge.benchmarks.measure import measure_answers, measure_routing
 from moir_edge.benchmarks.parity.numeric import ComponentFigures
 from moir_edge.benchmarks.parity.prompts import Prompts
 from moir_edge.benchmarks.parity.schema import SubjectParity
 from moir_edge.benchmarks.process import CandidateProcess
+from moir_edge.progress import Progress
 
 __all__ = ["measure_numbers"]
 
@@ -58,6 +59,7 @@ def _components(
 ) -> list[ComponentFigures]:
     """Run prompt by prompt, so that intermediate values of one prompt only are held."""
     gathered = [ComponentFigures(one.loaded.facts.component_precisions) for one in others]
+    progress("components", 0, prompts)
     for at in range(prompts):
         truth = reference.components(at, None, decode_steps)
         for one, figures in zip(others, gathered, strict=True):

@@ -18,7 +18,6 @@ from moir_edge.benchmarks.machine import CpuTimes, busy_notices, describe_machin
 from moir_edge.benchmarks.measure import (
     LatencyPlan,
     OverheadPairs,
-    Progress,
     measure_latency,
     measure_overhead,
 )
@@ -48,6 +47,7 @@ from moir_edge.benchmarks.process import CandidateProcess
 from moir_edge.benchmarks.provenance import Provenance
 from moir_edge.benchmarks.schema import GateResult, Machine, Samples
 from moir_edge.errors import DataError
+from moir_edge.progress import Progress, silent, single_step
 
 __all__ = ["bench"]
 
@@ -77,7 +77,7 @@ def bench(
     """
     if output is not None:
         check_output(Path(output), force=force)
-    report = _Run(settings, progress or _silent).report()
+    report = _Run(settings, progress or silent).report()
     if output is not None:
         write_bench(report, Path(output), force=force)
     return report
@@ -113,7 +113,8 @@ class _Run:
             opened = self._open(stack, prompts)
             reference = None
             if settings.parity:
-                reference = open_reference(stack, settings, opened, prompts.rows, folder)
+                with single_step(self._progress, "reference"):
+                    reference = open_reference(stack, settings, opened, prompts.rows, folder)
             times, machine = self._measure(opened, prompts)
             parity = self._parity(opened, reference, prompts)
         subjects = [
@@ -275,7 +276,3 @@ def _compared(opened: Sequence[Opened], reference: CandidateProcess | None) -> l
 
 def _reference_name(settings: BenchSettings, reference: CandidateProcess | None) -> str | None:
     return None if reference is None else settings.reference or reference.spec.name
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    del stage, done, total

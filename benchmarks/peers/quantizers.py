@@ -34,7 +34,7 @@ from moir_edge.benchmarks.machine import CpuTimes, describe_machine, load_averag
 from moir_edge.benchmarks.peers.quantizer_feeds import COMPONENTS, write_feeds
 from moir_edge.bundle import open_bundle, seal, staged_bundle
 from moir_edge.children import child_environment, module_command
-from moir_edge.cli.terminal import progress_bar
+from moir_edge.cli.progress import show_progress
 from moir_edge.errors import MoirEdgeError
 from moir_edge.ownership import matches, remove_files
 
@@ -217,7 +217,7 @@ def _compare(reference: Path, bundles: Sequence[Path], data: Path) -> Comparison
     """Score all bundles on the rows; latency is not what is asked here, so one row is timed."""
     from moir_edge.benchmarks.comparison import compare
 
-    with progress_bar() as progress:
+    with show_progress("quantizers") as progress:
         return compare(
             reference, bundles, data, threads=1, latency_rows=1, latency_repeats=1, progress=progress
         )  # fmt: skip

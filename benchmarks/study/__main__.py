@@ -19,7 +19,7 @@ from moir_edge.benchmarks.study.runs import Job, read_run, run_jobs
 from moir_edge.benchmarks.study.settings import StudySettings
 from moir_edge.benchmarks.study.summary import ArmFigures, arm_figures
 from moir_edge.benchmarks.study.training import base_checkpoint
-from moir_edge.cli.terminal import progress_bar
+from moir_edge.cli.progress import show_progress
 from moir_edge.demo import checkpoint_path
 from moir_edge.errors import DataError, MoirEdgeError
 
@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace, settings: StudySettings) -> None:
         for arm in sorted((*MAIN, SHUFFLED, *CONTROLS), key=lambda arm: arm != WINNER)
         for seed in _seeds(arm, settings)
     ]
-    with progress_bar(quiet=False) as progress:
+    with show_progress("study") as progress:
         run_jobs(jobs, processes=options.processes, threads=1, progress=progress)
     if options.docs is not None:
         write_page(_study(options.output, settings), options.docs)

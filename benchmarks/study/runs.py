@@ -11,12 +11,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from moir_edge.benchmarks.measure import Progress
 from moir_edge.benchmarks.study.arms import Arm
 from moir_edge.benchmarks.study.data import TEST
 from moir_edge.benchmarks.study.settings import IMAGE_BLANK, TEXT_BLANK, StudySettings
 from moir_edge.children import outside_current_folder
 from moir_edge.errors import DataError
+from moir_edge.progress import Progress, silent
 
 __all__ = ["Job", "Run", "read_run", "run_jobs"]
 
@@ -111,7 +111,7 @@ def _make(job: Job, threads: int) -> None:
             base=job.folder / "base",
             data=job.folder / job.arm.data / "data.jsonl",
             folder=Path(scratch),
-            progress=_silent,
+            progress=silent,
         )
         figures = _measured(trained.folder, job, threads)
         if job.keep is not None:
@@ -155,7 +155,7 @@ def _measured(checkpoint: Path, job: Job, threads: int) -> dict[str, Any]:
     rows = read_rows(job.folder / TEST / "data.jsonl")
     with tempfile.TemporaryDirectory(prefix="moir-edge-study-") as images:
         plan = make_plan(rows, wanted, ImageStore(Path(images)))
-        diagnosis, _ = diagnose_candidate(candidate, spec, plan, wanted, None, _silent)
+        diagnosis, _ = diagnose_candidate(candidate, spec, plan, wanted, None, silent)
     return _figures(diagnosis)
 
 
@@ -176,7 +176,3 @@ def _figures(diagnosis: Any) -> dict[str, Any]:
         "share_text": shares.share_text.value,
         "mdi": {str(one.layer): one.mdi.value for one in diagnosis.attention.layers},
     }
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    del stage, done, total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +23,11 @@ from moir_edge.calibration.mixed.settings import MixSettings
 from moir_edge.calibration.rows import CalibrationRows, refuse_overlap
 from moir_edge.calibration.settings import CalibrationSettings
 from moir_edge.errors import DataError, ToleranceError, UnsupportedError
+from moir_edge.progress import Progress
 from moir_edge.runtime.processor import Processor
 
 __all__ = ["Mix", "MixInputs", "choose_mix"]
 
-Progress = Callable[[str, int, int], None]
 _BATCH = 8
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
 from moir_edge.export.chain import GraphChain
 from moir_edge.export.routing_parity import RoutingFigures
 from moir_edge.export.writing import write_graphs
+from moir_edge.progress import Progress
 
 __all__ = ["ModelSensitivity", "measure_sensitivity"]
 
-Progress = Callable[[str, int, int], None]
 Batch = tuple[PromptBatch, Sequence[Sequence[int]]]
 
 

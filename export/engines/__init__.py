@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from moir_edge.export.engines.building import add_engines, build_engines, buildable_target
-from moir_edge.export.engines.work import EngineOptions, EngineProgress
+from moir_edge.export.engines.work import EngineOptions
 
 __all__ = [
     "EngineOptions",
-    "EngineProgress",
     "add_engines",
     "build_engines",
     "buildable_target",

@@ -15,14 +15,14 @@ from moir_edge.bundle import Bundle, EngineEntry, Manifest, open_bundle, seal, s
 from moir_edge.environment import require
 from moir_edge.errors import BundleError, UnsupportedError
 from moir_edge.export.engines.reuse import EngineStock
-from moir_edge.export.engines.work import TIMING_CACHE, EngineOptions, EngineProgress, EngineWork
+from moir_edge.export.engines.work import TIMING_CACHE, EngineOptions, EngineWork
 from moir_edge.ownership import foreign_files, matches, name_some, remove_files
+from moir_edge.progress import Progress, silent
 from moir_edge.targets import Target, check_precision, get_target
 from moir_edge.tensorrt_api import device_compute_capability
 
 __all__ = [
     "EngineOptions",
-    "EngineProgress",
     "add_engines",
     "build_engines",
     "buildable_target",
@@ -36,7 +36,7 @@ def build_engines(
     *,
     options: EngineOptions | None = None,
     stock: EngineStock | None = None,
-    progress: EngineProgress | None = None,
+    progress: Progress | None = None,
 ) -> list[EngineEntry]:
     """Build the engine of every component into ``engines/<target>/``; the manifest is left to the caller.
 
@@ -46,7 +46,7 @@ def build_engines(
         target: Whose engines. Those of a Jetson are built on a device of that kind only.
         options: What kind of engines.
         stock: Engines that may serve as they are, or after a refit.
-        progress: Called as the build advances.
+        progress: Called as ``progress(stage, step, total)``, one stage per component.
 
     Returns:
         One entry per component, in the manifest's order.
@@ -68,7 +68,7 @@ def build_engines(
     partial.mkdir(parents=True)
     try:
         work = EngineWork(folder, manifest, profile, options or EngineOptions(), partial, stock)
-        entries = work.run(progress)
+        entries = work.run(progress or silent)
         _clear(output)
         partial.rename(output)
     finally:
@@ -83,7 +83,7 @@ def add_engines(
     *,
     options: EngineOptions | None = None,
     refit: str | Path | None = None,
-    progress: EngineProgress | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Build the engines of a target into a bundle that exists, and list them in its manifest.
 
@@ -97,7 +97,7 @@ def add_engines(
         options: What kind of engines; plain ones without, or those of `refit`.
         refit: Another bundle, whose engines of that target are taken over: as they are where the graph is the same, with the new
             weights where they can be exchanged. What is left is compiled.
-        progress: Called as the build advances.
+        progress: Called as ``progress(stage, step, total)``, one stage per component.
 
     Returns:
         The bundle folder.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from moir_edge.export.engines.process import run_build
 from moir_edge.export.engines.profiles import component_profiles
 from moir_edge.export.engines.reuse import EngineStock, Reuse
 from moir_edge.export.gpu_form import lacks_gpu_form, write_gpu_form
+from moir_edge.progress import Progress
 from moir_edge.targets import Target
 from moir_edge.tensorrt_api import (
     BuilderName,
@@ -30,10 +31,7 @@ from moir_edge.tensorrt_api import (
     version_text,
 )
 
-__all__ = ["TIMING_CACHE", "EngineOptions", "EngineProgress", "EngineWork"]
-
-EngineProgress = Callable[[str, int, int], None]
-"""Called as ``progress(component, step, total)``; steps rise from 0 to total, which is the same throughout."""
+__all__ = ["TIMING_CACHE", "EngineOptions", "EngineWork"]
 
 # The type of matrix products, where it is not float32.
 _COMPUTE: dict[str, Literal["fp16", "int8", "fp8"]] = {
@@ -87,11 +85,11 @@ class EngineWork:
         """The module that compiles for the target."""
         return "tensorrt" if self.target.builder == "tensorrt" else "tensorrt_rtx"
 
-    def run(self, progress: EngineProgress | None) -> list[EngineEntry]:
+    def run(self, progress: Progress) -> list[EngineEntry]:
         """Put every engine into `output`.
 
         Args:
-            progress: Called as the work advances.
+            progress: Called as ``progress(stage, step, PROGRESS_STEPS)``, one stage per component.
 
         Raises:
             MoirEdgeError: As in `moir_edge.export.engines.build_engines`.
@@ -104,8 +102,8 @@ class EngineWork:
         entries = []
         for name, job in jobs.items():
             entries.append(self._serve(name, job, found[name], progress))
-            if found[name] is not None and progress is not None:
-                progress(name, PROGRESS_STEPS, PROGRESS_STEPS)
+            if found[name] is not None:
+                progress(_stage(name), PROGRESS_STEPS, PROGRESS_STEPS)
         shutil.rmtree(self.output / _HALF_FOLDER, ignore_errors=True)
         return entries
 
@@ -153,7 +151,7 @@ class EngineWork:
             shutil.copy2(earlier, self.output / TIMING_CACHE)
 
     def _serve(
-        self, name: str, job: BuildJob, reuse: Reuse | None, progress: EngineProgress | None
+        self, name: str, job: BuildJob, reuse: Reuse | None, progress: Progress
     ) -> EngineEntry:
         """Copy, refit or compile one engine."""
         if reuse is None:
@@ -164,15 +162,13 @@ class EngineWork:
         size = Path(job.output).stat().st_size
         return reuse.entry.model_copy(update={"bytes": size, "build_seconds": outcome.seconds})
 
-    def _build(self, name: str, job: BuildJob, progress: EngineProgress | None) -> EngineEntry:
+    def _build(self, name: str, job: BuildJob, progress: Progress) -> EngineEntry:
         component = self.manifest.components[name]
         if lacks_gpu_form(component):
             job = replace(job, graph=str(self._gpu_copy(name)))
         outcome = run_build(
             job,
-            progress=None
-            if progress is None
-            else lambda step: progress(name, step, PROGRESS_STEPS),
+            progress=lambda step: progress(_stage(name), step, PROGRESS_STEPS),
         )
         path = Path(job.output)
         return EngineEntry(
@@ -203,3 +199,7 @@ class EngineWork:
         require("onnx_ir")
         graph = self.folder / self.manifest.components[name].graph
         return write_gpu_form(graph, self.output / _HALF_FOLDER)
+
+
+def _stage(component: str) -> str:
+    return f"compile {component}"

@@ -20,6 +20,7 @@ from moir_edge.cli.data_options import (
     Images,
     data_source,
 )
+from moir_edge.cli.progress import Quiet, show_progress
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks import BenchReport
@@ -105,6 +106,7 @@ def bench(
         Path | None, typer.Option("-o", "--output", help="Folder for the report.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a report at -o.")] = False,
+    quiet: Quiet = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON, without raw samples.")
     ] = False,
@@ -112,7 +114,6 @@ def bench(
     """Time bundles in turns; with --parity compare numbers and times too; exit 1 if a gate fails."""
     from moir_edge.benchmarks import BenchBounds, BenchSettings
     from moir_edge.benchmarks import bench as run
-    from moir_edge.cli.terminal import progress_bar
 
     if data is None:
         _refuse_flags_of_rows(
@@ -166,7 +167,7 @@ def bench(
             min_index_agreement=min_index_agreement,
         ),
     )
-    with progress_bar(quiet=as_json) as progress:
+    with show_progress("bench", quiet=quiet) as progress:
         report = run(settings, output, force=force, progress=progress)
     _show(report, output, as_json=as_json)
     if not report.passed:

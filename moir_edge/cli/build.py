@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moir_edge.cli.export import print_summary
+from moir_edge.cli.progress import Quiet, show_progress
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Manifest
@@ -43,18 +44,18 @@ def build(
             help="Take over the engines of this bundle; only those whose graphs changed are refitted or compiled.",
         ),
     ] = None,
+    quiet: Quiet = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the manifest's summary as JSON.")
     ] = False,
 ) -> None:
     """Compile the engines of a bundle: for RTX targets on any machine, for a Jetson on the device itself."""
     from moir_edge.bundle import open_bundle
-    from moir_edge.cli.terminal import progress_bar
     from moir_edge.export.engines import EngineOptions, add_engines
 
     before = open_bundle(bundle, verify=False).manifest
     earlier = before if refit is None else open_bundle(refit, verify=False).manifest
-    with progress_bar(quiet=as_json) as progress:
+    with show_progress("build", quiet=quiet) as progress:
         path = add_engines(
             bundle,
             target,

@@ -20,6 +20,7 @@ from moir_edge.cli.data_options import (
     Images,
     data_source,
 )
+from moir_edge.cli.progress import Quiet, show_progress
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks import ComparisonReport
@@ -83,6 +84,7 @@ def compare(
     ] = "mean",
     allow_other: AllowOther = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a report at -o.")] = False,
+    quiet: Quiet = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the report as JSON, without raw samples.")
     ] = False,
@@ -90,7 +92,6 @@ def compare(
     """Compare a checkpoint with bundles: size, latency, memory, accuracy, router; exit 1 if a gate fails."""
     from moir_edge.benchmarks import GateBounds
     from moir_edge.benchmarks import compare as run
-    from moir_edge.cli.terminal import progress_bar
 
     bounds = GateBounds(
         min_recovery=min_recovery,
@@ -111,7 +112,7 @@ def compare(
         columns=data_column,
         task=data_task,
     )
-    with progress_bar(quiet=as_json) as progress:
+    with show_progress("compare", quiet=quiet) as progress:
         report = run(
             checkpoint,
             bundles,

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from moir_edge.cli.terminal import ProgressCallback
+from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.progress import Progress
 
 __all__ = ["register"]
 
@@ -51,12 +52,12 @@ def demo(
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier demo at the output.")
     ] = False,
+    quiet: Quiet = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print where everything lies, as JSON.")
     ] = False,
 ) -> None:
     """Export, quantize, compile, run and compare the demo checkpoint, and report."""
-    from moir_edge.cli.terminal import progress_bar
     from moir_edge.demo import checkpoint_path
     from moir_edge.environment import require
     from moir_edge.targets import check_precision, get_target
@@ -68,7 +69,7 @@ def demo(
         require("tensorrt_rtx", extra="demo")
     checkpoint = checkpoint_path()
     say = _silent if as_json else typer.echo
-    with _demo_folder(output, force=force), progress_bar(quiet=as_json) as progress:
+    with _demo_folder(output, force=force), show_progress("demo", quiet=quiet) as progress:
         with _stage("data", say):
             data = _write_data(output / "data", rows)
         with _stage("export", say):
@@ -119,9 +120,7 @@ def _write_data(folder: Path, rows: int) -> Path:
     return write_jsonl(demo_rows("test", count=rows, seed=_SEED), folder)
 
 
-def _export(
-    checkpoint: Path, output: Path, target: str, progress: ProgressCallback
-) -> dict[str, Path]:
+def _export(checkpoint: Path, output: Path, target: str, progress: Progress) -> dict[str, Path]:
     """Write bundles for this machine's CPU, which answers and compares, with the target's engines in them."""
     from moir_edge.export import assemble, load_checkpoint, trace_components
     from moir_edge.export.engines import add_engines
@@ -143,7 +142,7 @@ def _export(
     return bundles
 
 
-def _prefixed(progress: ProgressCallback, precision: str) -> ProgressCallback:
+def _prefixed(progress: Progress, precision: str) -> Progress:
     def report(stage: str, done: int, total: int) -> None:
         progress(f"{precision}: {stage}", done, total)
 
@@ -176,7 +175,7 @@ def _run(bundle: Path, data: Path, picture: Path, say: Any) -> dict[str, Any]:
 
 
 def _compare(
-    checkpoint: Path, bundles: list[Path], data: Path, output: Path, progress: ProgressCallback
+    checkpoint: Path, bundles: list[Path], data: Path, output: Path, progress: Progress
 ) -> Any:
     from moir_edge.benchmarks import compare
 

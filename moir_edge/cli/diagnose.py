@@ -20,6 +20,7 @@ from moir_edge.cli.data_options import (
     Images,
     data_source,
 )
+from moir_edge.cli.progress import Quiet, show_progress
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks import DiagnosisReport
@@ -77,6 +78,7 @@ def diagnose(
     ] = 0,
     allow_other: AllowOther = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a diagnosis at -o.")] = False,
+    quiet: Quiet = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the diagnosis as JSON, without routing maps.")
     ] = False,
@@ -85,7 +87,6 @@ def diagnose(
     from moir_edge.benchmarks import DiagnoseSettings
     from moir_edge.benchmarks import diagnose as run
     from moir_edge.benchmarks.diagnosis.degradations import DEFAULTS
-    from moir_edge.cli.terminal import progress_bar
 
     settings = DiagnoseSettings(
         degradations=tuple(degrade or DEFAULTS),
@@ -110,7 +111,7 @@ def diagnose(
         columns=data_column,
         task=data_task,
     )
-    with progress_bar(quiet=as_json) as progress:
+    with show_progress("diagnose", quiet=quiet) as progress:
         report = run(sources, source, output, settings, force=force, progress=progress)
     _show(report, output, as_json=as_json)
 

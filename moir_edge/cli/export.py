@@ -35,6 +35,7 @@ from moir_edge.cli.mix_options import (
     mix_lines,
     mix_settings,
 )
+from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.quantization_lines import fallback_lines, quantization_report
 
 if TYPE_CHECKING:
@@ -123,12 +124,12 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a bundle that stands at the output.")
     ] = False,
+    quiet: Quiet = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the manifest's summary as JSON.")
     ] = False,
 ) -> None:
     """Export a checkpoint to a bundle; RTX targets get their TensorRT-RTX engines too."""
-    from moir_edge.cli.terminal import progress_bar
     from moir_edge.environment import require
     from moir_edge.targets import check_precision, get_target
 
@@ -172,7 +173,7 @@ def export(
     from moir_edge.export import export_bundle
     from moir_edge.export.parity import PARITY_RTOL
 
-    with progress_bar(quiet=as_json) as progress:
+    with show_progress("export", quiet=quiet) as progress:
         path = export_bundle(
             checkpoint,
             output,

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moir_edge.cli.progress import Quiet, show_progress
+
 if TYPE_CHECKING:
+    from moir_edge.progress import Progress
     from moir_edge.router import RouterConfig
 
 __all__ = ["register"]
@@ -53,6 +56,7 @@ def retrofit(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a checkpoint that stands at the output.")
     ] = False,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Attach a router to a VLM; until it is tuned, the logits stay as they were (channel: they change at once)."""
@@ -77,8 +81,11 @@ def retrofit(
         {name: value for name, value in given.items() if value is not None},
         remedy="see `moir-edge retrofit --help`",
     )
-    with staged_folder(output, CHECKPOINT, force=force) as folder:
-        summary = {"output": str(output), **_retrofit(checkpoint, config, folder)}
+    with (
+        show_progress("retrofit", quiet=quiet) as progress,
+        staged_folder(output, CHECKPOINT, force=force) as folder,
+    ):
+        summary = {"output": str(output), **_retrofit(checkpoint, config, folder, progress)}
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
         return
@@ -88,13 +95,18 @@ def retrofit(
     )
 
 
-def _retrofit(checkpoint: str, config: RouterConfig, folder: Path) -> dict[str, Any]:
+def _retrofit(
+    checkpoint: str, config: RouterConfig, folder: Path, progress: Progress
+) -> dict[str, Any]:
     from moir_edge.checkpoint import load_checkpoint, write_checkpoint
+    from moir_edge.progress import single_step
     from moir_edge.router import retrofit as attach
 
-    loaded = load_checkpoint(checkpoint, exported=False)
+    with single_step(progress, "loading"):
+        loaded = load_checkpoint(checkpoint, exported=False)
     router = attach(loaded.model, config, tokenizer=loaded.tokenizer)
-    write_checkpoint(loaded.model, loaded.folder, folder)
+    with single_step(progress, "saving"):
+        write_checkpoint(loaded.model, loaded.folder, folder)
     return {
         "architecture": loaded.source.architecture,
         "parameters": sum(weight.numel() for weight in loaded.model.parameters()),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.standard_input import read_pictures, read_prompt
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def run(
     verify: Annotated[
         bool, typer.Option(help="Prove every file of the bundle by its hash first.")
     ] = True,
+    quiet: Quiet = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print answer, tokens and timings as JSON.")
     ] = False,
@@ -126,8 +128,10 @@ def run(
     }
     GenerationSettings(**settings)
     from moir_edge import load
+    from moir_edge.progress import single_step
 
-    model = load(bundle, threads=threads, provider=provider, verify=verify)  # type: ignore[arg-type]
+    with show_progress("run", quiet=quiet) as progress, single_step(progress, "loading"):
+        model = load(bundle, threads=threads, provider=provider, verify=verify)  # type: ignore[arg-type]
     text = model.stream(prompt, pictures, context=context, **settings)
     show_pieces = stream and not as_json
     _read(text, show=show_pieces)

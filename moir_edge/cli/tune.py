@@ -19,6 +19,7 @@ from moir_edge.cli.data_options import (
     Images,
     data_source,
 )
+from moir_edge.cli.progress import Quiet, show_progress
 
 if TYPE_CHECKING:
     from moir_edge.tuning import TuneReport
@@ -109,13 +110,13 @@ def tune(
             "--force", help="Replace a checkpoint at -o, discard an unfinished run of it."
         ),
     ] = False,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Tune a checkpoint on rows with answers; all but the router stays as it is unless --train lora or full."""
     from dataclasses import asdict
     from functools import partial
 
-    from moir_edge.cli.terminal import progress_bar
     from moir_edge.errors import DataError, MoirEdgeError
     from moir_edge.finite import json_text
     from moir_edge.tuning import TuneSettings, training_folder
@@ -155,7 +156,7 @@ def tune(
             "--eval-split, --eval-annotations and --eval-images belong to --eval-data; give it too"
         )
     try:
-        with progress_bar(quiet=as_json) as progress:
+        with show_progress("tune", quiet=quiet) as progress:
             report = run(
                 checkpoint,
                 output,

@@ -15,6 +15,7 @@ from moir_edge.environment import require
 from moir_edge.errors import DataError, NotFiniteError
 from moir_edge.finite import json_text
 from moir_edge.ownership import CHECKPOINT
+from moir_edge.progress import Progress, silent, single_step
 from moir_edge.staging import check_replaceable, staged_folder
 from moir_edge.tuning.degrading import degraded_share
 from moir_edge.tuning.settings import TuneSettings
@@ -78,7 +79,7 @@ def tune(
     settings: TuneSettings | None = None,
     resume: bool = False,
     force: bool = False,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> TuneReport:
     """Tune a checkpoint on the task loss of the answers: its router, adapters on its language model, or all of it.
 
@@ -102,6 +103,7 @@ def tune(
     settings = settings or TuneSettings()
     adapters = ["peft"] if settings.train == "lora" else []
     require("torch", "transformers", "accelerate", *adapters, extra="tune")
+    progress = progress or silent
     if settings.early_stop is not None and eval_data is None:
         raise DataError("early stopping watches the evaluation loss; give --eval-data")
     check_replaceable(output, CHECKPOINT, force=force)
@@ -111,7 +113,8 @@ def tune(
     eval_source = None if eval_data is None else as_source(eval_data)
     rows = _rows(source)
     eval_rows = None if eval_source is None else _rows(eval_source)
-    loaded = _load(checkpoint, settings)
+    with single_step(progress, "loading"):
+        loaded = _load(checkpoint, settings)
     origin = run_identity(settings, loaded.source.sha256, source, eval_source)
     claim(training, origin, settings, resume=resume)
     rows, conditions = degraded_share(
@@ -209,7 +212,7 @@ def _train(
     *,
     conditions: dict[str, int],
     training: Path,
-    progress: Any,
+    progress: Progress,
 ) -> TuneReport:
     """Train in place, and leave the model on the CPU in evaluation mode."""
     from moir_edge.tuning.adapters import Adapters, train_only

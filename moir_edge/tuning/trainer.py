@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from transformers import (
 from moir_edge.benchmarks.data import Row
 from moir_edge.finite import json_text
 from moir_edge.ownership import remove_files
+from moir_edge.progress import Progress
 from moir_edge.tuning.data import AnswerBatches, RowSet
 from moir_edge.tuning.divergence import DivergenceGuard
 from moir_edge.tuning.loss import answer_loss
@@ -29,9 +30,7 @@ from moir_edge.tuning.mwam import Mwam
 from moir_edge.tuning.settings import TuneSettings
 from moir_edge.tuning.unfinished import is_training_file
 
-__all__ = ["Progress", "RouterTrainer", "build_trainer", "last_complete"]
-
-Progress = Callable[[str, int, int], None]
+__all__ = ["RouterTrainer", "build_trainer", "last_complete"]
 
 _WEIGHTS = "model.safetensors"
 _COMPLETE = "complete.json"
@@ -157,19 +156,23 @@ class _NamedBatches:
 class _Bookkeeping(TrainerCallback):
     """Checks the weights, draws the progress, and marks a checkpoint as complete once all of its files are written."""
 
-    def __init__(
-        self, progress: Progress | None, mwam: Mwam | None, guard: DivergenceGuard
-    ) -> None:
+    def __init__(self, progress: Progress, mwam: Mwam | None, guard: DivergenceGuard) -> None:
         self._progress = progress
         self._mwam = mwam
         self._guard = guard
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        self._progress("tuning", state.global_step, state.max_steps)
 
     def on_step_end(
         self, args: TrainingArguments, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
         self._guard.check_weights(model)
-        if self._progress is not None:
-            self._progress("tuning", state.global_step, state.max_steps)
+        self._progress("tuning", state.global_step, state.max_steps)
+
+    def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step < state.max_steps:  # stopped early: the stage ends here
+            self._progress("tuning", state.global_step, state.global_step)
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -206,7 +209,7 @@ def build_trainer(
     evaluation: RowSet | None,
     training: Path,
     mwam: Mwam | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> RouterTrainer:
     """Return a trainer that writes its checkpoints to `training`.
 

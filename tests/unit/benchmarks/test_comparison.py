@@ -95,7 +95,7 @@ def test_command_writes_a_report_and_passes(
 def test_failed_gate_exits_1_with_the_report_in_place(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main("--min-recovery", "99", "--json") == 1
+    assert _main("--min-recovery", "99", "--json", "-q") == 1
     printed = capsys.readouterr()
     assert printed.err == "FAILED: small recovery 91.67 %, bound >= 99 %\n"
     assert json.loads(printed.out)["gates"][0]["outcome"] == "failed"

@@ -97,7 +97,7 @@ def test_command_line_with_evaluation_and_early_stop(
 ) -> None:
     output = tmp_path / "tuned"
     words = _words(output, train_file, "--steps", 2, "--checkpoint-every", 1, "--mwam", mode)
-    assert main([*words, "--eval-data", str(train_file), "--early-stop", "1", "--json"]) == 0
+    assert main([*words, "--eval-data", str(train_file), "--early-stop", "1", "--json", "-q"]) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
     assert captured.err == ""

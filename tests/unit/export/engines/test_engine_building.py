@@ -268,7 +268,7 @@ def test_progress_rises_to_its_total_per_component(make_bundle: MakeBundle) -> N
     calls: list[tuple[str, int, int]] = []
     build_engines(folder, manifest, "rtx-30", progress=lambda *call: calls.append(call))
     for component in ("embedding", "decoder"):
-        steps = [(step, total) for name, step, total in calls if name == component]
+        steps = [(step, total) for name, step, total in calls if name == f"compile {component}"]
         assert steps == sorted(set(steps))
         assert steps[-1] == (100, 100)
         assert len(steps) > 3

@@ -80,7 +80,7 @@ def test_an_engine_whose_graph_is_unchanged_is_kept(
     add_engines(folder, "rtx-40", progress=lambda *call: calls.append(call))
     assert _built(builds) == []
     assert _hashes(folder) == before
-    assert calls == [("embedding", 100, 100), ("decoder", 100, 100)]
+    assert calls == [("compile embedding", 100, 100), ("compile decoder", 100, 100)]
     add_engines(folder, "rtx-40", options=EngineOptions(refittable=True))
     assert _built(builds) == ["embedding", "decoder"]
 
