@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from moir_edge.benchmarks.json_lines import json_object, numbered_lines
 from moir_edge.benchmarks.metrics.vqa import HUMAN_ANSWERS
 from moir_edge.errors import DataError, closest
 
-__all__ = ["TASKS", "Row", "iter_rows", "json_objects", "parse_row", "read_rows", "scan_rows"]
+__all__ = [
+    "TASKS",
+    "Row",
+    "first_refused",
+    "iter_rows",
+    "naming",
+    "parse_row",
+    "read_rows",
+    "scan_rows",
+]
 
 TASKS = ("vqa", "statement", "caption")
 DEFAULT_TASK = "vqa"
@@ -43,6 +55,7 @@ class Row:
         context: A sentence about the images that goes in front of the prompt, or None.
         answers: Accepted answers or reference captions; empty where the row carries none.
         group: Rows with the same group share a sentence (statement consistency), or None.
+        where: Where the row stands, as `file:line`; empty where it was not read from data.
     """
 
     id: str
@@ -52,6 +65,12 @@ class Row:
     context: str | None = None
     answers: tuple[str, ...] = ()
     group: str | None = None
+    where: str = field(default="", compare=False)
+
+    @property
+    def place(self) -> str:
+        """Where the row stands, for messages; its id where it was not read from data."""
+        return self.where or f"row {self.id}"
 
     @property
     def text(self) -> str:
@@ -96,17 +115,6 @@ def iter_rows(source: Path) -> Iterator[Row]:
         yield row
 
 
-def json_objects(source: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Give the objects of a file of JSON lines, blank lines skipped: `file:line`, line number, object.
-
-    Raises:
-        DataError: The file cannot be read, or a line is no JSON object.
-    """
-    for number, line in _numbered_lines(source):
-        where = f"{source}:{number}"
-        yield where, number, _json_object(line, where)
-
-
 def scan_rows(path: str | Path) -> Iterator[tuple[str, Row | DataError]]:
     """Yield every line of a data file that is not blank, one at a time, with its place ``file:line``.
 
@@ -119,10 +127,10 @@ def scan_rows(path: str | Path) -> Iterator[tuple[str, Row | DataError]]:
         DataError: The file itself cannot be read.
     """
     source = Path(path)
-    for number, line in _numbered_lines(source):
+    for number, line in numbered_lines(source):
         where = f"{source}:{number}"
         try:
-            yield where, parse_row(_json_object(line, where), where, source.parent, str(number))
+            yield where, parse_row(json_object(line, where), where, source.parent, str(number))
         except DataError as error:
             yield where, error
 
@@ -148,29 +156,39 @@ def parse_row(record: Mapping[str, Any], where: str, folder: Path, name: str) ->
         context=_string(record, "context", where),
         answers=_strings(record, "answers", where),
         group=_string(record, "group", where),
+        where=where,
     )
 
 
-def _numbered_lines(source: Path) -> Iterator[tuple[int, str]]:
+@contextmanager
+def naming(row: Row) -> Iterator[None]:
+    """Start the message of a `DataError` with the row's place.
+
+    Raises:
+        DataError: One was raised inside.
+    """
     try:
-        with source.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise DataError(f"{source} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"cannot read {source}: {error.strerror or error}") from error
+        yield
+    except DataError as error:
+        raise DataError(f"{row.place}: {error}") from error
 
 
-def _json_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not valid JSON ({error}); write one object per line") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: got a JSON {type(record).__name__}, expected an object {{...}}")
-    return record
+def first_refused(
+    rows: Sequence[Row], encode: Callable[[Sequence[Row]], Any], error: Exception
+) -> DataError:
+    """Return the error of the first row of a batch that cannot be encoded on its own, with the row's place.
+
+    Args:
+        rows: The batch.
+        encode: Turns rows into model inputs.
+        error: What the batch raised; it is returned as it is where every row can be encoded.
+    """
+    for row in rows:
+        try:
+            encode([row])
+        except type(error) as own:
+            return DataError(f"{row.place}: {' '.join(str(own).split())}")
+    return DataError(str(error))
 
 
 def _refuse_misspelt(record: Mapping[str, Any], where: str) -> None:
@@ -198,8 +216,11 @@ def _images(record: Mapping[str, Any], where: str, folder: Path) -> tuple[Path, 
     if not names:
         raise DataError(f"{where}: no image; give 'image' (one path) or 'images' (a list of paths)")
     for name in names:
-        if not (folder / name).is_file():
-            raise DataError(f"{where}: image {folder / name} does not exist")
+        if not os.path.isfile(folder / name):
+            what = "is a folder" if os.path.isdir(folder / name) else "does not exist"
+            raise DataError(
+                f"{where}: image {folder / name} {what}; give the path of an image file"
+            )
     return tuple(folder / name for name in names)
 
 
@@ -221,11 +242,28 @@ def _string(record: Mapping[str, Any], key: str, where: str) -> str | None:
         return str(value)
     if not isinstance(value, str):
         raise DataError(f"{where}: {key!r} must be a string, got {type(value).__name__}")
-    return value
+    return _unicode(value, key, where)
 
 
 def _strings(record: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
-    value = record.get(key, [])
+    value = record.get(key)
+    if value is None:
+        return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise DataError(f"{where}: {key!r} must be a list of strings, got {json.dumps(value)[:60]}")
-    return tuple(value)
+        raise DataError(
+            f"{where}: {key!r} must be a list of strings, got {json.dumps(value)[:60]}; "
+            f'write it as ["...", "..."]'
+        )
+    return tuple(_unicode(item, key, where) for item in value)
+
+
+def _unicode(text: str, key: str, where: str) -> str:
+    r"""Refuse half of a surrogate pair, which JSON can write as ``\ud83d`` and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {key!r} holds half of a character ({text[error.start]!a} at position {error.start + 1}); "
+            "write the data again as UTF-8"
+        ) from error
+    return text

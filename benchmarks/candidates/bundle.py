@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,28 +16,16 @@ from moir_edge.benchmarks.candidates.base import (
 )
 from moir_edge.benchmarks.candidates.components import ComponentRun, run_components
 from moir_edge.benchmarks.candidates.decoding import ONE_BEAM
-from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.candidates.pictures import row_images
+from moir_edge.benchmarks.data import Row, first_refused
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:
     from moir_edge.runtime import EdgeModel
 
-__all__ = ["BundleCandidate", "decoded_image"]
+__all__ = ["BundleCandidate"]
 
 _PARTS = ("preprocess", "vision", "embedding", "router", "prefill")
-_CACHED_IMAGES = 256
-
-
-@lru_cache(maxsize=_CACHED_IMAGES)
-def decoded_image(path: Path) -> Any:
-    """Return an image file as an upright RGB Pillow image; recently used ones are kept.
-
-    Raises:
-        DataError: The file is missing, truncated or no image.
-    """
-    from moir_edge.runtime.images import read_image
-
-    return read_image(path)
 
 
 class BundleCandidate:
@@ -105,8 +91,7 @@ class BundleCandidate:
         from moir_edge.runtime.timing import Stopwatch
 
         model, facts = self._model, self._model.manifest.model
-        images, prompts, contexts = _inputs(rows)
-        inputs = model.encode(prompts, images, context=contexts)
+        inputs = self._encode(rows)
         placed, _ = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=False)
         embeds = model.sessions.to_numpy(placed)
         routed, arrays = route_prompt(model.sessions, facts, inputs, placed)
@@ -128,20 +113,25 @@ class BundleCandidate:
 
     def components(self, row: Row, feed: ComponentRun | None, steps: int) -> ComponentRun:
         """Run each component once on one row; see `run_components`."""
-        images, prompts, contexts = _inputs([row])
-        inputs = self._model.encode(prompts, images, context=contexts)
-        return run_components(self._model, inputs, feed, steps)
+        return run_components(self._model, self._encode([row]), feed, steps)
 
     def _generate(self, rows: Sequence[Row], *, router: bool, max_new_tokens: int) -> Any:
         images, prompts, contexts = _inputs(rows)
-        return self._model.generate(
-            prompts,
-            images,
-            context=contexts,
-            max_new_tokens=max_new_tokens,
-            router=router,
-            generation_config=ONE_BEAM,
-        )
+        try:
+            return self._model.generate(
+                prompts,
+                images,
+                context=contexts,
+                max_new_tokens=max_new_tokens,
+                router=router,
+                generation_config=ONE_BEAM,
+            )
+        except DataError as error:
+            raise first_refused(rows, self._encode, error) from error
+
+    def _encode(self, rows: Sequence[Row]) -> Any:
+        images, prompts, contexts = _inputs(rows)
+        return self._model.encode(prompts, images, context=contexts)
 
     def _answers(self, done: Any) -> list[Answer]:
         return [
@@ -154,7 +144,7 @@ class BundleCandidate:
 
 
 def _decode_images(rows: Sequence[Row]) -> list[list[Any]]:
-    return [[decoded_image(path) for path in row.images] for row in rows]
+    return [row_images(row) for row in rows]
 
 
 def _inputs(rows: Sequence[Row]) -> tuple[list[list[Any]], list[Any], list[str | None]]:

@@ -16,9 +16,9 @@ from moir_edge.benchmarks.candidates.base import (
     RoutingRow,
     TimedAnswer,
 )
-from moir_edge.benchmarks.candidates.bundle import decoded_image
 from moir_edge.benchmarks.candidates.decoding import counts_padding, keep_what_bundles_apply
-from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.candidates.pictures import row_images
+from moir_edge.benchmarks.data import Row, first_refused
 from moir_edge.environment import require
 from moir_edge.errors import DataError
 from moir_edge.weights.files import weight_files
@@ -85,7 +85,7 @@ class CheckpointCandidate:
 
     def timed(self, row: Row, *, router: bool, max_new_tokens: int) -> TimedAnswer:
         """Answer one row; the vision modules and the router are timed by hooks."""
-        _images_of(row)
+        row_images(row)
         with self._router(router), _timed_modules(self._model) as spent:
             clock = _TokenClock()
             inputs = self.encode([row])
@@ -137,6 +137,12 @@ class CheckpointCandidate:
 
     def encode(self, rows: Sequence[Row]) -> Any:
         """Return the model's inputs for a batch of rows, padded on the left."""
+        try:
+            return self._encoded(rows)
+        except (ValueError, IndexError) as error:  # as for a prompt that holds an image token
+            raise first_refused(rows, self._encoded, error) from error
+
+    def _encoded(self, rows: Sequence[Row]) -> Any:
         return self._processor.apply_chat_template(
             [_conversation(row) for row in rows],
             add_generation_prompt=True,
@@ -189,12 +195,10 @@ class _TokenClock:
         return torch.zeros(input_ids.shape[0], dtype=torch.bool)
 
 
-def _images_of(row: Row) -> list[Any]:
-    return [decoded_image(path) for path in row.images]
 
 
 def _conversation(row: Row) -> list[dict[str, Any]]:
-    content = [{"type": "image", "image": image} for image in _images_of(row)]
+    content = [{"type": "image", "image": image} for image in row_images(row)]
     return [{"role": "user", "content": [*content, {"type": "text", "text": row.text}]}]
 
 

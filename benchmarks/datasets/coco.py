@@ -15,7 +15,9 @@ from moir_edge.benchmarks.datasets.files import (
     find_image,
     listed,
     read_json,
+    record_place,
     typed,
+    words,
 )
 from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.errors import DataError
@@ -46,8 +48,8 @@ class CocoCaptions(DatasetFormat):
         images = listed(content, "images", str(source.path))
         known = {image.get("id") for image in images}
         captions = _captions(content, known, source.path) if source.answers else None
-        for image in images:
-            where = f"{source.path}: image {image.get('id')}"
+        for at, image in enumerate(images):
+            where = record_place(source.path, "images", at, image)
             yield attempt(where, partial(_row, image, where, captions, prompt, source))
 
 
@@ -58,7 +60,7 @@ def _row(
     prompt: str,
     source: DataSource,
 ) -> Row:
-    number = typed(image, "id", int, str(source.path))
+    number = typed(image, "id", int, where)
     if captions is not None and number not in captions:
         raise DataError(f"{where} has no caption; leave it out of 'images'")
     name = typed(image, "file_name", str, where)
@@ -76,8 +78,8 @@ def _row(
 def _captions(content: dict[str, Any], known: set[Any], path: Path) -> dict[int, list[str]]:
     """Return the captions by image id, in the order of the file."""
     captions: dict[int, list[str]] = defaultdict(list)
-    for record in listed(content, "annotations", str(path)):
-        where = f"{path}: annotation {record.get('id')}"
+    for at, record in enumerate(listed(content, "annotations", str(path))):
+        where = record_place(path, "annotations", at, record)
         if "caption" not in record:
             raise DataError(
                 f"{where} has no caption; expected captions_*.json, not the file of another COCO task"
@@ -85,5 +87,5 @@ def _captions(content: dict[str, Any], known: set[Any], path: Path) -> dict[int,
         number = typed(record, "image_id", int, where)
         if number not in known:
             raise DataError(f"{where} is about image {number}, which is not in 'images'")
-        captions[number].append(typed(record, "caption", str, where).strip())
+        captions[number].append(words(record, "caption", where).strip())
     return captions

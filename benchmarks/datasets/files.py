@@ -12,7 +12,17 @@ from moir_edge.errors import DataError
 if TYPE_CHECKING:
     from moir_edge.benchmarks.datasets.source import DataSource
 
-__all__ = ["PLACEHOLDER", "caption_request", "find_image", "listed", "read_json", "typed", "worded"]
+__all__ = [
+    "PLACEHOLDER",
+    "caption_request",
+    "find_image",
+    "listed",
+    "read_json",
+    "record_place",
+    "typed",
+    "worded",
+    "words",
+]
 
 PLACEHOLDER = "{text}"
 """Where the question or statement goes in a worded prompt."""
@@ -31,10 +41,14 @@ def read_json(path: Path) -> dict[str, Any]:
         DataError: It cannot be read, is no JSON or holds something else.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text (byte {error.start + 1}); download it again"
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); download it again") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a JSON {type(content).__name__}, expected an object {{...}}")
@@ -54,6 +68,18 @@ def typed(record: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
     return value
 
 
+def words(record: Mapping[str, Any], key: str, where: str) -> str:
+    """Return the text of a key that must be there and must not be blank.
+
+    Raises:
+        DataError: It is missing, of another type or blank.
+    """
+    text = typed(record, key, str, where)
+    if not text.strip():
+        raise DataError(f"{where}: {key!r} is empty; leave the record out, or write its text")
+    return text
+
+
 def listed(content: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
     """Return the objects of a list, such as `questions`.
 
@@ -63,8 +89,24 @@ def listed(content: Mapping[str, Any], key: str, where: str) -> list[dict[str, A
     records = typed(content, key, list, where)
     for at, record in enumerate(records):
         if not isinstance(record, dict):
-            raise DataError(f"{where}: {key}[{at}] is no object: {record!r:.60}")
+            raise DataError(f"{where}: {key}[{at}] is not an object: {record!r:.60}")
     return records
+
+
+def record_place(
+    path: Path, key: str, at: int, record: Mapping[str, Any], id_key: str = "id"
+) -> str:
+    """Return where a record stands: by its id, as `questions.json: question 7`, or by its index without one.
+
+    Args:
+        path: The file.
+        key: The list that holds the record, a plural.
+        at: Its index there.
+        record: The record.
+        id_key: The key of its id.
+    """
+    name = record.get(id_key)
+    return f"{path}: {key}[{at}]" if name is None else f"{path}: {key.removesuffix('s')} {name}"
 
 
 def find_image(source: DataSource, names: Sequence[str], where: str) -> Path:

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moir_edge.benchmarks.data import Row, json_objects
-from moir_edge.benchmarks.datasets.files import find_image, typed, worded
+from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.datasets.files import find_image, typed, worded, words
 from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, attempt, register
+from moir_edge.benchmarks.json_lines import json_objects
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _row(record: Mapping[str, Any], where: str, source: DataSource) -> Row:
         id=name,
         task="statement",
         images=tuple(_image(record, part, side, where, source) for side in (0, 1)),
-        prompt=worded(source, typed(record, "sentence", str, where)),
+        prompt=worded(source, words(record, "sentence", where)),
         answers=(_verdict(record, where),) if source.answers else (),
         group=f"{part['split']}-{part['set']}-{part['sentence']}",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from moir_edge.benchmarks.data import Row
@@ -59,7 +60,7 @@ class DatasetFormat(ABC):
 def attempt(where: str, make: Callable[[], Row]) -> PlacedRow:
     """Return a row with its place, or the error that making it raised."""
     try:
-        return where, make()
+        return where, replace(make(), where=where)
     except DataError as error:
         return where, error
 

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.datasets.files import find_image, listed, read_json, typed, worded
+from moir_edge.benchmarks.datasets.files import (
+    find_image,
+    listed,
+    read_json,
+    record_place,
+    typed,
+    worded,
+    words,
+)
 from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.errors import DataError
 
@@ -48,8 +56,8 @@ class VqaV2(DatasetFormat):
                 f"{source.path} holds questions of {split}, whose answers lie in a file of their own: "
                 f"give {source.flag('annotations')}"
             )
-        for record in questions:
-            where = f"{source.path}: question {record.get('question_id')}"
+        for at, record in enumerate(questions):
+            where = record_place(source.path, "questions", at, record, "question_id")
             yield attempt(where, partial(_row, record, where, split, answers, source))
 
 
@@ -60,7 +68,7 @@ def _row(
     answers: Answers | None,
     source: DataSource,
 ) -> Row:
-    name = _question_id(record, source.path)
+    name = typed(record, "question_id", int, where)
     number = typed(record, "image_id", int, where)
     # test-dev2015 is a part of test2015
     folder = split.replace("-dev", "")
@@ -69,7 +77,7 @@ def _row(
         id=str(name),
         task="vqa",
         images=(find_image(source, (image, f"{folder}/{image}"), where),),
-        prompt=worded(source, typed(record, "question", str, where)),
+        prompt=worded(source, words(record, "question", where)),
         answers=() if answers is None else answers[name],
     )
 
@@ -92,8 +100,8 @@ def _split(content: Mapping[str, Any], path: Path) -> str:
     return typed(content, "data_subtype", str, str(path))
 
 
-def _question_id(record: Mapping[str, Any], path: Path) -> int:
-    return typed(record, "question_id", int, str(path))
+def _question_id(record: Mapping[str, Any], path: Path, key: str, at: int) -> int:
+    return typed(record, "question_id", int, f"{path}: {key}[{at}]")
 
 
 def _answers(path: Path, split: str, source: DataSource) -> Answers:
@@ -103,8 +111,8 @@ def _answers(path: Path, split: str, source: DataSource) -> Answers:
     if own != split:
         raise DataError(f"{path} holds annotations of {own}, but the questions are of {split}")
     answers = {}
-    for record in listed(content, "annotations", str(path)):
-        name = _question_id(record, path)
+    for at, record in enumerate(listed(content, "annotations", str(path))):
+        name = _question_id(record, path, "annotations", at)
         where = f"{path}: annotation of question {name}"
         votes = [typed(one, "answer", str, where) for one in listed(record, "answers", where)]
         if not votes:
@@ -116,7 +124,9 @@ def _answers(path: Path, split: str, source: DataSource) -> Answers:
 
 def _check_pairing(questions: list[dict[str, Any]], answers: Answers, source: DataSource) -> None:
     """Refuse questions without annotation and annotations without question."""
-    asked = {_question_id(record, source.path) for record in questions}
+    asked = {
+        _question_id(record, source.path, "questions", at) for at, record in enumerate(questions)
+    }
     for name in answers:
         if name not in asked:
             raise DataError(

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from moir_edge.benchmarks.candidates import Candidate
-from moir_edge.benchmarks.candidates.bundle import BundleCandidate, decoded_image
+from moir_edge.benchmarks.candidates.bundle import BundleCandidate
 from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
+from moir_edge.benchmarks.candidates.pictures import row_images
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.diagnosis.schema import RoutingExample
 from moir_edge.errors import UnsupportedError
@@ -82,7 +83,7 @@ class _CheckpointMaps:
         from moir_edge.runtime.chat import user_message
         from moir_edge.runtime.routing import routing_maps
 
-        images = [decoded_image(path) for path in row.images]
+        images = row_images(row)
         message = user_message(row.prompt, images=len(images), context=row.context)
         inputs = self._processor([message], [images])
         encoded = self._candidate.encode([row])

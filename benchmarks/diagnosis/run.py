@@ -123,7 +123,9 @@ def diagnose_rows(
     settings, progress = settings or DiagnoseSettings(), progress or silent
     for row in rows:
         if not row.answers:
-            raise DataError(f"row {row.id} has no answers, so it cannot be scored; leave it out")
+            raise DataError(
+                f"{row.place}: the row has no answers, so it cannot be scored; leave it out"
+            )
     if not rows:
         raise DataError("nothing to diagnose: give at least one row")
     specs = _specs(sources, settings)

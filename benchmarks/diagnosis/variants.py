@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.data import Row, naming
 from moir_edge.benchmarks.diagnosis.degradations import Degradation
 from moir_edge.errors import EnvironmentProblem
 from moir_edge.runtime.images import read_image
@@ -79,10 +79,7 @@ def degraded_rows(
         strengths = [degradation.strength()]
     else:
         images = _ChangedImages(degradation, store, seed)
-        changed = tuple(
-            dataclasses.replace(row, images=tuple(images.of(path) for path in row.images))
-            for row in rows
-        )
+        changed = tuple(images.in_row(row) for row in rows)
         strengths = images.strengths
     if degradation.kind.quantity is None:
         return Variant(changed)
@@ -126,8 +123,12 @@ class _ChangedImages:
         self._degradation, self._store, self._seed = degradation, store, seed
         self._done: dict[Path, Path] = {}
 
-    def of(self, path: Path) -> Path:
-        """Return the file of the degraded image."""
+    def in_row(self, row: Row) -> Row:
+        """Return a row with degraded images."""
+        with naming(row):
+            return dataclasses.replace(row, images=tuple(map(self._of, row.images)))
+
+    def _of(self, path: Path) -> Path:
         if path not in self._done:
             self._done[path] = self._changed(path)
         return self._done[path]

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.data import Row, naming
 from moir_edge.benchmarks.measure import latency_sample
 from moir_edge.benchmarks.parity.schema import PromptFacts
 from moir_edge.benchmarks.parity.settings import BenchSettings
 from moir_edge.bundle import Bundle
-from moir_edge.errors import DataError
 
 __all__ = ["Prompts", "prompts_of"]
 
@@ -148,8 +147,6 @@ def _token_counts(bundle: Bundle, prompts: Prompts) -> Sequence[int]:
     for at in prompts.timed:
         row = prompts.rows[at]
         message = user_message(row.prompt, images=len(row.images), context=row.context)
-        try:
+        with naming(row):
             counts += processor([message], [list(row.images)]).prompt_lengths
-        except DataError as error:
-            raise DataError(f"prompt {row.id}: {error}") from error
     return counts

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from moir_edge.benchmarks.candidates.bundle import decoded_image
+from moir_edge.benchmarks.candidates.pictures import row_images
 from moir_edge.benchmarks.data import Row
 from moir_edge.errors import DataError
 
@@ -28,10 +28,10 @@ def answered_rows(rows: Sequence[Row], source: str) -> list[Row]:
     Raises:
         DataError: A row has none.
     """
-    bare = [row.id for row in rows if not (row.target or "").strip()]
+    bare = [row for row in rows if not (row.target or "").strip()]
     if bare:
         raise DataError(
-            f"{source}: {len(bare)} of {len(rows)} rows have no answer, the first is row {bare[0]}; "
+            f"{bare[0].place}: this row has no answer, as {len(bare)} of the {len(rows)} rows of {source}; "
             'tuning needs "answers": ["..."] in every row'
         )
     return list(rows)
@@ -116,7 +116,7 @@ class AnswerBatches:
         whole = self._template_ids(turns, add_generation_prompt=False)
         if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
             raise DataError(
-                f"row {row.id}: the checkpoint's chat template does not write an answer behind the prompt it writes "
+                f"{row.place}: the checkpoint's chat template does not write an answer behind the prompt it writes "
                 "for generation; give the checkpoint a template that does"
             )
         answer = whole[len(prompt) :]
@@ -134,7 +134,7 @@ class AnswerBatches:
 
 
 def _prompt(row: Row) -> list[dict[str, Any]]:
-    images = [{"type": "image", "image": decoded_image(path)} for path in row.images]
+    images = [{"type": "image", "image": image} for image in row_images(row)]
     return [{"role": "user", "content": [*images, _text(row.text)]}]
 
 

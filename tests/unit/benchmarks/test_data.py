@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moir_edge.benchmarks.data import Row, read_rows
+from moir_edge.benchmarks.candidates.pictures import row_images
+from moir_edge.benchmarks.data import Row, first_refused, read_rows
 from moir_edge.errors import DataError
 
 
@@ -63,7 +65,13 @@ GOOD = {"image": "a.png", "prompt": "x"}
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{broken", "not valid JSON"),
+        (
+            "{broken",
+            "not valid JSON (Expecting property name enclosed in double quotes at column 2)",
+        ),
+        ("[", "write one object per line, without the brackets of an array"),
+        ("[" * 100_000, "not valid JSON"),
+        ("a.png", "not valid JSON (Expecting value at column 1); write one object per line"),
         ("[1]", "got a JSON list, expected an object"),
         ({"image": "a.png"}, "key 'prompt' is missing"),
         ({"image": "a.png", "prompt": " "}, "'prompt' is empty"),
@@ -71,6 +79,18 @@ GOOD = {"image": "a.png", "prompt": "x"}
         ({"images": [], "prompt": "x"}, "no image; give"),
         ({**GOOD, "images": ["a.png"]}, "both 'image' and 'images' are given; keep one of them"),
         ({"image": "gone.png", "prompt": "x"}, "gone.png does not exist"),
+        ({"image": "x" * 5000, "prompt": "x"}, "does not exist"),
+        ({"image": ".", "prompt": "x"}, "is a folder; give the path of an image file"),
+        ({"image": 5, "prompt": "x"}, "'image' must be a string, got int"),
+        (
+            {"image": "a.png", "prompt": "\ud83d"},
+            "'prompt' holds half of a character ('\\ud83d' at position 1)",
+        ),
+        ({**GOOD, "answers": ["\ud83d"]}, "'answers' holds half of a character"),
+        (
+            {**GOOD, "answers": {"a": 1}},
+            "'answers' must be a list of strings, got {\"a\": 1}; write it as",
+        ),
         ({**GOOD, "task": "vqaa"}, "unknown task 'vqaa'; did you mean 'vqa'?"),
         ({**GOOD, "answer": "red"}, "unknown key 'answer', did you mean 'answers'?"),
         ({**GOOD, "answers": "red"}, "'answers' must be a list of strings, got \"red\""),
@@ -97,5 +117,54 @@ def test_missing_empty_and_binary_file(folder: Path) -> None:
         read_rows(_write(folder, ""))
     binary = folder / "eval.jsonl"
     binary.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="is not UTF-8 text"):
+    with pytest.raises(
+        DataError, match=r"eval\.jsonl:1: the file is UTF-16; save the file as UTF-8"
+    ):
         read_rows(binary)
+
+
+def test_what_windows_editors_write_is_read(folder: Path) -> None:
+    path = folder / "eval.jsonl"
+    line = json.dumps({**GOOD, "answers": None})
+    path.write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n\r\n  \r\n{line}\r\n".encode())
+    rows = read_rows(path)
+    assert [row.id for row in rows] == ["1", "4"]
+    assert [row.where for row in rows] == [f"{path}:1", f"{path}:4"]
+
+
+def test_the_line_of_a_byte_that_is_not_utf8_is_named(folder: Path) -> None:
+    path = folder / "eval.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b'\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    assert str(caught.value) == (f"{path}:2: byte 16 is not UTF-8 text; save the file as UTF-8")
+
+
+def test_a_row_made_in_python_is_named_by_its_id(folder: Path) -> None:
+    row = Row(id="seven", task="vqa", images=(folder / "a.png",), prompt="x")
+    assert row.place == "row seven"
+    with pytest.raises(DataError, match=r"^row seven: .*a\.png is not an image"):
+        row_images(row)
+
+
+def test_an_image_error_names_the_row_and_the_path(folder: Path) -> None:
+    path = _write(folder, GOOD)
+    (row,) = read_rows(path)
+    with pytest.raises(DataError) as caught:
+        row_images(row)
+    assert str(caught.value) == (
+        f"{path}:1: {folder / 'a.png'} is not an image that Pillow can read; "
+        "give a PNG, JPEG, WebP, BMP or GIF file"
+    )
+
+
+def test_the_row_that_a_batch_fails_on_is_named(folder: Path) -> None:
+    rows = read_rows(_write(folder, GOOD, {**GOOD, "prompt": "too long"}))
+
+    def encode(batch: Sequence[Row]) -> None:
+        if any("long" in row.prompt for row in batch):
+            raise ValueError("over the limit\nof two lines")
+
+    error = first_refused(rows, encode, ValueError("some row"))
+    assert str(error) == f"{folder / 'eval.jsonl'}:2: over the limit of two lines"
+    assert str(first_refused(rows[:1], encode, ValueError("another reason"))) == "another reason"

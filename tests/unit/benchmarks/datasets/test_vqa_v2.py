@@ -107,7 +107,10 @@ def _nameless(folder: Path) -> None:
         (_unknown, "annotations.json: question 7 is not in "),
         (_unanswered, "question 393225000 has no annotation in "),
         (_voteless, "annotation of question 262148000: there is no answer; VQA-v2 has ten"),
-        (_nameless, "questions.json: got nothing for 'question_id', expected a number"),
+        (
+            _nameless,
+            "questions.json: questions[0]: got nothing for 'question_id', expected a number",
+        ),
         (
             lambda at: write(at / "questions.json", annotations()),
             "questions.json holds the annotations, expected the questions; the questions file is --data",
@@ -126,7 +129,7 @@ def _nameless(folder: Path) -> None:
         ),
         (
             lambda at: write(at / "questions.json", {**questions(), "questions": [4]}),
-            "questions[0] is no object: 4",
+            "questions[0] is not an object: 4",
         ),
         (
             lambda at: (at / "annotations.json").write_text('{"info": '),
