@@ -70,7 +70,7 @@ def test_answers_and_maps_come_back_in_row_order(rows: list[Row]) -> None:
     stages: list[tuple[str, int, int]] = []
     answers = measure_answers(candidate, rows, 5, lambda *step: stages.append(step))
     assert [answer.text for answer in answers] == [row.answers[0] for row in rows]
-    assert stages[-1] == ("answers: a", 12, 12)
+    assert stages[-1] == ("answers of a", 12, 12)
     maps = measure_routing(candidate, rows, 6, 4, _quiet)
     sample = latency_sample(rows, 6)
     again = candidate.route(sample)

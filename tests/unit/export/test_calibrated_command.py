@@ -37,7 +37,7 @@ def export(
     monkeypatch.setattr("moir_edge.export.bundle.trace_components", lambda *_, **__: routed)
 
     def run(*words: object) -> tuple[int, str, str]:
-        own = ["export", "checkpoint", "-o", str(tmp_path / "bundle"), "--precision", "int8"]
+        own = ["export", "checkpoint", "-o", str(tmp_path / "bundle"), "--precision", "int8", "-q"]
         code = main([*own, *map(str, words)])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -137,7 +137,7 @@ def test_a_hub_data_set(export: Export, tmp_path: Path) -> None:
     code, out, err = export(*words, *columns, *own, "train")
     assert code == 2
     assert "4 row(s) are in the calibration and in the evaluation data" in err
-    code, out, err = export(*words, *columns, *own, "validation", "-q")
+    code, out, err = export(*words, *columns, *own, "validation")
     assert (code, err) == (0, "")
     assert f"calibrated with 4 rows of {tmp_path / 'table'}\n" in out
     assert _record(tmp_path)["format"] == "hub"

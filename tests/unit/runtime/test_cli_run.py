@@ -29,7 +29,7 @@ def run(
     """Return a function that runs `moir-edge run` and gives its exit code, stdout and stderr."""
 
     def call(*words: object, bundle: Path = tiny_bundle) -> tuple[int, str, str]:
-        code = main(["run", str(bundle), *(str(word) for word in words)])
+        code = main(["run", str(bundle), "-q", *(str(word) for word in words)])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
