@@ -195,8 +195,6 @@ class _TokenClock:
         return torch.zeros(input_ids.shape[0], dtype=torch.bool)
 
 
-
-
 def _conversation(row: Row) -> list[dict[str, Any]]:
     content = [{"type": "image", "image": image} for image in row_images(row)]
     return [{"role": "user", "content": [*content, {"type": "text", "text": row.text}]}]
