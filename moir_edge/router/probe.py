@@ -59,12 +59,23 @@ def _probe(model: Any, inputs: Mapping[str, Any]) -> None:
     embeds = _calls(model, name, "forward", lambda: model(**inputs))
     if inputs.get("pixel_values") is not None:
         _check_features(model, name, inputs["input_ids"], embeds)
-    _calls(
-        model,
-        name,
-        "generate()",
-        lambda: model.generate(**inputs, max_new_tokens=1, do_sample=False, num_beams=1),
-    )
+    with _plain_generation(model):
+        _calls(model, name, "generate()", lambda: model.generate(**inputs, max_new_tokens=1))
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """Let `generate()` decode greedily, whatever the checkpoint's own generation config asks for."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    ids = {key: value for key, value in own.to_dict().items() if key.endswith("_token_id")}
+    plain: Any = GenerationConfig  # its signature is not typed
+    model.generation_config = plain(**ids, do_sample=False)
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _calls(model: Any, name: str, half: str, run: Callable[[], Any]) -> Tensor:

@@ -120,7 +120,7 @@ class PromptBonus:
 
     def __init__(self, penalty: float, prompt: TokenIds) -> None:
         self._penalty = 1 / penalty
-        self._prompt = prompt
+        self._prompt = tuple(prompt)  # the row's list of ids grows while it answers
 
     def __call__(self, ids: TokenIds, scores: Scores) -> Scores:
         """Return the scores with the bonus."""

@@ -25,6 +25,8 @@ def _manifest(precision: Any) -> Manifest:
         "model_type": "smolvlm",
         "eos_token_ids": (1,),
         "special_token_ids": (1,),
+        "newline_token_ids": (),
+        "image_grid": None,
     }
     part = ComponentEntry(
         graph="decoder.onnx", precision=precision, tensor_bytes=100, inputs=(), outputs=()

@@ -125,14 +125,12 @@ def test_the_same_weights_in_shards_are_named_as_a_reason(
 def test_bundles_are_told_apart_before_a_checkpoint_is_hashed(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moir_edge.export import checkpoints
-
     def explode(folder: Path) -> str:
         raise AssertionError(f"{folder} was hashed")
 
     one, two = write_manifest(tmp_path / "one"), write_manifest(tmp_path / "two", weights="b" * 64)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "weights_sha256", explode)
+        patch.setattr("moir_edge.weights.weights_sha256", explode)
         with pytest.raises(DataError, match="two is another model than one"):
             _same(checkpoint, one, two)
 

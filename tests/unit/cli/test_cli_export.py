@@ -15,6 +15,8 @@ def _manifest(target: str, *, weights: int, engines: tuple[EngineEntry, ...] = (
         "model_type": "smolvlm",
         "eos_token_ids": (1,),
         "special_token_ids": (),
+        "newline_token_ids": (),
+        "image_grid": None,
     }
     component = ComponentEntry(
         graph="decoder.onnx",

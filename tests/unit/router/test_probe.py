@@ -167,3 +167,13 @@ def test_a_saved_router_that_never_runs_is_refused_on_loading(tmp_path: Path) ->
     with pytest.raises(UnsupportedError, match=REFUSED["blip-2"]):
         load_retrofitted(tmp_path)
     assert hasattr(load_retrofitted(tmp_path, probe=False), "moir_router")
+
+
+def test_the_checkpoints_generation_config_is_left_out_of_the_probe(vlm: Any) -> None:
+    model = vlm.model
+    # Stop strings want a tokenizer, and one greedy answer cannot be two.
+    model.generation_config.stop_strings = ["x"]
+    model.generation_config.num_return_sequences = 2
+    own = model.generation_config
+    retrofit(model, CONFIG)
+    assert model.generation_config is own

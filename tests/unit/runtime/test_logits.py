@@ -166,3 +166,12 @@ def test_settings_that_are_off_are_not_named(off: dict[str, Any]) -> None:
 def test_values_that_cannot_hold_are_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=f"generation_config.json: {message}"):
         GenerationRules.of(config, vocab_size=VOCABULARY)
+
+
+def test_the_answer_is_not_taken_for_a_part_of_the_prompt() -> None:
+    # The generation loop appends to the list that it hands over.
+    ids = [4, 5]
+    (bonus,) = processors_for(GenerationRules(encoder_repetition_penalty=2.0), ids, {2}, 8)
+    ids.append(6)
+    scores = bonus(ids, np.ones(8, dtype=np.float32))
+    assert scores.tolist() == [1, 1, 1, 1, 2, 2, 1, 1]

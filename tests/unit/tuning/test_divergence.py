@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from moir_edge import checkpoint
 from moir_edge.cli.main import main
 from moir_edge.demo import checkpoint_path
 from moir_edge.errors import DataError, NotFiniteError
@@ -96,10 +98,9 @@ def test_a_learning_rate_that_is_too_large_stops_the_command(
     words = ["tune", checkpoint_path(), "-o", output, "--data", train_file, "--batch-size", 3]
     words += ["--steps", 8, "--learning-rate", "1e30", "--train", part, "--checkpoint-every", 1]
     assert main([str(word) for word in words]) == 2
-    error = capsys.readouterr().err
+    *_, error = capsys.readouterr().err.splitlines()
     assert error.startswith("error: tuning diverged at step ")
-    assert error.endswith("; nothing was written; tune with a learning_rate below 1e+30\n")
-    assert error.count("\n") == 1
+    assert error.endswith("; nothing was written; tune with a learning_rate below 1e+30")
     assert "-train-0-00000" in error.partition(": the loss is nan, rows ")[2]
     assert sorted(tmp_path.iterdir()) == []
     assert not training_folder(output).exists()
@@ -127,16 +128,11 @@ def test_a_nan_in_an_evaluation_stops_the_run_before_its_first_step(
 
 
 def _loads(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the exporter's loader give a model that was broken after it was read."""
-    from dataclasses import replace
-
-    from moir_edge.export import checkpoints
-
-    real = checkpoints.load_checkpoint
+    """Let the loader give a model that was broken after it was read."""
+    real = checkpoint.load_checkpoint
     monkeypatch.setattr(
-        "moir_edge.export.load_checkpoint",
-        lambda name: replace(real(name), model=model),
-        raising=False,
+        "moir_edge.checkpoint.load_checkpoint",
+        lambda *words, **named: replace(real(*words, **named), model=model),
     )
 
 

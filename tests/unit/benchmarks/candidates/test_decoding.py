@@ -105,7 +105,8 @@ def test_the_report_names_what_is_not_carried(
         max_new_tokens=4,
         threads=1,
     )
-    (notice,) = report.notices
+    # A busy machine has a notice of its own.
+    (notice,) = [one for one in report.notices if "generation_config" in one]
     assert "without these settings of generation_config.json: num_beams=2 (beam search" in notice
     assert "frobnicate=7 (this version does not know it)" in notice
     agreement = report.candidates[1].token_agreement

@@ -32,6 +32,8 @@ def _manifest() -> Manifest:
         "model_type": "smolvlm",
         "eos_token_ids": (1,),
         "special_token_ids": (),
+        "newline_token_ids": (),
+        "image_grid": None,
     }
     return Manifest(
         created_with={},

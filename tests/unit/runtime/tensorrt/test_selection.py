@@ -113,6 +113,7 @@ def test_cuda_is_the_default_where_no_engine_fits(
     gpu("8.6")
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("moir_edge.runtime.providers._available", lambda: both)
+    monkeypatch.setattr("moir_edge.runtime.providers.cuda_problem", lambda: None)
     assert _default(open_bundle(rtx_bundle)) == "cuda"
 
 
