@@ -85,7 +85,8 @@ def _tokenizer(*, byte_fallback: bool) -> Any:
     words = [*_SPECIALS, *rows]
     core = _byte_fallback(words) if byte_fallback else _byte_level(words)
     core.add_special_tokens(words)
-    return PreTrainedTokenizerFast(
+    wrap: Any = PreTrainedTokenizerFast
+    return wrap(
         tokenizer_object=core,
         pad_token="<pad>",
         bos_token="<s>",
@@ -182,10 +183,11 @@ def _smolvlm(layout: Layout, tokenizer: Any) -> tuple[Any, Any]:
 
 
 def _llava(layout: Layout, tokenizer: Any) -> tuple[Any, Any]:
-    import transformers
+    import transformers as untyped
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+    transformers: Any = untyped
     clip = layout.tower == "clip_vision_model"
     strategy = "default" if clip else "full"
     config = transformers.LlavaConfig(
