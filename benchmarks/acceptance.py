@@ -7,7 +7,6 @@ parity, agreement, accuracy and recovery against fixed bounds. Exit code 1 if on
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moir_edge.errors import MoirEdgeError
+from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks.schema import CandidateReport, ComparisonReport
@@ -206,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options.output.parent.mkdir(parents=True, exist_ok=True)
     record = [{**asdict(check), "passed": check.passed} for check in checks]
-    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    options.output.write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
     for check in checks:
         print(check.sentence())  # noqa: T201
     return 0 if all(check.passed for check in checks) else 1

@@ -27,6 +27,7 @@ from PIL import Image
 from moir_edge.benchmarks.data import Row, read_rows
 from moir_edge.benchmarks.diagnosis.routing import routing_map_of
 from moir_edge.errors import DataError, MoirEdgeError
+from moir_edge.finite import json_text
 from moir_edge.runtime import RoutingMap
 from moir_edge.runtime.image_geometry import Box
 
@@ -161,7 +162,7 @@ def _write_card(folder: Path, figures: dict[str, DensityFigures], rows: int) -> 
     record = json.loads(text)
     routers = {name: asdict(one) for name, one in figures.items()}
     record["density"] = {"rows": rows, "routers": routers}
-    log.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    log.write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
     write_card(record, folder)
 
 
@@ -195,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     records = {name: asdict(one) for name, one in figures.items()}
-    sys.stdout.write((json.dumps(records, indent=1) if given.json else _table(figures)) + "\n")
+    sys.stdout.write((json_text(records, indent=1) if given.json else _table(figures)) + "\n")
     return 0
 
 

@@ -8,7 +8,6 @@ the reason. ``--docs`` writes the tables into a page between its markers.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from moir_edge.benchmarks.engine_tables import write_tables
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError, UnsupportedError
+from moir_edge.finite import json_text
 from moir_edge.targets import EXPORTED_PRECISIONS, TARGETS, available_precisions, check_precision
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     records = [{"built": isinstance(row, EngineRow), **asdict(row)} for row in rows]
-    options.output.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    options.output.write_text(json_text(records, indent=1) + "\n", encoding="utf-8")
     if options.docs is not None:
         built = [row for row in rows if isinstance(row, EngineRow)]
         refused = [row for row in rows if isinstance(row, Refusal)]

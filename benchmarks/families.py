@@ -10,7 +10,6 @@ the same is done with it, and the image features must stand in the embeddings th
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from moir_edge.benchmarks.shrinking import build_tiny, family_types
 from moir_edge.errors import MoirEdgeError, UnsupportedError
+from moir_edge.finite import json_text
 from moir_edge.models import architecture_names
 
 __all__ = ["Verdict", "table", "try_family"]
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.docs is not None:
         _write_docs(given.docs, verdicts)
     shown = (
-        json.dumps([asdict(one) for one in verdicts], indent=1) if given.json else table(verdicts)
+        json_text([asdict(one) for one in verdicts], indent=1) if given.json else table(verdicts)
     )
     sys.stdout.write(f"{shown}\n")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any
 
 from moir_edge.benchmarks.acceptance import Check
 from moir_edge.environment import missing_package
+from moir_edge.finite import json_text
 from moir_edge.ops.fused import router_traffic
 
 __all__ = ["CASES", "Case", "case_record", "checks_of", "main", "take_turns", "why_no_gpu"]
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = (TARGET_CASE,) if options.target_only else CASES
     result = _measure(options.dtype, options.rounds, cases)
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    options.output.write_text(json_text(result, indent=1) + "\n", encoding="utf-8")
     for sentence in result["sentences"]:
         print(sentence)  # noqa: T201
     return 0 if all(check["passed"] for check in result["checks"]) else 1

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moir_edge.benchmarks.provenance import VersionedReport
 from moir_edge.benchmarks.schema import ComparisonReport
 from moir_edge.errors import DataError
+from moir_edge.finite import json_text
 from moir_edge.staging import FolderKind, check_replaceable, staged_folder
 
-__all__ = ["HTML_NAME", "JSON_NAME", "check_output", "drop_samples", "summary_json", "write_report"]
+__all__ = [
+    "HTML_NAME",
+    "JSON_NAME",
+    "check_output",
+    "drop_samples",
+    "report_text",
+    "summary_json",
+    "write_report",
+]
 
 JSON_NAME = "report.json"
 HTML_NAME = "report.html"
@@ -53,7 +63,21 @@ def write_report(report: ComparisonReport, output: Path, *, force: bool = False)
 
     with staged_folder(output, _REPORT, force=force) as folder:
         (folder / HTML_NAME).write_text(render_html(report), encoding="utf-8")
-        (folder / JSON_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (folder / JSON_NAME).write_text(report_text(report) + "\n", encoding="utf-8")
+
+
+def report_text(report: VersionedReport, *, exclude: Mapping[str, Any] | None = None) -> str:
+    """Return a report of any command as JSON; pydantic's own writer turns NaN and infinity into null.
+
+    Args:
+        report: The report.
+        exclude: Fields to leave out, as pydantic's ``model_dump`` takes them.
+
+    Raises:
+        NotFiniteError: A figure is NaN or infinite; the message names its place.
+    """
+    fields = None if exclude is None else dict(exclude)
+    return json_text(report.model_dump(mode="json", exclude=fields), indent=1, ensure_ascii=False)
 
 
 def summary_json(report: ComparisonReport) -> str:
@@ -62,7 +86,7 @@ def summary_json(report: ComparisonReport) -> str:
     for candidate in record["candidates"]:
         del candidate["rows"], candidate["changed"]
         drop_samples(candidate)
-    return json.dumps(record, indent=1, ensure_ascii=False)
+    return json_text(record, indent=1, ensure_ascii=False)
 
 
 def drop_samples(record: Any) -> None:

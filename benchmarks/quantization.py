@@ -7,7 +7,6 @@ table that `docs/quantization.md` shows. Exit code 1 if a row misses its recover
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moir_edge.errors import MoirEdgeError, UnsupportedError, closest
+from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks.schema import CandidateReport
@@ -345,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options.output.parent.mkdir(parents=True, exist_ok=True)
     record = [{**asdict(one), "passed": one.passed} for one in results]
-    options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    options.output.write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
     print(table(results))  # noqa: T201
     missed = [one for one in results if not one.passed]
     for one in missed:

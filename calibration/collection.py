@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from moir_edge.calibration.state import CollectionState
 from moir_edge.calibration.taps import GraphObservers, add_taps, new_observers, update_observers
 from moir_edge.export.chain import GraphChain
 from moir_edge.export.writing import write_graphs
+from moir_edge.finite import json_text
 from moir_edge.progress import Progress, silent
 
 __all__ = ["collect", "run_row"]
@@ -113,7 +113,7 @@ def _write_tapped(
     }
     write_graphs(tapped, folder)
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    record = json.dumps([_VERSION, settings, sorted(components.items()), hashes])
+    record = json_text([_VERSION, settings, sorted(components.items()), hashes])
     return hashlib.sha256(record.encode()).hexdigest()[:16]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from moir_edge.benchmarks.diagnosis.degradations import CLEAN
 from moir_edge.bundle.reader import file_sha256
 from moir_edge.calibration.balance import Balance
 from moir_edge.errors import DataError
+from moir_edge.finite import json_text
 from moir_edge.runtime.chat import user_message
 from moir_edge.runtime.processor import ModelInputs, Processor
 
@@ -162,7 +162,7 @@ class CalibrationRows:
 def row_sha256(row: Row) -> str:
     """Return the hash of what a model sees of a row: the bytes of its images, its context and its prompt."""
     content = [[file_sha256(path) for path in row.images], row.context, row.prompt]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return hashlib.sha256(json_text(content).encode()).hexdigest()
 
 
 def refuse_overlap(

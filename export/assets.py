@@ -8,6 +8,7 @@ from pathlib import Path
 from moir_edge.checkpoint import Checkpoint, require_chat_template
 from moir_edge.checkpoint.processor import chat_template, image_record
 from moir_edge.errors import DataError
+from moir_edge.finite import json_text
 
 __all__ = ["write_assets"]
 
@@ -38,10 +39,8 @@ def write_assets(checkpoint: Checkpoint, folder: Path) -> None:
 def _compact(path: Path) -> None:
     """Rewrite a JSON file without its indentation, which is half of a tokenizer's bytes."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(
-        json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8"
-    )
+    path.write_text(json_text(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
 
 
 def _write_json(path: Path, record: object) -> None:
-    path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json_text(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")

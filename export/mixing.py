@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from moir_edge.export.components import TracedModel
 from moir_edge.export.plan import ExportPlan
+from moir_edge.finite import json_text
 from moir_edge.progress import Progress
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def measure_and_choose(
     mix = choose_mix(inputs, plan.calibration, plan.mix, progress=progress)
     reports = folder / "reports"
     reports.mkdir(exist_ok=True)
-    content = json.dumps(mix.record, separators=(",", ":"))
+    content = json_text(mix.record, separators=(",", ":"))
     (reports / "sensitivity.json").write_text(content + "\n", encoding="utf-8")
     (reports / "sensitivity.svg").write_text(sensitivity_plot(mix.record), encoding="utf-8")
     return mix

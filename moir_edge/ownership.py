@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.errors import DataError, MoirEdgeError
+from moir_edge.finite import json_text
 
 __all__ = [
     "CHECKPOINT",
@@ -93,7 +94,7 @@ def write_record(folder: Path, kind: FolderKind, *, leave_out: Iterable[str] = (
     """Record every file that lies in `folder` now as written by moir-edge."""
     files = sorted(set(_files(folder)) - {RECORD_NAME, *leave_out})
     record = {"kind": kind.name, "files": files}
-    (folder / RECORD_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (folder / RECORD_NAME).write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
 
 
 def remove_files(folder: Path, owns: Callable[[str], bool]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moir_edge.benchmarks.diagnosis.schema import DiagnosisReport
+from moir_edge.benchmarks.output import report_text
 from moir_edge.errors import DataError
 from moir_edge.staging import FolderKind, check_replaceable, staged_folder
 
@@ -51,10 +52,10 @@ def write_diagnosis(report: DiagnosisReport, output: Path, *, force: bool = Fals
 
     with staged_folder(output, _DIAGNOSIS, force=force) as folder:
         (folder / HTML_NAME).write_text(render_html(report), encoding="utf-8")
-        (folder / JSON_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (folder / JSON_NAME).write_text(report_text(report) + "\n", encoding="utf-8")
 
 
 def summary_json(report: DiagnosisReport) -> str:
     """Return the diagnosis as JSON without the routing maps, which `diagnosis.json` keeps."""
     sources = {"sources": {"__all__": {"routing"}}}
-    return report.model_dump_json(indent=1, exclude=sources)
+    return report_text(report, exclude=sources)

@@ -30,7 +30,7 @@ DIAGNOSIS_SCHEMA_VERSION = 2
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Figure(_Record):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moir_edge.benchmarks.output import drop_samples
+from moir_edge.benchmarks.output import drop_samples, report_text
 from moir_edge.benchmarks.parity.schema import BenchReport
 from moir_edge.errors import DataError
+from moir_edge.finite import json_text
 from moir_edge.staging import FolderKind, check_replaceable, staged_folder
 
 __all__ = ["HTML_NAME", "JSON_NAME", "check_output", "summary_json", "write_bench"]
@@ -52,13 +53,11 @@ def write_bench(report: BenchReport, output: Path, *, force: bool = False) -> No
 
     with staged_folder(output, _BENCH, force=force) as folder:
         (folder / HTML_NAME).write_text(render_html(report), encoding="utf-8")
-        (folder / JSON_NAME).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (folder / JSON_NAME).write_text(report_text(report) + "\n", encoding="utf-8")
 
 
 def summary_json(report: BenchReport) -> str:
     """Return the report as JSON without raw samples, which `bench.json` keeps."""
-    import json
-
     record = report.model_dump(mode="json")
     drop_samples(record)
-    return json.dumps(record, indent=1, ensure_ascii=False)
+    return json_text(record, indent=1, ensure_ascii=False)

@@ -10,7 +10,6 @@ makes its models; its int4 has the head in 4 bits too, where moir-edge keeps it 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from moir_edge.bundle import open_bundle
 from moir_edge.children import child_environment, module_command
 from moir_edge.environment import require
 from moir_edge.errors import MoirEdgeError
+from moir_edge.finite import json_text
 from moir_edge.runtime.sessions import GraphSessions
 
 GENAI_PRECISIONS = ("fp32", "int4")
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MoirEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    Path(options.output).write_text(json_text(result, indent=1) + "\n", encoding="utf-8")
     for name, one in result["candidates"].items():
         print(
             f"{name:<34} prefill {one['prefill_ms']:6.1f} ms  "
@@ -138,7 +138,7 @@ def _genai_run(folder: Path, threads: int, *, spinning: bool) -> Callable[[Promp
 
     config = genai.Config(str(folder))
     session = {"intra_op_num_threads": threads, SPINNING: str(int(spinning))}
-    config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+    config.overlay(json_text({"model": {"decoder": {"session_options": session}}}))
     model = genai.Model(config)
 
     def run(prompt: Prompt, tokens: int) -> Timed:

@@ -25,6 +25,7 @@ from moir_edge.benchmarks.peers.smolvlm_256m import prepare, write_rows
 from moir_edge.bundle import open_bundle
 from moir_edge.children import child_environment, module_command
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
+from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _options(arguments)
     if options.worker is not None:
-        print(json.dumps(quantize_bundle(options.work, options.worker, options.rows)))
+        print(json_text(quantize_bundle(options.work, options.worker, options.rows)))
         return 0
     try:
         prepare(options.work, ("fp32",))
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MoirEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    options.output.write_text(json_text(results, indent=1) + "\n", encoding="utf-8")
     print(table(results))
     return 0 if all(_passes(one) for one in results if one["method"] == "rtn") else 1
 

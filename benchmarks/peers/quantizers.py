@@ -36,6 +36,7 @@ from moir_edge.bundle import open_bundle, seal, staged_bundle
 from moir_edge.children import child_environment, module_command
 from moir_edge.cli.progress import show_progress
 from moir_edge.errors import MoirEdgeError
+from moir_edge.finite import json_text
 from moir_edge.ownership import matches, remove_files
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MoirEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    Path(options.output).write_text(json_text(result, indent=1) + "\n", encoding="utf-8")
     print(table(result))
     return 0
 

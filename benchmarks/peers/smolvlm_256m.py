@@ -9,7 +9,6 @@ bundles (2.2 GB) are made once, in the folder `--work`, which takes minutes.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -45,6 +44,7 @@ from moir_edge.benchmarks.peers.limits import decode_bytes, limit_ms, read_bandw
 from moir_edge.benchmarks.process import CandidateProcess, Measured
 from moir_edge.bundle import open_bundle
 from moir_edge.errors import DataError, MoirEdgeError
+from moir_edge.finite import json_text
 from moir_edge.ownership import CHECKPOINT
 from moir_edge.staging import staged_folder
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MoirEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    Path(options.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    Path(options.output).write_text(json_text(result, indent=1) + "\n", encoding="utf-8")
     print(table(result))
     return 0
 
@@ -257,7 +257,7 @@ def write_rows(work: Path, count: int) -> Path:
     lines = []
     for at in range(count):
         _noise(folder / f"{at}.png", seed=at)
-        lines.append(json.dumps({"image": f"{at}.png", "prompt": PROMPT}))
+        lines.append(json_text({"image": f"{at}.png", "prompt": PROMPT}))
     path = folder / "data.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

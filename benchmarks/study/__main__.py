@@ -6,7 +6,6 @@ Finished runs in the folder are kept, so a study that was stopped goes on where 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from moir_edge.benchmarks.study.training import base_checkpoint
 from moir_edge.cli.progress import show_progress
 from moir_edge.demo import checkpoint_path
 from moir_edge.errors import DataError, MoirEdgeError
+from moir_edge.finite import json_text
 
 __all__ = ["main"]
 
@@ -75,7 +75,7 @@ def _prepare(folder: Path, settings: StudySettings) -> None:
     Raises:
         DataError: The folder holds a study with other settings.
     """
-    record, made = json.dumps(settings.record(), indent=1), folder / _SETTINGS
+    record, made = json_text(settings.record(), indent=1), folder / _SETTINGS
     if made.exists():
         if made.read_text() != record:
             raise DataError(f"{folder} holds a study with other settings; give another folder")

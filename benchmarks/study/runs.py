@@ -16,6 +16,7 @@ from moir_edge.benchmarks.study.data import TEST
 from moir_edge.benchmarks.study.settings import IMAGE_BLANK, TEXT_BLANK, StudySettings
 from moir_edge.children import outside_current_folder
 from moir_edge.errors import DataError
+from moir_edge.finite import json_text
 from moir_edge.progress import Progress, silent
 
 __all__ = ["Job", "Run", "read_run", "run_jobs"]
@@ -125,7 +126,7 @@ def _make(job: Job, threads: int) -> None:
     )
     job.record.parent.mkdir(parents=True, exist_ok=True)
     draft = job.record.with_suffix(".draft")
-    draft.write_text(json.dumps(asdict(run), indent=1) + "\n")
+    draft.write_text(json_text(asdict(run), indent=1) + "\n")
     draft.rename(job.record)
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.finite import json_text
 from moir_edge.progress import Progress
 
 __all__ = ["register"]
@@ -200,7 +201,7 @@ def _print_places(
         "report": str(output / "report" / "report.html"),
     }
     if as_json:
-        typer.echo(json.dumps({**places, "answer": answer["text"].strip()}, indent=1))
+        typer.echo(json_text({**places, "answer": answer["text"].strip()}, indent=1))
         return
     for name, path in places.items():
         typer.echo(f"{name + ':':<26}{path}")

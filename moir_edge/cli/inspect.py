@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from moir_edge.cli.quantization_lines import (
     quantization_table,
     router_line,
 )
+from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +60,7 @@ def inspect(
     if as_json:
         record = {name: [asdict(layer) for layer in listed] for name, listed in found.items()}
         summary |= {"layers": record} if layers else {}
-        typer.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+        typer.echo(json_text(summary, indent=1, ensure_ascii=False))
         return
     _print(opened.manifest, summary)
     if layers:

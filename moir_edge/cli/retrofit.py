@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
     from moir_edge.progress import Progress
@@ -87,7 +87,7 @@ def retrofit(
     ):
         summary = {"output": str(output), **_retrofit(checkpoint, config, folder, progress)}
     if as_json:
-        typer.echo(json.dumps(summary, indent=1))
+        typer.echo(json_text(summary, indent=1))
         return
     typer.echo(
         f"{summary['output']}: {summary['architecture']} with a {kind} router of "

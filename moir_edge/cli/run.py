@@ -11,6 +11,7 @@ import typer
 
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.standard_input import read_pictures, read_prompt
+from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
     from moir_edge.runtime import EdgeModel, Generation, RoutingMap
@@ -143,7 +144,7 @@ def run(
     _write_maps(model, text.result, off, pictures, routing_map, routing_json)
     if as_json:
         answer = _as_dict(model, text.result, bundle, router)
-        typer.echo(json.dumps(answer, indent=1, ensure_ascii=False))
+        typer.echo(json_text(answer, indent=1, ensure_ascii=False))
         return
     typer.echo("" if show_pieces else text.result.texts[0])
     typer.echo(_status_line(model, text.result, router), err=True)
@@ -197,7 +198,7 @@ def _write_maps(
         return
     routing = _only_map(model, generation)
     if json_file is not None:
-        data = json.dumps(routing.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        data = json_text(routing.to_dict(), indent=1, ensure_ascii=False) + "\n"
         _write(json_file, data.encode())
     if png is not None:
         from io import BytesIO

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import typer
+
+from moir_edge.finite import json_text
 
 __all__ = ["register"]
 
@@ -25,7 +25,7 @@ def targets(
     from moir_edge.targets import TARGETS
 
     if as_json:
-        typer.echo(json.dumps([target.to_dict() for target in TARGETS.values()], indent=1))
+        typer.echo(json_text([target.to_dict() for target in TARGETS.values()], indent=1))
         return
     _print_table()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from moir_edge.demo.questions import CAPTION_PROMPTS, ask, captions, describe_pa
 from moir_edge.demo.scenes import Scene, related_scene, render, sample_scene
 from moir_edge.demo.statements import describe_side, state
 from moir_edge.errors import DataError, closest
+from moir_edge.finite import json_text
 
 __all__ = ["CONTEXT_PROBABILITY", "TASKS", "DemoRow", "demo_rows", "write_jsonl"]
 
@@ -152,5 +152,5 @@ def write_jsonl(rows: Iterable[DemoRow], folder: str | Path) -> Path:
             if row.context is not None:
                 record["context"] = row.context
             record["answers"] = list(row.answers)
-            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+            lines.write(json_text(record, ensure_ascii=False) + "\n")
     return target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import platform
@@ -19,6 +18,7 @@ from moir_edge.demo.build import build_model, build_processor, build_tokenizer, 
 from moir_edge.demo.data import TASKS, DemoRow, demo_rows
 from moir_edge.demo.evaluate import CIDER, answer_rows, degraded, task_accuracy
 from moir_edge.demo.segments import language_samples
+from moir_edge.finite import json_text
 
 __all__ = ["Plan", "main", "measure_test", "train", "tune_router"]
 
@@ -165,7 +165,7 @@ def train(
         "test": measure_test(model, processor, plan.test_rows),
     }
     save_folder(model, processor, output)
-    (output / "training_log.json").write_text(json.dumps(record, indent=1) + "\n")
+    (output / "training_log.json").write_text(json_text(record, indent=1) + "\n")
     write_card(record, output)
     return record
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moir_edge.errors import DataError
+from moir_edge.finite import json_text
 
 __all__ = ["RouterConfig"]
 
@@ -136,5 +136,5 @@ class RouterConfig(BaseModel):
 
     def hash(self) -> str:
         """Return the SHA-256 (64 hex digits) of the settings' canonical JSON: sorted keys, no spaces."""
-        text = json.dumps(self.to_record(), sort_keys=True, separators=(",", ":"))
+        text = json_text(self.to_record(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 
 from moir_edge.benchmarks.datasets import DataSource
 from moir_edge.errors import DataError
+from moir_edge.finite import json_text
 from moir_edge.ownership import (
     FolderKind,
     foreign_files,
@@ -116,7 +117,7 @@ def claim(
     if not resume:
         discard(training)
         training.mkdir(parents=True, exist_ok=True)
-        (training / _RUN_NAME).write_text(json.dumps(identity))
+        (training / _RUN_NAME).write_text(json_text(identity))
         return
     before = json.loads((training / _RUN_NAME).read_text())
     changed = settings.difference(before["settings"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,3 +67,28 @@ def test_json_names_the_place_of_a_number_that_is_not_finite(record: object, pla
 def test_a_key_that_is_not_finite_keeps_pythons_own_message() -> None:
     with pytest.raises(ValueError, match="Out of range float"):
         json_text({math.nan: 1})
+
+
+PLAIN_JSON = {
+    "moir_edge/finite.py": "the rule itself",
+    "moir_edge/runtime/chat.py": "what a chat template sees and writes, as transformers gives it",
+    "moir_edge/runtime/generation_config.py": "a value quoted in an error message",
+    "benchmarks/data.py": "a value quoted in an error message",
+    "export/engines/worker.py": "answers to our own process, which reads them as Python does",
+    "export/engines/jobs.py": "requests to our own process, and a hash",
+    "benchmarks/peers/quantizer_worker.py": "runs in another tool's environment, without moir_edge",
+}
+_WRITES = re.compile(r"\bjson\.dumps?\(|\bmodel_dump_json\(|import dumps?\b")
+_ROOT = Path(__file__).parents[2]
+
+
+def test_all_json_is_written_by_the_one_rule() -> None:
+    folders = ("moir_edge", "export", "calibration", "benchmarks")
+    files = [path for name in folders for path in (_ROOT / name).rglob("*.py")]
+    found = {
+        path.relative_to(_ROOT).as_posix()
+        for path in files
+        if _WRITES.search(path.read_text(encoding="utf-8"))
+    }
+    assert len(files) > 200
+    assert found == set(PLAIN_JSON)

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from moir_edge.benchmarks.output import check_output, summary_json, write_report
+from moir_edge.benchmarks.output import check_output, report_text, summary_json, write_report
 from moir_edge.benchmarks.schema import ComparisonReport
-from moir_edge.errors import DataError, EnvironmentProblem
+from moir_edge.errors import DataError, EnvironmentProblem, NotFiniteError
 
 
 def test_report_folder_is_written_and_replaced_by_force(
@@ -69,3 +70,16 @@ def test_a_report_of_an_earlier_schema_is_refused_by_name(report: ComparisonRepo
         DataError, match=r"compare report has schema version 1, .* reads 2; run `moir-edge compare`"
     ):
         ComparisonReport.model_validate_json(json.dumps(old))
+
+
+def test_no_report_holds_a_figure_that_is_not_finite(
+    report: ComparisonReport, tmp_path: Path
+) -> None:
+    first, *others = report.candidates
+    broken = first.model_copy(update={"load_seconds": math.nan})
+    bad = report.model_copy(update={"candidates": (broken, *others)})
+    message = r"candidates\[0\]\.load_seconds is NaN or infinite, which JSON cannot hold"
+    with pytest.raises(NotFiniteError, match=message):
+        report_text(bad)
+    with pytest.raises(NotFiniteError, match=message):
+        summary_json(bad)
