@@ -18,7 +18,6 @@ from moir_edge.benchmarks.gates import GateBounds, check_gates
 from moir_edge.benchmarks.identity import identify_same, same_notices
 from moir_edge.benchmarks.machine import (
     CpuTimes,
-    available_cores,
     busy_notices,
     describe_machine,
     load_average,
@@ -44,6 +43,7 @@ from moir_edge.benchmarks.schema import (
 )
 from moir_edge.errors import DataError
 from moir_edge.progress import Progress, silent
+from moir_edge.threads import default_threads
 
 __all__ = ["compare", "data_facts"]
 
@@ -103,7 +103,7 @@ def compare(
         check_output(Path(output), force=force)
     source = as_source(data)
     source.check()
-    specs = _specs([checkpoint, *bundles], threads or available_cores(), max_new_tokens)
+    specs = _specs([checkpoint, *bundles], threads or default_threads(), max_new_tokens)
     models = identify_same(specs, allow_other=allow_other)
     rows = source.read(limit=limit)
     settings = Settings(

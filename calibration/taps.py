@@ -14,6 +14,7 @@ from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses, is_head, reason_to_leave
 from moir_edge.errors import DataError
 from moir_edge.export.chain import TAP_PREFIX
+from moir_edge.threads import session_options
 
 __all__ = [
     "MAX_GRAM_CHANNELS",
@@ -113,9 +114,9 @@ def observe(
     if not observers:
         return observers
     tapped = ir.to_proto(add_taps(float_model, observers)).SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(tapped, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        tapped, session_options(), providers=["CPUExecutionProvider"]
+    )
     runs = 0
     for runs, feed in enumerate(feeds, start=1):
         arrays = session.run([f"{TAP_PREFIX}{name}" for name in observers], dict(feed))

@@ -16,6 +16,7 @@ from moir_edge.bundle import ModelFacts
 from moir_edge.router.positions import prompt_positions
 from moir_edge.runtime.float4 import session_source
 from moir_edge.targets import session_config
+from moir_edge.threads import session_options
 
 __all__ = ["TAP_PREFIX", "ChainStep", "GraphChain", "Watch"]
 
@@ -196,8 +197,7 @@ class GraphChain:
 def _session(
     path: Path, component: str, precision: str, entries: Mapping[str, str]
 ) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options()
     config = {**session_config(component, precision, ort.__version__), **entries}
     for key, value in config.items():
         options.add_session_config_entry(key, value)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from moir_edge.errors import NotFiniteError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["NOT_FINITE", "count_text", "is_finite", "json_text", "largest"]
 
@@ -24,6 +24,8 @@ def is_finite(values: npt.ArrayLike) -> bool:
     Args:
         values: Of any shape and any numeric type.
     """
+    import numpy as np  # commands print JSON before they need an array
+
     return bool(np.isfinite(np.asarray(values)).all())
 
 
@@ -35,6 +37,8 @@ def largest(values: npt.ArrayLike) -> float:
     Args:
         values: Of any shape, none of them negative.
     """
+    import numpy as np
+
     array = np.asarray(values, np.float64)
     return float(array.max(initial=0.0)) if is_finite(array) else math.nan
 
@@ -45,6 +49,8 @@ def count_text(values: npt.ArrayLike) -> str:
     Args:
         values: Of any shape and any numeric type.
     """
+    import numpy as np
+
     array = np.asarray(values)
     bad = array.size - int(np.isfinite(array).sum())
     return f"{bad} of {array.size} values {'is' if bad == 1 else 'are'} NaN or infinite"

@@ -37,11 +37,11 @@ from moir_edge.benchmarks.diagnosis.schema import (
 from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
 from moir_edge.benchmarks.diagnosis.variants import ImageStore
 from moir_edge.benchmarks.identity import identify_pairs, pair_notices
-from moir_edge.benchmarks.machine import available_cores
 from moir_edge.benchmarks.measure import latency_sample
 from moir_edge.benchmarks.provenance import Provenance
 from moir_edge.errors import BundleError, DataError, UnsupportedError
 from moir_edge.progress import Progress, silent, single_step
+from moir_edge.threads import default_threads
 
 __all__ = ["diagnose", "diagnose_candidate", "diagnose_rows"]
 
@@ -136,7 +136,7 @@ def diagnose_rows(
 def _specs(sources: Sequence[str | Path], settings: DiagnoseSettings) -> list[CandidateSpec]:
     specs = specs_of(
         sources,
-        threads=settings.threads or available_cores(),
+        threads=settings.threads or default_threads(),
         max_new_tokens=settings.max_new_tokens,
         hub=range(len(sources)),
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 from moir_edge.benchmarks.candidates import CandidateSpec, spec_of, specs_of
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.identity import identify_same
-from moir_edge.benchmarks.machine import available_cores
 from moir_edge.benchmarks.parity.schema import NOT_ON_THIS_DEVICE
 from moir_edge.benchmarks.parity.settings import BenchSettings
 from moir_edge.benchmarks.parity.speed import ENGINE_PROVIDERS
@@ -19,6 +18,7 @@ from moir_edge.benchmarks.provenance import ModelIdentity
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.errors import BundleError, DataError, EnvironmentProblem, UnsupportedError
 from moir_edge.runtime.providers import graph_provider
+from moir_edge.threads import default_threads
 
 __all__ = [
     "Opened",
@@ -116,7 +116,7 @@ def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[C
 def _bundle_specs(settings: BenchSettings) -> list[CandidateSpec]:
     return specs_of(
         settings.bundles,
-        threads=settings.threads or available_cores(),
+        threads=settings.threads or default_threads(),
         max_new_tokens=settings.max_new_tokens,
         hub=(),
     )
@@ -125,7 +125,7 @@ def _bundle_specs(settings: BenchSettings) -> list[CandidateSpec]:
 def _reference_spec(settings: BenchSettings, reference: str) -> CandidateSpec:
     return spec_of(
         reference,
-        threads=settings.threads or available_cores(),
+        threads=settings.threads or default_threads(),
         max_new_tokens=settings.max_new_tokens,
         hub=True,
     )

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moir_edge.benchmarks.machine import CpuTimes, available_cores, describe_machine, load_average
+from moir_edge.benchmarks.machine import CpuTimes, describe_machine, load_average
 from moir_edge.benchmarks.peers.checkpoint import PROMPT_TOKENS, VOCABULARY_SIZE
 from moir_edge.benchmarks.peers.smolvlm_256m import PRECISIONS, prepare
 from moir_edge.bundle import open_bundle
@@ -30,6 +30,7 @@ from moir_edge.environment import require
 from moir_edge.errors import MoirEdgeError
 from moir_edge.finite import json_text
 from moir_edge.runtime.sessions import GraphSessions
+from moir_edge.threads import default_threads
 
 GENAI_PRECISIONS = ("fp32", "int4")
 SPINNING = "session.intra_op.allow_spinning"
@@ -75,7 +76,7 @@ def measure(work: Path, rounds: int, tokens: int) -> dict[str, Any]:
         tokens: Decoded tokens per round.
     """
     checkpoint, bundles = prepare(work)
-    threads = available_cores()
+    threads = default_threads()
     load_before = load_average()
     runs: dict[str, Callable[[Prompt, int], Timed]] = {}
     for precision, bundle in zip(PRECISIONS, bundles, strict=True):

@@ -24,7 +24,6 @@ from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.figures import router_overhead
 from moir_edge.benchmarks.machine import (
     CpuTimes,
-    available_cores,
     describe_machine,
     load_average,
 )
@@ -47,6 +46,7 @@ from moir_edge.errors import DataError, MoirEdgeError
 from moir_edge.finite import json_text
 from moir_edge.ownership import CHECKPOINT
 from moir_edge.staging import staged_folder
+from moir_edge.threads import default_threads
 
 PRECISIONS = ("fp32", "int8-weight-only", "int4")
 WARM_UP = 1
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     work.mkdir(parents=True, exist_ok=True)
     checkpoint, bundles = prepare(work)
     rows = [_row(work)]
-    threads = options.threads or available_cores()
+    threads = options.threads or default_threads()
     load_before = load_average()
     bandwidth = read_bandwidth(threads)
     plan = LatencyPlan(

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from moir_edge.threads import session_options
+
 __all__ = ["constant_bytes", "evaluate_constant"]
 
 
@@ -56,8 +58,7 @@ def evaluate_constant(value: ir.Value) -> npt.NDArray[Any]:
 def _session(model: onnx.ModelProto) -> Any:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -20,6 +20,7 @@ from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.summary import QuantizationSummary
 from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.threads import session_options
 
 __all__ = ["measure_layers", "sensitivity"]
 
@@ -120,8 +121,7 @@ def measure_layers(
 def _session(model: ir.Model) -> Any:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options()
     for key, value in TRIAL_SESSION.items():
         options.add_session_config_entry(key, value)
     content = ir.to_proto(model).SerializeToString()

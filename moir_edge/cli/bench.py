@@ -21,6 +21,7 @@ from moir_edge.cli.data_options import (
     data_source,
 )
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.threads_option import Threads
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks import BenchReport
@@ -63,9 +64,7 @@ def bench(
     prompt_images: Annotated[int, typer.Option(min=0, help="Images of such a prompt.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds over the timed prompts.")] = 10,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 16,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads per operation; all cores by default.")
-    ] = None,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of prompts and bootstrap intervals.")] = 0,
     parity: Annotated[
         bool, typer.Option("--parity", help="Compare numbers with a reference, and times.")

@@ -21,6 +21,7 @@ from moir_edge.cli.data_options import (
     data_source,
 )
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.threads_option import Threads
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks import ComparisonReport
@@ -56,9 +57,7 @@ def compare(
     latency_repeats: Annotated[int, typer.Option(min=1, help="Rounds over those rows.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch for accuracy.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads per operation; all cores by default.")
-    ] = None,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
     min_recovery: Annotated[
         float | None, typer.Option(min=0, help="Gate: least mean recovery over tasks, in %.")

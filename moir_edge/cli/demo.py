@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.threads_option import Threads
 from moir_edge.finite import json_text
 from moir_edge.progress import Progress
 
@@ -54,6 +55,7 @@ def demo(
         bool, typer.Option("--force", help="Replace an earlier demo at the output.")
     ] = False,
     quiet: Quiet = False,
+    threads: Threads = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print where everything lies, as JSON.")
     ] = False,

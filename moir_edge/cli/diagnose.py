@@ -21,6 +21,7 @@ from moir_edge.cli.data_options import (
     data_source,
 )
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.threads_option import Threads
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks import DiagnosisReport
@@ -70,9 +71,7 @@ def diagnose(
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first rows only.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads per operation; all cores by default.")
-    ] = None,
+    threads: Threads = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of noise, dropout, permutations and bootstrap.")
     ] = 0,

@@ -37,6 +37,7 @@ from moir_edge.cli.mix_options import (
 )
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.quantization_lines import fallback_lines, quantization_report
+from moir_edge.cli.threads_option import Threads
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Manifest
@@ -125,6 +126,7 @@ def export(
         bool, typer.Option("--force", help="Replace a bundle that stands at the output.")
     ] = False,
     quiet: Quiet = False,
+    threads: Threads = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the manifest's summary as JSON.")
     ] = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.threads_option import Threads
 from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def retrofit(
         bool, typer.Option("--force", help="Replace a checkpoint that stands at the output.")
     ] = False,
     quiet: Quiet = False,
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Attach a router to a VLM; until it is tuned, the logits stay as they were (channel: they change at once)."""

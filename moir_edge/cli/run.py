@@ -11,6 +11,7 @@ import typer
 
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.standard_input import read_pictures, read_prompt
+from moir_edge.cli.threads_option import Threads
 from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
@@ -88,9 +89,7 @@ def run(
         ),
     ] = False,
     stream: Annotated[bool, typer.Option(help="Print the answer while it grows.")] = True,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; all physical cores by default.")
-    ] = None,
+    threads: Threads = None,
     provider: Annotated[
         str | None,
         typer.Option(

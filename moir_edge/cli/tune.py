@@ -20,6 +20,7 @@ from moir_edge.cli.data_options import (
     data_source,
 )
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.threads_option import Threads
 
 if TYPE_CHECKING:
     from moir_edge.tuning import TuneReport
@@ -111,6 +112,7 @@ def tune(
         ),
     ] = False,
     quiet: Quiet = False,
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Tune a checkpoint on rows with answers; all but the router stays as it is unless --train lora or full."""

@@ -13,6 +13,7 @@ from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError, 
 from moir_edge.runtime.cuda_start import CUDA_PACKAGE, cuda_problem
 from moir_edge.runtime.float4 import session_source
 from moir_edge.targets import get_target, session_config
+from moir_edge.threads import session_options
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle, Manifest, TensorSpec
@@ -229,12 +230,7 @@ def _require_provider(provider: GraphProvider) -> None:
 def _session_options(threads: int | None, component: str, precision: str, *, exact: bool) -> Any:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: its warnings are about fusions it did not find
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    # Without spinning the four sessions' idle threads leave the cores to the one that works.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = session_options(threads)
     version = onnxruntime.__version__
     for key, value in session_config(component, precision, version, exact=exact).items():
         options.add_session_config_entry(key, value)

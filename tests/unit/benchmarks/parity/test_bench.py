@@ -187,7 +187,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_loaded(
         ("--provider", "tensort"): "unknown provider 'tensort'",
         ("--min-cosine", "0.9"): "given without parity; add --parity",
         ("--limit", "3"): "--limit given without rows; add --data FILE",
-        ("--prompt-words", "9000"): "prompt 9000-0: ",
+        ("--prompt-words", "9000"): "row 9000-0: the prompt has ",
         (str(bundle),): "is given 2 times",
     }
     for words, message in lines.items():

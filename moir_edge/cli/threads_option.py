@@ -1,0 +1,29 @@
+"""`--threads`: the same flag for every command that computes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from moir_edge.threads import limited_threads
+
+__all__ = ["Threads"]
+
+
+def _limit(context: typer.Context, threads: int | None) -> int | None:
+    """Keep the command to its threads until it is done."""
+    if not context.resilient_parsing:
+        context.with_resource(limited_threads(threads))
+    return threads
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        callback=_limit,
+        help="CPU threads per operation; without it OMP_NUM_THREADS, or one per physical core that the process may use.",
+    ),
+]

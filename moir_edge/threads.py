@@ -1,0 +1,138 @@
+"""How many CPU threads one operation takes: decided here for ONNX Runtime, torch and the BLAS behind numpy.
+
+More threads than cores cost more than they bring, because each operation waits for its slowest thread, and threads that spin while
+they wait take the time of those that work.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["default_threads", "limited_threads", "session_options"]
+
+_VARIABLE = "OMP_NUM_THREADS"
+_COUNTS = (_VARIABLE, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_WAITING = "OMP_WAIT_POLICY"
+
+
+def default_threads(root: Path = Path("/")) -> int:
+    """Return the number of threads to use where none is asked for.
+
+    That is `OMP_NUM_THREADS` where it is set. Else it is the number of physical cores that this process may run on, or the CPU quota
+    of its control group, rounded up, if that is smaller.
+
+    Args:
+        root: Where ``sys`` and ``proc`` are mounted.
+    """
+    asked_for = os.environ.get(_VARIABLE, "").partition(",")[0].strip()
+    if asked_for.isdecimal() and int(asked_for) > 0:
+        return int(asked_for)
+    cores = _physical_cores(root)
+    quota = _quota(root)
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[int]:
+    """Give torch, OpenMP and BLAS a number of threads, in this process and in those it starts, and let idle threads sleep.
+
+    Libraries that are imported inside the block read it then; torch is told if it is there already.
+
+    Args:
+        threads: None for `default_threads`.
+
+    Yields:
+        The number.
+    """
+    count = threads or default_threads()
+    changed = {**dict.fromkeys(_COUNTS, str(count)), _WAITING: os.environ.get(_WAITING, "PASSIVE")}
+    before = {name: os.environ.get(name) for name in changed}
+    torch = sys.modules.get("torch")
+    torch_before = torch.get_num_threads() if torch else None
+    os.environ.update(changed)
+    if torch:
+        torch.set_num_threads(count)
+    try:
+        yield count
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if torch:
+            torch.set_num_threads(torch_before)
+
+
+def session_options(threads: int | None = None) -> Any:
+    """Return options of an ONNX Runtime session: errors are logged only, and threads sleep while they wait.
+
+    Args:
+        threads: Of one operator; None for `default_threads`.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about fusions it did not find
+    options.intra_op_num_threads = threads or default_threads()
+    # Without spinning the idle threads of several sessions leave the cores to the one that works.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _physical_cores(root: Path) -> int:
+    """Count the cores of the CPUs that this process may run on; two hardware threads of one core count once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cpus = os.sched_getaffinity(0)
+    return len({_siblings(root, cpu) for cpu in cpus})
+
+
+def _siblings(root: Path, cpu: int) -> str:
+    path = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+    return _text(path) or str(cpu)
+
+
+def _quota(root: Path) -> float | None:
+    """Return how many CPUs the control group may use at once; None without a limit."""
+    quotas = [_quota_of(folder) for folder in _group_folders(root)]
+    limits = [quota for quota in quotas if quota is not None]
+    return min(limits) if limits else None
+
+
+def _group_folders(root: Path) -> Iterator[Path]:
+    """Yield the folders of this process's control groups and of those around them, of both versions."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for mount in ("sys/fs/cgroup", f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu"):
+            folder = root / mount / path.lstrip("/")
+            yield folder
+            while folder != root / mount and root / mount in folder.parents:
+                folder = folder.parent
+                yield folder
+
+
+def _quota_of(folder: Path) -> float | None:
+    words = _text(folder / "cpu.max").split()
+    if not words:
+        words = [_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")]
+    try:
+        quota, period = int(words[0]), int(words[1])
+    except (ValueError, IndexError):  # "max", or no such file
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

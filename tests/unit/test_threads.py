@@ -1,0 +1,129 @@
+"""How many threads an operation takes: by affinity, cores and quota, and one figure for every library."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from moir_edge.cli.threads_option import Threads
+from moir_edge.threads import default_threads, limited_threads, session_options
+
+VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
+
+
+@pytest.fixture(autouse=True)
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight hardware threads on four cores; the process may run on six of them, which are three cores."""
+    for cpu in range(8):
+        file = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 4, 5, 6})
+    return tmp_path
+
+
+def limit(root: Path, groups: str, files: dict[str, str]) -> None:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_hardware_threads_of_one_core_count_once(machine: Path) -> None:
+    assert default_threads(machine) == 3
+
+
+def test_without_topology_each_cpu_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5})
+    assert default_threads(tmp_path) == 3
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "threads"),
+    [
+        ("0::/box\n", {"box/cpu.max": "200000 100000"}, 2),
+        ("0::/box\n", {"box/cpu.max": "150000 100000"}, 2),
+        ("0::/box\n", {"box/cpu.max": "50000 100000"}, 1),
+        ("0::/box\n", {"box/cpu.max": "max 100000"}, 3),
+        ("0::/box\n", {"box/cpu.max": "900000 100000"}, 3),
+        ("0::/\n", {"cpu.max": "100000 100000"}, 1),
+        # a limit of the group around it holds too
+        ("0::/pod/box\n", {"pod/box/cpu.max": "max 100000", "pod/cpu.max": "100000 100000"}, 1),
+        (
+            "4:memory:/box\n3:cpu,cpuacct:/box\n",
+            {
+                "cpu,cpuacct/box/cpu.cfs_quota_us": "200000",
+                "cpu,cpuacct/box/cpu.cfs_period_us": "100000",
+            },
+            2,
+        ),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ("4:memory:/box\n", {"memory/box/cpu.max": "100000 100000"}, 3),
+        ("0::/box\n", {"box/cpu.max": "nonsense"}, 3),
+    ],
+)
+def test_the_quota_of_the_control_group_is_kept(
+    groups: str, files: dict[str, str], threads: int, machine: Path
+) -> None:
+    limit(machine, groups, files)
+    assert default_threads(machine) == threads
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"), [("5", 5), ("4,2", 4), (" 2 ", 2), ("0", 3), ("many", 3), ("", 3)]
+)
+def test_the_users_own_setting_comes_first(
+    given: str, threads: int, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert default_threads(machine) == threads
+
+
+def test_every_library_gets_the_same_number_and_gives_it_back() -> None:
+    before = torch.get_num_threads()
+    with limited_threads(3) as threads:
+        assert threads == torch.get_num_threads() == default_threads() == 3
+        assert session_options().intra_op_num_threads == 3
+        assert [os.environ[name] for name in VARIABLES] == ["3", "3", "3", "PASSIVE"]
+    assert torch.get_num_threads() == before
+    assert not any(name in os.environ for name in VARIABLES)
+
+
+def test_a_waiting_policy_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    with limited_threads(None):
+        assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_sessions_do_not_spin() -> None:
+    options = session_options(2)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert options.intra_op_num_threads == 2
+
+
+def test_the_flag_holds_for_the_command_alone() -> None:
+    app = typer.Typer()
+    seen = []
+
+    @app.command()
+    def work(threads: Threads = None) -> None:
+        seen.append((threads, torch.get_num_threads(), default_threads()))
+
+    before = torch.get_num_threads()
+    assert CliRunner().invoke(app, ["--threads", "2"]).exit_code == 0
+    assert seen == [(2, 2, 2)]
+    assert torch.get_num_threads() == before
+    assert CliRunner().invoke(app, ["--threads", "0"]).exit_code == 2
