@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime, timezone
@@ -33,19 +32,17 @@ from moir_edge.benchmarks.measure import (
 from moir_edge.benchmarks.metrics.bootstrap import RESAMPLES
 from moir_edge.benchmarks.output import check_output, write_report
 from moir_edge.benchmarks.process import CandidateProcess, Measured
-from moir_edge.benchmarks.provenance import Provenance
+from moir_edge.benchmarks.provenance import Machine, Provenance, Providers, data_facts
 from moir_edge.benchmarks.schema import (
     CandidateReport,
     ComparisonReport,
-    DataFacts,
-    Machine,
     Settings,
 )
 from moir_edge.errors import DataError
 from moir_edge.progress import Progress, silent
 from moir_edge.threads import default_threads
 
-__all__ = ["compare", "data_facts"]
+__all__ = ["compare"]
 
 WARM_UP_ROWS = 3
 ROUTING_ROWS = 200
@@ -117,15 +114,13 @@ def compare(
         bootstrap_resamples=RESAMPLES,
         seed=seed,
     )
-    candidates, machine = _measure(specs, rows, settings, progress or silent)
+    candidates, providers, machine = _measure(specs, rows, settings, progress or silent)
     report = ComparisonReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=moir_edge.__version__,
         notices=(*same_notices(models), *busy_notices(machine), *decoding_notices(specs)),
-        provenance=Provenance(models=models),
-        data=data_facts(source, rows),
+        provenance=Provenance.of(models, providers, data_facts(source, rows), machine),
         settings=settings,
-        machine=machine,
         candidates=tuple(candidates),
         gates=tuple(check_gates(candidates, bounds or GateBounds(), rounds=latency_repeats)),
     )
@@ -136,7 +131,7 @@ def compare(
 
 def _measure(
     specs: Sequence[CandidateSpec], rows: Sequence[Row], settings: Settings, progress: Progress
-) -> tuple[list[CandidateReport], Machine]:
+) -> tuple[list[CandidateReport], Providers, Machine]:
     load_before = load_average()
     with ExitStack() as stack:
         processes: list[Measured] = []
@@ -144,7 +139,9 @@ def _measure(
             progress("loading", at, len(specs))
             processes.append(stack.enter_context(CandidateProcess(spec, rows)))
         progress("loading", len(specs), len(specs))
-        return measure_all(processes, rows, settings, progress, load_before)
+        providers = {one.spec.name: one.loaded.facts.providers for one in processes}
+        reports, machine = measure_all(processes, rows, settings, progress, load_before)
+    return reports, providers, machine
 
 
 def measure_all(
@@ -197,12 +194,6 @@ def _specs(sources: Sequence[str | Path], threads: int, max_new_tokens: int) -> 
     if len(specs) == 1:
         raise DataError("nothing to compare: give at least one bundle besides the reference")
     return specs
-
-
-def data_facts(source: DataSource, rows: Sequence[Row]) -> DataFacts:
-    """Say which files were read, and how many rows of each task they gave."""
-    tasks = Counter(row.task for row in rows)
-    return DataFacts.model_validate({**source.record(), "rows": len(rows), "tasks": dict(tasks)})
 
 
 def _positive(name: str, value: int) -> int:

@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.benchmarks.candidates import CandidateSpec
-from moir_edge.benchmarks.provenance import ModelIdentity
-from moir_edge.bundle import Manifest, open_bundle
+from moir_edge.benchmarks.provenance import (
+    BundleOrigin,
+    CalibrationOrigin,
+    ComponentOrigin,
+    ModelIdentity,
+)
+from moir_edge.bundle import Bundle, open_bundle
+from moir_edge.bundle.manifest import MANIFEST_NAME
+from moir_edge.bundle.reader import file_sha256
 from moir_edge.environment import require
 from moir_edge.errors import DataError
 
 __all__ = [
+    "bundle_origin",
     "difference",
     "identify",
     "identify_pairs",
@@ -38,7 +46,7 @@ def identify(spec: CandidateSpec) -> ModelIdentity:
         EnvironmentProblem: It is a checkpoint, and torch or transformers is not installed.
     """
     if spec.kind == "bundle":
-        return _of_bundle(spec, open_bundle(spec.source, verify=False).manifest)
+        return _of_bundle(spec, open_bundle(spec.source, verify=False))
     return _of_checkpoint(spec)
 
 
@@ -145,7 +153,39 @@ def _refuse(one: ModelIdentity, other: ModelIdentity) -> None:
         )
 
 
-def _of_bundle(spec: CandidateSpec, manifest: Manifest) -> ModelIdentity:
+def bundle_origin(bundle: Bundle) -> BundleOrigin:
+    """Return how a bundle was made, as its manifest says."""
+    manifest = bundle.manifest
+    record = manifest.calibration or {}
+    data = record.get("data")
+    return BundleOrigin(
+        manifest_sha256=file_sha256(bundle.path / MANIFEST_NAME),
+        target=manifest.target,
+        precision=manifest.precision,
+        mixed="mix" in record,
+        components={
+            name: ComponentOrigin(
+                precision=entry.precision,
+                method=record.get(name, {}).get("method"),
+                block_size=record.get(name, {}).get("block_size"),
+            )
+            for name, entry in manifest.components.items()
+        },
+        calibration=None
+        if data is None
+        else CalibrationOrigin(
+            file=data["file"],
+            sha256=data["sha256"],
+            rows=data["rows"],
+            ranges=data.get("range"),
+            smoothing=data.get("smoothing"),
+        ),
+        created_with=manifest.created_with,
+    )
+
+
+def _of_bundle(spec: CandidateSpec, bundle: Bundle) -> ModelIdentity:
+    manifest = bundle.manifest
     return ModelIdentity(
         name=spec.name,
         kind="bundle",
@@ -153,6 +193,7 @@ def _of_bundle(spec: CandidateSpec, manifest: Manifest) -> ModelIdentity:
         checkpoint=manifest.source.name,
         weights_sha256=manifest.source.sha256,
         router=_settings(manifest.router),
+        bundle=bundle_origin(bundle),
     )
 
 

@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from moir_edge.benchmarks.schema import Machine
+from moir_edge.benchmarks.provenance import Machine
 
 __all__ = [
     "CpuTimes",
@@ -18,7 +18,10 @@ __all__ = [
     "load_average",
 ]
 
-_PACKAGES = ("moir-edge", "numpy", "onnxruntime", "torch", "transformers")
+_PACKAGES = (
+    *("moir-edge", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"),
+    *("tokenizers", "torch", "transformers"),
+)
 MOST_STEAL_PERCENT = 5.0
 """Share of stolen CPU time that goes without a notice: under it a median of times hardly moves."""
 

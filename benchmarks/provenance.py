@@ -2,16 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from moir_edge.errors import DataError
+from moir_edge.invocation import command_line
 
-__all__ = ["ModelIdentity", "Provenance", "VersionedReport"]
+if TYPE_CHECKING:
+    from moir_edge.benchmarks.data import Row
+    from moir_edge.benchmarks.datasets import DataSource
+
+__all__ = [
+    "BundleOrigin",
+    "CalibrationOrigin",
+    "ComponentOrigin",
+    "DataFacts",
+    "Machine",
+    "ModelIdentity",
+    "Provenance",
+    "Providers",
+    "VersionedReport",
+    "data_facts",
+]
 
 
-class ModelIdentity(BaseModel):
+Providers = Mapping[str, Mapping[str, str]]
+"""Candidate -> component -> what ran it."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ComponentOrigin(_Record):
+    """How one component of a bundle was quantized.
+
+    Attributes:
+        precision: What its weights are stored in.
+        method: How scales were found: `rtn`, `gptq`, `awq`, `hqq`, …; None where nothing was quantized.
+        block_size: Rows per scale of weights in blocks; 0 for none, None where nothing was quantized.
+    """
+
+    precision: str
+    method: str | None = None
+    block_size: int | None = None
+
+
+class CalibrationOrigin(_Record):
+    """The rows that calibrated a bundle, and how.
+
+    Attributes:
+        file: Name of the data file.
+        sha256: SHA-256 of the rows that were used.
+        rows: How many there were.
+        ranges: How activation ranges were chosen.
+        smoothing: SmoothQuant exponent, `search` or `off`.
+    """
+
+    file: str
+    sha256: str
+    rows: int
+    ranges: str | None = None
+    smoothing: float | str | None = None
+
+
+class BundleOrigin(_Record):
+    """How a bundle was made, as its manifest says.
+
+    Attributes:
+        manifest_sha256: SHA-256 of `manifest.json`, which names the hash of every other file.
+        mixed: Whether layers were raised one by one (`export --target-recovery`).
+        calibration: None where no data were used.
+        created_with: Package to version, at the export.
+    """
+
+    manifest_sha256: str
+    target: str
+    precision: str
+    mixed: bool
+    components: dict[str, ComponentOrigin]
+    calibration: CalibrationOrigin | None
+    created_with: dict[str, str]
+
+
+class ModelIdentity(_Record):
     """Where the weights of one candidate come from.
 
     Attributes:
@@ -22,9 +99,8 @@ class ModelIdentity(BaseModel):
         weights_sha256: SHA-256 over the checkpoint's `*.safetensors` files (names and bytes, in name order), a
             retrofitted router's weights included; None for a checkpoint that has no such file.
         router: Settings of the router; None without one.
+        bundle: How the bundle was made; None for a checkpoint.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     kind: Literal["checkpoint", "bundle"]
@@ -32,6 +108,7 @@ class ModelIdentity(BaseModel):
     checkpoint: str
     weights_sha256: str | None
     router: dict[str, Any] | None
+    bundle: BundleOrigin | None = None
 
     def described(self) -> str:
         """Return the name and its source in a few words, for messages."""
@@ -39,19 +116,86 @@ class ModelIdentity(BaseModel):
         return f"{self.name} is {self.checkpoint} (weights sha256 {self.weights_sha256}, {router})"
 
 
-class Provenance(BaseModel):
-    """What was measured.
+class Machine(_Record):
+    """The machine and how busy it was.
 
     Attributes:
-        models: One identity per candidate, in the report's order.
+        steal_percent: CPU time that the hypervisor gave to others during the latency phase; None if unknown.
+        load_average_before: 1-minute load when the measurement started.
+        load_average_after: The same at the end of the latency phase.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    packages: dict[str, str]
+    load_average_before: float
+    load_average_after: float
+    steal_percent: float | None
 
+
+class DataFacts(_Record):
+    """The files that were used, their rows by task, and how prompts were worded where the user said so."""
+
+    path: str
+    sha256: str
+    rows: int
+    tasks: dict[str, int]
+    format: str = "jsonl"
+    annotations: str | None = None
+    annotations_sha256: str | None = None
+    prompt: str | None = None
+    split: str | None = None
+    subset: str | None = None
+    columns: str | None = None
+    task: str | None = None
+
+
+class Provenance(_Record):
+    """What was measured, on what, by which command.
+
+    Attributes:
+        command: The command line as typed, quoted for a shell; None where Python called.
+        models: One identity per candidate, in the report's order.
+        providers: Candidate -> component -> what ran it, as the runtime says after loading; a checkpoint has the
+            component `model`, and a candidate that could not be loaded is left out.
+        data: The rows; None where prompts were made from a seed.
+        machine: The machine, its load and its package versions.
+    """
+
+    command: str | None
     models: tuple[ModelIdentity, ...]
+    providers: dict[str, dict[str, str]]
+    data: DataFacts | None
+    machine: Machine
+
+    @classmethod
+    def of(
+        cls,
+        models: Sequence[ModelIdentity],
+        providers: Providers,
+        data: DataFacts | None,
+        machine: Machine,
+    ) -> Provenance:
+        """Return the record with the command line of this process."""
+        return cls(
+            command=command_line(),
+            models=tuple(models),
+            providers={name: dict(found) for name, found in providers.items()},
+            data=data,
+            machine=machine,
+        )
 
 
-class VersionedReport(BaseModel):
+def data_facts(source: DataSource, rows: Sequence[Row]) -> DataFacts:
+    """Say which files were read, and how many rows of each task they gave."""
+    tasks = Counter(row.task for row in rows)
+    return DataFacts.model_validate({**source.record(), "rows": len(rows), "tasks": dict(tasks)})
+
+
+class VersionedReport(_Record):
     """Base of the reports on disk: a file of another schema version is refused by name.
 
     Attributes:
@@ -59,8 +203,6 @@ class VersionedReport(BaseModel):
         current_version: Schema version that this moir-edge reads and writes.
         notices: What a reader must know before the figures; printed at the top of terminal output and page.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     command: ClassVar[str]
     current_version: ClassVar[int]
@@ -70,6 +212,16 @@ class VersionedReport(BaseModel):
     version: str
     notices: tuple[str, ...] = ()
     provenance: Provenance
+
+    @property
+    def machine(self) -> Machine:
+        """The machine, its load and its package versions."""
+        return self.provenance.machine
+
+    @property
+    def data(self) -> DataFacts | None:
+        """The rows; None where prompts were made from a seed."""
+        return self.provenance.data
 
     @model_validator(mode="before")
     @classmethod

@@ -16,9 +16,7 @@ __all__ = [
     "CandidateReport",
     "ChangedAnswer",
     "ComparisonReport",
-    "DataFacts",
     "GateResult",
-    "Machine",
     "Percent",
     "Ratio",
     "RouterOverhead",
@@ -302,43 +300,6 @@ class GateResult(_Record):
         return f"{value:.2f}" if self.unit else f"{value:.6g}"
 
 
-class Machine(_Record):
-    """The machine and how busy it was.
-
-    Attributes:
-        steal_percent: CPU time that the hypervisor gave to others during the latency phase; None if unknown.
-        load_average_before: 1-minute load when the comparison started.
-        load_average_after: The same at the end of the latency phase.
-    """
-
-    cpu: str
-    cores: int
-    memory_bytes: int
-    system: str
-    python: str
-    packages: dict[str, str]
-    load_average_before: float
-    load_average_after: float
-    steal_percent: float | None
-
-
-class DataFacts(_Record):
-    """The files that were used, their rows by task, and how prompts were worded where the user said so."""
-
-    path: str
-    sha256: str
-    rows: int
-    tasks: dict[str, int]
-    format: str = "jsonl"
-    annotations: str | None = None
-    annotations_sha256: str | None = None
-    prompt: str | None = None
-    split: str | None = None
-    subset: str | None = None
-    columns: str | None = None
-    task: str | None = None
-
-
 class Settings(_Record):
     """How it was measured."""
 
@@ -360,9 +321,7 @@ class ComparisonReport(VersionedReport):
     current_version: ClassVar[int] = REPORT_SCHEMA_VERSION
 
     schema_version: int = REPORT_SCHEMA_VERSION
-    data: DataFacts
     settings: Settings
-    machine: Machine
     candidates: tuple[CandidateReport, ...]
     gates: tuple[GateResult, ...]
 

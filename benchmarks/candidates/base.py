@@ -70,6 +70,7 @@ class CandidateFacts:
         weights_bytes: Bytes of the files that hold weights (and graphs); engines, tokenizer and reports excluded.
         has_router: Whether answers can be had with the router on and off.
         backend: Library and version that runs it.
+        providers: Component -> what runs it, as the runtime says after loading.
     """
 
     precision: str
@@ -77,6 +78,7 @@ class CandidateFacts:
     weights_bytes: int
     has_router: bool
     backend: str
+    providers: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)

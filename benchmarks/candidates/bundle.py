@@ -63,6 +63,7 @@ class BundleCandidate:
             weights_bytes=sum(self._model.bundle.file(name).stat().st_size for name in files),
             has_router=self._model.sessions.has_router,
             backend=self._model.sessions.backend,
+            providers=self._model.sessions.component_providers(),
         )
 
     def answer(self, rows: Sequence[Row]) -> list[Answer]:

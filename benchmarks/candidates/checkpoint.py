@@ -74,6 +74,7 @@ class CheckpointCandidate:
             weights_bytes=sum(file.stat().st_size for file in weight_files(self.checkpoint.folder)),
             has_router=hasattr(self._model, _ROUTER_MODULE),
             backend=f"PyTorch {torch.__version__} (cpu)",
+            providers={"model": f"torch on {self._model.device}"},
         )
 
     def answer(self, rows: Sequence[Row]) -> list[Answer]:

@@ -171,5 +171,5 @@ def _scope_name(scope: str) -> str:
 
 
 def _rows_of(report: DiagnosisReport, scope: str) -> str:
-    tasks = report.data.tasks
+    tasks = report.data.tasks if report.data else {}
     return f"{sum(tasks.values()) if scope == OVERALL else tasks[scope]} rows"

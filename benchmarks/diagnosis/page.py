@@ -17,6 +17,7 @@ from moir_edge.benchmarks.diagnosis.table import (
 from moir_edge.benchmarks.diagnosis.text import headline, percent_text
 from moir_edge.benchmarks.diagnosis.values import OVERALL
 from moir_edge.benchmarks.report.template import render_template
+from moir_edge.benchmarks.report.text import bytes_text
 
 __all__ = ["render_html"]
 
@@ -29,7 +30,7 @@ def render_html(report: DiagnosisReport) -> str:
     Args:
         report: The diagnosis; routing maps are drawn where it still holds their pictures.
     """
-    filters: dict[str, Callable[..., str]] = {"percent": percent_text}
+    filters: dict[str, Callable[..., str]] = {"percent": percent_text, "bytes": bytes_text}
     return render_template(_TEMPLATE, _context(report), filters)
 
 

@@ -20,7 +20,6 @@ from moir_edge.benchmarks.candidates import (
 )
 from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
 from moir_edge.benchmarks.candidates.decoding import decoding_notices
-from moir_edge.benchmarks.comparison import data_facts
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.datasets import DataSource, as_source
 from moir_edge.benchmarks.diagnosis.changes import source_changes
@@ -37,8 +36,9 @@ from moir_edge.benchmarks.diagnosis.schema import (
 from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
 from moir_edge.benchmarks.diagnosis.variants import ImageStore
 from moir_edge.benchmarks.identity import identify_pairs, pair_notices
+from moir_edge.benchmarks.machine import CpuTimes, describe_machine, load_average
 from moir_edge.benchmarks.measure import latency_sample
-from moir_edge.benchmarks.provenance import Provenance
+from moir_edge.benchmarks.provenance import Provenance, Providers, data_facts
 from moir_edge.errors import BundleError, DataError, UnsupportedError
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.threads import default_threads
@@ -84,13 +84,14 @@ def diagnose(
         )
     specs = _specs(sources, settings)
     models = identify_pairs(specs, allow_other=settings.allow_other)
-    diagnosed = _diagnose_all(specs, rows, settings, progress or silent)
+    load_before, cpu = load_average(), CpuTimes()
+    diagnosed, providers = _diagnose_all(specs, rows, settings, progress or silent)
+    machine = describe_machine(load_before, cpu.steal_percent())
     report = DiagnosisReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         version=moir_edge.__version__,
         notices=(*pair_notices(models), *decoding_notices(specs)),
-        provenance=Provenance(models=models),
-        data=data_facts(source, rows),
+        provenance=Provenance.of(models, providers, data_facts(source, rows), machine),
         unscored_rows=len(every) - len(rows),
         settings=settings,
         sources=diagnosed,
@@ -130,7 +131,8 @@ def diagnose_rows(
         raise DataError("nothing to diagnose: give at least one row")
     specs = _specs(sources, settings)
     identify_pairs(specs, allow_other=settings.allow_other)
-    return _diagnose_all(specs, rows, settings, progress)
+    diagnosed, _ = _diagnose_all(specs, rows, settings, progress)
+    return diagnosed
 
 
 def _specs(sources: Sequence[str | Path], settings: DiagnoseSettings) -> list[CandidateSpec]:
@@ -150,22 +152,24 @@ def _diagnose_all(
     rows: Sequence[Row],
     settings: DiagnoseSettings,
     progress: Progress,
-) -> tuple[SourceDiagnosis, ...]:
+) -> tuple[tuple[SourceDiagnosis, ...], Providers]:
     """Load and diagnose one source after the other; the first is what the others are compared with."""
     with tempfile.TemporaryDirectory(prefix="moir-edge-diagnose-") as folder:
         plan = make_plan(rows, settings, ImageStore(Path(folder)))
         diagnosed: list[SourceDiagnosis] = []
+        providers: dict[str, Mapping[str, str]] = {}
         reference: SourceFigures | None = None
         for spec in specs:
             with _threads_restored():
                 with single_step(progress, f"{spec.name}: loading"):
                     candidate = load_candidate(spec)
+                providers[spec.name] = candidate.facts.providers
                 one, figures = diagnose_candidate(
                     candidate, spec, plan, settings, reference, progress
                 )
             diagnosed.append(one)
             reference = reference or figures
-    return tuple(diagnosed)
+    return tuple(diagnosed), providers
 
 
 def diagnose_candidate(

@@ -10,7 +10,7 @@ from moir_edge.benchmarks.diagnosis.degradations import CLEAN
 from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
 from moir_edge.benchmarks.metrics import Interval
 from moir_edge.benchmarks.provenance import VersionedReport
-from moir_edge.benchmarks.schema import DataFacts, TaskFigures
+from moir_edge.benchmarks.schema import TaskFigures
 
 __all__ = [
     "CLEAN",
@@ -218,7 +218,6 @@ class DiagnosisReport(VersionedReport):
     current_version: ClassVar[int] = DIAGNOSIS_SCHEMA_VERSION
 
     schema_version: int = DIAGNOSIS_SCHEMA_VERSION
-    data: DataFacts
     unscored_rows: int
     settings: DiagnoseSettings
     sources: tuple[SourceDiagnosis, ...]

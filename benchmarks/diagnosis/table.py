@@ -20,7 +20,7 @@ from moir_edge.benchmarks.diagnosis.text import (
     percent_text,
 )
 from moir_edge.benchmarks.diagnosis.values import OVERALL
-from moir_edge.benchmarks.report.text import NOT_MEASURED, print_notices, score_text
+from moir_edge.benchmarks.report.text import NOT_MEASURED, data_title, print_notices, score_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,7 +116,7 @@ def print_diagnosis(report: DiagnosisReport, console: Console) -> None:
     """
     names = [one.name for one in report.sources]
     print_notices(report.notices, console)
-    console.print(f"{report.data.rows} rows of {report.data.path}", highlight=False)
+    console.print(data_title(report.data), highlight=False, markup=False)
     _print(console, "All tasks (95 % interval)", names, figure_rows(report))
     _print(console, "By task", names, task_rows(report))
     if len(report.sources) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -44,8 +44,8 @@ from moir_edge.benchmarks.parity.subjects import (
     plan_subjects,
 )
 from moir_edge.benchmarks.process import CandidateProcess
-from moir_edge.benchmarks.provenance import Provenance
-from moir_edge.benchmarks.schema import GateResult, Machine, Samples
+from moir_edge.benchmarks.provenance import Machine, Provenance, data_facts
+from moir_edge.benchmarks.schema import GateResult, Samples
 from moir_edge.errors import DataError
 from moir_edge.progress import Progress, silent, single_step
 
@@ -115,6 +115,7 @@ class _Run:
             if settings.parity:
                 with single_step(self._progress, "reference"):
                     reference = open_reference(stack, settings, opened, prompts.rows, folder)
+            providers = _providers(opened)
             times, machine = self._measure(opened, prompts)
             parity = self._parity(opened, reference, prompts)
         subjects = [
@@ -127,13 +128,16 @@ class _Run:
         gates = check_bench_gates(
             subjects, pairs, settings.bounds, compared=compared, rounds=settings.repeats
         )
-        return self._report(machine, facts, subjects, pairs, gates).model_copy(
+        source = settings.data
+        data = None if source is None else data_facts(source, prompts.rows)
+        provenance = Provenance.of(self._models, providers, data, machine)
+        return self._report(provenance, facts, subjects, pairs, gates).model_copy(
             update={"reference": _reference_name(settings, reference)}
         )
 
     def _report(
         self,
-        machine: Machine,
+        provenance: Provenance,
         prompts: tuple[PromptFacts, ...],
         subjects: Sequence[Subject],
         pairs: Sequence[SpeedPair],
@@ -145,17 +149,15 @@ class _Run:
             version=moir_edge.__version__,
             notices=(
                 *same_notices(self._models),
-                *busy_notices(machine),
+                *busy_notices(provenance.machine),
                 *decoding_notices(self._specs),
             ),
-            provenance=Provenance(models=self._models),
+            provenance=provenance,
             threads=self._specs[0].threads,
             repeats=settings.repeats,
             warm_up_rows=sum(one.timed_rows for one in prompts),
             max_new_tokens=settings.max_new_tokens,
             seed=settings.seed,
-            data=str(settings.data.path) if settings.data else None,
-            machine=machine,
             prompts=prompts,
             subjects=tuple(subjects),
             pairs=tuple(pairs),
@@ -266,6 +268,11 @@ def _timing(label: str, answers: Sequence[TimedAnswer]) -> Timing:
         components=component_samples(answers),
         tpot=Samples.of(token_ms, "ms") if token_ms else None,
     )
+
+
+def _providers(opened: Sequence[Opened]) -> dict[str, Mapping[str, str]]:
+    processes = [one.process for one in opened if one.process is not None]
+    return {one.spec.name: one.loaded.facts.providers for one in processes}
 
 
 def _compared(opened: Sequence[Opened], reference: CandidateProcess | None) -> list[str]:

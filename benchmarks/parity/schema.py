@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict
 from moir_edge.benchmarks.provenance import VersionedReport
 from moir_edge.benchmarks.schema import (
     GateResult,
-    Machine,
     Ratio,
     RouterOverhead,
     RoutingAgreement,
@@ -216,8 +215,6 @@ class BenchReport(VersionedReport):
     warm_up_rows: int
     max_new_tokens: int
     seed: int
-    data: str | None
-    machine: Machine
     prompts: tuple[PromptFacts, ...]
     reference: str | None = None
     subjects: tuple[Subject, ...]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moir_edge.benchmarks.report.text import (
     NOT_MEASURED,
     bytes_text,
+    data_title,
     interval_text,
     milliseconds,
     print_gates,
@@ -57,10 +58,11 @@ def print_report(report: ComparisonReport, console: Console) -> None:
         report: The report.
         console: Where to print.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     print_notices(report.notices, console)
-    table = Table(title=f"{report.data.rows} rows of {report.data.path}", title_justify="left")
+    table = Table(title=escape(data_title(report.data)), title_justify="left")
     table.add_column("")
     for candidate in report.candidates:
         role = "\n(reference)" if candidate is report.reference else ""

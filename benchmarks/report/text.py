@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from moir_edge.benchmarks.provenance import DataFacts
 from moir_edge.benchmarks.schema import (
     CandidateReport,
     GateResult,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NOT_MEASURED",
     "bytes_text",
+    "data_title",
     "gates_colour",
     "gates_verdict",
     "headline",
@@ -41,6 +43,11 @@ def bytes_text(count: int) -> str:
     """Return a size in MB or GB (powers of ten)."""
     megabytes = count / _MEGABYTE
     return f"{megabytes / 1000:.2f} GB" if megabytes >= 1000 else f"{megabytes:.1f} MB"
+
+
+def data_title(data: DataFacts | None) -> str:
+    """Return which rows were used, in a few words."""
+    return "prompts made from a seed" if data is None else f"{data.rows} rows of {data.path}"
 
 
 def milliseconds(value: float) -> str:

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from moir_edge.errors import MoirEdgeError, one_line
+from moir_edge.invocation import invoked_as
 
 __all__ = ["COMMANDS", "build_app", "main"]
 
@@ -82,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     verbose = "-v" in words or "--verbose" in words
     try:
-        result = build_app()(args=words, prog_name="moir-edge", standalone_mode=False)
+        with invoked_as("moir-edge", words):
+            result = build_app()(args=words, prog_name="moir-edge", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except TyperException as error:
         return _report_usage(error)

@@ -54,6 +54,9 @@ class Sessions(Protocol):
     def backend(self) -> str:
         """What computes, with its version, for reports."""
 
+    def component_providers(self) -> dict[str, str]:
+        """Return what runs each component, as the library says after loading; it may not be what was asked for."""
+
     @property
     def has_router(self) -> bool:
         """Whether the bundle holds a router."""

@@ -74,6 +74,20 @@ class GraphSessions:
 
         return f"ONNX Runtime {onnxruntime.__version__} ({self.provider})"
 
+    def component_providers(self) -> dict[str, str]:
+        """Return the execution provider that ONNX Runtime gave to each component's session."""
+        sessions = {
+            "vision": self._vision,
+            "embedding": self._embedding,
+            "router": self._router,
+            "decoder": self._decoder,
+        }
+        return {
+            name: session.get_providers()[0]
+            for name, session in sessions.items()
+            if session is not None
+        }
+
     @property
     def has_router(self) -> bool:
         """Whether the bundle holds a router."""

@@ -67,6 +67,10 @@ class EngineSessions:
         plainly = f" (decode steps are not replayed: {why})" if why else ""
         return f"{module_name(self._trt)} {version_text(self._trt)}{plainly}"
 
+    def component_providers(self) -> dict[str, str]:
+        """Return the module that runs each component's engine."""
+        return dict.fromkeys(self._entries, module_name(self._trt))
+
     @property
     def has_router(self) -> bool:
         """Whether the bundle holds a router."""

@@ -19,8 +19,8 @@ from moir_edge.benchmarks.candidates import (
 from moir_edge.benchmarks.comparison import measure_all
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.gates import GateBounds, check_gates
-from moir_edge.benchmarks.provenance import ModelIdentity, Provenance
-from moir_edge.benchmarks.schema import ComparisonReport, DataFacts, Settings
+from moir_edge.benchmarks.provenance import DataFacts, ModelIdentity, Provenance
+from moir_edge.benchmarks.schema import ComparisonReport, Settings
 from moir_edge.bundle import Manifest, ModelFacts, SourceEntry
 from moir_edge.bundle.manifest import MANIFEST_NAME
 
@@ -76,6 +76,7 @@ class FakeCandidate:
             weights_bytes=2_000_000 if name == "small" else 8_000_000,
             has_router=router,
             backend="none",
+            providers={"decoder": "FakeProvider"},
         )
         self.loaded = Loaded(facts, 0.5, 1_000_000)
         self._reply, self._rows, self._speed = reply, rows, speed
@@ -153,7 +154,8 @@ def make_identity(name: str, weights: str = "a" * 64) -> ModelIdentity:
 
 def write_manifest(folder: Path, *, weights: str = "a" * 64, source: str = "vlm") -> Path:
     """Make a folder that looks like a bundle without files, for commands whose candidates are fakes."""
-    facts = dict.fromkeys(ModelFacts.model_fields, 1) | {
+    needed = [name for name, field in ModelFacts.model_fields.items() if field.is_required()]
+    facts = dict.fromkeys(needed, 1) | {
         "model_type": "smolvlm",
         "eos_token_ids": (2,),
         "special_token_ids": (),
@@ -187,10 +189,13 @@ def make_report(folder: Path, bounds: GateBounds | None = None) -> ComparisonRep
     return ComparisonReport(
         created="2026-01-02T03:04:05+00:00",
         version="0.0",
-        provenance=Provenance(models=tuple(make_identity(one.spec.name) for one in candidates)),
-        data=DataFacts(path="eval.jsonl", sha256="0" * 64, rows=12, tasks={"vqa": 4}),
+        provenance=Provenance.of(
+            [make_identity(one.spec.name) for one in candidates],
+            {one.spec.name: one.loaded.facts.providers for one in candidates},
+            DataFacts(path="eval.jsonl", sha256="0" * 64, rows=12, tasks={"vqa": 4}),
+            machine,
+        ),
         settings=SETTINGS,
-        machine=machine,
         candidates=tuple(reports),
         gates=tuple(check_gates(reports, bounds or GateBounds(), rounds=SETTINGS.latency_repeats)),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import html
 import json
 import os
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.schema import ComparisonReport
 from moir_edge.cli.main import main
 from moir_edge.errors import DataError
+from moir_edge.invocation import command_line
 
 from .datasets.official import annotations, questions, touch, write
 from .fakes import FakeCandidate, make_rows, right, right_but_one, write_manifest
@@ -76,6 +79,7 @@ def test_python_api(folder: Path) -> None:
     assert [one.name for one in report.candidates] == [
         *(str(folder / "big"), "small", str(folder / "other" / "big"))
     ]
+    assert report.data is not None
     assert report.data.rows == 6
     assert report.data.tasks == {"vqa": 2, "statement": 2, "caption": 2}
     assert report.passed
@@ -116,6 +120,28 @@ def test_an_undecided_gate_exits_1_with_its_own_word(
     assert "more rows would decide" in page
     assert _main("--min-recovery", "90", "--gate-on", "median", "--force") == 2
     assert "median" in capsys.readouterr().err
+
+
+def test_json_and_page_say_where_they_come_from(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "eval.jsonl").rename(folder / "my rows.jsonl")
+    assert main(["compare", "big", "small", "--data", "my rows.jsonl", "-o", "report"]) == 0
+    capsys.readouterr()
+    origin = json.loads((folder / "report" / "report.json").read_text())["provenance"]
+    command = "moir-edge compare big small --data 'my rows.jsonl' -o report"
+    assert origin["command"] == command
+    rows = hashlib.sha256((folder / "my rows.jsonl").read_bytes()).hexdigest()
+    manifest = hashlib.sha256((folder / "small" / "manifest.json").read_bytes()).hexdigest()
+    assert origin["data"]["sha256"] == rows
+    assert origin["models"][1]["bundle"]["manifest_sha256"] == manifest
+    assert origin["models"][1]["bundle"]["target"] == "cpu"
+    assert origin["providers"]["small"] == {"decoder": "FakeProvider"}
+    assert {"moir-edge", "numpy", "onnxruntime"} <= set(origin["machine"]["packages"])
+    page = html.unescape((folder / "report" / "report.html").read_text())
+    for shown in (command, rows, manifest, "a" * 64, "decoder: FakeProvider"):
+        assert shown in page
+    assert command_line() is None  # nothing stays behind for a later call from Python
 
 
 def test_usage_errors_exit_2_and_leave_nothing(
@@ -222,10 +248,10 @@ def test_official_format_from_the_command_line(
     wording = ("--data-prompt", "{text} In one word.")
     assert _main(*words, *wording, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["data"]["rows"] == 3
-    assert report["data"]["format"] == "vqa-v2"
-    assert report["data"]["prompt"] == "{text} In one word."
-    assert report["data"]["annotations"] == "annotations.json"
+    assert report["provenance"]["data"]["rows"] == 3
+    assert report["provenance"]["data"]["format"] == "vqa-v2"
+    assert report["provenance"]["data"]["prompt"] == "{text} In one word."
+    assert report["provenance"]["data"]["annotations"] == "annotations.json"
     # the fakes say the first answer, the most frequent one: 7, 5 and 3 votes
     score = report["candidates"][0]["tasks"]["vqa"]["score"]
     assert score == pytest.approx(100 * (1 + 1 + 0.9) / 3, abs=1e-6)

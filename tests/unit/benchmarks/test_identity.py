@@ -6,10 +6,11 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from moir_edge import __version__
 from moir_edge.benchmarks.candidates import specs_of
 from moir_edge.benchmarks.identity import (
     identify_pairs,
@@ -21,6 +22,9 @@ from moir_edge.benchmarks.provenance import ModelIdentity
 from moir_edge.errors import BundleError, DataError
 
 from .fakes import write_manifest
+
+if TYPE_CHECKING:
+    from moir_edge.export import TracedModel
 
 
 def _same(*sources: Path, **options: bool) -> tuple[ModelIdentity, ...]:
@@ -165,3 +169,24 @@ def test_a_diagnosis_takes_several_checkpoints_but_no_stranger_bundle(
     # bundles alone: models are set side by side on purpose
     alone = identify_pairs(_specs(bundle, write_manifest(tmp_path / "plain")))
     assert pair_notices(alone) == ()
+
+
+def test_a_bundle_says_how_it_was_quantized(traced: TracedModel, tmp_path: Path) -> None:
+    from moir_edge.export import assemble
+
+    folder = assemble(
+        traced, tmp_path / "int4", precision="int4", component_precision={"vision": "fp32"}
+    )
+    (one,) = _same(folder)
+    assert one.bundle is not None
+    manifest = (folder / "manifest.json").read_bytes()
+    assert one.bundle.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
+    parts = one.bundle.components
+    assert (parts["vision"].precision, parts["vision"].method) == ("fp32", None)
+    assert (parts["decoder"].precision, parts["decoder"].method) == (
+        "int4",
+        "weights only, int4 by rtn",
+    )
+    assert parts["decoder"].block_size == 32
+    assert one.bundle.calibration is None
+    assert one.bundle.created_with["moir-edge"] == __version__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -306,6 +307,20 @@ def test_the_report_says_at_the_top_that_models_differ(
     assert all(one in notice for one in hashes)
     assert notice in (folder / "diagnosis.html").read_text()
     assert json.loads((folder / "diagnosis.json").read_text())["notices"] == [notice]
+
+
+def test_the_report_says_where_it_comes_from(
+    report: DiagnosisReport, folder: Path, demo_file: Path
+) -> None:
+    origin = report.provenance
+    assert origin.command is None  # called from Python
+    assert origin.providers["checkpoint"] == {"model": "torch on cpu"}
+    assert origin.providers["bundle"]["decoder"] == "CPUExecutionProvider"
+    assert origin.data is not None
+    assert origin.data.sha256 == hashlib.sha256(demo_file.read_bytes()).hexdigest()
+    page = (folder / "diagnosis.html").read_text()
+    assert origin.data.sha256 in page
+    assert "Called from Python" in page
 
 
 def test_sources_that_are_no_models(checkpoint: Path, demo_file: Path, tmp_path: Path) -> None:

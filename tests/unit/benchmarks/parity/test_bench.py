@@ -272,7 +272,16 @@ def test_allowed_other_models_are_named_at_the_top(
     written = json.loads((out / "bench.json").read_text())
     assert "b" * 64 in written["notices"][0]
     assert [one["name"] for one in written["provenance"]["models"]] == ["bundle", "other"]
-    assert written["notices"][0] in (out / "bench.html").read_text()
+    page = (out / "bench.html").read_text()
+    assert written["notices"][0] in page
+    origin = written["provenance"]
+    assert origin["command"].startswith(f"moir-edge bench {bundle} {other} --allow-other")
+    assert origin["data"] is None
+    # what ONNX Runtime says of each session, not what was asked for
+    components = ("vision", "embedding", "router", "decoder")
+    assert origin["providers"]["bundle"] == dict.fromkeys(components, "CPUExecutionProvider")
+    assert origin["models"][0]["bundle"]["manifest_sha256"] in page
+    assert "decoder: CPUExecutionProvider" in page
 
 
 def test_settings_refuse_numbers_out_of_range(bundle: Path) -> None:
