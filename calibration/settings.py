@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,10 @@ class CalibrationSettings:
             value = getattr(self, name)
             if value < least:
                 raise DataError(f"calibration {name} is {value}; expected at least {least}")
+        if not math.isfinite(self.min_snr_db):
+            raise DataError(
+                f"calibration min_snr_db is {self.min_snr_db}; expected a finite number of dB"
+            )
         self._check_smoothing()
 
     def _check_smoothing(self) -> None:
@@ -72,5 +77,5 @@ class CalibrationSettings:
             return
         if isinstance(self.smoothing, str) or not 0 <= self.smoothing <= 1:
             raise UnsupportedError(
-                f"smoothing is {self.smoothing!r}; expected search, off or an exponent from 0 to 1"
+                f"smoothing is {self.smoothing!r}; expected search, off or an exponent from 0 to 1 (--smoothquant)"
             )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moir_edge.benchmarks.generations.cases import Case
+from moir_edge.finite import json_text
 
 __all__ = ["Outcome", "Twins"]
 
@@ -76,7 +76,7 @@ class Twins:
         """Return the bundle's tokens, its generation config read from the file as `load` does."""
         from moir_edge.runtime.generation_config import FILE_NAME, read_generation_config
 
-        (self._bundle / FILE_NAME).write_text(json.dumps(case.config), encoding="utf-8")
+        (self._bundle / FILE_NAME).write_text(json_text(case.config), encoding="utf-8")
         self._edge.generation_config = read_generation_config(self._bundle)
         images = [self._pictures / name for name in case.pictures]
         done = self._edge.generate(case.prompt, images, max_new_tokens=case.max_new_tokens)

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from moir_edge.cli.finite_options import App
 from moir_edge.errors import MoirEdgeError, one_line
 from moir_edge.invocation import invoked_as
 
@@ -57,7 +58,7 @@ class _Commands(TyperGroup):
 
 def build_app() -> typer.Typer:
     """Return the application with every command of `COMMANDS` registered."""
-    app = typer.Typer(
+    app = App(
         name="moir-edge",
         cls=_Commands,
         help="Export, quantize, run and compare vision-language models with a multi-modal "

@@ -50,7 +50,7 @@ class RouterConfig(BaseModel):
         temperature: Width, in density, of the smooth gate used in training; inference uses the hard gate.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: Literal[1] = 1
     kind: Literal["token", "channel", "gate"] = "token"
