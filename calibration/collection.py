@@ -160,7 +160,7 @@ def run_row(chain: GraphChain, row: CalibrationRow, decode_steps: int, facts: Mo
     step = chain.prefill(inputs.input_ids, inputs.attention_mask, tiles)
     room = facts.context_length - inputs.prompt_lengths[0]
     for _ in range(min(decode_steps, room)):
-        token = step.logits.argmax(-1).astype(np.int64)
+        token = step.greedy(f"calibration, {row.where}")
         if int(token[0]) in facts.eos_token_ids:
             return
         step = chain.step(step, token[:, None])

@@ -15,6 +15,7 @@ from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.calibration.taps import GraphObservers
 from moir_edge.errors import DataError, EnvironmentProblem
+from moir_edge.finite import count_text, is_finite
 
 __all__ = ["CollectionState"]
 
@@ -96,12 +97,13 @@ class CollectionState:
         """Read a state.
 
         Raises:
-            DataError: The file is damaged.
+            DataError: The file is damaged, or a statistic in it is NaN or infinite.
         """
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             count, sha256 = int(arrays.pop("rows")), str(arrays.pop("sha256"))
+            _require_finite(path, arrays)
             observers = _observers(arrays)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"the calibration cache {path} is damaged; remove it") from error
@@ -121,6 +123,16 @@ class CollectionState:
                 for field, array in observer.state().items():
                     arrays[_SEPARATOR.join((component, name, field))] = array
         return arrays
+
+
+def _require_finite(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Refuse statistics that hold NaN or infinity, by the activation's name."""
+    for key, array in arrays.items():
+        if not is_finite(array):
+            component, name, field = key.split(_SEPARATOR)
+            raise DataError(
+                f"the calibration cache {path}: {field} of {name!r} in {component}: {count_text(array)}; remove it"
+            )
 
 
 def _observers(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, GraphObservers]:

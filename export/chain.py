@@ -13,6 +13,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from moir_edge.bundle import ModelFacts
+from moir_edge.errors import NotFiniteError
+from moir_edge.finite import count_text, is_finite
 from moir_edge.router.positions import prompt_positions
 from moir_edge.runtime.float4 import session_source
 from moir_edge.targets import session_config
@@ -48,6 +50,22 @@ class ChainStep:
     image_features: Array | None = None
     text_embeds: Array
     routing: Mapping[str, Array] | None = None
+
+    def greedy(self, where: str) -> npt.NDArray[np.int64]:
+        """Return each row's most likely token, (batch,); the largest of NaN means nothing.
+
+        Args:
+            where: What ran, for the message.
+
+        Raises:
+            NotFiniteError: A logit is NaN or infinite.
+        """
+        if not is_finite(self.logits):
+            raise NotFiniteError(
+                f"{where}: of the decoder's logits, {count_text(self.logits)}; "
+                "its weights are damaged or its precision is too narrow"
+            )
+        return np.asarray(self.logits.argmax(axis=-1), np.int64)
 
 
 class GraphChain:

@@ -21,6 +21,7 @@ from moir_edge.benchmarks.candidates.pictures import row_images
 from moir_edge.benchmarks.data import Row, first_refused
 from moir_edge.environment import require
 from moir_edge.errors import DataError
+from moir_edge.runtime.sampling import require_finite
 from moir_edge.weights.files import weight_files
 
 __all__ = ["CheckpointCandidate"]
@@ -156,7 +157,7 @@ class CheckpointCandidate:
     def _generate(self, inputs: Any, max_new_tokens: int, clock: _TokenClock | None = None) -> Any:
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), _finite_logits(self._model):
             return self._model.generate(
                 **inputs,
                 max_new_tokens=max_new_tokens,
@@ -175,6 +176,28 @@ class CheckpointCandidate:
             before = min([at for stop in self._stop if (at := text.find(stop)) >= 0], default=None)
             answers.append(Answer(text=text[:before].strip(), token_ids=tuple(ids[:end])))
         return answers
+
+
+@contextmanager
+def _finite_logits(model: Any) -> Iterator[None]:
+    """Refuse logits that are not finite, before generate() picks one of them."""
+    step = 0
+
+    def check(_: Any, __: Any, output: Any) -> None:
+        nonlocal step
+        last = output.logits[:, -1]
+        if not last.isfinite().all():
+            row = int((~last.isfinite()).any(-1).nonzero()[0])
+            require_finite(
+                last[row].float().numpy(), row, step, "the checkpoint's weights are damaged"
+            )
+        step += 1
+
+    handle = model.register_forward_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class _TokenClock:

@@ -18,7 +18,8 @@ from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
 from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.diagnosis.schema import Attention, Figure, LayerAttention
 from moir_edge.benchmarks.metrics import mean_interval
-from moir_edge.errors import UnsupportedError
+from moir_edge.errors import NotFiniteError, UnsupportedError
+from moir_edge.finite import count_text, is_finite
 from moir_edge.progress import Progress
 
 __all__ = [
@@ -73,12 +74,15 @@ def attention_figures(rows: Sequence[AttentionRow], *, seed: int) -> Attention:
         rows: At least one.
         seed: Seed of the bootstrap.
     """
-    mdi = np.stack([modality_dominance(row) for row in rows])  # (rows, layers)
-    indices = [efficiency_indices(row) for row in rows]
+    with np.errstate(divide="ignore", invalid="ignore"):  # no attention on a modality: undefined
+        mdi = np.stack([modality_dominance(row) for row in rows])  # (rows, layers)
+        indices = [efficiency_indices(row) for row in rows]
     text, image = (np.stack([pair[side] for pair in indices]) for side in (0, 1))
     layers = mdi.shape[1]
 
-    def mean(values: Floats, layer: int) -> Figure:
+    def mean(values: Floats, layer: int) -> Figure | None:
+        if not is_finite(values[:, layer]):
+            return None
         return Figure.of(mean_interval(values[:, layer].tolist(), seed=seed))
 
     return Attention(
@@ -124,6 +128,7 @@ def measure_attention(
 
     Raises:
         UnsupportedError: The model gives out no attention weights, or its config names no image token.
+        NotFiniteError: An attention weight is NaN or infinite.
     """
     from moir_edge.export.attention import attention_implementation
 
@@ -162,7 +167,14 @@ def _attend(candidate: CheckpointCandidate, row: Row, fed: Sequence[int]) -> Att
     weights = torch.stack(
         [one[0, :, prompt - 1 :, :prompt].mean((0, 1)) for one in output.attentions]
     )
-    return _by_modality(candidate, inputs, weights.double().numpy())
+    attention = weights.double().numpy()
+    for layer, one in enumerate(attention):
+        if not is_finite(one):
+            raise NotFiniteError(
+                f"row {row.id!r}: attention of layer {layer}: {count_text(one)}; "
+                "the checkpoint's weights are damaged"
+            )
+    return _by_modality(candidate, inputs, attention)
 
 
 def _with_answer(inputs: Any, fed: Sequence[int]) -> dict[str, Any]:

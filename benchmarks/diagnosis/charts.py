@@ -79,8 +79,8 @@ def layer_chart(report: DiagnosisReport) -> str | None:
     edges = [
         edge
         for _, one in measured
-        for layer in one.layers
-        for edge in (layer.mdi.low, layer.mdi.high)
+        for _, mdi in _dominance(one.layers)
+        for edge in (mdi.low, mdi.high)
     ]
     last = max(len(one.layers) for _, one in measured) - 1
     x = Scale(-0.3, last + 0.3, left, WIDTH - RIGHT)
@@ -92,7 +92,8 @@ def layer_chart(report: DiagnosisReport) -> str | None:
         name = report.sources[at].name
         parts += _layer_line(at, attention.layers, x, y, name)
         described += [
-            f"{name}, layer {one.layer}: MDI {one.mdi.value:.2f}" for one in attention.layers
+            f"{name}, layer {layer}: MDI {mdi.value:.2f}"
+            for layer, mdi in _dominance(attention.layers)
         ]
     parts.append(label((left + WIDTH) / 2, height - 6, "layer of the language model"))
     parts.append(label(16, height / 2 - 10, "MDI, logarithmic", rotate=True))
@@ -103,16 +104,21 @@ def _layer_line(
     at: int, layers: Sequence[LayerAttention], x: Scale, y: Scale, name: str
 ) -> list[str]:
     """Return intervals, the line through the values and their markers, in this order."""
-    points = [(x(float(one.layer)), one) for one in layers]
-    parts = [line(px, y(one.mdi.low), px, y(one.mdi.high), series(at)) for px, one in points]
+    points = [(x(float(layer)), layer, mdi) for layer, mdi in _dominance(layers)]
+    parts = [line(px, y(mdi.low), px, y(mdi.high), series(at)) for px, _, mdi in points]
     parts += [
-        line(left, y(one.mdi.value), right, y(other.mdi.value), series(at))
-        for (left, one), (right, other) in pairwise(points)
+        line(left, y(mdi.value), right, y(other.value), series(at))
+        for (left, _, mdi), (right, _, other) in pairwise(points)
     ]
     return parts + [
-        marker(at, px, y(one.mdi.value), 5, f"{name}, layer {one.layer}: {one.mdi.value:.2f}")
-        for px, one in points
+        marker(at, px, y(mdi.value), 5, f"{name}, layer {layer}: {mdi.value:.2f}")
+        for px, layer, mdi in points
     ]
+
+
+def _dominance(layers: Sequence[LayerAttention]) -> list[tuple[int, Figure]]:
+    """Return number and index of the layers that have one."""
+    return [(one.layer, one.mdi) for one in layers if one.mdi is not None]
 
 
 def _layer_ticks(x: Scale, last: int, height: int) -> str:

@@ -119,7 +119,8 @@ class LayerAttention(_Record):
 
     Attributes:
         layer: Number of the layer, from 0.
-        mdi: Modality dominance index, text over image per token; above 1 text dominates.
+        mdi: Modality dominance index, text over image per token; above 1 text dominates. None, as the two
+            indices below, where a row gives a modality no attention at all, which leaves it undefined.
         aei_text: Attention efficiency index of the text: its share of the attention over its share of the tokens.
         aei_image: The same of the images.
         mass_image: Attention on image tokens, of 1 in total.
@@ -127,9 +128,9 @@ class LayerAttention(_Record):
     """
 
     layer: int
-    mdi: Figure
-    aei_text: Figure
-    aei_image: Figure
+    mdi: Figure | None
+    aei_text: Figure | None
+    aei_image: Figure | None
     mass_image: float
     mass_text: float
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moir_edge.errors import NotFiniteError
+from moir_edge.finite import count_text, is_finite
+
 __all__ = [
     "CONFIDENCE",
     "RESAMPLES",
@@ -43,10 +46,12 @@ def mean_interval(scores: Sequence[float], *, seed: int = 0) -> Interval:
 
     Raises:
         ValueError: There is no score.
+        NotFiniteError: A score is NaN or infinite.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.size == 0:
         raise ValueError("mean_interval needs at least one score")
+    _require_finite(values)
     means = resampled_means(values[None], seed)[0]
     return interval_of(float(values.mean()), means)
 
@@ -66,10 +71,12 @@ def ratio_interval(
 
     Raises:
         ValueError: The lists differ in length or are empty.
+        NotFiniteError: A score is NaN or infinite.
     """
     pair = np.asarray([scores, reference], dtype=np.float64)
     if pair.ndim != 2 or pair.shape[1] == 0:
         raise ValueError("ratio_interval needs two score lists of the same rows, at least one row")
+    _require_finite(pair)
     total = pair.mean(axis=1)
     if total[1] <= 0:
         return None
@@ -77,6 +84,12 @@ def ratio_interval(
     # a resample in which the reference scores nothing has no ratio
     defined = means[1] > 0
     return interval_of(float(total[0] / total[1]), means[0][defined] / means[1][defined])
+
+
+def _require_finite(scores: Floats) -> None:
+    """Refuse scores whose mean is not a number; an interval around it would pass for a figure."""
+    if not is_finite(scores):
+        raise NotFiniteError(f"scores: {count_text(scores)}; they have no mean and no interval")
 
 
 def resampled_means(values: Floats, seed: int | Sequence[int]) -> Floats:

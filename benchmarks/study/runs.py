@@ -175,5 +175,9 @@ def _figures(diagnosis: Any) -> dict[str, Any]:
         "scores": scores,
         "share_image": shares.share_image.value,
         "share_text": shares.share_text.value,
-        "mdi": {str(one.layer): one.mdi.value for one in diagnosis.attention.layers},
+        "mdi": {
+            str(one.layer): one.mdi.value
+            for one in diagnosis.attention.layers
+            if one.mdi is not None
+        },
     }

@@ -89,7 +89,7 @@ def probe(
     )
     forced = _Answers(answers, steps, frozenset(ends))
     step, logits, token_embeds = chain.start(embeds, batch.inputs.attention_mask), [], []
-    while (tokens := forced.next(step.logits)) is not None:
+    while (tokens := forced.next(step.greedy("sensitivity, the float model"))) is not None:
         logits.append(step.logits)
         token_embeds.append(chain.embed(tokens[:, None]))
         step = chain.advance(step, token_embeds[-1])
@@ -149,10 +149,9 @@ class _Answers:
         self._ends = ends
         self._finished = [False] * len(answers)
 
-    def next(self, logits: Array) -> npt.NDArray[np.int64] | None:
+    def next(self, greedy: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
         """Return the next tokens, (batch,), or None once no row has one that counts."""
         at = len(self.tokens)
-        greedy = logits.argmax(axis=-1)
         chosen, counted = [], []
         for row, answer in enumerate(self._answers):
             chosen.append(int(answer[at] if at < len(answer) else greedy[row]))

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from moir_edge.calibration.mixed.layers import Layer
+from moir_edge.errors import NotFiniteError
+from moir_edge.finite import is_finite
 
 __all__ = ["LayerSensitivity", "PrecisionCost"]
 
@@ -33,6 +35,22 @@ class PrecisionCost:
     index_agreement: float | None = None
     matched_token_cosine: float | None = None
 
+    def require_finite(self, layer: str) -> None:
+        """Refuse a figure that is NaN or infinite.
+
+        Args:
+            layer: Name of the layer, for the message.
+
+        Raises:
+            NotFiniteError: There is one.
+        """
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not is_finite(value):
+                raise NotFiniteError(
+                    f"sensitivity of {layer} in {self.precision}: {name} is {value}; the layer cannot be "
+                    "ranked. Keep its component in floating point with --component-precision"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSensitivity:
@@ -48,7 +66,13 @@ class LayerSensitivity:
 
     @classmethod
     def of(cls, layer: Layer, measured: Sequence[PrecisionCost]) -> LayerSensitivity:
-        """Complete what was measured by ``fp32``, where the divergence is 0."""
+        """Complete what was measured by ``fp32``, where the divergence is 0.
+
+        Raises:
+            NotFiniteError: A figure is NaN or infinite; a search by it would take the layer for a good one.
+        """
+        for cost in measured:
+            cost.require_finite(layer.name)
         top = PrecisionCost(precision="fp32", bytes=layer.bytes[-1], kl=0.0)
         return cls(layer=layer, costs=(*measured, top))
 

@@ -24,6 +24,7 @@ from moir_edge.runtime.processor import Processor
 __all__ = ["HeldOut", "Measure"]
 
 Measure = Literal["task score", "token agreement"]
+_STAGE = "recovery on the held-out rows"
 _SEED = 0
 _BATCH = 16
 
@@ -98,11 +99,11 @@ class HeldOut:
         room = self._facts.context_length - batch.width
         ends = np.array(self._facts.eos_token_ids)
         step = chain.prefill(batch.inputs.input_ids, batch.inputs.attention_mask, batch.tiles)
-        tokens: list[Any] = [step.logits.argmax(axis=-1).astype(np.int64)]
+        tokens: list[Any] = [step.greedy(_STAGE)]
         ended = np.isin(tokens[-1], ends)
         while len(tokens) < min(self._max_new_tokens, room) and not ended.all():
             step = chain.step(step, tokens[-1][:, None])
-            tokens.append(step.logits.argmax(axis=-1).astype(np.int64))
+            tokens.append(step.greedy(_STAGE))
             ended |= np.isin(tokens[-1], ends)
         return [self._answer(row) for row in np.stack(tokens, axis=1).tolist()]
 

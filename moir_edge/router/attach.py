@@ -17,7 +17,13 @@ from moir_edge.router.frame_tokens import frame_record
 from moir_edge.router.hooks import Routing, RoutingHooks
 from moir_edge.router.kinds import build_router
 from moir_edge.router.probe import probe_router
-from moir_edge.weights import check_files, generative_class, load_whole, resolve_checkpoint
+from moir_edge.weights import (
+    check_files,
+    check_finite,
+    generative_class,
+    load_whole,
+    resolve_checkpoint,
+)
 
 __all__ = [
     "Routing",
@@ -63,6 +69,7 @@ def retrofit(
         The router, which is also `model.moir_router`.
 
     Raises:
+        DataError: A weight of the model is NaN or infinite.
         UnsupportedError: The model is not a vision-language model, has a router already, or does not call it in
             forward or in generate(); the model is then as it was.
     """
@@ -71,6 +78,7 @@ def retrofit(
             f"retrofit: this {type(model).__name__} has a router already; call remove_router(model) first"
         )
     _image_token_id(model)
+    check_finite(f"retrofit: this {type(model).__name__}", model)
     config = config or RouterConfig()
     record = {**config.to_record(), **frame_record(model, tokenizer, special_token_ids)}
     setattr(model.config, MODULE_NAME, record)

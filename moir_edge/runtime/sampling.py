@@ -13,7 +13,7 @@ from moir_edge.runtime.logits import LogitsProcessor, Scores, TokenIds
 from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.runtime.warpers import log_softmax, softmax, warpers_for
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "require_finite"]
 
 
 class Sampler:
@@ -61,7 +61,7 @@ class Sampler:
         chosen = np.zeros(len(rows), dtype=np.int64)
         for at, (ids, scores) in enumerate(zip(rows, logits, strict=True)):
             if ids is not None:
-                _require_finite(scores, at, step)
+                require_finite(scores, at, step)
                 chosen[at] = self._choose(ids, np.asarray(scores, dtype=np.float32), at)
         return chosen
 
@@ -80,15 +80,30 @@ class Sampler:
         return _draw(scores, self._streams[row].random()) if self._draws else int(scores.argmax())
 
 
-def _require_finite(scores: npt.NDArray[np.float32], row: int, step: int) -> None:
-    """Refuse logits that hold NaN or infinity: their largest value means nothing."""
+def require_finite(
+    scores: npt.NDArray[np.float32],
+    row: int,
+    step: int,
+    remedy: str = "its weights are damaged or its precision too narrow, export it in fp32",
+) -> None:
+    """Refuse logits that hold NaN or infinity: their largest value means nothing.
+
+    Args:
+        scores: (vocab,) logits of one row.
+        row: Its place in the batch, for the message.
+        step: Tokens generated before this one.
+        remedy: The cause and what to do.
+
+    Raises:
+        DataError: A logit is not finite.
+    """
     finite = np.isfinite(scores)
     if not finite.all():
         at = int(np.argmin(finite))
         raise DataError(
             f"the decoder gave {scores[at]} for token {at} (row {row}, step {step}): "
             f"{int((~finite).sum())} of {len(scores)} logits are not finite; "
-            "its weights are damaged or its precision too narrow, export it in fp32"
+            f"{remedy}"
         )
 
 

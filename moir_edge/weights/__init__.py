@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from moir_edge.weights.classes import generative_class
     from moir_edge.weights.files import check_files
     from moir_edge.weights.source import resolve_checkpoint, weights_sha256
-    from moir_edge.weights.whole import load_whole
+    from moir_edge.weights.whole import check_finite, load_whole
 
 __all__ = [
     "check_files",
+    "check_finite",
     "generative_class",
     "load_whole",
     "resolve_checkpoint",
@@ -25,6 +26,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "check_files": "files",
+        "check_finite": "whole",
         "generative_class": "classes",
         "load_whole": "whole",
         "resolve_checkpoint": "source",

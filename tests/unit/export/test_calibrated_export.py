@@ -17,8 +17,9 @@ from moir_edge.calibration import CalibrationSettings
 from moir_edge.calibration.collection import collect
 from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.calibration.taps import GraphObservers
-from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.errors import DataError, NotFiniteError, UnsupportedError
 from moir_edge.export import assemble, export_bundle
+from moir_edge.export.chain import ChainStep
 from moir_edge.runtime.processor import Processor
 
 PROMPTS = ("What is it?", "How many are there in this picture?", "True or false: it is red.")
@@ -166,6 +167,41 @@ def test_a_damaged_cache_is_refused(routed: Any, data: Path, tmp_path: Path) -> 
     saved.write_bytes(saved.read_bytes()[:100])
     with pytest.raises(DataError, match=r"calibration cache .* is damaged; remove it"):
         _collect(routed, data, limit=1, cache=tmp_path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_cache_that_holds_nan_is_refused_by_the_activation(
+    routed: Any, data: Path, tmp_path: Path, bad: float
+) -> None:
+    _collect(routed, data, limit=1, cache=tmp_path)
+    (saved,) = tmp_path.iterdir()
+    with np.load(saved) as archive:
+        arrays = {name: archive[name].copy() for name in archive.files}
+    key = next(name for name in arrays if name.endswith("|channel_square"))
+    component, activation, _ = key.split("|")
+    arrays[key][-1] = bad
+    with saved.open("wb") as stream:
+        np.savez(stream, **arrays)
+    with pytest.raises(DataError) as caught:
+        _collect(routed, data, limit=1, cache=tmp_path)
+    assert str(caught.value) == (
+        f"the calibration cache {saved}: channel_square of {activation!r} in {component}: "
+        f"1 of {len(arrays[key])} values is NaN or infinite; remove it"
+    )
+
+
+def test_a_step_whose_logits_are_not_finite_has_no_greedy_token() -> None:
+    logits = np.array([[0.0, 2.0, 1.0], [1.0, 0.0, np.nan]], np.float32)
+    empty = np.zeros((2, 0), np.int64)
+    sound = ChainStep(logits=logits[:1], cache={}, mask=empty[:1], text_embeds=logits[:1])
+    assert sound.greedy("calibration").tolist() == [1]
+    with pytest.raises(
+        NotFiniteError,
+        match=r"^calibration, row 3: of the decoder's logits, 1 of 6 values is NaN or infinite; its weights",
+    ):
+        ChainStep(logits=logits, cache={}, mask=empty, text_embeds=logits).greedy(
+            "calibration, row 3"
+        )
 
 
 @pytest.fixture(scope="module")

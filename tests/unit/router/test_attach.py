@@ -446,3 +446,15 @@ def test_second_router_and_text_model_are_refused(vlm: Any) -> None:
     )
     with pytest.raises(UnsupportedError, match=r"LlamaForCausalLM .* has no image_token_id"):
         retrofit(text, CONFIG)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(vlm: Any, bad: float) -> None:
+    name, weight = list(vlm.model.named_parameters())[3]
+    with torch.no_grad():
+        weight.view(-1)[0] = bad
+    with pytest.raises(
+        DataError, match=rf"^retrofit: this \w+: 1 weight tensor\(s\) hold NaN or infinity: {name};"
+    ):
+        retrofit(vlm.model)
+    assert not hasattr(vlm.model, "moir_router")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from moir_edge.benchmarks.candidates import Answer, spec_of
 from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
@@ -19,6 +20,7 @@ from moir_edge.benchmarks.diagnosis.attention import (
     modality_dominance,
     shown_layers,
 )
+from moir_edge.errors import DataError, NotFiniteError
 from moir_edge.export.attention import attention_implementation
 
 
@@ -43,10 +45,47 @@ def test_figures_are_means_over_rows() -> None:
         for a, b in ((0.4, 0.2), (0.2, 0.4))
     ]
     (layer,) = attention_figures(rows, seed=0).layers
+    assert layer.mdi is not None
+    assert layer.aei_text is not None
     assert layer.mdi.value == pytest.approx((1.0 + 4.0) / 2)
     assert (layer.mdi.low, layer.mdi.high) == pytest.approx((1.0, 4.0))
     assert layer.aei_text.value == pytest.approx((1.0 + 2.0) / 2)
     assert (layer.mass_image, layer.mass_text) == pytest.approx((0.3, 0.3))
+
+
+def test_an_index_without_attention_on_a_modality_is_none() -> None:
+    rows = [
+        AttentionRow(
+            image=np.array([image, 0.2]), text=np.array([0.2, 0.2]), image_tokens=2, text_tokens=1
+        )
+        for image in (0.4, 0.0)
+    ]
+    first, second = attention_figures(rows, seed=0).layers
+    assert first.mdi is None
+    assert first.mass_image == pytest.approx(0.2)
+    # P_image = 2/3 and 0 over Q = 2/3
+    assert first.aei_image is not None
+    assert first.aei_image.value == pytest.approx(0.5)
+    assert second.mdi is not None
+    assert second.mdi.value == pytest.approx(2.0)
+
+
+def test_attention_that_is_not_finite_is_refused_by_the_layer(
+    demo_checkpoint: Path, demo_data: list[Row]
+) -> None:
+    candidate = CheckpointCandidate(spec_of(demo_checkpoint, threads=1, max_new_tokens=2))
+    with torch.no_grad():
+        candidate.model.get_decoder().layers[1].self_attn.q_proj.weight[0, 0] = torch.nan
+    row = next(one for one in demo_data if one.images)
+    answers = [Answer(text="", token_ids=())]
+    with pytest.raises(NotFiniteError, match=r"attention of layer 1: \d+ of \d+ values are NaN"):
+        measure_attention(
+            candidate, [row], answers, max_new_tokens=2, progress=silent, stage="attention"
+        )
+    with pytest.raises(
+        DataError, match=r"the decoder gave nan for token 0 \(row 0, step 0\): .*are damaged$"
+    ):
+        candidate.answer([row])
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from moir_edge.benchmarks.metrics.bootstrap import mean_interval, ratio_interval
+from moir_edge.errors import NotFiniteError
 
 
 def test_mean_interval_is_close_to_the_normal_one() -> None:
@@ -34,3 +37,14 @@ def test_undefined_cases() -> None:
     some = ratio_interval([1.0, 1.0], [0.0, 1.0])
     assert some is not None
     assert some.value == 2.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_have_no_interval(bad: float) -> None:
+    message = r"^scores: 1 of \d values is NaN or infinite; they have no mean and no interval$"
+    with pytest.raises(NotFiniteError, match=message):
+        mean_interval([1.0, bad, 0.5])
+    with pytest.raises(NotFiniteError, match=message):
+        ratio_interval([1.0, bad], [1.0, 1.0])
+    with pytest.raises(NotFiniteError, match=message):
+        ratio_interval([1.0, 1.0], [bad, 1.0])

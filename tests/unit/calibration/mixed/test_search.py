@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from moir_edge.calibration.mixed.layers import Layer, LayerUse
 from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
 from moir_edge.calibration.mixed.search import mix_after, raising_order, smallest_reaching
+from moir_edge.errors import NotFiniteError
 
 PRECISIONS = ("int4", "int8-weight-only", "fp32")
 
@@ -132,3 +134,16 @@ def test_a_higher_target_never_takes_fewer_steps(seed: int) -> None:
     for target, number in zip(targets, reached, strict=False):
         assert scores[number] >= target
         assert number == 0 or scores[number - 1] < target
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_divergence_that_is_not_finite_is_refused_by_the_layer(bad: float, place: int) -> None:
+    kl = [0.5, 0.1]
+    kl[place] = bad
+    message = (
+        f"^sensitivity of decoder: mlp/up in {PRECISIONS[place]}: kl is {bad}; the layer cannot be ranked. "
+        "Keep its component in floating point with --component-precision$"
+    )
+    with pytest.raises(NotFiniteError, match=message):
+        _layer("mlp/up", tuple(kl), (100, 200, 800))
