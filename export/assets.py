@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moir_edge.checkpoint import Checkpoint, require_chat_template
 from moir_edge.checkpoint.processor import chat_template, image_record
-from moir_edge.errors import DataError
+from moir_edge.errors import DataError, NotFiniteError
 from moir_edge.finite import json_text
 
 __all__ = ["write_assets"]
@@ -21,7 +21,8 @@ def write_assets(checkpoint: Checkpoint, folder: Path) -> None:
         folder: The bundle's folder.
 
     Raises:
-        DataError: The tokenizer has no fast form (`tokenizer.json`), or the processor no files or no chat template.
+        DataError: The tokenizer has no fast form (`tokenizer.json`), or the processor no files or no chat template,
+            or its settings hold NaN or infinity.
     """
     processor = checkpoint.processor
     require_chat_template(processor, checkpoint.name)
@@ -43,4 +44,10 @@ def _compact(path: Path) -> None:
 
 
 def _write_json(path: Path, record: object) -> None:
-    path.write_text(json_text(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    try:
+        text = json_text(record, indent=2, sort_keys=True)
+    except NotFiniteError as error:
+        raise DataError(
+            f"the checkpoint's {path.name}: {error}; correct it in the checkpoint"
+        ) from error
+    path.write_text(text + "\n", encoding="utf-8")
