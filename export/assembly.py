@@ -15,6 +15,7 @@ from moir_edge.export.assets import write_assets
 from moir_edge.export.components import TracedModel
 from moir_edge.export.engines.trtexec import write_build_script
 from moir_edge.export.gpu_form import takes_gpu_form, to_gpu_form
+from moir_edge.export.half_range import half_range_required
 from moir_edge.export.mixing import mark_raised, measure_and_choose
 from moir_edge.export.parity import (
     PARITY_RTOL,
@@ -257,8 +258,14 @@ def _parity(
 ) -> dict[str, Any]:
     """Measure the written graphs against torch, keep the figures in ``reports/parity.json`` too."""
     bound = rtol if set(plan.precisions.values()) == {"fp32"} else None
+    half = {
+        name
+        for name, precision in plan.precisions.items()
+        if precision == "fp16" or takes_gpu_form(plan.target, precision)
+    }
     with single_step(progress, "parity"):
-        figures = measure_parity(traced, folder, plan.precisions)
+        with half_range_required(traced.checkpoint, half):
+            figures = measure_parity(traced, folder, plan.precisions)
         if bound is not None:
             require_fp32_parity(figures, expected_outputs(traced), bound)
     figures["rtol"] = bound

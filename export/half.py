@@ -16,7 +16,7 @@ from onnx_ir.passes import common
 
 from moir_edge.errors import UnsupportedError
 
-__all__ = ["HALF_OPERATORS", "WIDE_OPERATORS", "to_half"]
+__all__ = ["HALF_MAX", "HALF_OPERATORS", "WIDE_OPERATORS", "to_half"]
 
 HALF_OPERATORS = frozenset(
     {"Conv", "ConvTranspose", "DequantizeLinear", "Einsum", "Gemm", "MatMul"}
@@ -37,7 +37,9 @@ WIDE_OPERATORS = frozenset(
 _WEIGHT_OPERATORS = HALF_OPERATORS | {"Gather"}
 """Operators whose constants are weights: one that is clamped gives wrong numbers, where a clamped mask masks as before."""
 
-_HALF_MAX = float(np.finfo(np.float16).max)
+HALF_MAX = float(np.finfo(np.float16).max)
+"""Largest finite float16, 65,504."""
+
 # Masks multiply by the lowest float32 or near it.
 _MASK = 1e30
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
@@ -147,7 +149,7 @@ class _Converter:
         tensor = value.const_value
         if tensor is None:
             raise UnsupportedError(f"the constant {value.name!r} has no value")
-        array = np.clip(tensor.numpy(), -_HALF_MAX, _HALF_MAX).astype(dtype.numpy())
+        array = np.clip(tensor.numpy(), -HALF_MAX, HALF_MAX).astype(dtype.numpy())
         name = f"{value.name}_half"
         copy = ir.Value(
             name=name,
@@ -196,7 +198,7 @@ def _has_large_factor(node: ir.Node) -> bool:
         return False
     constants = [value.const_value for value in node.inputs if value and _is_float(value)]
     sizes = [np.abs(one.numpy()).max(initial=0.0) for one in constants if one is not None]
-    return any(_HALF_MAX < size < _MASK for size in sizes)
+    return any(HALF_MAX < size < _MASK for size in sizes)
 
 
 def _require_half_range(value: ir.Value, node: ir.Node) -> None:
@@ -205,10 +207,10 @@ def _require_half_range(value: ir.Value, node: ir.Node) -> None:
         return
     largest = float(np.abs(value.const_value.numpy()).max(initial=0.0))
     # NaN too: a comparison with it is False.
-    if not largest <= _HALF_MAX:
+    if not largest <= HALF_MAX:
         raise UnsupportedError(
             f"the weight {value.name!r} of node {node.name!r} reaches {largest:.3g}, past float16's "
-            f"{_HALF_MAX:g}; export its component in fp32"
+            f"{HALF_MAX:g}; export its component in fp32"
         )
 
 
