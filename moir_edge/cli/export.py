@@ -132,9 +132,11 @@ def export(
     ] = False,
 ) -> None:
     """Export a checkpoint to a bundle; RTX targets get their TensorRT-RTX engines too."""
+    from moir_edge.bundle import check_bundle_output
     from moir_edge.environment import require
     from moir_edge.targets import check_precision, get_target
 
+    check_bundle_output(output, force=force)
     overrides = parse_component_precision(component_precision or [])
     profile = get_target(target)
     check_precision(profile, precision)

@@ -23,6 +23,7 @@ CODE = ("moir_edge", "export", "calibration", "benchmarks")
 TEXTS = [
     *(ROOT / "docs").glob("*.md"),
     ROOT / "CONTRIBUTING.md",
+    ROOT / "README.md",
     *(path for folder in CODE for path in (ROOT / folder).rglob("*.py")),
 ]
 HINT = re.compile(r"moir-edge\[([a-z,]+)\]")
