@@ -56,3 +56,24 @@ def test_terminal_table(report: ComparisonReport) -> None:
         assert expected in lines
     assert "FAILED: small recovery 91.67 %, bound >= 95 %" in lines
     assert "passed: plain recovery 100.00 %, bound >= 95 %" in lines
+
+
+def test_tables_scroll_with_the_keyboard(report: ComparisonReport) -> None:
+    page = render_html(report)
+    regions = re.findall(r'<div class="scroll"([^>]*)><table', page)
+    assert len(regions) == page.count("<table")
+    assert all('tabindex="0" role="region"' in region for region in regions)
+    labels = re.findall(r'role="region" aria-label="([^"]+)"', page)
+    assert len(set(labels)) == len(labels) == len(regions)
+    assert all('tabindex="0"' in figure for figure in re.findall(r"<figure[^>]*>", page))
+
+
+def test_paper_keeps_colours_and_cuts_nothing_off(report: ComparisonReport) -> None:
+    page = render_html(report)
+    # The dark colours are those of a screen alone: light ink on white paper would be empty cells.
+    assert "@media (prefers-color-scheme" not in page
+    print_rules = page.partition("@media print")[2]
+    assert "print-color-adjust: exact" in print_rules
+    assert ".scroll, figure { overflow: visible; }" in print_rules
+    # What a colour says, a word says too.
+    assert "✗ failed" in page
