@@ -1,12 +1,13 @@
-# `make help` lists the targets. All but help and clean set up .venv themselves.
+# `make help` lists the targets. All but help, newest and clean set up .venv themselves.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEWEST := .venv-newest
 READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench study clean
+.PHONY: help setup demo test newest oldest lint bench study clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -27,6 +28,19 @@ demo: $(READY) ## the main job: export, quantize, compile, run and compare the d
 test: $(READY) ## unit and end-to-end tests
 	$(BIN)/python -m pytest
 
+# Not an editable install, and `pytest` by its own name: what is tested is the installed package. A `build` folder may hold deleted modules.
+newest: ## a short suite on the newest releases of the dependencies (torch as pinned), in .venv-newest
+	rm -rf build
+	$(PYTHON) -m venv $(NEWEST)
+	grep '^torch==' constraints.txt > $(NEWEST)/torch.txt
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(NEWEST)/bin/python -m pip install --quiet -c $(NEWEST)/torch.txt torch
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -c $(NEWEST)/torch.txt '.[export,tune]' scikit-learn pytest
+	$(NEWEST)/bin/pytest tests/releases
+
+oldest: $(READY) ## the base install on the lowest versions that pyproject.toml admits
+	$(BIN)/python -m pytest tests/e2e/test_base_install.py -k oldest
+
 lint: $(READY) ## ruff, ruff format and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,4 +53,4 @@ study: $(READY) ## train and measure every router and baseline, rewrite docs/stu
 	$(BIN)/python -m moir_edge.benchmarks.study -o $(DEMO_OUT)/study --docs docs
 
 clean: ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) $(DEMO_OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(NEWEST) $(DEMO_OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
