@@ -54,12 +54,11 @@ def check_replaceable(
         _probe(target.parent)
         if not target.exists() or (target.is_dir() and not any(target.iterdir())):
             return
+        if not target.is_dir():
+            raise kind.error(f"{output} is a file; give a folder as -o")
         if not force:
             raise kind.error(f"{output} exists; give another -o or replace it with --force")
-        if target.is_dir():
-            _refuse_foreign(target, output, kind, keep_others=keep_others)
-        else:
-            raise kind.error(f"{output} is a file; give a folder as -o")
+        _refuse_foreign(target, output, kind, keep_others=keep_others)
     except OSError as error:
         raise _environment_problem(output, target, error) from error
 

@@ -56,7 +56,8 @@ def limited_threads(threads: int | None) -> Iterator[int]:
     torch = sys.modules.get("torch")
     torch_before = torch.get_num_threads() if torch else None
     os.environ.update(changed)
-    if torch:
+    # Setting the number that torch has already would change how it splits its sums all the same.
+    if torch and torch_before != count:
         torch.set_num_threads(count)
     try:
         yield count
@@ -66,7 +67,7 @@ def limited_threads(threads: int | None) -> Iterator[int]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        if torch:
+        if torch and torch_before != count:
             torch.set_num_threads(torch_before)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.checkpoint.processor import chat_template, image_record, load_processor
-from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.errors import DataError, MoirEdgeError, UnsupportedError
 from moir_edge.models import get_architecture
+from moir_edge.runtime.chat import ChatTemplate
 from moir_edge.runtime.image_processing import image_processor_from
 
 __all__ = ["check_config", "check_processor", "require_chat_template"]
@@ -54,6 +55,7 @@ def check_processor(folder: Path, config: Any) -> None:
     """
     processor = load_processor(folder, config)
     require_chat_template(processor, folder)
+    _check_chat_template(processor, folder)
     _check_image_size(processor, folder, config)
 
 
@@ -71,6 +73,23 @@ def require_chat_template(processor: Any, folder: Path | str) -> None:
         raise DataError(
             f"{folder} has no chat template, so no prompt could be built; "
             "copy chat_template.jinja (or .json) of the model that it was tuned from into it"
+        )
+
+
+def _check_chat_template(processor: Any, folder: Path) -> None:
+    """Render a prompt with one image as the runtime will: the template must compile and name the image once."""
+    tokenizer = processor.tokenizer
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hi"}]}
+    try:
+        template = ChatTemplate(chat_template(processor) or "", tokenizer.special_tokens_map)
+        text = template.render([turn])
+    except MoirEdgeError as error:
+        raise DataError(f"{folder}: {error}; correct its chat template") from error
+    written = text.count(processor.image_token)
+    if written != 1:
+        raise DataError(
+            f"{folder}: the chat template writes {processor.image_token} {written} times for one image, expected once; "
+            "copy the template of the model that it was tuned from"
         )
 
 

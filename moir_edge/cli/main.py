@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from moir_edge.cli.finite_options import App
+from moir_edge.cli.plain import printable_streams
 from moir_edge.errors import MoirEdgeError, one_line
 from moir_edge.invocation import invoked_as
 
@@ -81,7 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: The words after `moir-edge`; those of the process by default.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    with printable_streams():
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(words: list[str]) -> int:
     verbose = "-v" in words or "--verbose" in words
     try:
         with invoked_as("moir-edge", words):

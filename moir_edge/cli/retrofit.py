@@ -67,8 +67,9 @@ def retrofit(
     require("torch", "transformers")
     from moir_edge.ownership import CHECKPOINT
     from moir_edge.router import RouterConfig
-    from moir_edge.staging import staged_folder
+    from moir_edge.staging import check_replaceable, staged_folder
 
+    check_replaceable(output, CHECKPOINT, force=force)
     given = {
         "kind": kind,
         "density": density,

@@ -106,7 +106,7 @@ def run(
     ] = False,
 ) -> None:
     """Answer a prompt about images with a bundle; needs neither torch nor transformers."""
-    _check_options(router, routing_map or routing_json)
+    _check_options(router, image or [], [routing_map, routing_json])
     from moir_edge.runtime.chat import user_message
     from moir_edge.runtime.settings import GenerationSettings
 
@@ -149,13 +149,18 @@ def run(
     typer.echo(_status_line(model, text.result, router), err=True)
 
 
-def _check_options(router: str, wanted_map: Path | None) -> None:
+def _check_options(router: str, images: list[Path], maps: list[Path | None]) -> None:
     from moir_edge.errors import DataError, UnsupportedError
 
     if router not in ("on", "off"):
         raise UnsupportedError(f"--router {router!r}: expected on or off")
-    if router == "off" and wanted_map is not None:
-        raise DataError(f"{wanted_map} needs the router; leave out --router off")
+    for path in filter(None, maps):
+        if router == "off":
+            raise DataError(f"{path} needs the router; leave out --router off")
+        if not images:
+            raise DataError("a routing map needs an image and a prompt; give at least one --image")
+        if not path.absolute().parent.is_dir():
+            raise DataError(f"cannot write {path}: {path.parent} is not a folder; make it first")
 
 
 def parse_overrides(options: list[str]) -> dict[str, Any]:

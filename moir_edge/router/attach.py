@@ -75,7 +75,7 @@ def retrofit(
     """
     if isinstance(getattr(model, MODULE_NAME, None), Router):
         raise UnsupportedError(
-            f"retrofit: this {type(model).__name__} has a router already; call remove_router(model) first"
+            f"retrofit: this {type(model).__name__} has a router already; take a checkpoint without one, or call remove_router(model) first"
         )
     _image_token_id(model)
     check_finite(f"retrofit: this {type(model).__name__}", model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,12 +82,19 @@ class GenerationRules(BaseModel):
     eta_cutoff: float = Field(0.0, ge=0, lt=1)
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], *, vocab_size: int | None = None) -> GenerationRules:
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        vocab_size: int | None = None,
+        given: Collection[str] = (),
+    ) -> GenerationRules:
         """Check a generation config.
 
         Args:
             config: The keys of `generation_config.json`; null counts as absent.
             vocab_size: Width of the logits; None leaves token ids unchecked.
+            given: Keys that the caller set and not the file, for messages.
 
         Raises:
             DataError: A value has a wrong type or range, or biases a token beyond the vocabulary.
@@ -100,14 +107,14 @@ class GenerationRules(BaseModel):
             first = error.errors()[0]
             key = first["loc"][0]
             raise DataError(
-                f"{FILE_NAME}: {key} is {_shortened(config[str(key)])}: {first['msg'].lower()}; "
+                f"{_origin(key, given)}: {key} is {_shortened(config[str(key)])}: {first['msg'].lower()}; "
                 "correct the value, or leave the key out"
             ) from error
         if vocab_size is not None:
-            rules._check_ids(vocab_size)
+            rules._check_ids(vocab_size, given)
         return rules
 
-    def _check_ids(self, vocab_size: int) -> None:
+    def _check_ids(self, vocab_size: int, given: Collection[str]) -> None:
         for key, sequences in (
             ("sequence_bias", [ids for ids, _ in self.sequence_bias]),
             ("bad_words_ids", self.bad_words_ids),
@@ -117,8 +124,12 @@ class GenerationRules(BaseModel):
             beyond = sorted({token for ids in sequences for token in ids if token >= vocab_size})
             if beyond:
                 raise DataError(
-                    f"{FILE_NAME}: {key} names token {beyond[0]}, but the model has {vocab_size} tokens; correct the id"
+                    f"{_origin(key, given)}: {key} names token {beyond[0]}, but the model has {vocab_size} tokens; correct the id"
                 )
+
+
+def _origin(key: object, given: Collection[str]) -> str:
+    return "the settings given with this call" if key in given else FILE_NAME
 
 
 def _shortened(value: Any) -> str:

@@ -109,7 +109,8 @@ class GenerationSettings:
             **{key: value for key, value in own.items() if value is not None},
         }
         refuse_beam_search(joined)
-        return GenerationRules.of(joined, vocab_size=vocab_size)
+        given = {*(self.generation_config or {}), *(key for key in own if own[key] is not None)}
+        return GenerationRules.of(joined, vocab_size=vocab_size, given=given)
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:

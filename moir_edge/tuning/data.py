@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from moir_edge.benchmarks.candidates.pictures import row_images
-from moir_edge.benchmarks.data import Row
+from moir_edge.benchmarks.data import Row, first_refused
 from moir_edge.errors import DataError
 
 __all__ = ["AnswerBatches", "RowSet", "answered_rows"]
@@ -71,17 +71,10 @@ class AnswerBatches:
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Return the batch: `input_ids`, `attention_mask`, `labels` (batch, sequence) and what the processor adds."""
-        prompts = [_prompt(row) for row in rows]
-        encoded: dict[str, Tensor] = dict(
-            self._processor.apply_chat_template(
-                prompts,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-                processor_kwargs={"padding": True, "padding_side": "left"},
-            )
-        )
+        try:
+            encoded = self._encoded(rows)
+        except (ValueError, IndexError) as error:  # as for a prompt that holds an image token
+            raise first_refused(rows, self._encoded, error) from error
         answers = [self.answer_ids(row) for row in rows]
         width = max(map(len, answers))
         shape = encoded["input_ids"].shape
@@ -98,6 +91,18 @@ class AnswerBatches:
         unlabelled = torch.full(shape, IGNORED)
         encoded["labels"] = torch.cat([unlabelled, _filled(answers, width, IGNORED)], dim=1)
         return encoded
+
+    def _encoded(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        return dict(
+            self._processor.apply_chat_template(
+                [_prompt(row) for row in rows],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True, "padding_side": "left"},
+            )
+        )
 
     def answer_ids(self, row: Row) -> list[int]:
         """Return the token ids of the answer that a row teaches, the end token included.

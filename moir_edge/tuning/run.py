@@ -117,17 +117,13 @@ def tune(
         loaded = _load(checkpoint, settings)
     origin = run_identity(settings, loaded.source.sha256, source, eval_source)
     claim(training, origin, settings, resume=resume)
-    rows, conditions = degraded_share(
-        rows, settings.degrade, settings.degrade_share, training / IMAGES, seed=settings.seed
-    )
     from moir_edge.weights.whole import quiet_transformers
 
-    with quiet_transformers():
-        with (
-            _config_kept(loaded.model),
-            _plain_attention_on_cpu(loaded.model),
-            _discarded_if_diverged(training),
-        ):
+    with quiet_transformers(), _discarded_if_useless(training):
+        rows, conditions = degraded_share(
+            rows, settings.degrade, settings.degrade_share, training / IMAGES, seed=settings.seed
+        )
+        with _config_kept(loaded.model), _plain_attention_on_cpu(loaded.model):
             report = _train(
                 loaded, settings, source, rows, eval_rows,
                 conditions=conditions, training=training, progress=progress,
@@ -138,12 +134,13 @@ def tune(
 
 
 @contextmanager
-def _discarded_if_diverged(training: Path) -> Iterator[None]:
-    """Discard a run that diverged: resumed with the same settings it would diverge again."""
+def _discarded_if_useless(training: Path) -> Iterator[None]:
+    """Discard a run that failed before its first checkpoint, or diverged: resumed, it would do so again."""
     try:
         yield
-    except NotFiniteError:
-        discard(training)
+    except Exception as error:
+        if isinstance(error, NotFiniteError) or not any(training.glob("checkpoint-*")):
+            discard(training)
         raise
 
 

@@ -26,9 +26,11 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Failure:
         assert main([str(word) for word in words]) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert captured.err.startswith("error: ")
-        assert captured.err.count("\n") == 1
-        return captured.err.removeprefix("error: ").rstrip("\n")
+        # Progress may stand before it, a line per stage.
+        *progress, error = captured.err.splitlines()
+        assert error.startswith("error: ")
+        assert all(line.startswith(f"{words[0]}: ") for line in progress)
+        return error.removeprefix("error: ")
 
     return run
 

@@ -112,6 +112,23 @@ def test_no_chat_template(copy: Callable[[str], Path], tmp_path: Path) -> None:
     assert not (tmp_path / "tuned").exists()
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}{{ m.content }}", "the chat template does not compile: .*; correct its"),
+        ("{% for m in messages %}{{ m.content[1].text }}{% endfor %}", "writes <image> 0 times for one image"),
+        ("<image>{% for m in messages %}<image>{% endfor %}", "writes <image> 2 times for one image"),
+        ("{{ raise_exception('no users') }}", "the chat template refuses this conversation: no users"),
+    ],
+)  # fmt: skip
+def test_a_template_that_no_device_could_use(
+    copy: Callable[[str], Path], template: str, message: str
+) -> None:
+    folder = copy("llava")
+    (folder / "chat_template.jinja").write_text(template)
+    refused(folder, DataError, message)
+
+
 @pytest.mark.parametrize("name", ["chat_template.json", "tokenizer_config.json", "default"])
 def test_template_is_found_in_every_place(copy: Callable[[str], Path], name: str) -> None:
     folder = copy("llava")

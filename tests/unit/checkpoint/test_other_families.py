@@ -85,4 +85,5 @@ def test_every_command_but_export_takes_it(
     error = capsys.readouterr().err
     assert "model_type 'llava_next' is not" in error
     assert "export needs a file in moir_edge/models" in error
-    assert error.count("\n") == 1
+    assert error.splitlines()[0] == "export: loading"
+    assert error.count("\n") == 2

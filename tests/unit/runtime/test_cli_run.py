@@ -225,7 +225,7 @@ def test_set_goes_before_the_checkpoints_config(
         (["-p", PROMPT, "--top-p", "2"], "top_p is 2.0"),
         (["-p", PROMPT, "--set", "top_k"], "--set 'top_k': expected KEY=VALUE"),
         (["-p", PROMPT, "--set", "topk=3"], "does not apply 'topk'; did you mean 'top_k'?"),
-        (["-p", PROMPT, "--set", "top_k=many"], 'generation_config.json: top_k is "many"'),
+        (["-p", PROMPT, "--set", "top_k=many"], 'the settings given with this call: top_k is "many"'),
         (["-p", PROMPT, "--provider", "tpu"], "unknown provider 'tpu'"),
     ],
 )
@@ -278,3 +278,24 @@ def test_a_newer_or_missing_bundle_is_refused(
     assert (code, "schema version 99" in err) == (2, True)
     code, _, err = run("-i", photo, "-p", PROMPT, bundle=tmp_path / "absent")
     assert (code, "is no bundle" in err) == (2, True)
+
+
+def test_a_map_that_cannot_be_written_is_refused_before_the_bundle_is_opened(
+    run: Callable[..., tuple[int, str, str]], photo: Path, tmp_path: Path
+) -> None:
+    for words in (
+        ["-p", PROMPT, "--routing-json", "map.json"],
+        ["-p", PROMPT, "-i", photo, "--routing-map", tmp_path / "no" / "map.png"],
+    ):
+        code, out, error = run(*words, bundle=tmp_path / "no-bundle")
+        assert (code, out) == (2, "")
+        assert "give at least one --image" in error or "is not a folder; make it first" in error
+
+
+def test_a_setting_of_this_call_is_not_blamed_on_the_file(
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    _, _, error = run("-p", PROMPT, "--set", "repetition_penalty=0")
+    assert error.startswith(
+        "error: the settings given with this call: repetition_penalty is 0: "
+    ), error

@@ -304,3 +304,19 @@ def test_numbers_out_of_range_are_named() -> None:
     with pytest.raises(UnsupportedError, match="unknown dtype 'fp16'"):
         TuneSettings(dtype="fp16")
     assert TuneSettings(epochs=2, batch_size=4).total_steps(10) == 6
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_nothing(
+    train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = json.loads(train_file.read_text().splitlines()[0])
+    image = str(train_file.parent / line["image"])
+    rows = [{**line, "image": image}, {**line, "image": image, "prompt": "<image> what?"}]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / "tuned"
+    assert main(_words(output, data, "--steps", 1, "-q")) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {data}:2")
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == [data]
