@@ -225,7 +225,10 @@ def test_set_goes_before_the_checkpoints_config(
         (["-p", PROMPT, "--top-p", "2"], "top_p is 2.0"),
         (["-p", PROMPT, "--set", "top_k"], "--set 'top_k': expected KEY=VALUE"),
         (["-p", PROMPT, "--set", "topk=3"], "does not apply 'topk'; did you mean 'top_k'?"),
-        (["-p", PROMPT, "--set", "top_k=many"], 'the settings given with this call: top_k is "many"'),
+        (
+            ["-p", PROMPT, "--set", "top_k=many"],
+            'the settings given with this call: top_k is "many"',
+        ),
         (["-p", PROMPT, "--provider", "tpu"], "unknown provider 'tpu'"),
     ],
 )
