@@ -20,6 +20,7 @@ from moir_edge.benchmarks.diagnosis.text import (
     percent_text,
 )
 from moir_edge.benchmarks.diagnosis.values import OVERALL
+from moir_edge.benchmarks.report.terminal import print_figures
 from moir_edge.benchmarks.report.text import NOT_MEASURED, data_title, print_notices, score_text
 
 if TYPE_CHECKING:
@@ -117,25 +118,15 @@ def print_diagnosis(report: DiagnosisReport, console: Console) -> None:
     names = [one.name for one in report.sources]
     print_notices(report.notices, console)
     console.print(data_title(report.data), highlight=False, markup=False)
-    _print(console, "All tasks (95 % interval)", names, figure_rows(report))
-    _print(console, "By task", names, task_rows(report))
+    print_figures(console, "All tasks (95 % interval)", names, figure_rows(report))
+    print_figures(console, "By task", names, task_rows(report))
     if len(report.sources) > 1:
-        _print(console, f"Difference to {names[0]}, in points", names[1:], change_rows(report))
+        print_figures(
+            console, f"Difference to {names[0]}, in points", names[1:], change_rows(report)
+        )
     for source in report.sources:
         for what, reason in _reasons(source):
             console.print(f"{source.name}: {what} not measured: {reason}", highlight=False)
-
-
-def _print(console: Console, title: str, names: list[str], rows: TableRows) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
-    for name, cells in rows:
-        table.add_row(name, *cells)
-    console.print(table)
 
 
 def _reasons(source: SourceDiagnosis) -> list[tuple[str, str]]:

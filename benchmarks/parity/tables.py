@@ -16,6 +16,7 @@ from moir_edge.benchmarks.parity.schema import (
     SubjectParity,
     Timing,
 )
+from moir_edge.benchmarks.report.terminal import print_figures
 from moir_edge.benchmarks.report.text import (
     NOT_MEASURED,
     bytes_text,
@@ -88,18 +89,9 @@ def print_bench(report: BenchReport, console: Console) -> None:
         report: The report.
         console: Where to print.
     """
-    from rich.markup import escape
-    from rich.table import Table
-
     print_notices(report.notices, console)
     for one in report_tables(report):
-        table = Table(title=escape(one.title), title_justify="left")
-        table.add_column("")
-        for name in one.head:
-            table.add_column(escape(name), justify="right", overflow="fold")
-        for name, cells in one.rows:
-            table.add_row(escape(name), *map(escape, cells))
-        console.print(table)
+        print_figures(console, one.title, one.head, one.rows)
     for subject in report.subjects:
         if subject.reason is not None:
             console.print(f"{subject.name}: {subject.reason}", highlight=False, markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from moir_edge.benchmarks.report.terminal import print_figures
 from moir_edge.benchmarks.report.text import (
     NOT_MEASURED,
     bytes_text,
@@ -58,19 +59,17 @@ def print_report(report: ComparisonReport, console: Console) -> None:
         report: The report.
         console: Where to print.
     """
-    from rich.markup import escape
-    from rich.table import Table
-
     print_notices(report.notices, console)
-    table = Table(title=escape(data_title(report.data)), title_justify="left")
-    table.add_column("")
-    for candidate in report.candidates:
-        role = "\n(reference)" if candidate is report.reference else ""
-        table.add_column(f"{candidate.name}{role}", justify="right", overflow="fold")
-    for name, cells in figure_rows(report):
-        if any(cell != NOT_MEASURED for cell in cells):
-            table.add_row(name, *cells)
-    console.print(table)
+    head = [
+        f"{one.name}\n(reference)" if one is report.reference else one.name
+        for one in report.candidates
+    ]
+    rows = [
+        (name, cells)
+        for name, cells in figure_rows(report)
+        if any(cell != NOT_MEASURED for cell in cells)
+    ]
+    print_figures(console, data_title(report.data), head, rows)
     print_gates(report.gates, console)
 
 
