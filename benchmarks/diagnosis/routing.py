@@ -69,9 +69,16 @@ class _CheckpointMaps:
 
     def __init__(self, candidate: CheckpointCandidate) -> None:
         from moir_edge.export.facts import model_facts
+        from moir_edge.models import architecture_names
         from moir_edge.runtime.processor import Processor
 
         self._candidate = candidate
+        model_type = candidate.model.config.model_type
+        if model_type not in architecture_names():
+            raise UnsupportedError(
+                f"words and image cells can be named for types that export knows ({', '.join(architecture_names())}), "
+                f"and this is {model_type}"
+            )
         self._facts = model_facts(candidate.checkpoint)
         self._processor = Processor(candidate.checkpoint.folder, self._facts)
 

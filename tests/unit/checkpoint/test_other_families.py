@@ -80,7 +80,7 @@ def test_every_command_but_export_takes_it(
     assert run("retrofit", tmp_path / "next", "-o", routed, "--rank", 4) == 0
     assert run("tune", routed, "-o", tuned, "--data", data, "--steps", 1) == 0
     assert run("diagnose", tuned, "--data", data, "-o", tmp_path / "report") == 0
-    capsys.readouterr()
+    assert "and this is llava_next" in " ".join(capsys.readouterr().out.split())
     assert run("export", tuned, "-o", tmp_path / "bundle") == 2
     error = capsys.readouterr().err
     assert "model_type 'llava_next' is not" in error
