@@ -13,6 +13,7 @@ from moir_edge.cli.quantization_lines import (
     quantization_table,
     router_line,
 )
+from moir_edge.cli.terminal import print_table
 from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def inspect(
         return
     _print(opened.manifest, summary)
     if layers:
-        _console().print(_layer_table(found))
+        print_table(_layer_table(found), _console())
     if quantization:
         _print_quantization(opened.manifest, summary["quantization"])
 
@@ -161,9 +162,9 @@ def _print(manifest: Manifest, summary: dict[str, Any]) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(_component_table(manifest, summary["components"]))
+    print_table(_component_table(manifest, summary["components"]), console)
     if manifest.engines:
-        console.print(_engine_table(manifest))
+        print_table(_engine_table(manifest), console)
     for line in _closing_lines(manifest, summary):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -173,7 +174,7 @@ def _print_quantization(manifest: Manifest, report: dict[str, Any]) -> None:
     if not report["layers"]:
         console.print("quantization: none of its layers is quantized", highlight=False)
         return
-    console.print(quantization_table(report))
+    print_table(quantization_table(report), console)
     if line := router_line(manifest.parity):
         console.print(line, highlight=False, soft_wrap=True)
 

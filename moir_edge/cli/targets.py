@@ -34,6 +34,7 @@ def _print_table() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from moir_edge.cli.terminal import print_table
     from moir_edge.targets import TARGETS, available_precisions
 
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -50,5 +51,5 @@ def _print_table() -> None:
             " ".join(available_precisions(target)),
             target.builder,
         )
-    Console(highlight=False).print(table)
+    print_table(table, Console())
     typer.echo(f"\n{_NOTES}")
