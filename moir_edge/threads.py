@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["default_threads", "limited_threads", "session_options"]
 
 _VARIABLE = "OMP_NUM_THREADS"
-_COUNTS = (_VARIABLE, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_BEFORE_OMP = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _WAITING = "OMP_WAIT_POLICY"
 
 
@@ -51,7 +51,9 @@ def limited_threads(threads: int | None) -> Iterator[int]:
         The number.
     """
     count = threads or default_threads()
-    changed = {**dict.fromkeys(_COUNTS, str(count)), _WAITING: os.environ.get(_WAITING, "PASSIVE")}
+    # Libraries follow OMP_NUM_THREADS unless they have a number of their own.
+    counts = (_VARIABLE, *(name for name in _BEFORE_OMP if name in os.environ))
+    changed = {**dict.fromkeys(counts, str(count)), _WAITING: os.environ.get(_WAITING, "PASSIVE")}
     before = {name: os.environ.get(name) for name in changed}
     torch = sys.modules.get("torch")
     torch_before = torch.get_num_threads() if torch else None

@@ -65,7 +65,12 @@ def test_a_signal_is_one_line_and_its_own_exit_code(
     number: signal.Signals, code: int, line: str, body: str
 ) -> None:
     with subprocess.Popen(
-        program(body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        program(body),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell lets its background jobs, such as these tests, ignore interrupts, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
