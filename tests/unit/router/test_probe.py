@@ -64,13 +64,17 @@ def test_a_class_past_the_router_is_refused_and_left_as_it_was(model_type: str) 
     model = build_tiny(model_type)
     model.train()
     before = state(model)
-    random = torch.random.get_rng_state()
+    torch.manual_seed(4)
+    retrofit(build_tiny(model_type), CONFIG, probe=False)
+    unprobed = torch.random.get_rng_state()
+    torch.manual_seed(4)
+    build_tiny(model_type)
     with pytest.raises(UnsupportedError, match=REFUSED[model_type]) as refusal:
         retrofit(model, CONFIG)
     assert "\n" not in str(refusal.value)
     assert same(state(model), before)
-    router_draws = torch.random.get_rng_state()  # the router's own weights are drawn, as ever
-    assert router_draws.shape == random.shape
+    # The router's own weights are drawn, as without the probe, and nothing more.
+    assert torch.equal(torch.random.get_rng_state(), unprobed)
 
 
 @pytest.mark.parametrize("model_type", ACCEPTED)
