@@ -54,10 +54,17 @@ def program(body: str) -> list[str]:
             print('ready', flush=True)
             time.sleep(60)
         """,
-        # while the parent waits for a process of its own
+        # While the parent waits for a process of its own, as `subprocess.run` does. A signal that comes before `Popen` has
+        # returned would leave a process that nobody knows of, so "ready" is said after it.
         """
         import subprocess
-        subprocess.run(["sh", "-c", "echo ready; exec sleep 60"])
+        child = subprocess.Popen(["sleep", "60"])
+        try:
+            print('ready', flush=True)
+            child.wait()
+        except BaseException:
+            child.kill()
+            raise
         """,
     ],
 )
