@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,15 +7,6 @@ from pathlib import Path
 import pytest
 
 import moir_edge.benchmarks
-
-FOLDER = Path(moir_edge.benchmarks.__file__).resolve().parent
-
-
-def test_bare_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER.parent))
-    monkeypatch.delitem(sys.modules, "benchmarks", raising=False)
-    with pytest.raises(ImportError, match=r"write `import moir_edge\.benchmarks`"):
-        importlib.import_module("benchmarks")
 
 
 def test_public_names_resolve() -> None:

@@ -1,13 +1,10 @@
-"""Checkpoint to ONNX graphs to a bundle folder; imported as `moir_edge.export`."""
+"""Checkpoint to ONNX graphs to a bundle folder."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from moir_edge.lazy import lazy_names
-
-if __name__ != "moir_edge.export":
-    raise ImportError(f"import this package as moir_edge.export, not as {__name__}")
 
 if TYPE_CHECKING:
     from moir_edge.checkpoint import Checkpoint, load_checkpoint

@@ -1,9 +1,6 @@
-"""Float graphs to standard QDQ graphs; imported as `moir_edge.calibration`."""
+"""Float graphs to standard QDQ graphs."""
 
 from __future__ import annotations
-
-if __name__ != "moir_edge.calibration":
-    raise ImportError(f"import this package as moir_edge.calibration, not as {__name__}")
 
 from moir_edge.calibration.granularity import PerBlock, PerOutputChannel
 from moir_edge.calibration.layers import LayerOptions

@@ -1,14 +1,8 @@
-"""From bundles to figures to a report: data rows, metrics, measuring, gates. Imported as `moir_edge.benchmarks`."""
+"""From bundles to figures to a report: data rows, metrics, measuring, gates."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-if __name__ == "benchmarks":
-    raise ImportError(
-        "this folder is the package moir_edge.benchmarks: write `import moir_edge.benchmarks`, "
-        "not `import benchmarks`"
-    )
 
 from moir_edge.lazy import lazy_names
 
