@@ -8,11 +8,11 @@ from moir_edge.lazy import lazy_names
 
 if TYPE_CHECKING:
     from moir_edge.benchmarks.comparison import compare
-    from moir_edge.benchmarks.data import TASKS, Row, read_rows
     from moir_edge.benchmarks.diagnosis import DiagnoseSettings, DiagnosisReport, diagnose
     from moir_edge.benchmarks.gates import GateBounds
     from moir_edge.benchmarks.parity import BenchBounds, BenchReport, BenchSettings, bench
     from moir_edge.benchmarks.schema import ComparisonReport
+    from moir_edge.data.rows import TASKS, Row, read_rows
 
 __all__ = [
     "TASKS",

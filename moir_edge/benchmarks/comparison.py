@@ -10,8 +10,6 @@ from pathlib import Path
 import moir_edge
 from moir_edge.benchmarks.candidates import CandidateSpec, specs_of
 from moir_edge.benchmarks.candidates.decoding import decoding_notices
-from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.datasets import DataSource, as_source
 from moir_edge.benchmarks.figures import RawResult, candidate_report
 from moir_edge.benchmarks.gates import GateBounds, check_gates
 from moir_edge.benchmarks.identity import identify_same, same_notices
@@ -38,6 +36,8 @@ from moir_edge.benchmarks.schema import (
     ComparisonReport,
     Settings,
 )
+from moir_edge.data.formats import DataSource, as_source
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 from moir_edge.progress import Progress, silent
 from moir_edge.threads import default_threads

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from moir_edge.benchmarks.data import Row, read_rows
 from moir_edge.benchmarks.diagnosis.routing import routing_map_of
+from moir_edge.data.rows import Row, read_rows
 from moir_edge.errors import DataError, MoirEdgeError
 from moir_edge.finite import json_text
 from moir_edge.runtime import RoutingMap

@@ -9,7 +9,6 @@ import numpy as np
 
 from moir_edge.benchmarks.agreement import compare_routing, token_agreement
 from moir_edge.benchmarks.candidates import Answer, RoutingRow, TimedAnswer
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.measure import OverheadPairs
 from moir_edge.benchmarks.metrics.bootstrap import CONFIDENCE, RESAMPLES
 from moir_edge.benchmarks.process import Measured
@@ -24,6 +23,7 @@ from moir_edge.benchmarks.schema import (
     Samples,
 )
 from moir_edge.benchmarks.scores import METRICS, Scores, overall_recovery, row_scores, task_figures
+from moir_edge.data.rows import Row
 
 __all__ = ["RawResult", "candidate_report", "component_samples", "paired_ratio", "router_overhead"]
 

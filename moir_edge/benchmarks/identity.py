@@ -199,7 +199,7 @@ def _of_bundle(spec: CandidateSpec, bundle: Bundle) -> ModelIdentity:
 
 def _of_checkpoint(spec: CandidateSpec) -> ModelIdentity:
     require("torch", "transformers")
-    from moir_edge.benchmarks.datasets.files import read_json
+    from moir_edge.data.formats.files import read_json
     from moir_edge.weights import resolve_checkpoint, weights_sha256
 
     folder = resolve_checkpoint(spec.source)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moir_edge.benchmarks.candidates import Answer, RoutingRow, TimedAnswer
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.process import Measured
+from moir_edge.data.rows import Row
 from moir_edge.progress import Progress
 
 __all__ = [

@@ -22,9 +22,9 @@ from moir_edge.benchmarks.candidates import (
     RoutingRow,
     TimedAnswer,
 )
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.worker import CLOSE
 from moir_edge.children import child_command, child_environment
+from moir_edge.data.rows import Row
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
 
 __all__ = ["CandidateProcess", "Measured"]

@@ -12,8 +12,8 @@ from moir_edge.errors import DataError
 from moir_edge.invocation import command_line
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.data import Row
-    from moir_edge.benchmarks.datasets import DataSource
+    from moir_edge.data.formats import DataSource
+    from moir_edge.data.rows import Row
 
 __all__ = [
     "BundleOrigin",

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from moir_edge.benchmarks.candidates import Answer
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.metrics import (
     Interval,
     cider_d,
@@ -18,6 +17,7 @@ from moir_edge.benchmarks.metrics import (
     vqa_accuracy,
 )
 from moir_edge.benchmarks.schema import Percent, TaskFigures
+from moir_edge.data.rows import Row
 
 __all__ = ["METRICS", "Scores", "overall_recovery", "row_scores", "task_figures"]
 

@@ -18,7 +18,7 @@ from moir_edge.benchmarks.candidates import (
     Reply,
     load_candidate,
 )
-from moir_edge.benchmarks.data import Row
+from moir_edge.data.rows import Row
 from moir_edge.errors import MoirEdgeError, UnsupportedError
 
 __all__ = ["CLOSE", "main", "serve"]

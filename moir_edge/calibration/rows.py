@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.datasets import DataSource, as_source
-from moir_edge.benchmarks.diagnosis.degradations import CLEAN
 from moir_edge.bundle.reader import file_sha256
 from moir_edge.calibration.balance import Balance
+from moir_edge.data.degradations import CLEAN
+from moir_edge.data.formats import DataSource, as_source
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 from moir_edge.finite import json_text
 from moir_edge.runtime.chat import user_message

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from moir_edge.benchmarks.datasets import DataSource, as_source
 from moir_edge.calibration.balance import parse_balance
+from moir_edge.data.formats import DataSource, as_source
 from moir_edge.errors import DataError, UnsupportedError, closest
 
 __all__ = ["CalibrationSettings"]

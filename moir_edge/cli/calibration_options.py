@@ -11,8 +11,8 @@ import typer
 from moir_edge.cli.data_options import data_source
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.datasets import DataSource
     from moir_edge.calibration import CalibrationSettings
+    from moir_edge.data.formats import DataSource
 
 __all__ = [
     "Balance",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.datasets import DataSource
+    from moir_edge.data.formats import DataSource
 
 __all__ = [
     "Annotations",
@@ -97,7 +97,7 @@ def data_source(
         UnsupportedError: The format or a column's role is unknown.
         DataError: The format needs a flag that is missing, or has no use for one that is given.
     """
-    from moir_edge.benchmarks.datasets import DataSource
+    from moir_edge.data.formats import DataSource
 
     return DataSource(
         path=data,

@@ -85,7 +85,7 @@ def diagnose(
     """Measure modality dominance: scores under degradation, Shapley shares, perceptual scores, attention."""
     from moir_edge.benchmarks import DiagnoseSettings
     from moir_edge.benchmarks import diagnose as run
-    from moir_edge.benchmarks.diagnosis.degradations import DEFAULTS
+    from moir_edge.data.degradations import DEFAULTS
 
     settings = DiagnoseSettings(
         degradations=tuple(degrade or DEFAULTS),

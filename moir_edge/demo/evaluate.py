@@ -12,7 +12,7 @@ import numpy as np
 from moir_edge.demo.data import TASKS, DemoRow
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.diagnosis.degradations import Degradation
+    from moir_edge.data.degradations import Degradation
 
 __all__ = ["CIDER", "answer_rows", "chat_text", "degraded", "task_accuracy"]
 
@@ -87,7 +87,7 @@ def degraded(rows: Sequence[DemoRow], degradation: str) -> list[DemoRow]:
         UnsupportedError: There is no such degradation.
         DataError: Its strength cannot be used.
     """
-    from moir_edge.benchmarks.diagnosis.degradations import parse_degradation
+    from moir_edge.data.degradations import parse_degradation
 
     wanted = parse_degradation(degradation)
     return [_degraded(row, wanted) for row in rows]

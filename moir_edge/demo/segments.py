@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from moir_edge.benchmarks.diagnosis.effects import drop_words
+from moir_edge.data.effects import drop_words
 from moir_edge.demo.data import CONTEXT_PROBABILITY
 from moir_edge.demo.questions import (
     CAPTION_PROMPTS,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from moir_edge.benchmarks.candidates.pictures import row_images
-from moir_edge.benchmarks.data import Row, first_refused
+from moir_edge.data.pictures import row_images
+from moir_edge.data.rows import Row, first_refused
 from moir_edge.errors import DataError
 
 __all__ = ["AnswerBatches", "RowSet", "answered_rows"]

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.diagnosis.degradations import CLEAN, parse_degradation
-from moir_edge.benchmarks.diagnosis.variants import ImageStore, degraded_rows
+from moir_edge.data.degradations import CLEAN, parse_degradation
+from moir_edge.data.rows import Row
+from moir_edge.data.variants import ImageStore, degraded_rows
 
 __all__ = ["CLEAN", "degraded_share"]
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.datasets import DataSource, as_source
+from moir_edge.data.formats import DataSource, as_source
+from moir_edge.data.rows import Row
 from moir_edge.environment import require
 from moir_edge.errors import DataError, NotFiniteError
 from moir_edge.finite import json_text

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from moir_edge.benchmarks.diagnosis.degradations import parse_degradation
+from moir_edge.data.degradations import parse_degradation
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.tuning.balance import check_mode
 

@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from moir_edge.benchmarks.data import Row
+from moir_edge.data.rows import Row
 from moir_edge.finite import json_text
 from moir_edge.ownership import remove_files
 from moir_edge.progress import Progress

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moir_edge.benchmarks.datasets import DataSource
+from moir_edge.data.formats import DataSource
 from moir_edge.errors import DataError
 from moir_edge.finite import json_text
 from moir_edge.ownership import (

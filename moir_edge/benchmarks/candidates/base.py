@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from moir_edge.benchmarks.data import Row
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:

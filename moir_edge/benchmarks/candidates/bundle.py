@@ -16,8 +16,8 @@ from moir_edge.benchmarks.candidates.base import (
 )
 from moir_edge.benchmarks.candidates.components import ComponentRun, run_components
 from moir_edge.benchmarks.candidates.decoding import ONE_BEAM
-from moir_edge.benchmarks.candidates.pictures import row_images
-from moir_edge.benchmarks.data import Row, first_refused
+from moir_edge.data.pictures import row_images
+from moir_edge.data.rows import Row, first_refused
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from moir_edge.benchmarks.candidates.base import (
     TimedAnswer,
 )
 from moir_edge.benchmarks.candidates.decoding import counts_padding, keep_what_bundles_apply
-from moir_edge.benchmarks.candidates.pictures import row_images
-from moir_edge.benchmarks.data import Row, first_refused
+from moir_edge.data.pictures import row_images
+from moir_edge.data.rows import Row, first_refused
 from moir_edge.environment import require
 from moir_edge.errors import DataError
 from moir_edge.runtime.sampling import require_finite

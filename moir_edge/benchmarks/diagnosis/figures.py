@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from moir_edge.benchmarks.candidates import Answer
-from moir_edge.benchmarks.diagnosis.degradations import Degradation
 from moir_edge.benchmarks.diagnosis.perceptual import (
     FULL,
     IMAGE_PERMUTED,
@@ -31,6 +30,7 @@ from moir_edge.benchmarks.diagnosis.shares import (
 )
 from moir_edge.benchmarks.diagnosis.values import OVERALL, ValueTable, unit_scores
 from moir_edge.benchmarks.scores import Scores, row_scores, task_figures
+from moir_edge.data.degradations import Degradation
 
 __all__ = ["PERCEPTUAL_REQUESTS", "SHAPLEY_REQUESTS", "SourceFigures"]
 

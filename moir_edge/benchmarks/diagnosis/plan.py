@@ -6,19 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moir_edge.benchmarks.candidates import Answer, Candidate
-from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.diagnosis.degradations import parse_degradation
 from moir_edge.benchmarks.diagnosis.perceptual import IMAGE_PERMUTED, TEXT_PERMUTED
 from moir_edge.benchmarks.diagnosis.schema import CLEAN
 from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
 from moir_edge.benchmarks.diagnosis.shares import NEITHER
-from moir_edge.benchmarks.diagnosis.variants import (
-    ImageStore,
-    Variant,
-    degraded_rows,
-    permuted_rows,
-)
 from moir_edge.benchmarks.measure import batches
+from moir_edge.data.degradations import parse_degradation
+from moir_edge.data.rows import Row
+from moir_edge.data.variants import ImageStore, Variant, degraded_rows, permuted_rows
 from moir_edge.progress import Progress
 
 __all__ = ["IMAGE_BLANK", "TEXT_BLANK", "Plan", "answer_plan", "make_plan"]

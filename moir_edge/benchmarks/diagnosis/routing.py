@@ -11,9 +11,9 @@ import numpy as np
 from moir_edge.benchmarks.candidates import Candidate
 from moir_edge.benchmarks.candidates.bundle import BundleCandidate
 from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
-from moir_edge.benchmarks.candidates.pictures import row_images
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.diagnosis.schema import RoutingExample
+from moir_edge.data.pictures import row_images
+from moir_edge.data.rows import Row
 from moir_edge.errors import UnsupportedError
 from moir_edge.runtime import RoutingMap
 

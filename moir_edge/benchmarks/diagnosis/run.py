@@ -20,8 +20,6 @@ from moir_edge.benchmarks.candidates import (
 )
 from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
 from moir_edge.benchmarks.candidates.decoding import decoding_notices
-from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.datasets import DataSource, as_source
 from moir_edge.benchmarks.diagnosis.changes import source_changes
 from moir_edge.benchmarks.diagnosis.figures import SourceFigures
 from moir_edge.benchmarks.diagnosis.output import check_output, write_diagnosis
@@ -34,11 +32,13 @@ from moir_edge.benchmarks.diagnosis.schema import (
     SourceDiagnosis,
 )
 from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
-from moir_edge.benchmarks.diagnosis.variants import ImageStore
 from moir_edge.benchmarks.identity import identify_pairs, pair_notices
 from moir_edge.benchmarks.machine import CpuTimes, describe_machine, load_average
 from moir_edge.benchmarks.measure import latency_sample
 from moir_edge.benchmarks.provenance import Provenance, Providers, data_facts
+from moir_edge.data.formats import DataSource, as_source
+from moir_edge.data.rows import Row
+from moir_edge.data.variants import ImageStore
 from moir_edge.errors import BundleError, DataError, UnsupportedError
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.threads import default_threads

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moir_edge.benchmarks.diagnosis.degradations import CLEAN
 from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
 from moir_edge.benchmarks.metrics import Interval
 from moir_edge.benchmarks.provenance import VersionedReport
 from moir_edge.benchmarks.schema import TaskFigures
+from moir_edge.data.degradations import CLEAN
 
 __all__ = [
     "CLEAN",

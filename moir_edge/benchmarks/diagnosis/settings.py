@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moir_edge.benchmarks.diagnosis.degradations import (
-    DEFAULTS,
-    Degradation,
-    parse_degradation,
-)
+from moir_edge.data.degradations import DEFAULTS, Degradation, parse_degradation
 from moir_edge.errors import DataError
 
 __all__ = ["DiagnoseSettings"]

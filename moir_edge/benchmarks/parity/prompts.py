@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from moir_edge.benchmarks.data import Row, naming
 from moir_edge.benchmarks.measure import latency_sample
 from moir_edge.benchmarks.parity.schema import PromptFacts
 from moir_edge.benchmarks.parity.settings import BenchSettings
 from moir_edge.bundle import Bundle
+from moir_edge.data.rows import Row, naming
 
 __all__ = ["Prompts", "prompts_of"]
 

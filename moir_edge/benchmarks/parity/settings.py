@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from moir_edge.benchmarks.datasets import DataSource
 from moir_edge.benchmarks.parity.gates import BenchBounds
+from moir_edge.data.formats import DataSource
 from moir_edge.errors import DataError, UnsupportedError, closest
 
 __all__ = ["BenchSettings"]

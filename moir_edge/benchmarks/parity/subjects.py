@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moir_edge.benchmarks.candidates import CandidateSpec, spec_of, specs_of
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.identity import identify_same
 from moir_edge.benchmarks.parity.schema import NOT_ON_THIS_DEVICE
 from moir_edge.benchmarks.parity.settings import BenchSettings
@@ -16,6 +15,7 @@ from moir_edge.benchmarks.parity.speed import ENGINE_PROVIDERS
 from moir_edge.benchmarks.process import CandidateProcess
 from moir_edge.benchmarks.provenance import ModelIdentity
 from moir_edge.bundle import Bundle, open_bundle
+from moir_edge.data.rows import Row
 from moir_edge.errors import BundleError, DataError, EnvironmentProblem, UnsupportedError
 from moir_edge.runtime.providers import graph_provider
 from moir_edge.threads import default_threads

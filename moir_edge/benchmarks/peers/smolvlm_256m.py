@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from moir_edge.benchmarks.candidates import TimedAnswer, spec_of
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.figures import router_overhead
 from moir_edge.benchmarks.machine import (
     CpuTimes,
@@ -42,6 +41,7 @@ from moir_edge.benchmarks.peers.checkpoint import (
 from moir_edge.benchmarks.peers.limits import decode_bytes, limit_ms, read_bandwidth
 from moir_edge.benchmarks.process import CandidateProcess, Measured
 from moir_edge.bundle import open_bundle
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, MoirEdgeError
 from moir_edge.finite import json_text
 from moir_edge.ownership import CHECKPOINT

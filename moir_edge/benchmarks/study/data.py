@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from moir_edge.benchmarks.diagnosis.effects import gaussian_blur
 from moir_edge.benchmarks.study.settings import StudySettings
+from moir_edge.data.effects import gaussian_blur
 from moir_edge.demo import demo_rows, write_jsonl
 from moir_edge.demo.data import DemoRow
 

@@ -134,12 +134,12 @@ def _measured(checkpoint: Path, job: Job, threads: int) -> dict[str, Any]:
     """Diagnose a checkpoint on the test rows."""
     from moir_edge.benchmarks.candidates import spec_of
     from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
-    from moir_edge.benchmarks.data import read_rows
     from moir_edge.benchmarks.diagnosis.plan import make_plan
     from moir_edge.benchmarks.diagnosis.run import diagnose_candidate
     from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
-    from moir_edge.benchmarks.diagnosis.variants import ImageStore
     from moir_edge.benchmarks.study.training import attach_reweighting
+    from moir_edge.data.rows import read_rows
+    from moir_edge.data.variants import ImageStore
     from moir_edge.router import special_token_ids
 
     wanted = DiagnoseSettings(

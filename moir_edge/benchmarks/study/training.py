@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from moir_edge.benchmarks.data import read_rows
 from moir_edge.benchmarks.study.arms import Arm
 from moir_edge.benchmarks.study.reweighting import AttentionReweighting
 from moir_edge.benchmarks.study.settings import StudySettings
 from moir_edge.checkpoint import load_checkpoint, write_checkpoint
+from moir_edge.data.rows import read_rows
 from moir_edge.progress import Progress
 from moir_edge.router import load_retrofitted, remove_router, retrofit, special_token_ids
 from moir_edge.tuning import TuneSettings, tune

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moir_edge.benchmarks.data import Row
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 from moir_edge.runtime.chat import user_message
 from moir_edge.runtime.processor import EncodedPrompt, ModelInputs, Processor

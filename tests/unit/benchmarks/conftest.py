@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.gates import GateBounds
 from moir_edge.benchmarks.schema import ComparisonReport
+from moir_edge.data.rows import Row
 
 from .fakes import make_report, make_rows
 

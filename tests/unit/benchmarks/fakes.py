@@ -17,12 +17,12 @@ from moir_edge.benchmarks.candidates import (
     TimedAnswer,
 )
 from moir_edge.benchmarks.comparison import measure_all
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.gates import GateBounds, check_gates
 from moir_edge.benchmarks.provenance import DataFacts, ModelIdentity, Provenance
 from moir_edge.benchmarks.schema import ComparisonReport, Settings
 from moir_edge.bundle import Manifest, ModelFacts, SourceEntry
 from moir_edge.bundle.manifest import MANIFEST_NAME
+from moir_edge.data.rows import Row
 
 SETTINGS = Settings(
     threads=1,

@@ -14,9 +14,9 @@ import pytest
 
 from moir_edge.benchmarks import comparison
 from moir_edge.benchmarks.candidates import CandidateSpec
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.schema import ComparisonReport
 from moir_edge.cli.main import main
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 from moir_edge.invocation import command_line
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.measure import (
     LatencyPlan,
     batches,
@@ -10,6 +9,7 @@ from moir_edge.benchmarks.measure import (
     measure_overhead,
     measure_routing,
 )
+from moir_edge.data.rows import Row
 
 from .fakes import FakeCandidate, right
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from moir_edge.benchmarks.candidates import Answer, CandidateSpec, Reply, TimedAnswer
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.process import CandidateProcess
 from moir_edge.benchmarks.worker import CLOSE, serve
+from moir_edge.data.rows import Row
 from moir_edge.errors import BundleError, DataError, EnvironmentProblem
 
 from .fakes import FakeCandidate, right

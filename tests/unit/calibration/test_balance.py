@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moir_edge.benchmarks.data import Row
 from moir_edge.calibration import CalibrationSettings
 from moir_edge.calibration.balance import Balance, parse_balance
 from moir_edge.calibration.rows import CalibrationRows, row_sha256
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.runtime.images import read_image
 from moir_edge.runtime.processor import ModelInputs

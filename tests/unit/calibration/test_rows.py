@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moir_edge.benchmarks.data import read_rows
 from moir_edge.calibration.rows import CalibrationRows, refuse_overlap, row_sha256
+from moir_edge.data.rows import read_rows
 from moir_edge.errors import DataError
 from moir_edge.runtime.images import read_image
 from moir_edge.runtime.processor import ModelInputs

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from moir_edge.benchmarks.data import Row, read_rows
+from moir_edge.data.rows import Row, read_rows
 from moir_edge.demo import checkpoint_path, demo_rows, write_jsonl
 from moir_edge.router import load_retrofitted
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from moir_edge.benchmarks.data import Row
 from moir_edge.cli.main import main
+from moir_edge.data.rows import Row
 from moir_edge.demo import checkpoint_path, demo_rows, write_jsonl
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.tuning import TuneSettings
@@ -19,7 +19,7 @@ MIX = ("blur=3px", "text-blank")
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    from moir_edge.benchmarks.data import read_rows
+    from moir_edge.data.rows import read_rows
 
     folder = tmp_path_factory.mktemp("rows")
     return read_rows(write_jsonl(demo_rows("train", count=240, tasks=("vqa",)), folder))

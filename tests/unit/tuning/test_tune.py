@@ -17,8 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from moir_edge.benchmarks.data import Row
 from moir_edge.cli.main import main
+from moir_edge.data.rows import Row
 from moir_edge.demo import checkpoint_path
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.router import load_retrofitted, remove_router

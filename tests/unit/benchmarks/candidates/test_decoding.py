@@ -13,8 +13,8 @@ import pytest
 from moir_edge.benchmarks.candidates import Answer, load_candidate, spec_of
 from moir_edge.benchmarks.candidates.decoding import decoding_notices
 from moir_edge.benchmarks.comparison import compare
-from moir_edge.benchmarks.data import Row
 from moir_edge.bundle import open_bundle, seal
+from moir_edge.data.rows import Row
 from moir_edge.runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow  # traces and exports a model once, some seconds on an idle machine

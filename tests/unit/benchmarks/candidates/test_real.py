@@ -10,7 +10,7 @@ import pytest
 
 from moir_edge.benchmarks.candidates import Candidate, load_candidate, spec_of
 from moir_edge.benchmarks.comparison import compare
-from moir_edge.benchmarks.data import Row
+from moir_edge.data.rows import Row
 from moir_edge.errors import UnsupportedError
 
 pytestmark = pytest.mark.slow  # traces and exports a model once, some seconds on an idle machine

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moir_edge.benchmarks.data import Row, read_rows
+from moir_edge.data.rows import Row, read_rows
 from moir_edge.demo import checkpoint_path, demo_rows, write_jsonl
 
 TEMPLATE = (

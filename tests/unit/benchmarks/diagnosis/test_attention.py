@@ -11,7 +11,6 @@ import torch
 
 from moir_edge.benchmarks.candidates import Answer, spec_of
 from moir_edge.benchmarks.candidates.checkpoint import CheckpointCandidate
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.diagnosis.attention import (
     AttentionRow,
     attention_figures,
@@ -20,6 +19,7 @@ from moir_edge.benchmarks.diagnosis.attention import (
     modality_dominance,
     shown_layers,
 )
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, NotFiniteError
 from moir_edge.export.attention import attention_implementation
 

@@ -15,13 +15,13 @@ import pytest
 
 from moir_edge.benchmarks import DiagnoseSettings, DiagnosisReport, diagnose
 from moir_edge.benchmarks.candidates import load_candidate, spec_of
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.diagnosis import diagnose_rows
 from moir_edge.benchmarks.diagnosis.output import summary_json
 from moir_edge.benchmarks.diagnosis.page import render_html
 from moir_edge.benchmarks.diagnosis.routing import routing_examples
 from moir_edge.benchmarks.diagnosis.table import print_diagnosis
 from moir_edge.cli.main import main
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, UnsupportedError
 
 pytestmark = pytest.mark.slow  # generates answers with two models, some seconds on an idle machine

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moir_edge.benchmarks.data import Row
 from moir_edge.benchmarks.diagnosis.perceptual import (
     FULL,
     IMAGE_PERMUTED,
@@ -21,6 +20,7 @@ from moir_edge.benchmarks.diagnosis.shares import (
     modality_shares,
 )
 from moir_edge.benchmarks.diagnosis.values import OVERALL, ValueTable, unit_scores
+from moir_edge.data.rows import Row
 
 
 def values(*scores: float) -> dict[str, list[float]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from moir_edge.benchmarks.candidates.pictures import row_images
-from moir_edge.benchmarks.data import Row, first_refused, read_rows
+from moir_edge.data.pictures import row_images
+from moir_edge.data.rows import Row, first_refused, read_rows
 from moir_edge.errors import DataError
 
 

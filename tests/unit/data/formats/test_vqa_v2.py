@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from moir_edge.benchmarks.datasets import read_dataset
 from moir_edge.benchmarks.metrics import vqa_accuracy
+from moir_edge.data.formats import read_dataset
 from moir_edge.errors import DataError
 
 from .official import VOTES, annotations, questions, touch, write

@@ -8,14 +8,9 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.diagnosis.degradations import parse_degradation
-from moir_edge.benchmarks.diagnosis.variants import (
-    ImageStore,
-    Variant,
-    degraded_rows,
-    permuted_rows,
-)
+from moir_edge.data.degradations import parse_degradation
+from moir_edge.data.rows import Row
+from moir_edge.data.variants import ImageStore, Variant, degraded_rows, permuted_rows
 from moir_edge.errors import EnvironmentProblem
 
 

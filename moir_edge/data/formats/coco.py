@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.datasets.files import (
+from moir_edge.data.formats.files import (
     caption_request,
     find_image,
     listed,
@@ -19,11 +18,12 @@ from moir_edge.benchmarks.datasets.files import (
     typed,
     words,
 )
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, attempt, register
+from moir_edge.data.formats.registry import DatasetFormat, PlacedRow, attempt, register
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.datasets.source import DataSource
+    from moir_edge.data.formats.source import DataSource
 
 __all__ = ["CocoCaptions"]
 

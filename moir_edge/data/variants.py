@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from moir_edge.benchmarks.data import Row, naming
-from moir_edge.benchmarks.diagnosis.degradations import Degradation
+from moir_edge.data.degradations import Degradation
+from moir_edge.data.rows import Row, naming
 from moir_edge.errors import EnvironmentProblem
 from moir_edge.runtime.images import read_image
 

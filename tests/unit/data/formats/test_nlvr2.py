@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from moir_edge.benchmarks.candidates import Answer
-from moir_edge.benchmarks.datasets import read_dataset
 from moir_edge.benchmarks.scores import row_scores, task_figures
+from moir_edge.data.formats import read_dataset
 from moir_edge.errors import DataError
 
 from .official import statement, touch, write

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from moir_edge.benchmarks.data import Row, naming
+from moir_edge.data.rows import Row, naming
 
 __all__ = ["decoded_image", "row_images"]
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.datasets import DataSource, read_dataset
-from moir_edge.benchmarks.datasets.columns import COLUMN_NAMES
+from moir_edge.data.formats import DataSource, read_dataset
+from moir_edge.data.formats.columns import COLUMN_NAMES
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, EnvironmentProblem, UnsupportedError
 
 datasets = pytest.importorskip("datasets", reason="needs the extra hub")
@@ -208,7 +208,7 @@ def test_json_lines_without_types_name_files(tmp_path: Path) -> None:
 def test_pictures_that_a_stream_only_names_are_fetched() -> None:
     import fsspec
 
-    from moir_edge.benchmarks.datasets.pictures import picture_file
+    from moir_edge.data.formats.pictures import picture_file
 
     buffer = io.BytesIO()
     _picture(2).save(buffer, format="PNG")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, get_format
 from moir_edge.bundle.reader import file_sha256
+from moir_edge.data.formats.registry import DatasetFormat, PlacedRow, get_format
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 
 __all__ = ["DataSource", "as_source", "read_dataset"]
@@ -29,7 +29,7 @@ class DataSource:
             request. None for the format's own wording.
         split: Of a `hub` data set; None where it has only one.
         subset: Of a `hub` data set that has several (its hub page calls them so).
-        columns: Role to column of a `hub` data set, such as ``{"prompt": "query"}``; see `moir_edge.benchmarks.datasets.columns`.
+        columns: Role to column of a `hub` data set, such as ``{"prompt": "query"}``; see `moir_edge.data.formats.columns`.
         task: What all rows of a `hub` data set are: `vqa`, `statement` or `caption`.
         answers: Whether the answers are of use. Without, files that hold nothing else need not be given.
         flags: How the flags of the command line begin that name these fields, for messages: `data`, `calib` or `eval`.

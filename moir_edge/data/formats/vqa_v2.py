@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moir_edge.benchmarks.data import Row
-from moir_edge.benchmarks.datasets.files import (
+from moir_edge.data.formats.files import (
     find_image,
     listed,
     read_json,
@@ -17,11 +16,12 @@ from moir_edge.benchmarks.datasets.files import (
     worded,
     words,
 )
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, attempt, register
+from moir_edge.data.formats.registry import DatasetFormat, PlacedRow, attempt, register
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.datasets.source import DataSource
+    from moir_edge.data.formats.source import DataSource
 
 __all__ = ["VqaV2"]
 

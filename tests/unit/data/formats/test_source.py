@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from moir_edge.benchmarks.data import Row, read_rows
-from moir_edge.benchmarks.datasets import DataSource, as_source, format_names, read_dataset
-from moir_edge.benchmarks.datasets.jsonl import JsonLines
-from moir_edge.benchmarks.datasets.registry import get_format, register
+from moir_edge.data.formats import DataSource, as_source, format_names, read_dataset
+from moir_edge.data.formats.jsonl import JsonLines
+from moir_edge.data.formats.registry import get_format, register
+from moir_edge.data.rows import Row, read_rows
 from moir_edge.errors import DataError, UnsupportedError
 
 from .official import annotations, captions, questions, statement, touch, write

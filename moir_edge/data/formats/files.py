@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.datasets.source import DataSource
+    from moir_edge.data.formats.source import DataSource
 
 __all__ = [
     "PLACEHOLDER",

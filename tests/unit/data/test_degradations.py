@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from moir_edge.benchmarks.diagnosis import DiagnoseSettings
-from moir_edge.benchmarks.diagnosis.degradations import DEFAULTS, parse_degradation
-from moir_edge.benchmarks.diagnosis.registry import image_degradation, known_kinds
+from moir_edge.data.degradations import DEFAULTS, parse_degradation
+from moir_edge.data.kinds import image_degradation, known_kinds
 from moir_edge.errors import DataError, UnsupportedError
 
 

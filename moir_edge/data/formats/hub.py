@@ -8,22 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moir_edge.benchmarks.data import DEFAULT_TASK, Row, parse_row
-from moir_edge.benchmarks.datasets.columns import (
-    answers_of,
-    check_roles,
-    choose_columns,
-    text_of,
-)
-from moir_edge.benchmarks.datasets.files import caption_request, worded
-from moir_edge.benchmarks.datasets.pictures import picture_file
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.bundle.reader import file_sha256
+from moir_edge.data.formats.columns import answers_of, check_roles, choose_columns, text_of
+from moir_edge.data.formats.files import caption_request, worded
+from moir_edge.data.formats.pictures import picture_file
+from moir_edge.data.formats.registry import DatasetFormat, PlacedRow, attempt, register
+from moir_edge.data.rows import DEFAULT_TASK, Row, parse_row
 from moir_edge.environment import require
 from moir_edge.errors import DataError
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.datasets.source import DataSource
+    from moir_edge.data.formats.source import DataSource
 
 __all__ = ["HubTable"]
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from moir_edge.benchmarks.data import Row
 from moir_edge.bundle.reader import file_sha256
+from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, UnsupportedError, closest
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.datasets.source import DataSource
+    from moir_edge.data.formats.source import DataSource
 
 __all__ = ["DatasetFormat", "PlacedRow", "attempt", "format_names", "get_format", "register"]
 

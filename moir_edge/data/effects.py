@@ -15,11 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from moir_edge.benchmarks.diagnosis.registry import (
-    Quantity,
-    image_degradation,
-    text_degradation,
-)
+from moir_edge.data.kinds import Quantity, image_degradation, text_degradation
 
 __all__ = [
     "BLANK",

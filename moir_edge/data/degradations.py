@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from moir_edge.benchmarks.diagnosis.registry import DegradationKind, Quantity, find_kind
+from moir_edge.data.kinds import DegradationKind, Quantity, find_kind
 from moir_edge.errors import DataError
 
 __all__ = ["CLEAN", "DEFAULTS", "Degradation", "parse_degradation"]

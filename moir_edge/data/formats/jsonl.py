@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from moir_edge.benchmarks.data import scan_rows
-from moir_edge.benchmarks.datasets.registry import DatasetFormat, PlacedRow, register
+from moir_edge.data.formats.registry import DatasetFormat, PlacedRow, register
+from moir_edge.data.rows import scan_rows
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks.datasets.source import DataSource
+    from moir_edge.data.formats.source import DataSource
 
 __all__ = ["JsonLines"]
 
 
 @register
 class JsonLines(DatasetFormat):
-    """See `moir_edge.benchmarks.data.read_rows`: every row names its images, its prompt and its task."""
+    """See `moir_edge.data.rows.read_rows`: every row names its images, its prompt and its task."""
 
     name = "jsonl"
     takes_images = False
