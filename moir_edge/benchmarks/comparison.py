@@ -27,7 +27,6 @@ from moir_edge.benchmarks.measure import (
     measure_overhead,
     measure_routing,
 )
-from moir_edge.benchmarks.metrics.bootstrap import RESAMPLES
 from moir_edge.benchmarks.output import check_output, write_report
 from moir_edge.benchmarks.process import CandidateProcess, Measured
 from moir_edge.benchmarks.provenance import Machine, Provenance, Providers, data_facts
@@ -39,6 +38,7 @@ from moir_edge.benchmarks.schema import (
 from moir_edge.data.formats import DataSource, as_source
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
+from moir_edge.metrics.bootstrap import RESAMPLES
 from moir_edge.progress import Progress, silent
 from moir_edge.threads import default_threads
 

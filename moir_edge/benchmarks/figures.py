@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moir_edge.benchmarks.agreement import compare_routing, token_agreement
 from moir_edge.benchmarks.candidates import Answer, RoutingRow, TimedAnswer
 from moir_edge.benchmarks.measure import OverheadPairs
-from moir_edge.benchmarks.metrics.bootstrap import CONFIDENCE, RESAMPLES
 from moir_edge.benchmarks.process import Measured
 from moir_edge.benchmarks.schema import (
     COMPONENT_ORDER,
@@ -22,8 +20,10 @@ from moir_edge.benchmarks.schema import (
     RowResult,
     Samples,
 )
-from moir_edge.benchmarks.scores import METRICS, Scores, overall_recovery, row_scores, task_figures
 from moir_edge.data.rows import Row
+from moir_edge.metrics.agreement import compare_routing, token_agreement
+from moir_edge.metrics.bootstrap import CONFIDENCE, RESAMPLES
+from moir_edge.metrics.scores import METRICS, Scores, overall_recovery, row_scores, task_figures
 
 __all__ = ["RawResult", "candidate_report", "component_samples", "paired_ratio", "router_overhead"]
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moir_edge.benchmarks.agreement import NO_ROUTER
 from moir_edge.benchmarks.deciding import Evidence, Figure, gate_result
 from moir_edge.benchmarks.schema import CandidateReport, GateResult, Percent, RouterOverhead
+from moir_edge.metrics.agreement import NO_ROUTER
 
 __all__ = ["GateBounds", "check_gates", "overhead_figure"]
 

@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from moir_edge.benchmarks.metrics.vqa import HUMAN_ANSWERS
 from moir_edge.data.json_lines import json_object, numbered_lines
 from moir_edge.errors import DataError, closest
+from moir_edge.metrics.vqa import HUMAN_ANSWERS
 
 __all__ = [
     "TASKS",

@@ -92,7 +92,7 @@ def measure_test(model: Any, processor: Any, count: int) -> dict[str, Any]:
 
 def _scores(model: Any, processor: Any, rows: Sequence[DemoRow]) -> dict[str, float]:
     """Accuracy per task, and CIDEr-D of the captions."""
-    from moir_edge.benchmarks.metrics.cider import cider_d
+    from moir_edge.metrics.cider import cider_d
 
     texts = answer_rows(model, processor, rows)
     pairs = [(t, row.answers) for t, row in zip(texts, rows, strict=True) if row.task == "caption"]

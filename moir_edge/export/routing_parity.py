@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from moir_edge.errors import NotFiniteError
 from moir_edge.finite import count_text, is_finite, largest
-from moir_edge.similarity import cosines
+from moir_edge.metrics.cosine import cosines
 
 __all__ = ["RoutingFigures", "same_choice", "torch_routing"]
 

@@ -29,8 +29,8 @@ from moir_edge.benchmarks.diagnosis.shares import (
     modality_shares,
 )
 from moir_edge.benchmarks.diagnosis.values import OVERALL, ValueTable, unit_scores
-from moir_edge.benchmarks.scores import Scores, row_scores, task_figures
 from moir_edge.data.degradations import Degradation
+from moir_edge.metrics.scores import Scores, row_scores, task_figures
 
 __all__ = ["PERCEPTUAL_REQUESTS", "SHAPLEY_REQUESTS", "SourceFigures"]
 

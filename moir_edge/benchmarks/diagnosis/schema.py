@@ -7,10 +7,10 @@ from typing import Any, ClassVar, overload
 from pydantic import BaseModel, ConfigDict, Field
 
 from moir_edge.benchmarks.diagnosis.settings import DiagnoseSettings
-from moir_edge.benchmarks.metrics import Interval
 from moir_edge.benchmarks.provenance import VersionedReport
 from moir_edge.benchmarks.schema import TaskFigures
 from moir_edge.data.degradations import CLEAN
+from moir_edge.metrics import Interval
 
 __all__ = [
     "CLEAN",

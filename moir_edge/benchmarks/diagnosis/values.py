@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from moir_edge.benchmarks.metrics.bootstrap import Interval, interval_of, resampled_means
-from moir_edge.benchmarks.scores import METRICS, Scores
 from moir_edge.data.rows import TASKS, Row
+from moir_edge.metrics.bootstrap import Interval, interval_of, resampled_means
+from moir_edge.metrics.scores import METRICS, Scores
 
 __all__ = ["OVERALL", "Statistic", "ValueTable", "unit_scores"]
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moir_edge.benchmarks.agreement import NO_ROUTER
 from moir_edge.benchmarks.deciding import Evidence, Figure, gate_result
 from moir_edge.benchmarks.gates import overhead_figure
 from moir_edge.benchmarks.parity.schema import SpeedPair, Subject, SubjectParity
 from moir_edge.benchmarks.schema import GateResult, Ratio
 from moir_edge.bundle import COMPONENTS
+from moir_edge.metrics.agreement import NO_ROUTER
 
 __all__ = ["BenchBounds", "check_bench_gates"]
 

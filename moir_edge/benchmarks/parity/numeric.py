@@ -15,7 +15,7 @@ from moir_edge.benchmarks.parity.schema import ComponentParity
 from moir_edge.bundle import COMPONENTS
 from moir_edge.errors import NotFiniteError, ShapeError
 from moir_edge.finite import count_text, is_finite, largest
-from moir_edge.similarity import cosines
+from moir_edge.metrics.cosine import cosines
 
 if TYPE_CHECKING:
     from moir_edge.runtime.interface import RouterArrays

@@ -10,15 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
-from moir_edge.benchmarks.agreement import leading_share
 from moir_edge.benchmarks.candidates import Answer
-from moir_edge.benchmarks.metrics import mean_interval
 from moir_edge.benchmarks.schema import Percent
-from moir_edge.benchmarks.scores import overall_recovery, row_scores
 from moir_edge.calibration.mixed.prompts import PromptBatch, prompt_batches
 from moir_edge.data.rows import Row
 from moir_edge.export.chain import GraphChain
 from moir_edge.export.writing import write_graphs
+from moir_edge.metrics import mean_interval
+from moir_edge.metrics.agreement import leading_share
+from moir_edge.metrics.scores import overall_recovery, row_scores
 from moir_edge.runtime.processor import Processor
 
 __all__ = ["HeldOut", "Measure"]

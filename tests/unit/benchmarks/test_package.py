@@ -23,7 +23,7 @@ def test_measuring_needs_the_base_install_only() -> None:
         "for name in ('torch', 'transformers', 'onnx', 'onnxruntime'): sys.modules[name] = None\n"
         "import moir_edge.benchmarks as b\n"
         "[getattr(b, name) for name in b.__all__]\n"
-        "import moir_edge.benchmarks.metrics, moir_edge.benchmarks.worker\n"
+        "import moir_edge.metrics, moir_edge.benchmarks.worker\n"
         "import moir_edge.benchmarks.diagnosis.page, moir_edge.benchmarks.diagnosis.routing\n"
         "import moir_edge.benchmarks.diagnosis.attention, moir_edge.cli.diagnose\n"
         "import moir_edge.benchmarks.candidates.bundle, moir_edge.benchmarks.candidates.checkpoint\n"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from moir_edge.benchmarks.metrics import cider_d
 from moir_edge.data.formats import read_dataset
 from moir_edge.errors import DataError
+from moir_edge.metrics import cider_d
 
 from .official import captions, touch, write
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from moir_edge.benchmarks.metrics import vqa_accuracy
 from moir_edge.data.formats import read_dataset
 from moir_edge.errors import DataError
+from moir_edge.metrics import vqa_accuracy
 
 from .official import VOTES, annotations, questions, touch, write
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from moir_edge.benchmarks.metrics.bootstrap import mean_interval, ratio_interval
 from moir_edge.errors import NotFiniteError
+from moir_edge.metrics.bootstrap import mean_interval, ratio_interval
 
 
 def test_mean_interval_is_close_to_the_normal_one() -> None:

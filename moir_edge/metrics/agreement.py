@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from moir_edge.benchmarks.candidates import Answer, RoutingRow
 from moir_edge.benchmarks.schema import RoutingAgreement, TokenAgreement
 from moir_edge.finite import NOT_FINITE, is_finite
-from moir_edge.similarity import cosines
+from moir_edge.metrics.cosine import cosines
 
 __all__ = [
     "NO_ROUTER",

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from moir_edge.benchmarks.candidates import Answer
-from moir_edge.benchmarks.metrics import (
+from moir_edge.benchmarks.schema import Percent, TaskFigures
+from moir_edge.data.rows import Row
+from moir_edge.metrics import (
     Interval,
     cider_d,
     mean_interval,
@@ -16,8 +18,6 @@ from moir_edge.benchmarks.metrics import (
     statement_consistency,
     vqa_accuracy,
 )
-from moir_edge.benchmarks.schema import Percent, TaskFigures
-from moir_edge.data.rows import Row
 
 __all__ = ["METRICS", "Scores", "overall_recovery", "row_scores", "task_figures"]
 

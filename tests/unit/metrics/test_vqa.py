@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from moir_edge.benchmarks.metrics.vqa import normalize_answer, vqa_accuracy
+from moir_edge.metrics.vqa import normalize_answer, vqa_accuracy
 
 # Sums of tenths and thirds in double precision.
 TOLERANCE = 1e-12

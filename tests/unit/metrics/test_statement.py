@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from moir_edge.benchmarks.metrics.statement import statement_accuracy, statement_consistency
+from moir_edge.metrics.statement import statement_accuracy, statement_consistency
 
 
 @pytest.mark.parametrize(

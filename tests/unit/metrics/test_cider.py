@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from moir_edge.benchmarks.metrics.cider import cider_d, tokenize_caption
+from moir_edge.metrics.cider import cider_d, tokenize_caption
 
 # The bound of the issue; double precision leaves about 1e-14.
 TOLERANCE = 1e-6

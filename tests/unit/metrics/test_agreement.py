@@ -5,12 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moir_edge.benchmarks.agreement import (
-    compare_routing,
-    routing_agreement,
-    token_agreement,
-)
 from moir_edge.benchmarks.candidates import Answer
+from moir_edge.metrics.agreement import compare_routing, routing_agreement, token_agreement
 
 from .fakes import routing_row
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cosine as cosine_distance
 
-from moir_edge.similarity import cosines
+from moir_edge.metrics.cosine import cosines
 
 
 # float32 squares of the small ones vanish: 1e-30 squared is under its smallest number
