@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from moir_edge.errors import EnvironmentProblem
-from moir_edge.ops.fused import fused_obstacle
 from moir_edge.router import RouterConfig, RouterOutput, TokenRouter
+from moir_edge.router.fused import fused_obstacle
 from moir_edge.runtime.providers import graph_provider
 
 if TYPE_CHECKING:

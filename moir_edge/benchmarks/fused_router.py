@@ -2,7 +2,7 @@
 
 Every case is one prompt of N image and M text tokens of width D, routed in both directions. All candidates take turns, call by
 call, another one beginning each round; before every call the second-level cache is flushed. The file keeps every sample.
-The physical limit of a call is `bytes / bandwidth` (`moir_edge.ops.fused.traffic` has the formula), with the bandwidth that a
+The physical limit of a call is `bytes / bandwidth` (`moir_edge.router.fused.traffic` has the formula), with the bandwidth that a
 large copy reaches on the same GPU. Without a GPU the command says why it measures nothing and exits with 0.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from moir_edge.benchmarks.acceptance import Check
 from moir_edge.environment import missing_package
 from moir_edge.finite import json_text
-from moir_edge.ops.fused import router_traffic
+from moir_edge.router.fused import router_traffic
 
 __all__ = ["CASES", "Case", "case_record", "checks_of", "main", "take_turns", "why_no_gpu"]
 

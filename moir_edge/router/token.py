@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moir_edge.ops.fused import fused_obstacle, route_fused
 from moir_edge.router.base import Router, RouterOutput
 from moir_edge.router.config import RouterConfig
+from moir_edge.router.fused import fused_obstacle, route_fused
 from moir_edge.router.steps import (
     entropy_density,
     read_rows,
@@ -97,7 +97,7 @@ class TokenRouter(Router):
         hidden_size: Width D of the language model's embeddings.
 
     Attributes:
-        fused: ``auto`` routes with the fused GPU kernels where they can serve (`moir_edge.ops.fused.fused_obstacle` says
+        fused: ``auto`` routes with the fused GPU kernels where they can serve (`moir_edge.router.fused.fused_obstacle` says
             why not), ``off`` never does. No setting of the model: it is not saved.
 
     Source: docs/architecture.md of this project, after the MoIR write-ups' scoring, lookup and enrichment.

@@ -14,18 +14,9 @@ from moir_edge.benchmarks.diagnosis.schema import (
 )
 from moir_edge.benchmarks.diagnosis.text import condition_detail, condition_name, percent_text
 from moir_edge.benchmarks.diagnosis.values import OVERALL
-from moir_edge.benchmarks.report.axes import (
-    AXIS,
-    RIGHT,
-    WIDTH,
-    grid_x,
-    grid_y,
-    label,
-    line,
-    series,
-)
-from moir_edge.benchmarks.report.dots import Dot, DotRow, dot_chart
-from moir_edge.benchmarks.report.svg import Scale, draw, marker, padded_range
+from moir_edge.charts.axes import AXIS, RIGHT, WIDTH, grid_x, grid_y, label, line, series
+from moir_edge.charts.dots import Dot, DotRow, dot_chart
+from moir_edge.charts.svg import Scale, draw, marker, padded_range
 
 __all__ = ["layer_chart", "perceptual_chart", "score_chart", "share_chart"]
 

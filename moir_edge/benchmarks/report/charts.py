@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from moir_edge.benchmarks.report.axes import (
+from moir_edge.benchmarks.report.text import milliseconds
+from moir_edge.benchmarks.schema import CandidateReport
+from moir_edge.charts.axes import (
     AXIS,
     LEFT,
     RIGHT,
@@ -17,17 +19,8 @@ from moir_edge.benchmarks.report.axes import (
     row_name,
     series,
 )
-from moir_edge.benchmarks.report.dots import Dot, DotRow, dot_chart
-from moir_edge.benchmarks.report.svg import (
-    Scale,
-    draw,
-    element,
-    marker,
-    padded_range,
-    time_scale,
-)
-from moir_edge.benchmarks.report.text import milliseconds
-from moir_edge.benchmarks.schema import CandidateReport
+from moir_edge.charts.dots import Dot, DotRow, dot_chart
+from moir_edge.charts.svg import Scale, draw, element, marker, padded_range, time_scale
 
 __all__ = ["component_chart", "recovery_chart", "spread_chart", "trade_off_chart"]
 

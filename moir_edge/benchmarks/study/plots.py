@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moir_edge.benchmarks.report.dots import Dot, DotRow, dot_chart
-from moir_edge.benchmarks.report.standalone import stand_alone
 from moir_edge.benchmarks.study.settings import StudySettings
 from moir_edge.benchmarks.study.summary import CLEAN, OVERALL, ArmFigures, Spread
+from moir_edge.charts.dots import Dot, DotRow, dot_chart
+from moir_edge.charts.standalone import stand_alone
 
 __all__ = ["dominance_plot", "score_plot"]
 

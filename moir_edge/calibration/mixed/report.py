@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moir_edge.benchmarks.report.axes import AXIS, RIGHT, WIDTH, grid_x, label, line
-from moir_edge.benchmarks.report.standalone import stand_alone
-from moir_edge.benchmarks.report.svg import Scale, draw, marker
+from moir_edge.charts.axes import AXIS, RIGHT, WIDTH, grid_x, label, line
+from moir_edge.charts.standalone import stand_alone
+from moir_edge.charts.svg import Scale, draw, marker
 
 __all__ = ["sensitivity_plot"]
 

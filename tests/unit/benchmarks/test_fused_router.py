@@ -13,7 +13,7 @@ import torch
 
 from moir_edge.benchmarks import fused_candidates, fused_router
 from moir_edge.benchmarks.fused_router import CASES, Case, case_record, checks_of, take_turns
-from moir_edge.ops.fused import router_traffic
+from moir_edge.router.fused import router_traffic
 
 TARGET = fused_router.TARGET_CASE
 FUSED = "fused, CUDA graph"

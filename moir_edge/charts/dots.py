@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moir_edge.benchmarks.report.axes import (
-    AXIS,
-    LEFT,
-    RIGHT,
-    WIDTH,
-    grid_x,
-    label,
-    line,
-    row_name,
-    series,
-)
-from moir_edge.benchmarks.report.svg import Scale, draw, marker
+from moir_edge.charts.axes import AXIS, LEFT, RIGHT, WIDTH, grid_x, label, line, row_name, series
+from moir_edge.charts.svg import Scale, draw, marker
 
 __all__ = ["Dot", "DotRow", "dot_chart"]
 

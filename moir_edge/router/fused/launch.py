@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moir_edge.ops.fused.enrichment import copy_rest, enrich_tokens
-from moir_edge.ops.fused.scoring import order_tokens, score_tokens
-from moir_edge.ops.fused.weights import RouterWeights, columns
+from moir_edge.router.fused.enrichment import copy_rest, enrich_tokens
+from moir_edge.router.fused.scoring import order_tokens, score_tokens
+from moir_edge.router.fused.weights import RouterWeights, columns
 
 if TYPE_CHECKING:
     from moir_edge.router.config import RouterConfig

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from moir_edge.ops.fused import stack_weights
-from moir_edge.ops.fused.support import MAX_RANK
+from moir_edge.router.fused import stack_weights
+from moir_edge.router.fused.support import MAX_RANK
 from moir_edge.targets import TARGETS
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
@@ -58,7 +58,7 @@ def compile_launch(cases: Any, monkeypatch: Any, tmp_path_factory: Any) -> Any:
     """A function of a router and an SM that gives the compiled kernels of one call, in the order of `KERNELS`."""
     from triton.runtime.driver import driver
 
-    from moir_edge.ops.fused import launch
+    from moir_edge.router.fused import launch
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
     found: list[Any] = []

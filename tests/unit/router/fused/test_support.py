@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from moir_edge.errors import DataError, EnvironmentProblem
-from moir_edge.ops.fused import SWITCH, fused_obstacle, route_fused, stack_weights
-from moir_edge.ops.fused.weights import columns
+from moir_edge.router.fused import SWITCH, fused_obstacle, route_fused, stack_weights
+from moir_edge.router.fused.weights import columns
 
 EMBEDS = torch.zeros(1, 2, 24)
 

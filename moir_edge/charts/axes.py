@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from moir_edge.benchmarks.report.svg import SERIES, Scale, element
+from moir_edge.charts.svg import SERIES, Scale, element
 
 __all__ = [
     "AXIS",

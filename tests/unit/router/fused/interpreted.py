@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from moir_edge.ops.fused import fused_obstacle, route_fused
-from moir_edge.ops.fused.launch import Tiles
 from moir_edge.router import RouterConfig, TokenRouter
+from moir_edge.router.fused import fused_obstacle, route_fused
+from moir_edge.router.fused.launch import Tiles
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from moir_edge.ops.fused import router_traffic
+from moir_edge.router.fused import router_traffic
 
 
 def test_bytes_of_a_small_call() -> None:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from moir_edge.errors import EnvironmentProblem
-from moir_edge.ops.fused.support import SWITCH
-from moir_edge.ops.fused.weights import stack_weights
 from moir_edge.router.base import RouterOutput
+from moir_edge.router.fused.support import SWITCH
+from moir_edge.router.fused.weights import stack_weights
 
 if TYPE_CHECKING:
-    from moir_edge.ops.fused.launch import Tiles
+    from moir_edge.router.fused.launch import Tiles
     from moir_edge.router.token import TokenRouter
 
 __all__ = ["route_fused"]
@@ -44,7 +44,7 @@ def route_fused(
         EnvironmentProblem: A kernel cannot be compiled or launched on this device.
     """
     # Imported here: triton is an extra, and of no use without a GPU.
-    from moir_edge.ops.fused.launch import launch
+    from moir_edge.router.fused.launch import launch
 
     texts = torch.where(text_mask, text_positions, -1)
     try:

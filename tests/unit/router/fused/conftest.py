@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from moir_edge.ops.fused import SWITCH
 from moir_edge.ops.reference_router import RoutedArrays, route
 from moir_edge.router import RouterConfig, TokenRouter
+from moir_edge.router.fused import SWITCH
 
 ROOT = Path(__file__).parents[4]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from moir_edge.ops.fused.kernel_parts import (
+from moir_edge.router.fused.kernel_parts import (
     ABSENT,
     BEHIND,
     DENSITY_FLOOR,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from moir_edge.ops.fused import fused_obstacle
+from moir_edge.router.fused import fused_obstacle
 
 # float32 sums of up to 96 products in another order differ by a few units in the last place of values near 10.
 TOLERANCE = 2e-5

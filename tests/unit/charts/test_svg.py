@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from moir_edge.benchmarks.report.svg import Scale, element, time_scale
+from moir_edge.charts.svg import Scale, element, time_scale
 
 
 def test_scale_maps_and_clamps() -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from moir_edge.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from moir_edge.ops.fused.support import SWITCH, fused_obstacle, switched_off
-    from moir_edge.ops.fused.torch_op import route_fused
-    from moir_edge.ops.fused.traffic import Traffic, router_traffic
-    from moir_edge.ops.fused.weights import RouterWeights, stack_weights
+    from moir_edge.router.fused.support import SWITCH, fused_obstacle, switched_off
+    from moir_edge.router.fused.torch_op import route_fused
+    from moir_edge.router.fused.traffic import Traffic, router_traffic
+    from moir_edge.router.fused.weights import RouterWeights, stack_weights
 
 __all__ = [
     "SWITCH",
