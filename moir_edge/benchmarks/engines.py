@@ -130,7 +130,7 @@ def _calibration(model: str, folder: Path) -> CalibrationSettings:
 
 def _build(model: str, bundle: Path, target: str, precision: str) -> Iterator[EngineRow | Refusal]:
     from moir_edge.bundle import open_bundle
-    from moir_edge.export.engines import build_engines
+    from moir_edge.engines import build_engines
 
     manifest = open_bundle(bundle, verify=False).manifest
     try:
@@ -143,7 +143,7 @@ def _build(model: str, bundle: Path, target: str, precision: str) -> Iterator[En
 
 
 def _row(model: str, bundle: Path, manifest: Manifest, entry: EngineEntry) -> EngineRow:
-    from moir_edge.export.engines.memory import estimate_build_memory
+    from moir_edge.engines.memory import estimate_build_memory
 
     component = manifest.components[entry.component]
     return EngineRow(

@@ -17,9 +17,9 @@ from moir_edge.bundle.reader import file_sha256
 from moir_edge.calibration.rows import CalibrationRow, CalibrationRows
 from moir_edge.calibration.state import CollectionState
 from moir_edge.calibration.taps import GraphObservers, add_taps, new_observers, update_observers
-from moir_edge.export.chain import GraphChain
-from moir_edge.export.writing import write_graphs
 from moir_edge.finite import json_text
+from moir_edge.graphs.chain import GraphChain
+from moir_edge.graphs.writing import write_graphs
 from moir_edge.progress import Progress, silent
 
 __all__ = ["collect", "run_row"]

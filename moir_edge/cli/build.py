@@ -51,7 +51,7 @@ def build(
 ) -> None:
     """Compile the engines of a bundle: for RTX targets on any machine, for a Jetson on the device itself."""
     from moir_edge.bundle import open_bundle
-    from moir_edge.export.engines import EngineOptions, add_engines
+    from moir_edge.engines import EngineOptions, add_engines
 
     before = open_bundle(bundle, verify=False).manifest
     earlier = before if refit is None else open_bundle(refit, verify=False).manifest

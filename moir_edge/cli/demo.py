@@ -125,8 +125,8 @@ def _write_data(folder: Path, rows: int) -> Path:
 
 def _export(checkpoint: Path, output: Path, target: str, progress: Progress) -> dict[str, Path]:
     """Write bundles for this machine's CPU, which answers and compares, with the target's engines in them."""
+    from moir_edge.engines import add_engines
     from moir_edge.export import assemble, load_checkpoint, trace_components
-    from moir_edge.export.engines import add_engines
     from moir_edge.targets import get_target
 
     ahead = get_target(target).builds_ahead_of_time

@@ -281,7 +281,7 @@ def device_build_line(path: Path, manifest: Manifest) -> str:
         path: The bundle folder.
         manifest: Its manifest.
     """
-    from moir_edge.export.engines.memory import estimate_build_memory
+    from moir_edge.engines.memory import estimate_build_memory
     from moir_edge.targets import get_target
 
     target = get_target(manifest.target)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from moir_edge.bundle import Bundle, Manifest, TensorSpec
-    from moir_edge.export.engines.layers import Layer
+    from moir_edge.engines.layers import Layer
 
 __all__ = ["register", "summarise"]
 
@@ -132,7 +132,7 @@ def _console() -> Console:
 
 
 def _layers(bundle: Bundle) -> dict[str, list[Layer]]:
-    from moir_edge.export.engines.layers import bundle_layers
+    from moir_edge.engines.layers import bundle_layers
 
     return bundle_layers(bundle)
 
@@ -141,7 +141,7 @@ def _layer_table(found: dict[str, list[Layer]]) -> Any:
     """Return how many layers of each kind and type compute in a component; shapes and constants are counted as one row."""
     from rich.table import Table
 
-    from moir_edge.export.engines.layers import count_layers
+    from moir_edge.engines.layers import count_layers
 
     table = Table("component", "layer", "reads", "gives", "count", title_justify="left")
     for name, layers in found.items():

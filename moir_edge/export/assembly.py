@@ -11,10 +11,9 @@ import onnx_ir as ir
 
 from moir_edge import __version__
 from moir_edge.bundle import ComponentEntry, EngineEntry, Manifest, seal, staged_bundle
+from moir_edge.engines.trtexec import write_build_script
 from moir_edge.export.assets import write_assets
 from moir_edge.export.components import TracedModel
-from moir_edge.export.engines.trtexec import write_build_script
-from moir_edge.export.gpu_form import takes_gpu_form, to_gpu_form
 from moir_edge.export.half_range import half_range_required
 from moir_edge.export.mixing import mark_raised, measure_and_choose
 from moir_edge.export.parity import (
@@ -26,8 +25,9 @@ from moir_edge.export.parity import (
 )
 from moir_edge.export.plan import ExportPlan, plan_export
 from moir_edge.export.precisions import PrecisionName
-from moir_edge.export.writing import WrittenGraph, write_graphs
 from moir_edge.finite import json_text
+from moir_edge.graphs.gpu_form import takes_gpu_form, to_gpu_form
+from moir_edge.graphs.writing import WrittenGraph, write_graphs
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.targets import get_target
 
@@ -133,8 +133,8 @@ def _engines(
     """
     if not get_target(manifest.target).builds_ahead_of_time:
         return ()
-    from moir_edge.export.engines import build_engines
-    from moir_edge.export.engines.reuse import EngineStock
+    from moir_edge.engines import build_engines
+    from moir_edge.engines.reuse import EngineStock
 
     stock = EngineStock.of(replaced)
     return tuple(build_engines(folder, manifest, manifest.target, stock=stock, progress=progress))

@@ -12,7 +12,7 @@ from onnxscript import optimizer
 
 from moir_edge.bundle import TensorSpec
 from moir_edge.errors import UnsupportedError
-from moir_edge.export.naming import name_parameters, number_values
+from moir_edge.graphs.naming import name_parameters, number_values
 
 __all__ = [
     "AXIS_NAMES",

@@ -14,9 +14,9 @@ from moir_edge.checkpoint import Checkpoint
 from moir_edge.export.attention import export_attention
 from moir_edge.export.cleanup import check_graph, read_tensor
 from moir_edge.export.facts import model_facts
-from moir_edge.export.naming import number_values
 from moir_edge.export.tracing import ComponentSpec, trace
 from moir_edge.export.wrappers import DecoderGraph, EmbeddingGraph
+from moir_edge.graphs.naming import number_values
 from moir_edge.progress import Progress, silent
 
 __all__ = ["TracedModel", "component_specs", "trace_components"]

@@ -15,7 +15,7 @@ from torch import nn
 
 from moir_edge.checkpoint import Checkpoint
 from moir_edge.errors import UnsupportedError
-from moir_edge.export.half import HALF_MAX
+from moir_edge.graphs.half import HALF_MAX
 
 __all__ = ["half_range_required"]
 

@@ -12,11 +12,11 @@ import torch
 
 from moir_edge.checkpoint import Checkpoint
 from moir_edge.errors import DataError, ToleranceError
-from moir_edge.export.chain import ChainStep, GraphChain
 from moir_edge.export.components import TracedModel
 from moir_edge.export.parity_figures import ParityFigures
-from moir_edge.export.routing_parity import RoutingFigures, same_choice, torch_routing
 from moir_edge.export.samples import ParitySample, parity_samples
+from moir_edge.graphs.chain import ChainStep, GraphChain
+from moir_edge.graphs.routing_parity import RoutingFigures, same_choice, torch_routing
 from moir_edge.transformers_cache import cache_keyword, returned_cache
 
 __all__ = [

@@ -183,7 +183,7 @@ def apply_precision(
         What quantization did to each weight; None for a floating-point precision.
     """
     if precision == "fp16":
-        from moir_edge.export.half import to_half
+        from moir_edge.graphs.half import to_half
 
         to_half(model)
         return None

@@ -40,7 +40,7 @@ class Llava(Architecture):
 
     def vision_graph(self, model: Any) -> torch.nn.Module:
         """Return tower, feature selection and projector."""
-        from moir_edge.export.vision import SelectedLayersVision
+        from moir_edge.models.vision import SelectedLayersVision
 
         return SelectedLayersVision(
             model.model.vision_tower,

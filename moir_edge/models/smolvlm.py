@@ -33,7 +33,7 @@ class SmolVlm(Architecture):
 
     def vision_graph(self, model: Any) -> torch.nn.Module:
         """Return tower and connector with every patch valid."""
-        from moir_edge.export.vision import PatchGridVision
+        from moir_edge.models.vision import PatchGridVision
 
         return PatchGridVision(model.model.vision_model, model.model.connector)
 

@@ -158,7 +158,7 @@ def tensorrt_options(component: str, manifest: Manifest) -> dict[str, str]:
     Raises:
         EnvironmentProblem: The folder cannot be made.
     """
-    from moir_edge.export.engines.profiles import component_profiles
+    from moir_edge.bundle.profiles import component_profiles
 
     inputs = manifest.components[component].inputs
     sizes = [

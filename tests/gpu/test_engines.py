@@ -36,8 +36,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, target: Target) -> Path:
     """The demo checkpoint in float32 with engines for this machine."""
     pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
     pytest.importorskip(target.builder, reason=f"{target.builder} is not installed")
+    from moir_edge.engines import add_engines
     from moir_edge.export import export_bundle
-    from moir_edge.export.engines import add_engines
 
     output = tmp_path_factory.mktemp("gpu") / "bundle"
     export_bundle(checkpoint_path(), output, target="cpu", precision="fp32")

@@ -79,7 +79,7 @@ def quantize_bundle(work: Path, method: str, rows: int) -> dict[str, Any]:
 
     from moir_edge.calibration.layers import LayerOptions, quantize_layers
     from moir_edge.calibration.methods.registry import get_method
-    from moir_edge.export.writing import write_graphs
+    from moir_edge.graphs.writing import write_graphs
 
     manifest = open_bundle(work / "fp32", verify=False).manifest
     base, seconds = _peak_bytes(), dict.fromkeys(("calibrate", "quantize", "write"), 0.0)

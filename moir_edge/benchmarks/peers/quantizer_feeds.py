@@ -12,7 +12,7 @@ import numpy.typing as npt
 from moir_edge.bundle import open_bundle
 from moir_edge.calibration.collection import run_row
 from moir_edge.calibration.rows import CalibrationRows
-from moir_edge.export.chain import GraphChain
+from moir_edge.graphs.chain import GraphChain
 from moir_edge.runtime.processor import Processor
 
 __all__ = ["COMPONENTS", "read_feeds", "write_feeds"]

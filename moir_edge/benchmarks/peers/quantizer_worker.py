@@ -51,7 +51,7 @@ def prepare_ours(bundle: Path, data: Path, output: Path, kept: Mapping[str, Sequ
     from moir_edge.calibration import CalibrationSettings
     from moir_edge.calibration.layers import LayerOptions, quantize_layers
     from moir_edge.calibration.preparation import calibrate
-    from moir_edge.export.writing import write_graphs
+    from moir_edge.graphs.writing import write_graphs
 
     del kept
 

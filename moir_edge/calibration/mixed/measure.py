@@ -17,9 +17,9 @@ from moir_edge.calibration.mixed.overrides import TRIAL_SESSION, TrialGraphs
 from moir_edge.calibration.mixed.probes import Probe, TrialOutputs, probe, replay
 from moir_edge.calibration.mixed.prompts import PromptBatch
 from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
-from moir_edge.export.chain import GraphChain
-from moir_edge.export.routing_parity import RoutingFigures
-from moir_edge.export.writing import write_graphs
+from moir_edge.graphs.chain import GraphChain
+from moir_edge.graphs.routing_parity import RoutingFigures
+from moir_edge.graphs.writing import write_graphs
 from moir_edge.progress import Progress
 
 __all__ = ["ModelSensitivity", "measure_sensitivity"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from moir_edge.calibration.mixed.divergence import cross_entropy, kl_divergence
 from moir_edge.calibration.mixed.prompts import PromptBatch
-from moir_edge.export.chain import GraphChain
+from moir_edge.graphs.chain import GraphChain
 
 __all__ = ["Probe", "TrialOutputs", "probe", "replay"]
 

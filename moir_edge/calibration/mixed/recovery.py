@@ -14,8 +14,8 @@ from moir_edge.benchmarks.candidates import Answer
 from moir_edge.benchmarks.schema import Percent
 from moir_edge.calibration.mixed.prompts import PromptBatch, prompt_batches
 from moir_edge.data.rows import Row
-from moir_edge.export.chain import GraphChain
-from moir_edge.export.writing import write_graphs
+from moir_edge.graphs.chain import GraphChain
+from moir_edge.graphs.writing import write_graphs
 from moir_edge.metrics import mean_interval
 from moir_edge.metrics.agreement import leading_share
 from moir_edge.metrics.scores import overall_recovery, row_scores

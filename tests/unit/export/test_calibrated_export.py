@@ -19,7 +19,7 @@ from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.calibration.taps import GraphObservers
 from moir_edge.errors import DataError, NotFiniteError, UnsupportedError
 from moir_edge.export import assemble, export_bundle
-from moir_edge.export.chain import ChainStep
+from moir_edge.graphs.chain import ChainStep
 from moir_edge.runtime.processor import Processor
 
 PROMPTS = ("What is it?", "How many are there in this picture?", "True or false: it is red.")

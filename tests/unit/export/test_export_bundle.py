@@ -74,7 +74,7 @@ def test_quantized_bundle_is_smaller_and_keeps_the_router(
 
 def test_half_bundle_keeps_float_interface(routed: Any, tmp_path: Path) -> None:
     from moir_edge.export.precisions import apply_precision
-    from moir_edge.export.writing import write_graphs
+    from moir_edge.graphs.writing import write_graphs
 
     model = routed.graphs["decoder"].clone()
     assert apply_precision(model, "fp16") is None

@@ -21,9 +21,9 @@ from moir_edge.calibration.mixed.prompts import PromptBatch, answer_ids, prompt_
 from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.errors import DataError, ToleranceError, UnsupportedError
 from moir_edge.export import assemble, export_bundle
-from moir_edge.export.chain import GraphChain
 from moir_edge.export.precisions import apply_precision
-from moir_edge.export.writing import write_graphs
+from moir_edge.graphs.chain import GraphChain
+from moir_edge.graphs.writing import write_graphs
 from moir_edge.runtime.processor import Processor
 
 PLAN = {"vision": "int8-weight-only", "embedding": "int8-weight-only", "decoder": "int4"}

@@ -11,8 +11,8 @@ import pytest
 from moir_edge.errors import NotFiniteError, ToleranceError
 from moir_edge.export.parity import require_fp32_parity
 from moir_edge.export.parity_figures import ParityFigures
-from moir_edge.export.routing_parity import RoutingFigures, same_choice
 from moir_edge.export.samples import parity_samples
+from moir_edge.graphs.routing_parity import RoutingFigures, same_choice
 
 
 def _figures(errors: dict[str, float], scale: float = 1.0) -> dict[str, Any]:

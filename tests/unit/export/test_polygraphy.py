@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import pytest
 
-from moir_edge.export.writing import write_graphs
+from moir_edge.graphs.writing import write_graphs
 
 pytest.importorskip("polygraphy", reason="polygraphy is not installed (extra `dev`)")
 

@@ -23,7 +23,7 @@ def quantized(traced: TracedModel, checkpoint: Path) -> Path:
 def compiled(bundle: Path) -> Path:
     """The fp32 bundle with engines for a GPU that this machine does not have."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra `rtx`)")
-    from moir_edge.export.engines import add_engines
+    from moir_edge.engines import add_engines
 
     folder = bundle.parent / "compiled"
     shutil.copytree(bundle, folder)

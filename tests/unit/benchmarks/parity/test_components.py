@@ -12,7 +12,7 @@ import pytest
 import moir_edge
 from moir_edge.benchmarks.candidates.components import run_components
 from moir_edge.data.rows import Row
-from moir_edge.export.chain import GraphChain
+from moir_edge.graphs.chain import GraphChain
 
 # Two ways through the same graphs in ONNX Runtime: only the threads' order of sums may differ.
 SAME = 1e-5

@@ -23,7 +23,7 @@ import onnxruntime
 
 from moir_edge.bundle import EngineEntry, open_bundle, seal
 from moir_edge.bundle.engines import component_sha256
-from moir_edge.export.engines.profiles import component_profiles
+from moir_edge.bundle.profiles import component_profiles
 
 INVALID, OUT_OF_MEMORY, NOT_CAPTURABLE = 1, 2, 900
 

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Literal
 
 from moir_edge.bundle import EngineEntry, Manifest, component_sha256
-from moir_edge.environment import require
-from moir_edge.errors import UnsupportedError
-from moir_edge.export.engines.jobs import BuildJob, shape_tables, tables_sha256, workspace_bytes
-from moir_edge.export.engines.memory import (
+from moir_edge.bundle.profiles import component_profiles
+from moir_edge.engines.jobs import BuildJob, shape_tables, tables_sha256, workspace_bytes
+from moir_edge.engines.memory import (
     available_memory_bytes,
     check_build_memory,
     estimate_build_memory,
 )
-from moir_edge.export.engines.monitoring import PROGRESS_STEPS
-from moir_edge.export.engines.process import run_build
-from moir_edge.export.engines.profiles import component_profiles
-from moir_edge.export.engines.reuse import EngineStock, Reuse
-from moir_edge.export.gpu_form import lacks_gpu_form, write_gpu_form
+from moir_edge.engines.monitoring import PROGRESS_STEPS
+from moir_edge.engines.process import run_build
+from moir_edge.engines.reuse import EngineStock, Reuse
+from moir_edge.environment import require
+from moir_edge.errors import UnsupportedError
+from moir_edge.graphs.gpu_form import lacks_gpu_form, write_gpu_form
 from moir_edge.progress import Progress
 from moir_edge.targets import Target
 from moir_edge.tensorrt_api import (
@@ -92,7 +92,7 @@ class EngineWork:
             progress: Called as ``progress(stage, step, PROGRESS_STEPS)``, one stage per component.
 
         Raises:
-            MoirEdgeError: As in `moir_edge.export.engines.build_engines`.
+            MoirEdgeError: As in `moir_edge.engines.build_engines`.
         """
         version = version_text(load_tensorrt(self.builder))
         jobs = {name: self._job(name) for name in self.manifest.components}

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from moir_edge.bundle import ComponentEntry, Manifest, ModelFacts, SourceEntry
-from moir_edge.errors import EnvironmentProblem
-from moir_edge.export.engines import memory
-from moir_edge.export.engines.memory import (
+from moir_edge.engines import memory
+from moir_edge.engines.memory import (
     available_memory_bytes,
     check_build_memory,
     estimate_build_memory,
 )
+from moir_edge.errors import EnvironmentProblem
 from moir_edge.targets import get_target
 
 NANO = get_target("jetson-orin-nano")

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
-from moir_edge.export.naming import name_parameters, number_values
+from moir_edge.graphs.naming import name_parameters, number_values
 
 
 def model_with(*names: str) -> ir.Model:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moir_edge.bundle import ComponentEntry, Manifest, ModelFacts, SourceEntry, TensorSpec
-from moir_edge.export.engines.trtexec import write_build_script
+from moir_edge.engines.trtexec import write_build_script
 
 TOOL = """#!/bin/sh
 case "$1" in --help) echo "  {help}"; exit 0 ;; esac

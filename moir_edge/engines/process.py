@@ -1,4 +1,4 @@
-"""Run one build in a process of its own: see `moir_edge.export.engines.worker`."""
+"""Run one build in a process of its own: see `moir_edge.engines.worker`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import IO, Any
 
 import moir_edge.errors
 from moir_edge.children import child_command, child_environment
+from moir_edge.engines.jobs import BuildJob, BuildOutcome
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
-from moir_edge.export.engines.jobs import BuildJob, BuildOutcome
 
 __all__ = ["run_build"]
 
-_ENTRY = "moir_edge.export.engines.worker:main"
+_ENTRY = "moir_edge.engines.worker:main"
 
 
 def run_build(job: BuildJob, *, progress: Callable[[int], None] | None = None) -> BuildOutcome:

@@ -12,9 +12,9 @@ import pytest
 
 from moir_edge.bundle import check_engine, component_sha256, open_bundle, seal
 from moir_edge.cli.main import main
+from moir_edge.engines import EngineOptions, add_engines, build_engines
+from moir_edge.engines.jobs import BuildJob, BuildOutcome
 from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError
-from moir_edge.export.engines import EngineOptions, add_engines, build_engines
-from moir_edge.export.engines.jobs import BuildJob, BuildOutcome
 from moir_edge.tensorrt_api import device_compute_capability
 
 from ....tensorrt_surface.double import load_surface, make_double
@@ -38,7 +38,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[BuildJob]:
         Path(job.output).write_bytes(f"engine {len(jobs)}".encode())
         return BuildOutcome(builder_version=trt.__version__, seconds=1.0, peak_memory_bytes=1)
 
-    monkeypatch.setattr("moir_edge.export.engines.work.run_build", run)
+    monkeypatch.setattr("moir_edge.engines.work.run_build", run)
     return jobs
 
 
@@ -135,7 +135,7 @@ def test_weights_are_exchanged_on_the_gpu_and_nowhere_else(
     gpu: str | None,
     refitted: bool,
 ) -> None:
-    monkeypatch.setattr("moir_edge.export.engines.work.device_compute_capability", lambda: gpu)
+    monkeypatch.setattr("moir_edge.engines.work.device_compute_capability", lambda: gpu)
     folder, _ = make_bundle()
     old = _retune(folder, tmp_path / "old", "first")
     new = _retune(folder, tmp_path / "new", "second")
@@ -182,9 +182,7 @@ def test_the_device_builds_for_its_own_target(
     double = make_double(load_surface("10.3.0"))
     double.__spec__ = importlib.util.spec_from_loader("tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt", double)
-    monkeypatch.setattr(
-        "moir_edge.export.engines.building.device_compute_capability", lambda: "8.7"
-    )
+    monkeypatch.setattr("moir_edge.engines.building.device_compute_capability", lambda: "8.7")
     folder, _ = make_bundle("fp16")
     with pytest.raises(UnsupportedError, match="cpu has no engines"):
         add_engines(folder)
@@ -204,7 +202,7 @@ def test_a_killed_build_is_one_line(
 ) -> None:
     folder, manifest = make_bundle()
     suicide = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
-    monkeypatch.setattr("moir_edge.export.engines.process.child_command", lambda _: suicide)
+    monkeypatch.setattr("moir_edge.engines.process.child_command", lambda _: suicide)
     with pytest.raises(
         EnvironmentProblem,
         match=r"the build of embedding\.onnx for rtx-40 was killed by signal 9; if memory",
@@ -215,7 +213,7 @@ def test_a_killed_build_is_one_line(
 def test_too_little_memory_is_refused_before_anything_is_built(
     make_bundle: MakeBundle, builds: list[BuildJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moir_edge.export.engines.work.available_memory_bytes", lambda: 10**8)
+    monkeypatch.setattr("moir_edge.engines.work.available_memory_bytes", lambda: 10**8)
     folder, manifest = make_bundle()
     with pytest.raises(EnvironmentProblem, match=r"0\.1 GB is free"):
         build_engines(folder, manifest, "rtx-40")
@@ -244,7 +242,7 @@ def test_the_command_builds_for_the_bundles_own_target(
 def test_a_device_needs_none_of_the_exporters_packages() -> None:
     heavy = "{'torch', 'transformers', 'onnx', 'onnx_ir', 'onnxscript', 'tensorrt_rtx'}"
     code = (
-        "import sys, moir_edge.export.engines, moir_edge.export.engines.worker, moir_edge.export.engines.layers\n"
+        "import sys, moir_edge.engines, moir_edge.engines.worker, moir_edge.engines.layers\n"
         f"print(sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,11 +15,11 @@ import pytest
 from onnx import TensorProto
 
 from moir_edge.bundle import open_bundle
+from moir_edge.engines import build_engines
+from moir_edge.engines.jobs import BuildJob, BuildOutcome
 from moir_edge.export.assembly import assemble
-from moir_edge.export.engines import build_engines
-from moir_edge.export.engines.jobs import BuildJob, BuildOutcome
-from moir_edge.export.half import to_half
 from moir_edge.export.precisions import plan_precisions
+from moir_edge.graphs.half import to_half
 
 WIDTH = 32
 
@@ -108,7 +108,7 @@ def test_a_gpu_bundle_is_compiled_as_it_lies(
         Path(job.output).write_bytes(b"engine")
         return BuildOutcome(builder_version="1", seconds=1.0, peak_memory_bytes=1)
 
-    monkeypatch.setattr("moir_edge.export.engines.work.run_build", run)
+    monkeypatch.setattr("moir_edge.engines.work.run_build", run)
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra `rtx`)")
     build_engines(folder, manifest, "rtx-30")
     assert graphs == [str(folder / f"{name}.onnx") for name in manifest.components]
@@ -128,7 +128,7 @@ def test_an_export_in_place_keeps_the_engines_of_unchanged_graphs(
         version = tensorrt_rtx.__version__
         return BuildOutcome(builder_version=version, seconds=1.0, peak_memory_bytes=1)
 
-    monkeypatch.setattr("moir_edge.export.engines.work.run_build", run)
+    monkeypatch.setattr("moir_edge.engines.work.run_build", run)
     export = partial(assemble, traced_models("smolvlm"), tmp_path / "b", target="rtx-40")
     export(precision="fp16")
     assert built == ["vision", "embedding", "decoder"]

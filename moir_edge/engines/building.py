@@ -2,7 +2,7 @@
 
 Each component is built strongly typed for exactly one compute capability, one after the other and in a process of its own, so
 that at most one network is in memory. An engine that is there already, of the same graph, builder, GPU and shapes, is
-kept as it is. Shapes come from `moir_edge.export.engines.profiles`.
+kept as it is. Shapes come from `moir_edge.bundle.profiles`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import shutil
 from pathlib import Path
 
 from moir_edge.bundle import Bundle, EngineEntry, Manifest, open_bundle, seal, staged_bundle
+from moir_edge.engines.reuse import EngineStock
+from moir_edge.engines.work import TIMING_CACHE, EngineOptions, EngineWork
 from moir_edge.environment import require
 from moir_edge.errors import BundleError, UnsupportedError
-from moir_edge.export.engines.reuse import EngineStock
-from moir_edge.export.engines.work import TIMING_CACHE, EngineOptions, EngineWork
 from moir_edge.ownership import foreign_files, matches, name_some, remove_files
 from moir_edge.progress import Progress, silent
 from moir_edge.targets import Target, check_precision, get_target

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import onnx
 import onnx_ir as ir
 
-from moir_edge.export.naming import number_values
+from moir_edge.graphs.naming import number_values
 
 __all__ = ["EXTERNAL_BYTES", "WrittenGraph", "write_graphs"]
 

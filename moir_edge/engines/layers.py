@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.bundle import Bundle
-from moir_edge.export.engines.builder import parse, start_builder
+from moir_edge.engines.builder import parse, start_builder
 from moir_edge.targets import get_target
 from moir_edge.tensorrt_api import load_tensorrt, make_log
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from moir_edge.bundle import COMPONENTS, ModelFacts
+from moir_edge.bundle.profiles import AxisRange, component_profiles
 from moir_edge.errors import UnsupportedError
-from moir_edge.export.engines.profiles import AxisRange, component_profiles
 
 
 def _facts(context_length: int = 512, tokens_per_tile: int = 36) -> ModelFacts:

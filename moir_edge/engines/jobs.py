@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from moir_edge.bundle import ComponentEntry
-from moir_edge.export.engines.profiles import Profile
+from moir_edge.bundle.profiles import Profile
 from moir_edge.targets import Target
 from moir_edge.tensorrt_api import BuilderName
 

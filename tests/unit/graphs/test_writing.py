@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import numpy_helper
 
-from moir_edge.export.writing import EXTERNAL_BYTES, WrittenGraph, write_graphs
+from moir_edge.graphs.writing import EXTERNAL_BYTES, WrittenGraph, write_graphs
 
 TABLE = np.arange(1024, dtype=np.float32).reshape(32, 32)
 

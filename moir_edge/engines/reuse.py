@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moir_edge.bundle import EngineEntry, Manifest, component_sha256, open_bundle
+from moir_edge.engines.jobs import BuildJob
 from moir_edge.errors import BundleError
-from moir_edge.export.engines.jobs import BuildJob
 
 __all__ = ["EngineStock", "Reuse"]
 

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from moir_edge.engines.builder import build
+from moir_edge.engines.jobs import BuildJob
+from moir_edge.engines.refit import refit
 from moir_edge.errors import MoirEdgeError
-from moir_edge.export.engines.builder import build
-from moir_edge.export.engines.jobs import BuildJob
-from moir_edge.export.engines.refit import refit
 from moir_edge.runtime.timing import peak_memory_bytes
 from moir_edge.tensorrt_api import load_tensorrt, version_text
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from moir_edge.export.engines.building import add_engines, build_engines, buildable_target
-from moir_edge.export.engines.work import EngineOptions
+from moir_edge.engines.building import add_engines, build_engines, buildable_target
+from moir_edge.engines.work import EngineOptions
 
 __all__ = [
     "EngineOptions",

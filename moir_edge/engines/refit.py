@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from moir_edge.engines.jobs import BuildJob
 from moir_edge.errors import UnsupportedError
-from moir_edge.export.engines.jobs import BuildJob
 from moir_edge.tensorrt_api import load_weights, make_log
 
 __all__ = ["refit"]

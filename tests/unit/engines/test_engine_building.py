@@ -24,11 +24,11 @@ from moir_edge.bundle import (
 )
 from moir_edge.bundle.manifest import Precision
 from moir_edge.calibration import LayerOptions, observe, quantize
+from moir_edge.engines import add_engines, build_engines
+from moir_edge.engines.jobs import BuildJob, BuildOutcome
+from moir_edge.engines.process import run_build
 from moir_edge.errors import UnsupportedError
-from moir_edge.export.engines import add_engines, build_engines
-from moir_edge.export.engines.jobs import BuildJob, BuildOutcome
-from moir_edge.export.engines.process import run_build
-from moir_edge.export.half import to_half
+from moir_edge.graphs.half import to_half
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra `rtx`)")
 
@@ -382,7 +382,7 @@ def test_engines_of_narrow_weights_multiply_in_half_precision(
         Path(job.output).write_bytes(b"engine")
         return BuildOutcome(builder_version="1", seconds=1.0, peak_memory_bytes=1)
 
-    monkeypatch.setattr("moir_edge.export.engines.work.run_build", record)
+    monkeypatch.setattr("moir_edge.engines.work.run_build", record)
     entries = build_engines(folder, manifest, "rtx-40")
     assert {entry.compute for entry in entries} == {compute}
     # what surrounds products in 8 bits is float16 too
@@ -400,7 +400,7 @@ def test_a_full_disk_leaves_no_engine(
         # /dev/full takes nothing: the worker itself meets the error
         return run_build(replace(job, output="/dev/full"))
 
-    monkeypatch.setattr("moir_edge.export.engines.work.run_build", full)
+    monkeypatch.setattr("moir_edge.engines.work.run_build", full)
     with pytest.raises(OSError, match="No space left"):
         build_engines(folder, manifest, "rtx-40")
     assert not (folder / "engines").exists()

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from moir_edge.calibration import quantize
 from moir_edge.errors import UnsupportedError
-from moir_edge.export.half import HALF_OPERATORS, WIDE_OPERATORS, to_half
+from moir_edge.graphs.half import HALF_OPERATORS, WIDE_OPERATORS, to_half
 
 HIDDEN = 64
 

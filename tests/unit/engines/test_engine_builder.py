@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from moir_edge.engines.builder import build
+from moir_edge.engines.jobs import BuildJob
+from moir_edge.engines.refit import refit
 from moir_edge.errors import EnvironmentProblem, UnsupportedError
-from moir_edge.export.engines.builder import build
-from moir_edge.export.engines.jobs import BuildJob
-from moir_edge.export.engines.refit import refit
 
 from ....tensorrt_surface.double import VERSIONS, load_surface, make_double
 

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 
 from moir_edge.bundle import Manifest
-from moir_edge.export.engines.jobs import ShapeTable, shape_tables, workspace_bytes
-from moir_edge.export.engines.profiles import component_profiles
+from moir_edge.bundle.profiles import component_profiles
+from moir_edge.engines.jobs import ShapeTable, shape_tables, workspace_bytes
 from moir_edge.targets import Target, get_target
 
 __all__ = ["SCRIPT_FOLDER", "script_name", "write_build_script"]

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from moir_edge.engines.jobs import BuildJob, ShapeTable
+from moir_edge.engines.monitoring import StepCallback, make_monitor
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError, UnsupportedError
-from moir_edge.export.engines.jobs import BuildJob, ShapeTable
-from moir_edge.export.engines.monitoring import StepCallback, make_monitor
 from moir_edge.tensorrt_api import (
     builder_flag,
     compute_capability,
