@@ -47,10 +47,10 @@ lint: $(READY) ## ruff, ruff format and mypy --strict
 	$(BIN)/mypy
 
 bench: $(READY) ## the acceptance figures on 1,200 rows of the test split (about two minutes)
-	$(BIN)/python -m moir_edge.benchmarks.acceptance -o $(DEMO_OUT)/acceptance.json
+	$(BIN)/python -m benchmarks.acceptance -o $(DEMO_OUT)/acceptance.json
 
 study: $(READY) ## train and measure every router and baseline, rewrite docs/study.md (about an hour; resumes)
-	$(BIN)/python -m moir_edge.benchmarks.study -o $(DEMO_OUT)/study --docs docs
+	$(BIN)/python -m benchmarks.study -o $(DEMO_OUT)/study --docs docs
 
 clean: ## remove .venv, caches and the demo's output
 	rm -rf $(VENV) $(NEWEST) $(DEMO_OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

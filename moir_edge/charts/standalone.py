@@ -14,6 +14,6 @@ text { font: 14px system-ui, sans-serif; fill: #56616f; } text.strong { fill: #1
 
 
 def stand_alone(drawing: str) -> str:
-    """Return a drawing of `moir_edge.benchmarks.report` as a file: with its namespace and style."""
+    """Return a drawing of `moir_edge.evaluation.report` as a file: with its namespace and style."""
     head, tag, rest = drawing.partition(">")
     return f'{head} xmlns="http://www.w3.org/2000/svg"{tag}{_STYLE}{rest}\n'

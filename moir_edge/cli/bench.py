@@ -24,7 +24,7 @@ from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.threads_option import Threads
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks import BenchReport
+    from moir_edge.evaluation import BenchReport
 
 __all__ = ["register"]
 
@@ -111,8 +111,8 @@ def bench(
     ] = False,
 ) -> None:
     """Time bundles in turns; with --parity compare numbers and times too; exit 1 if a gate fails."""
-    from moir_edge.benchmarks import BenchBounds, BenchSettings
-    from moir_edge.benchmarks import bench as run
+    from moir_edge.evaluation import BenchBounds, BenchSettings
+    from moir_edge.evaluation import bench as run
 
     if data is None:
         _refuse_flags_of_rows(
@@ -184,9 +184,9 @@ def _refuse_flags_of_rows(given: Mapping[str, object]) -> None:
 
 def _show(report: BenchReport, output: Path | None, *, as_json: bool) -> None:
     """Print the report; beside JSON, failed gates go to standard error."""
-    from moir_edge.benchmarks.parity.output import HTML_NAME, summary_json
-    from moir_edge.benchmarks.parity.tables import print_bench
     from moir_edge.cli.terminal import table_console
+    from moir_edge.evaluation.parity.output import HTML_NAME, summary_json
+    from moir_edge.evaluation.parity.tables import print_bench
 
     if as_json:
         typer.echo(summary_json(report))

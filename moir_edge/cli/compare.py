@@ -24,7 +24,7 @@ from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.threads_option import Threads
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks import ComparisonReport
+    from moir_edge.evaluation import ComparisonReport
 
 __all__ = ["register"]
 
@@ -89,8 +89,8 @@ def compare(
     ] = False,
 ) -> None:
     """Compare a checkpoint with bundles: size, latency, memory, accuracy, router; exit 1 if a gate fails."""
-    from moir_edge.benchmarks import GateBounds
-    from moir_edge.benchmarks import compare as run
+    from moir_edge.evaluation import GateBounds
+    from moir_edge.evaluation import compare as run
 
     bounds = GateBounds(
         min_recovery=min_recovery,
@@ -136,9 +136,9 @@ def compare(
 
 def _show(report: ComparisonReport, output: Path, *, as_json: bool) -> None:
     """Print the report; beside JSON, failed gates go to standard error."""
-    from moir_edge.benchmarks.output import HTML_NAME, summary_json
-    from moir_edge.benchmarks.report import print_report
     from moir_edge.cli.terminal import table_console
+    from moir_edge.evaluation.compare.output import HTML_NAME, summary_json
+    from moir_edge.evaluation.report import print_report
 
     if as_json:
         typer.echo(summary_json(report))

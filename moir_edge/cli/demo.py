@@ -154,9 +154,9 @@ def _prefixed(progress: Progress, precision: str) -> Progress:
 
 def _run(bundle: Path, data: Path, picture: Path, say: Any) -> dict[str, Any]:
     """Ask the first question of the data in a process of its own, as a device would."""
-    from moir_edge.benchmarks import read_rows
     from moir_edge.children import child_command, child_environment
     from moir_edge.errors import EnvironmentProblem
+    from moir_edge.evaluation import read_rows
 
     row = next(row for row in read_rows(data) if row.task == "vqa")
     words = ["run", str(bundle), "--prompt", row.prompt, "--routing-map", str(picture)]
@@ -180,14 +180,14 @@ def _run(bundle: Path, data: Path, picture: Path, say: Any) -> dict[str, Any]:
 def _compare(
     checkpoint: Path, bundles: list[Path], data: Path, output: Path, progress: Progress
 ) -> Any:
-    from moir_edge.benchmarks import compare
+    from moir_edge.evaluation import compare
 
     return compare(checkpoint, bundles, data, output / "report", progress=progress)
 
 
 def _print_report(report: Any) -> None:
-    from moir_edge.benchmarks.report import print_report
     from moir_edge.cli.terminal import table_console
+    from moir_edge.evaluation.report import print_report
 
     print_report(report, table_console())
 

@@ -24,7 +24,7 @@ from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.threads_option import Threads
 
 if TYPE_CHECKING:
-    from moir_edge.benchmarks import DiagnosisReport
+    from moir_edge.evaluation import DiagnosisReport
 
 __all__ = ["register"]
 
@@ -83,9 +83,9 @@ def diagnose(
     ] = False,
 ) -> None:
     """Measure modality dominance: scores under degradation, Shapley shares, perceptual scores, attention."""
-    from moir_edge.benchmarks import DiagnoseSettings
-    from moir_edge.benchmarks import diagnose as run
     from moir_edge.data.degradations import DEFAULTS
+    from moir_edge.evaluation import DiagnoseSettings
+    from moir_edge.evaluation import diagnose as run
 
     settings = DiagnoseSettings(
         degradations=tuple(degrade or DEFAULTS),
@@ -116,9 +116,9 @@ def diagnose(
 
 
 def _show(report: DiagnosisReport, output: Path, *, as_json: bool) -> None:
-    from moir_edge.benchmarks.diagnosis.output import HTML_NAME, summary_json
-    from moir_edge.benchmarks.diagnosis.table import print_diagnosis
     from moir_edge.cli.terminal import table_console
+    from moir_edge.evaluation.diagnosis.output import HTML_NAME, summary_json
+    from moir_edge.evaluation.diagnosis.table import print_diagnosis
 
     if as_json:
         typer.echo(summary_json(report))

@@ -20,6 +20,6 @@ def checkpoint_path() -> Path:
     if not (folder / "config.json").is_file():
         raise EnvironmentProblem(
             f"the demo checkpoint is missing at {folder}: reinstall moir-edge, "
-            "or make it again with python -m moir_edge.demo.train --output FOLDER"
+            "or make it again with python -m benchmarks.demo_training.train --output FOLDER"
         )
     return folder

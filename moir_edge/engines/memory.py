@@ -11,7 +11,7 @@ from moir_edge.targets import Target
 __all__ = ["available_memory_bytes", "check_build_memory", "estimate_build_memory"]
 
 # Resident memory of a process that builds with TensorRT-RTX 1.7, fitted to the peaks that
-# `python -m moir_edge.benchmarks.engines` measures: the loaded builder, copies of the weights, and what each operator
+# `python -m benchmarks.engines` measures: the loaded builder, copies of the weights, and what each operator
 # becomes.
 _BUILDER_BYTES = 225e6
 _COPIES_OF_WEIGHTS = 3.1

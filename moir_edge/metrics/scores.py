@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from moir_edge.benchmarks.candidates import Answer
-from moir_edge.benchmarks.schema import Percent, TaskFigures
 from moir_edge.data.rows import Row
+from moir_edge.evaluation.candidates import Answer
+from moir_edge.evaluation.compare.schema import Percent, TaskFigures
 from moir_edge.metrics import (
     Interval,
     cider_d,

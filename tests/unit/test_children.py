@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import moir_edge
+from benchmarks.demo_training.batches import stream, vision_batches
 from moir_edge.children import child_command, child_environment, module_command
-from moir_edge.demo.batches import stream, vision_batches
 
 ROOT = Path(moir_edge.__file__).resolve().parents[1]
 NAMES = ("numpy", "torch", "json", "typing", "socket", "pickle", "struct", "multiprocessing")

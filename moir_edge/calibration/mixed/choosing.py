@@ -10,7 +10,6 @@ from typing import Any
 
 import onnx_ir as ir
 
-from moir_edge.benchmarks.schema import Percent
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.calibration.formats import FORMATS
 from moir_edge.calibration.mixed.layers import LayerTable, Quantizer
@@ -23,6 +22,7 @@ from moir_edge.calibration.rows import CalibrationRows, refuse_overlap
 from moir_edge.calibration.settings import CalibrationSettings
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, ToleranceError, UnsupportedError
+from moir_edge.evaluation.compare.schema import Percent
 from moir_edge.progress import Progress
 from moir_edge.runtime.processor import Processor
 

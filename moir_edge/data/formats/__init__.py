@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from moir_edge.data.formats import coco, hub, jsonl, nlvr2, vqa_v2
+from moir_edge.data.formats import (  # noqa: F401  (importing registers them)
+    coco,
+    hub,
+    jsonl,
+    nlvr2,
+    vqa_v2,
+)
 from moir_edge.data.formats.registry import format_names
 from moir_edge.data.formats.source import DataSource, as_source, read_dataset
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from moir_edge.benchmarks import acceptance
-from moir_edge.benchmarks.acceptance import Check, checks_of, main
-from moir_edge.benchmarks.schema import ComparisonReport
+from benchmarks import acceptance
+from benchmarks.acceptance import Check, checks_of, main
 from moir_edge.bundle import (
     ComponentEntry,
     EngineEntry,
@@ -18,6 +17,7 @@ from moir_edge.bundle import (
     SourceEntry,
 )
 from moir_edge.errors import DataError
+from moir_edge.evaluation.compare.schema import ComparisonReport
 
 
 def _manifest(precision: Any) -> Manifest:

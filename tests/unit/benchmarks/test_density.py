@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moir_edge.benchmarks.density import has_digit, main, measure
+from benchmarks.density import has_digit, main, measure
 from moir_edge.bundle import ImageGrid
 from moir_edge.demo import checkpoint_path, demo_rows
 from moir_edge.demo.scenes import CELL

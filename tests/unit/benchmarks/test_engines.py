@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from moir_edge.benchmarks import engines
-from moir_edge.benchmarks.engine_tables import render_tables, write_tables
-from moir_edge.benchmarks.engines import EngineRow, Refusal, build_matrix
+from benchmarks import engines
+from benchmarks.engine_tables import render_tables, write_tables
+from benchmarks.engines import EngineRow, Refusal, build_matrix
 from moir_edge.errors import DataError
 from moir_edge.targets import EXPORTED_PRECISIONS, TARGETS, available_precisions
 

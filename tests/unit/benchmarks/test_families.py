@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from moir_edge.benchmarks.families import Verdict, main, table, try_family
-from moir_edge.benchmarks.shrinking import family_types
+from benchmarks.families import Verdict, main, table, try_family
+from benchmarks.shrinking import family_types
 
 TABLE_START = "| model_type | retrofit | with a picture | export | why not |"
 

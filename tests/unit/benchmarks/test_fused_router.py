@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from moir_edge.benchmarks import fused_candidates, fused_router
-from moir_edge.benchmarks.fused_router import CASES, Case, case_record, checks_of, take_turns
+from benchmarks import fused_candidates, fused_router
+from benchmarks.fused_router import CASES, Case, case_record, checks_of, take_turns
 from moir_edge.router.fused import router_traffic
 
 TARGET = fused_router.TARGET_CASE
@@ -23,7 +23,7 @@ FUSED = "fused, CUDA graph"
 def test_without_a_gpu_the_command_says_so_and_succeeds(tmp_path: Path) -> None:
     output = tmp_path / "fused.json"
     done = subprocess.run(
-        [sys.executable, "-m", "moir_edge.benchmarks.fused_router", "-o", str(output)],
+        [sys.executable, "-m", "benchmarks.fused_router", "-o", str(output)],
         check=True,
         capture_output=True,
         text=True,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from moir_edge.benchmarks import quantization
-from moir_edge.benchmarks.quantization import CONFIGURATIONS, Result, main, table
+from benchmarks import quantization
+from benchmarks.quantization import CONFIGURATIONS, Result, main, table
 from moir_edge.calibration.methods.registry import METHODS
 from moir_edge.errors import DataError
 from moir_edge.export.precisions import (

@@ -10,11 +10,11 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from pydantic import ValidationError
 
-from moir_edge.benchmarks import BenchBounds, GateBounds
 from moir_edge.calibration.mixed.settings import MixSettings
 from moir_edge.calibration.settings import CalibrationSettings
 from moir_edge.cli.main import COMMANDS, main
 from moir_edge.errors import MoirEdgeError
+from moir_edge.evaluation import BenchBounds, GateBounds
 from moir_edge.export.parity import check_parity_rtol
 from moir_edge.router import RouterConfig
 from moir_edge.runtime.settings import GenerationSettings

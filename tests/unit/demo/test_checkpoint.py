@@ -69,7 +69,7 @@ def test_any_text_survives_the_tokenizer(processor: Any, text: str) -> None:
 
 
 def test_it_answers_rows_with_unseen_digits(model: Any, processor: Any) -> None:
-    from moir_edge.demo.evaluate import answer_rows, task_accuracy
+    from benchmarks.demo_training.evaluate import answer_rows, task_accuracy
 
     rows = demo_rows("test", count=90, seed=5)
     accuracy = task_accuracy(rows, answer_rows(model, processor, rows))

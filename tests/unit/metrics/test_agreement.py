@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moir_edge.benchmarks.candidates import Answer
+from moir_edge.evaluation.candidates import Answer
 from moir_edge.metrics.agreement import compare_routing, routing_agreement, token_agreement
 
 from .fakes import routing_row

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from moir_edge.benchmarks.shrinking import build_tiny
+from benchmarks.shrinking import build_tiny
 from moir_edge.errors import UnsupportedError
 from moir_edge.router import (
     RouterConfig,
@@ -29,7 +29,7 @@ REFUSED = {
     "mllama": r"MllamaForConditionalGeneration calls its language model without inputs_embeds.*found by forward",
     "t5gemma2": r"T5Gemma2ForConditionalGeneration calls its language model without inputs_embeds",
 }
-# One of each way to lay out positions, caches and embeddings; `moir_edge.benchmarks.families` tries all.
+# One of each way to lay out positions, caches and embeddings; `benchmarks.families` tries all.
 ACCEPTED = ["idefics3", "qwen3_vl", "gemma3", "qwen3_5", "lfm2_vl", "llava_onevision", "paligemma"]
 
 

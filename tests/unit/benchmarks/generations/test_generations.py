@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from moir_edge.benchmarks.generations import __main__ as command
-from moir_edge.benchmarks.generations.__main__ import main, measure
-from moir_edge.benchmarks.generations.cases import SETTINGS, Case
-from moir_edge.benchmarks.generations.run import Outcome
+from benchmarks.generations import __main__ as command
+from benchmarks.generations.__main__ import main, measure
+from benchmarks.generations.cases import SETTINGS, Case
+from benchmarks.generations.run import Outcome
 
 pytestmark = [
     pytest.mark.slow,

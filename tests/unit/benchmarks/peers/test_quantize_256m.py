@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from moir_edge.benchmarks.peers import quantize_256m
-from moir_edge.benchmarks.peers.quantize_256m import METHODS, main, table
-from moir_edge.benchmarks.peers.smolvlm_256m import write_rows
+from benchmarks.peers import quantize_256m
+from benchmarks.peers.quantize_256m import METHODS, main, table
+from benchmarks.peers.smolvlm_256m import write_rows
 from moir_edge.calibration.methods import registry
 
 

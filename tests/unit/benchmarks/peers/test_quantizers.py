@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moir_edge.benchmarks.peers.quantizer_feeds import COMPONENTS
-from moir_edge.benchmarks.peers.quantizer_worker import METHODS, FeedReader
-from moir_edge.benchmarks.peers.quantizers import CONTENDERS, table, write_copy
+from benchmarks.peers.quantizer_feeds import COMPONENTS
+from benchmarks.peers.quantizer_worker import METHODS, FeedReader
+from benchmarks.peers.quantizers import CONTENDERS, table, write_copy
 from moir_edge.bundle import Manifest, open_bundle, seal
 from moir_edge.bundle.manifest import ComponentEntry, ModelFacts, SourceEntry
 

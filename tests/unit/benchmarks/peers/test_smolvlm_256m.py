@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from moir_edge.benchmarks.peers.checkpoint import PROMPT, PROMPT_TOKENS, vocabulary
-from moir_edge.benchmarks.peers.limits import decode_bytes, limit_ms, read_bandwidth
-from moir_edge.benchmarks.peers.smolvlm_256m import main, table
+from benchmarks.demo_training.build import CHAT_TEMPLATE
+from benchmarks.peers.checkpoint import PROMPT, PROMPT_TOKENS, vocabulary
+from benchmarks.peers.limits import decode_bytes, limit_ms, read_bandwidth
+from benchmarks.peers.smolvlm_256m import main, table
 from moir_edge.bundle import Manifest
 from moir_edge.bundle.manifest import ComponentEntry, ModelFacts, SourceEntry
-from moir_edge.demo.build import CHAT_TEMPLATE
 
 
 def _component(tensor_bytes: int) -> ComponentEntry:

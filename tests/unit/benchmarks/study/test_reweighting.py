@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from moir_edge.benchmarks.study.reweighting import IMAGE, TEXT, AttentionReweighting
+from benchmarks.study.reweighting import IMAGE, TEXT, AttentionReweighting
 from moir_edge.demo import checkpoint_path, demo_rows
 from moir_edge.router import load_retrofitted, remove_router, special_token_ids
 

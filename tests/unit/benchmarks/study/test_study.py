@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from moir_edge.benchmarks.study import __main__ as command
-from moir_edge.benchmarks.study.arms import BASE, CONTROLS, MAIN, SHUFFLED, WINNER, Arm
-from moir_edge.benchmarks.study.data import prepare_data, shuffled_answers, variance_left
-from moir_edge.benchmarks.study.page import MARKER, Study, write_page
-from moir_edge.benchmarks.study.runs import Job, Run, read_run, run_jobs
-from moir_edge.benchmarks.study.settings import StudySettings
-from moir_edge.benchmarks.study.summary import Spread, arm_figures, targets
+from benchmarks.study import __main__ as command
+from benchmarks.study.arms import BASE, CONTROLS, MAIN, SHUFFLED, WINNER, Arm
+from benchmarks.study.data import prepare_data, shuffled_answers, variance_left
+from benchmarks.study.page import MARKER, Study, write_page
+from benchmarks.study.runs import Job, Run, read_run, run_jobs
+from benchmarks.study.settings import StudySettings
+from benchmarks.study.summary import Spread, arm_figures, targets
 from moir_edge.demo import demo_rows
 
 SETTINGS = StudySettings(train_rows=12, test_rows=6)

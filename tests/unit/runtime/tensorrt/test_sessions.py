@@ -403,7 +403,7 @@ def test_each_component_takes_what_another_runtime_gave(
     rows: list[Any],
 ) -> None:
     """What `bench --parity` does: embeddings of the host go to the device for one component each."""
-    from moir_edge.benchmarks.candidates.components import run_components
+    from moir_edge.evaluation.candidates.components import run_components
 
     device()
     model = _load(tiny_bundle, tmp_path)

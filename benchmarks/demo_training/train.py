@@ -1,0 +1,208 @@
+"""Train the demo VLM from nothing to the shipped checkpoint: `python -m benchmarks.demo_training.train --output FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.demo_training.build import (
+    build_model,
+    build_processor,
+    build_tokenizer,
+    save_folder,
+)
+from benchmarks.demo_training.evaluate import CIDER, answer_rows, degraded, task_accuracy
+from benchmarks.demo_training.segments import language_samples
+from benchmarks.study.settings import StudySettings
+from moir_edge.demo.data import TASKS, DemoRow, demo_rows
+from moir_edge.finite import json_text
+
+__all__ = ["Plan", "main", "measure_test", "train", "tune_router"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Steps, batch sizes and peak learning rates of every stage; the defaults made the shipped checkpoint."""
+
+    seed: int = 0
+    vision_steps: int = 900
+    vision_batch: int = 96
+    vision_rate: float = 1e-3
+    vision_matrix_rate: float = 3e-3
+    language_steps: int = 600
+    joint_steps: int = 2000
+    singles: int = 20
+    pairs: int = 16
+    language_rate: float = 2e-3
+    language_matrix_rate: float = 3e-3
+    joint_rate: float = 1.5e-3
+    joint_matrix_rate: float = 2.5e-3
+    joint_vision_scale: float = 0.25
+    val_rows: int = 600
+    test_rows: int = 3000
+
+    def shortened(self, scale: float) -> Plan:
+        """Return the plan with every stage's steps multiplied by `scale`, at least one step each."""
+        names = ("vision_steps", "language_steps", "joint_steps")
+        return replace(self, **{n: max(1, round(getattr(self, n) * scale)) for n in names})
+
+
+def tune_router(model: Any, processor: Any, study: StudySettings, seed: int) -> Any:
+    """Give the trained VLM the router that won the study, tuned as there, its backbone frozen; return the new model."""
+    from benchmarks.study.arms import WINNER
+    from benchmarks.study.data import TRAIN, prepare_data
+    from benchmarks.study.training import train_arm
+    from moir_edge.router import load_retrofitted
+
+    with TemporaryDirectory(prefix="moir-edge-train-") as scratch:
+        folder = Path(scratch)
+        save_folder(model, processor, folder / "base")
+        prepare_data(study, folder)
+        trained = train_arm(
+            WINNER,
+            seed,
+            study,
+            base=folder / "base",
+            data=folder / TRAIN / "data.jsonl",
+            folder=folder / "run",
+            progress=lambda *_: None,
+        )
+        return load_retrofitted(trained.folder)
+
+
+def measure_test(model: Any, processor: Any, count: int) -> dict[str, Any]:
+    """Accuracy on test rows with greedy decoding in float32, clean and degraded, router on and off."""
+    from moir_edge.router import router_disabled
+
+    rows = demo_rows("test", count=count)
+    views = {
+        "clean": rows,
+        **{name: degraded(rows, name) for name in dict.fromkeys(StudySettings().degrade)},
+    }
+    result: dict[str, Any] = {"rows": {t: sum(row.task == t for row in rows) for t in TASKS}}
+    for name, view in views.items():
+        result[name] = _scores(model, processor, view)
+        with router_disabled(model):
+            result[f"{name}, router off"] = _scores(model, processor, view)
+    return result
+
+
+def _scores(model: Any, processor: Any, rows: Sequence[DemoRow]) -> dict[str, float]:
+    """Accuracy per task, and CIDEr-D of the captions."""
+    from moir_edge.metrics.cider import cider_d
+
+    texts = answer_rows(model, processor, rows)
+    pairs = [(t, row.answers) for t, row in zip(texts, rows, strict=True) if row.task == "caption"]
+    each = cider_d([text for text, _ in pairs], [answers for _, answers in pairs])
+    return {**task_accuracy(rows, texts), CIDER: round(sum(each) / len(each), 3)}
+
+
+def train(
+    output: Path,
+    plan: Plan,
+    study: StudySettings,
+    *,
+    device: str = "cpu",
+    machine: str | None = None,
+) -> dict[str, Any]:
+    """Run every stage and write the checkpoint folder.
+
+    Args:
+        output: Folder to write; created.
+        plan: Steps and rates of the VLM.
+        study: Steps and rows of the router.
+        device: Where to train.
+        machine: Name of the machine for the model card.
+
+    Returns:
+        The training log, as written to `training_log.json`.
+    """
+    import torch
+
+    from benchmarks.demo_training.card import write_card
+    from benchmarks.demo_training.language import train_language
+    from benchmarks.demo_training.stages import CellHeads, train_vision
+
+    start, log = time.monotonic(), []  # type: tuple[float, list[dict[str, float]]]
+    torch.manual_seed(plan.seed)
+    tokenizer = build_tokenizer(language_samples(400))
+    processor = build_processor(tokenizer)
+    model = build_model(tokenizer).to(device)
+    # On a CPU the fused attention's backward pass is slower than plain matrix products.
+    model.set_attn_implementation("eager")
+    heads = CellHeads(model.config.text_config.hidden_size).to(device)
+    train_vision(
+        model, heads, steps=plan.vision_steps, batch=plan.vision_batch, seed=plan.seed + 1,
+        rate=plan.vision_rate, matrix_rate=plan.vision_matrix_rate, log=log,
+    )  # fmt: skip
+    shared: dict[str, Any] = {
+        "tokenizer_json": tokenizer.backend_tokenizer.to_str(),
+        "singles": plan.singles,
+        "pairs": plan.pairs,
+        "val_rows": demo_rows("val", count=plan.val_rows),
+        "log": log,
+    }
+    train_language(
+        model, heads, stage=1, steps=plan.language_steps, seed=plan.seed + 2, rate=plan.language_rate,
+        matrix_rate=plan.language_matrix_rate, vision_scale=0.0, **shared,
+    )  # fmt: skip
+    train_language(
+        model, heads, stage=2, steps=plan.joint_steps, seed=plan.seed + 3, rate=plan.joint_rate,
+        matrix_rate=plan.joint_matrix_rate, vision_scale=plan.joint_vision_scale, **shared,
+    )  # fmt: skip
+    model.set_attn_implementation("sdpa")
+    model = tune_router(model.cpu(), processor, study, plan.seed)
+    record = {
+        "plan": asdict(plan) | {"router_steps": study.steps},
+        "minutes": round((time.monotonic() - start) / 60, 1),
+        "machine": machine or f"{os.cpu_count()}-core {platform.machine()} {device.upper()}",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "router_parameters": sum(p.numel() for p in model.moir_router.parameters()),
+        "curves": log,
+        "test": measure_test(model, processor, plan.test_rows),
+    }
+    save_folder(model, processor, output)
+    (output / "training_log.json").write_text(json_text(record, indent=1) + "\n")
+    write_card(record, output)
+    return record
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.demo_training.train", description=__doc__
+    )
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
+    parser.add_argument(
+        "--steps-scale", type=float, default=1.0, help="factor on the steps of every stage"
+    )
+    parser.add_argument("--test-rows", type=int, default=Plan.test_rows, help="rows to measure on")
+    parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda")
+    parser.add_argument("--machine", help="name of this machine for the model card")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # Set before torch starts its thread pool: spinning threads would starve the worker that renders batches.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    plan = replace(Plan(), seed=options.seed, test_rows=options.test_rows)
+    study = StudySettings()
+    train(
+        options.output,
+        plan.shortened(options.steps_scale),
+        replace(study, steps=max(1, round(study.steps * options.steps_scale))),
+        device=options.device,
+        machine=options.machine,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

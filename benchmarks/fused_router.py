@@ -1,0 +1,209 @@
+"""Latency of the fused token router against what it replaces, on a GPU: `python -m benchmarks.fused_router -o FILE`.
+
+Every case is one prompt of N image and M text tokens of width D, routed in both directions. All candidates take turns, call by
+call, another one beginning each round; before every call the second-level cache is flushed. The file keeps every sample.
+The physical limit of a call is `bytes / bandwidth` (`moir_edge.router.fused.traffic` has the formula), with the bandwidth that a
+large copy reaches on the same GPU. Without a GPU the command says why it measures nothing and exits with 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.acceptance import Check
+from moir_edge.environment import missing_package
+from moir_edge.finite import json_text
+from moir_edge.router.fused import router_traffic
+
+__all__ = ["CASES", "Case", "case_record", "checks_of", "main", "take_turns", "why_no_gpu"]
+
+MAX_TARGET_MS = 0.1
+MAX_PREFILL_PERCENT = 1.0
+RANK = 32
+ROUNDS = 50
+WARM_UP = 5
+ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One size of prompt."""
+
+    image_tokens: int
+    text_tokens: int
+    hidden: int
+
+    def __str__(self) -> str:
+        return f"N={self.image_tokens} M={self.text_tokens} D={self.hidden}"
+
+
+TARGET_CASE = Case(image_tokens=1024, text_tokens=64, hidden=2048)
+CASES = tuple(
+    Case(image_tokens=images, text_tokens=texts, hidden=hidden)
+    for hidden, images, texts in product((576, 2048, 4096), (64, 256, 1024, 4096), (16, 64, 512))
+)
+"""N = 64…4096, M = 16…512, D = 576…4096."""
+
+Timed = Callable[[], float]
+"""Makes one call and returns its time in ms."""
+
+
+def why_no_gpu() -> str | None:
+    """Return why nothing can be measured here; None where there is a GPU with triton."""
+    for name in ("torch", "triton"):
+        if importlib.util.find_spec(name) is None:
+            return missing_package(name)
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} finds no CUDA device"
+    return None
+
+
+def take_turns(
+    candidates: Mapping[str, Timed], *, rounds: int, warm_up: int
+) -> dict[str, list[float]]:
+    """Call all candidates in turn, each round beginning with another one.
+
+    Args:
+        candidates: Name to a timed call.
+        rounds: Calls of each that count.
+        warm_up: Calls of each before, which do not.
+
+    Returns:
+        Name to its times in ms, in order.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    names = list(candidates)
+    for turn in range(warm_up + rounds):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            taken = candidates[name]()
+            if turn >= warm_up:
+                samples[name].append(taken)
+    return samples
+
+
+def case_record(
+    case: Case,
+    samples: Mapping[str, Sequence[float]],
+    agreement: Mapping[str, float],
+    *,
+    dtype: str,
+    bytes_per_second: float,
+) -> dict[str, Any]:
+    """Return what the file says about one case.
+
+    Args:
+        case: The size.
+        samples: Candidate to its times in ms.
+        agreement: How the fused result compares with torch's.
+        dtype: Of the embeddings.
+        bytes_per_second: Bandwidth of the GPU's memory.
+    """
+    traffic = router_traffic(**asdict(case), rank=RANK, element_bytes=ELEMENT_BYTES[dtype])
+    limit = traffic.limit_ms(bytes_per_second)
+    medians = {name: median(values) for name, values in samples.items()}
+    return {
+        **asdict(case),
+        "least_bytes": traffic.least_bytes,
+        "moved_bytes": traffic.moved_bytes,
+        "limit_ms": limit,
+        "median_ms": medians,
+        "share_of_limit_percent": {name: 100 * limit / value for name, value in medians.items()},
+        "agreement": dict(agreement),
+        "samples_ms": {name: list(values) for name, values in samples.items()},
+    }
+
+
+def checks_of(records: Sequence[Mapping[str, Any]], prefill_ms: Sequence[float]) -> Iterator[Check]:
+    """Yield the checks of the size that the targets name; none if it was not measured.
+
+    Args:
+        records: From `case_record`.
+        prefill_ms: Samples of the prefill that the router is measured by.
+    """
+    target = asdict(TARGET_CASE)
+    for record in records:
+        if any(record[name] != value for name, value in target.items()):
+            continue
+        fused = record["median_ms"]["fused, CUDA graph"]
+        yield Check(name=f"fused router at {TARGET_CASE}, ms", value=fused, maximum=MAX_TARGET_MS)
+        yield Check(
+            name="fused router, % of the prefill of a 2B model",
+            value=100 * fused / median(prefill_ms),
+            maximum=MAX_PREFILL_PERCENT,
+        )
+
+
+def _measure(dtype: str, rounds: int, cases: Sequence[Case]) -> dict[str, Any]:
+    from benchmarks import fused_candidates as gpu
+
+    bandwidth = gpu.copy_bandwidth()
+    records = []
+    for case in cases:
+        candidates, agreement = gpu.candidates(case, dtype=dtype, rank=RANK)
+        samples = take_turns(candidates, rounds=rounds, warm_up=WARM_UP)
+        record = case_record(case, samples, agreement, dtype=dtype, bytes_per_second=max(bandwidth))
+        records.append(record)
+        print(_line(case, record))  # noqa: T201
+    tokens = TARGET_CASE.image_tokens + TARGET_CASE.text_tokens
+    prefill = gpu.prefill_ms(tokens, dtype=dtype) if TARGET_CASE in cases else []
+    checks = list(checks_of(records, prefill))
+    return {
+        "machine": gpu.machine(),
+        "dtype": dtype,
+        "copy_bytes_per_second": bandwidth,
+        "prefill_ms": prefill,
+        "cases": records,
+        "checks": [{**asdict(check), "passed": check.passed} for check in checks],
+        "sentences": [check.sentence() for check in checks],
+    }
+
+
+def _line(case: Case, record: Mapping[str, Any]) -> str:
+    figures = ", ".join(
+        f"{name} {value:.3f} ms ({record['share_of_limit_percent'][name]:.0f} % of the limit)"
+        for name, value in record["median_ms"].items()
+    )
+    return f"{case}: limit {record['limit_ms']:.4f} ms; {figures}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 all targets reached or no GPU here, 1 one missed.
+
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fused_router")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--dtype", choices=sorted(ELEMENT_BYTES), default="fp16")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="calls of each candidate")
+    parser.add_argument(
+        "--target-only", action="store_true", help=f"measure {TARGET_CASE} and no other size"
+    )
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"--rounds is {options.rounds}; expected 1 or more")
+    if reason := why_no_gpu():
+        print(f"skipped: the fused router was not measured: {reason}")  # noqa: T201
+        return 0
+    cases = (TARGET_CASE,) if options.target_only else CASES
+    result = _measure(options.dtype, options.rounds, cases)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json_text(result, indent=1) + "\n", encoding="utf-8")
+    for sentence in result["sentences"]:
+        print(sentence)  # noqa: T201
+    return 0 if all(check["passed"] for check in result["checks"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

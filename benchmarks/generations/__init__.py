@@ -1,0 +1,1 @@
+"""Bundles against transformers, token for token: `python -m benchmarks.generations`."""

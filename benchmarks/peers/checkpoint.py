@@ -1,0 +1,116 @@
+"""A checkpoint of the true geometry of SmolVLM-256M with seeded random weights: its speed is real, its answers are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.demo_training.build import (
+    BOS,
+    EOS,
+    GLOBAL_IMAGE,
+    IMAGE,
+    IMAGE_EDGE,
+    PAD,
+    build_processor,
+    wrap_tokenizer,
+)
+
+__all__ = ["PROMPT", "PROMPT_TOKENS", "build_checkpoint", "vocabulary"]
+
+VOCABULARY_SIZE = 49280
+IMAGE_SIZE = 512
+PATCH_SIZE = 16
+SCALE_FACTOR = 4
+IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE // SCALE_FACTOR) ** 2
+
+PROMPT = "Tell me"
+"""What is asked: one token per byte, seven in all."""
+
+PROMPT_TOKENS = 92
+"""The prompt in tokens: 64 of the image, 7 of the question and 21 of the chat template."""
+
+
+def vocabulary(size: int = VOCABULARY_SIZE) -> dict[str, int]:
+    """Return special tokens, one token per byte, and words that fill up to `size` and that no text is encoded to.
+
+    Args:
+        size: Number of entries.
+    """
+    from tokenizers import pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [PAD, BOS, EOS, IMAGE, IMAGE_EDGE, GLOBAL_IMAGE, *alphabet]
+    names += [f"word{at}" for at in range(len(names), size)]
+    return {name: at for at, name in enumerate(names)}
+
+
+def build_checkpoint(folder: Path, *, seed: int = 0) -> None:
+    """Write model, router, tokenizer and processor, as `from_pretrained` reads them.
+
+    Args:
+        folder: Where to.
+        seed: Of the weights.
+    """
+    import torch
+
+    from moir_edge.router import retrofit
+
+    tokenizer = _tokenizer()
+    torch.manual_seed(seed)
+    model = _model(tokenizer)
+    retrofit(model, tokenizer=tokenizer)
+    model.save_pretrained(folder)
+    processor = build_processor(tokenizer, image_size=IMAGE_SIZE, image_tokens=IMAGE_TOKENS)
+    processor.save_pretrained(folder)
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    core = Tokenizer(models.BPE(vocab=vocabulary(), merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return wrap_tokenizer(core, max_length=8192)
+
+
+def _model(tokenizer: Any) -> Any:
+    """Build the model.
+
+    Source: config.json of HuggingFaceTB/SmolVLM-256M-Instruct.
+    """
+    from transformers import GenerationConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
+
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
+    ids["pad_token_id"] = tokenizer.pad_token_id
+    config = SmolVLMConfig(
+        vision_config={
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": IMAGE_SIZE,
+            "patch_size": PATCH_SIZE,
+        },
+        text_config={
+            "model_type": "llama",
+            "vocab_size": VOCABULARY_SIZE,
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "head_dim": 64,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": True,
+            **ids,
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
+        scale_factor=SCALE_FACTOR,
+        tie_word_embeddings=True,
+        **ids,
+    )
+    model = SmolVLMForConditionalGeneration(config)
+    generation: Any = GenerationConfig
+    model.generation_config = generation(do_sample=False, max_new_tokens=64, **ids)
+    return model

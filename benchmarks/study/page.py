@@ -1,0 +1,209 @@
+"""docs/study.md and its plots, written anew from the runs; the part below the marker is people's and stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.study.arms import LOGIT_RATE
+from benchmarks.study.plots import dominance_plot, score_plot
+from benchmarks.study.settings import IMAGE_BLANK, TEXT_BLANK, StudySettings
+from benchmarks.study.summary import CLEAN, OVERALL, ArmFigures, Spread, Target, targets
+
+__all__ = ["MARKER", "Study", "write_page"]
+
+MARKER = "<!-- written by people below, kept when the page is rewritten -->"
+
+Cell = Callable[[ArmFigures], str]
+
+
+class Study:
+    """What the page shows.
+
+    Args:
+        settings: The study's settings.
+        main: Figures of the arms with all seeds, base first.
+        controls: Figures of the arms whose backbone adapts, one seed.
+        winner: Name of the arm that is held against the targets.
+        shuffled: The winner's figures when it is tuned on shuffled answers, or None.
+        variance_left: Share of the pictures' variance that the blur leaves.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: StudySettings,
+        main: Sequence[ArmFigures],
+        controls: Sequence[ArmFigures],
+        winner: str,
+        shuffled: ArmFigures | None,
+        variance_left: float,
+    ) -> None:
+        self.settings = settings
+        self.main = tuple(main)
+        self.controls = tuple(controls)
+        self.winner = next(one for one in main if one.arm.name == winner)
+        self.shuffled = shuffled
+        self.variance_left = variance_left
+
+    @property
+    def base(self) -> ArmFigures:
+        """The model as it is."""
+        return self.main[0]
+
+
+def write_page(study: Study, folder: Path) -> None:
+    """Write `study.md`, `study-scores.svg` and `study-dominance.svg`."""
+    page = folder / "study.md"
+    before = page.read_text() if page.exists() else ""
+    notes = before.partition(MARKER)[2]
+    (folder / "study-scores.svg").write_text(score_plot(study.main, study.settings))
+    (folder / "study-dominance.svg").write_text(dominance_plot(study.main))
+    page.write_text(f"{_page(study)}\n{MARKER}{notes or chr(10)}")
+
+
+def _page(study: Study) -> str:
+    settings = study.settings
+    parts = [
+        "# Does a router lessen modality dominance?",
+        "Written by `python -m benchmarks.study -o FOLDER --docs docs` (about an hour on two cores; a stopped study "
+        "goes on where it was). `make study` does the same.",
+        _budget(study),
+        "## Scores",
+        "Mean over the three tasks in % (VQA accuracy, statement accuracy, CIDEr-D over 10), mean ± standard deviation over "
+        f"{len(settings.seeds)} seeds; *degraded* is the mean of blur and word dropout, Δ its difference to the base.",
+        _table(study.main, _score_columns(study)),
+        "![Scores of every arm](study-scores.svg)",
+        "## Dominance",
+        "Exact Shapley shares of the two modalities (absent: image grey, all words dropped); dominance is |share_image − share_text|. "
+        "MDI: attention on text over attention on image tokens, per token, by layer; above 1 text dominates.",
+        _table(study.main, _share_columns(study)),
+        "![Dominance of every arm](study-dominance.svg)",
+        f"## Targets, held against: {study.winner.arm.title}",
+        _target_table(targets(study.winner, study.base)),
+        "## By task",
+        "Accuracy in % for questions and statements, CIDEr-D for captions.",
+        *(_task_table(study, task) for task in ("vqa", "statement", "caption")),
+    ]
+    if study.controls:
+        parts += [
+            "## If the backbone may adapt",
+            "The same budget, one seed: low-rank adapters on the language model, without a router and with one.",
+            _table(
+                (study.base, study.winner, *study.controls),
+                [*_score_columns(study), _dominance(study)],
+            ),
+        ]
+    if study.shuffled is not None:
+        parts += ["## Shuffled answers", _shuffled(study, study.shuffled)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _budget(study: Study) -> str:
+    s = study.settings
+    return (
+        f"Every arm starts from the demo's VLM without its router and gets the same budget: {s.steps} steps of {s.batch_size} rows, "
+        f"AdamW at {s.learning_rate:g} ({LOGIT_RATE:g} for attention reweighting and the channel router, whose few weights are logits), {s.train_rows:,} rows of scenes made of digits that the VLM was not trained on "
+        f"(the {s.train_split} split), {100 * s.degrade_share:.0f} % of them degraded ({_mix(s)}). The trained parameters differ and are stated. Measured on {s.test_rows} rows of the test split, whose digits "
+        f"are in neither.\n\n"
+        f'"50 % blur" is the Gaussian that leaves half of the pictures\' variance: σ = {s.blur_sigma_px:g} px on pictures of 96 px '
+        f"({100 * study.variance_left:.0f} % left). Word dropout takes each word of context and prompt with p = {s.drop_probability:g}."
+    )
+
+
+def _mix(settings: StudySettings) -> str:
+    names = {
+        settings.blur: "blurred",
+        settings.dropout: "with dropped words",
+        TEXT_BLANK: "without words",
+    }
+    parts = [f"{settings.degrade.count(label)} {name}" for label, name in names.items()]
+    return f"of {len(settings.degrade)}: {', '.join(parts)}"
+
+
+def _score_columns(study: Study) -> list[tuple[str, Cell]]:
+    s = study.settings
+
+    def at(condition: str) -> Cell:
+        return lambda one: _pm(one.scores[condition][OVERALL])
+
+    return [
+        ("trained weights", lambda one: f"{one.parameters:,}"),
+        ("clean", at(CLEAN)),
+        (f"blur σ {s.blur_sigma_px:g} px", at(s.blur)),
+        (f"word dropout {s.drop_probability:g}", at(s.dropout)),
+        ("degraded", lambda one: _pm(one.degraded)),
+        ("Δ", lambda one: f"{one.degraded.mean - study.base.degraded.mean:+.1f}"),
+        ("image blank", at(IMAGE_BLANK)),
+        ("text blank", at(TEXT_BLANK)),
+    ]
+
+
+def _dominance(study: Study) -> tuple[str, Cell]:
+    del study
+    return ("dominance", lambda one: _pm(one.dominance, digits=3))
+
+
+def _share_columns(study: Study) -> list[tuple[str, Cell]]:
+    def change(one: ArmFigures) -> str:
+        return f"{100 * (one.dominance.mean / study.base.dominance.mean - 1):+.0f} %"
+
+    layers = list(study.base.mdi)
+    shown = dict.fromkeys([layers[0], layers[len(layers) // 2], *layers[-2:]])
+    return [
+        ("share image", lambda one: _pm(one.share_image, digits=3)),
+        ("share text", lambda one: _pm(one.share_text, digits=3)),
+        _dominance(study),
+        ("change", change),
+        *((f"MDI layer {layer}", _mdi(layer)) for layer in shown),
+    ]
+
+
+def _mdi(layer: str) -> Cell:
+    return lambda one: _pm(one.mdi[layer], digits=2)
+
+
+def _task_table(study: Study, task: str) -> str:
+    digits = 2 if task == "caption" else 1
+
+    def at(condition: str) -> Cell:
+        return lambda one: _pm(one.scores[condition][task], digits=digits)
+
+    return _table(study.main, [(label, at(label)) for label in study.base.scores], head=task)
+
+
+def _table(
+    arms: Sequence[ArmFigures], columns: Sequence[tuple[str, Cell]], *, head: str = "arm"
+) -> str:
+    lines = [
+        "| " + " | ".join([head, *(name for name, _ in columns)]) + " |",
+        "|---" + "|---:" * len(columns) + "|",
+    ]
+    for one in arms:
+        lines.append("| " + " | ".join([one.arm.title, *(cell(one) for _, cell in columns)]) + " |")
+    return "\n".join(lines)
+
+
+def _target_table(found: Sequence[Target]) -> str:
+    lines = ["| target | asked | got | |", "|---|---:|---:|---|"]
+    for one in found:
+        verdict = "reached" if one.reached else "**missed**"
+        lines.append(
+            f"| {one.name} | ≥ {one.bound:g} {one.unit} | {one.value:+.1f} {one.unit} | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def _shuffled(study: Study, one: ArmFigures) -> str:
+    truth = study.winner.scores[CLEAN]
+    found = one.scores[CLEAN]
+    return (
+        f"The same router tuned on rows whose answers were dealt out anew within each task: {found['vqa'].mean:.1f} % of the questions "
+        f"and {found['statement'].mean:.1f} % of the statements right on clean test rows, against {truth['vqa'].mean:.1f} and "
+        f"{truth['statement'].mean:.1f} %. Chance is 50 % on statements, and about 10 % on questions if the most frequent answer is given each time."
+    )
+
+
+def _pm(spread: Spread, *, digits: int = 1) -> str:
+    text = f"{spread.mean:.{digits}f}"
+    return text if spread.deviation is None else f"{text} ± {spread.deviation:.{digits}f}"

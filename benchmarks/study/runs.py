@@ -1,0 +1,183 @@
+"""One run of the study, an arm with a seed: trained, diagnosed, and kept as a JSON file so that a stopped study goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.study.arms import Arm
+from benchmarks.study.data import TEST
+from benchmarks.study.settings import IMAGE_BLANK, TEXT_BLANK, StudySettings
+from moir_edge.children import outside_current_folder
+from moir_edge.errors import DataError
+from moir_edge.finite import json_text
+from moir_edge.progress import Progress, silent
+
+__all__ = ["Job", "Run", "read_run", "run_jobs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What one run came to; scores are in %, shares in [0, 1].
+
+    Attributes:
+        arm: Name of the arm.
+        seed: The seed.
+        parameters: How many weights were trained.
+        losses: First and last training loss; None where nothing was trained.
+        scores: Condition -> `overall` (mean of the tasks, CIDEr-D over 10) or task -> score.
+        share_image: Shapley share of the images.
+        share_text: Shapley share of the text.
+        mdi: Modality dominance index by layer.
+    """
+
+    arm: str
+    seed: int
+    parameters: int
+    losses: tuple[float, float] | None
+    scores: dict[str, dict[str, float]]
+    share_image: float
+    share_text: float
+    mdi: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run to be made.
+
+    Attributes:
+        arm: The arm.
+        seed: The seed.
+        settings: The study's settings.
+        folder: The study's folder, with `base`, `train` and `test` in it; the record goes to `runs`.
+        keep: Where the tuned checkpoint is kept, or None.
+    """
+
+    arm: Arm
+    seed: int
+    settings: StudySettings
+    folder: Path
+    keep: Path | None = None
+
+    @property
+    def record(self) -> Path:
+        """The file of the run's figures."""
+        return self.folder / "runs" / f"{self.arm.name}-{self.seed}.json"
+
+
+def read_run(path: Path) -> Run:
+    """Read a run's figures."""
+    return Run(**json.loads(path.read_text()))
+
+
+def run_jobs(jobs: list[Job], *, processes: int, threads: int, progress: Progress) -> None:
+    """Make the runs that have no record yet, several at a time.
+
+    Args:
+        jobs: The runs.
+        processes: How many at a time.
+        threads: Threads of each.
+        progress: Called after every run.
+    """
+    missing = [job for job in jobs if not job.record.exists()]
+    if not missing:
+        return
+    with outside_current_folder():
+        pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+        futures = [pool.submit(_make, job, threads) for job in missing]
+    with pool:
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            progress("runs", done, len(missing))
+
+
+def _make(job: Job, threads: int) -> None:
+    """Train and measure one run, and write its record in one step."""
+    import torch
+
+    from benchmarks.study.training import train_arm
+
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory(prefix="moir-edge-study-") as scratch:
+        trained = train_arm(
+            job.arm,
+            job.seed,
+            job.settings,
+            base=job.folder / "base",
+            data=job.folder / job.arm.data / "data.jsonl",
+            folder=Path(scratch),
+            progress=silent,
+        )
+        figures = _measured(trained.folder, job, threads)
+        if job.keep is not None:
+            shutil.copytree(trained.folder, job.keep)
+    run = Run(
+        arm=job.arm.name,
+        seed=job.seed,
+        parameters=trained.parameters,
+        losses=trained.losses,
+        **figures,
+    )
+    job.record.parent.mkdir(parents=True, exist_ok=True)
+    draft = job.record.with_suffix(".draft")
+    draft.write_text(json_text(asdict(run), indent=1) + "\n")
+    draft.rename(job.record)
+
+
+def _measured(checkpoint: Path, job: Job, threads: int) -> dict[str, Any]:
+    """Diagnose a checkpoint on the test rows."""
+    from benchmarks.study.training import attach_reweighting
+    from moir_edge.data.rows import read_rows
+    from moir_edge.data.variants import ImageStore
+    from moir_edge.evaluation.candidates import spec_of
+    from moir_edge.evaluation.candidates.checkpoint import CheckpointCandidate
+    from moir_edge.evaluation.diagnosis.plan import make_plan
+    from moir_edge.evaluation.diagnosis.run import diagnose_candidate
+    from moir_edge.evaluation.diagnosis.settings import DiagnoseSettings
+    from moir_edge.router import special_token_ids
+
+    wanted = DiagnoseSettings(
+        degradations=(job.settings.blur, job.settings.dropout, IMAGE_BLANK, TEXT_BLANK),
+        perceptual=False,
+        attention_rows=job.settings.attention_rows,
+        routing_rows=0,
+        threads=threads,
+    )
+    spec = spec_of(checkpoint, threads=threads, max_new_tokens=wanted.max_new_tokens)
+    candidate = CheckpointCandidate(spec)
+    ids = frozenset(special_token_ids(candidate.processor.tokenizer))
+    attach_reweighting(candidate.model, ids, checkpoint)
+    rows = read_rows(job.folder / TEST / "data.jsonl")
+    with tempfile.TemporaryDirectory(prefix="moir-edge-study-") as images:
+        plan = make_plan(rows, wanted, ImageStore(Path(images)))
+        diagnosis, _ = diagnose_candidate(candidate, spec, plan, wanted, None, silent)
+    return _figures(diagnosis)
+
+
+def _figures(diagnosis: Any) -> dict[str, Any]:
+    shares = diagnosis.shares["overall"]
+    if shares.share_image is None:
+        raise DataError(f"no shares: {shares.reason}; measure more rows")
+    scores = {
+        one.label: {
+            "overall": 100 * one.overall.value,
+            **{task: figures.score for task, figures in one.tasks.items()},
+        }
+        for one in diagnosis.conditions
+    }
+    return {
+        "scores": scores,
+        "share_image": shares.share_image.value,
+        "share_text": shares.share_text.value,
+        "mdi": {
+            str(one.layer): one.mdi.value
+            for one in diagnosis.attention.layers
+            if one.mdi is not None
+        },
+    }

@@ -1,1 +1,0 @@
-"""Bundles against transformers, token for token: `python -m moir_edge.benchmarks.generations`."""

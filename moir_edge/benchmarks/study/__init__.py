@@ -1,1 +1,0 @@
-"""The study: does a router lessen modality dominance? Same budget for every arm; `python -m moir_edge.benchmarks.study`."""

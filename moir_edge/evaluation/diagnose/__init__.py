@@ -1,0 +1,31 @@
+"""Modality dominance of a model: scores under degradation, Shapley shares, perceptual scores, attention by layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moir_edge.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from moir_edge.evaluation.diagnosis.run import diagnose, diagnose_rows
+    from moir_edge.evaluation.diagnosis.schema import DiagnosisReport, SourceDiagnosis
+    from moir_edge.evaluation.diagnosis.settings import DiagnoseSettings
+
+__all__ = [
+    "DiagnoseSettings",
+    "DiagnosisReport",
+    "SourceDiagnosis",
+    "diagnose",
+    "diagnose_rows",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "DiagnoseSettings": "settings",
+        "DiagnosisReport": "schema",
+        "SourceDiagnosis": "schema",
+        "diagnose": "run",
+        "diagnose_rows": "run",
+    },
+)

@@ -1,0 +1,162 @@
+"""Bounds on latency and parity, and what came of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moir_edge.bundle import COMPONENTS
+from moir_edge.evaluation.compare.gates import overhead_figure
+from moir_edge.evaluation.compare.schema import GateResult, Ratio
+from moir_edge.evaluation.deciding import Evidence, Figure, gate_result
+from moir_edge.evaluation.parity.schema import SpeedPair, Subject, SubjectParity
+from moir_edge.metrics.agreement import NO_ROUTER
+
+__all__ = ["BenchBounds", "check_bench_gates"]
+
+
+class BenchBounds(BaseModel):
+    """Bounds of one run; None asks for nothing.
+
+    Attributes:
+        max_router_overhead: Most time that the router adds to the time to first token of any subject, in %.
+        max_slowdown: Most time that a subject takes over its baseline's, to the first token and per further token,
+            in %; negative demands a speed-up.
+        max_abs_error: Largest absolute difference of any component.
+        min_cosine: Least mean cosine of every component.
+        min_token_agreement: Least share of prompts with the reference's exact answer, in %.
+        min_index_agreement: Least share of the reference's sources that the router finds again, in %.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_router_overhead: float | None = None
+    max_slowdown: float | None = Field(default=None, gt=-100)
+    max_abs_error: float | None = Field(default=None, ge=0)
+    min_cosine: float | None = Field(default=None, ge=-1, le=1)
+    min_token_agreement: float | None = Field(default=None, ge=0, le=100)
+    min_index_agreement: float | None = Field(default=None, ge=0, le=100)
+
+    @property
+    def on_numbers(self) -> bool:
+        """Whether a bound is on numbers, which need a reference."""
+        names = ("max_abs_error", "min_cosine", "min_token_agreement", "min_index_agreement")
+        return any(getattr(self, name) is not None for name in names)
+
+    @property
+    def asks_for_parity(self) -> bool:
+        """Whether a bound is on what only parity measures."""
+        return self.on_numbers or self.max_slowdown is not None
+
+
+def check_bench_gates(
+    subjects: Sequence[Subject],
+    pairs: Sequence[SpeedPair],
+    bounds: BenchBounds,
+    *,
+    compared: Iterable[str],
+    rounds: int,
+) -> list[GateResult]:
+    """Check every subject and pair; a figure that could not be measured fails its gate.
+
+    Args:
+        subjects: All of them.
+        pairs: Their comparisons in time.
+        bounds: What to ask for.
+        compared: Names of the subjects whose numbers are to be compared, measured or not.
+        rounds: Rounds over the timed prompts that the times were taken in.
+    """
+    wanted = set(compared)
+    results = [
+        gate_result(subject.name, figure, bound)
+        for subject in subjects
+        for figure, bound in (
+            *_router(subject, bounds, rounds),
+            *(_numbers(subject, bounds) if subject.name in wanted else ()),
+        )
+    ]
+    answered = {subject.name for subject in subjects if _has_tpot(subject)}
+    return results + [
+        gate_result(pair.subject, figure, bound)
+        for pair in pairs
+        for figure, bound in _speed(pair, bounds, rounds, has_tpot=pair.baseline in answered)
+    ]
+
+
+def _router(subject: Subject, bounds: BenchBounds, rounds: int) -> Iterator[tuple[Figure, float]]:
+    if bounds.max_router_overhead is None:
+        return
+    percent: float | None = None
+    reason = None
+    if subject.reason is None and subject.router is None:
+        # No router, no cost; but one that got lost on the way is not a cheap one.
+        lost = subject.parity is not None and "router" in subject.parity.missing
+        percent, reason = (None, NO_ROUTER) if lost else (0.0, None)
+    figure = overhead_figure(subject.router, rounds, percent, reason)
+    yield figure, bounds.max_router_overhead
+
+
+def _numbers(subject: Subject, bounds: BenchBounds) -> Iterator[tuple[Figure, float]]:
+    parity = subject.parity
+    for component in COMPONENTS if parity is None else parity.expected():
+        yield from _component(component, parity, bounds)
+    if bounds.min_token_agreement is not None:
+        same = parity.tokens.identical_percent if parity else None
+        yield Figure("token agreement", same, ">=", " %"), bounds.min_token_agreement
+    if bounds.min_index_agreement is not None:
+        for figure in _indices(parity):
+            yield figure, bounds.min_index_agreement
+
+
+def _indices(parity: SubjectParity | None) -> Iterator[Figure]:
+    """Yield the router's index agreement on the reference's inputs and in the whole chain."""
+    alone = parity.component("router") if parity else None
+    chain = parity.routing if parity else None
+    reason = NO_ROUTER if parity and "router" in parity.missing else None
+    own, whole = alone.index_percent if alone else None, chain.index_percent if chain else None
+    if alone is not None and not alone.is_finite:
+        own = math.nan
+    if parity is not None and parity.routing_reason is not None:
+        reason = parity.routing_reason
+    yield Figure("router indices, same inputs", own, ">=", " %", reason)
+    yield Figure("router indices, whole chain", whole, ">=", " %", reason)
+
+
+def _component(
+    name: str, parity: SubjectParity | None, bounds: BenchBounds
+) -> Iterator[tuple[Figure, float]]:
+    one = parity.component(name) if parity else None
+    reason = NO_ROUTER if parity and name == "router" and one is None else None
+    error, cosine = (one.max_abs_error, one.cosine) if one else (None, None)
+    if one is not None and not one.is_finite:
+        error = cosine = math.nan
+    if bounds.max_abs_error is not None:
+        figure = Figure(f"{name} max abs error", error, "<=", "", reason)
+        yield figure, bounds.max_abs_error
+    if bounds.min_cosine is not None:
+        yield Figure(f"{name} cosine", cosine, ">=", "", reason), bounds.min_cosine
+
+
+def _speed(
+    pair: SpeedPair, bounds: BenchBounds, rounds: int, *, has_tpot: bool
+) -> Iterator[tuple[Figure, float]]:
+    if bounds.max_slowdown is None:
+        return
+    against = f"against {pair.baseline}"
+    yield _slowdown(f"TTFT slowdown {against}", pair.ttft, rounds), bounds.max_slowdown
+    # Where the baseline's answers end with the first token too, there is no time per further token.
+    if pair.tpot is not None or has_tpot:
+        yield _slowdown(f"TPOT slowdown {against}", pair.tpot, rounds), bounds.max_slowdown
+
+
+def _has_tpot(subject: Subject) -> bool:
+    return any(timing.tpot is not None for timing in subject.timings)
+
+
+def _slowdown(name: str, ratio: Ratio | None, rounds: int) -> Figure:
+    if ratio is None:
+        return Figure(name, None, "<=", " %")
+    evidence = Evidence.of_slowdown(ratio, rounds)
+    return Figure(name, 100 * (ratio.ratio - 1), "<=", " %", evidence=evidence)

@@ -1,0 +1,92 @@
+"""What a run of `bench` is told, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from moir_edge.data.formats import DataSource
+from moir_edge.errors import DataError, UnsupportedError, closest
+from moir_edge.evaluation.parity.gates import BenchBounds
+
+__all__ = ["BenchSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """Settings of one run.
+
+    Attributes:
+        bundles: Bundle folders, the first being what the others are timed against.
+        providers: What to run each of them on, by the runtime's names; none takes the runtime's own choice, and with
+            `parity` the engines of bundles that hold some.
+        data: Rows to use; None makes prompts of `prompt_words` and `images`.
+        limit: Use the first rows of the data only; None for all.
+        timed_rows: Rows of the data that are timed, spread over the tasks.
+        prompt_words: Lengths of the prompts that are made.
+        images: Images of each of them; 0 for none.
+        repeats: Rounds over the timed rows.
+        max_new_tokens: Longest answer, in tokens.
+        decode_steps: Decoder steps that parity looks at after each prompt.
+        threads: Threads of one operation; None takes every core of this process.
+        seed: Of the prompts that are made and of the bootstrap.
+        parity: Compare numbers and times.
+        reference: Checkpoint or bundle that numbers are compared with; None takes the first fp32 bundle.
+        allow_other: Take bundles, and a reference, of different models; the report says so at the top.
+        bounds: Gates.
+
+    Raises:
+        DataError: A number is out of range, or bounds on numbers are given without `parity`.
+        UnsupportedError: An unknown provider.
+    """
+
+    bundles: tuple[Path, ...]
+    providers: tuple[str, ...] = ()
+    data: DataSource | None = None
+    limit: int | None = None
+    timed_rows: int = 10
+    prompt_words: tuple[int, ...] = (8, 48)
+    images: int = 1
+    repeats: int = 10
+    max_new_tokens: int = 16
+    decode_steps: int = 4
+    threads: int | None = None
+    seed: int = 0
+    parity: bool = False
+    reference: str | None = None
+    allow_other: bool = False
+    bounds: BenchBounds = field(default_factory=BenchBounds)
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_providers()
+        if not self.parity and (self.bounds.asks_for_parity or self.reference):
+            raise DataError("a reference, or bounds on parity, given without parity; add --parity")
+
+    def _check_numbers(self) -> None:
+        if not self.bundles:
+            raise DataError("no bundle given; name at least one")
+        if not self.prompt_words:
+            raise DataError("no prompt length given; name at least one")
+        for name in ("timed_rows", "repeats", "max_new_tokens", "limit", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise DataError(f"{name.replace('_', '-')} must be at least 1, got {value}")
+        for name, least, values in (
+            ("prompt-words", 1, self.prompt_words),
+            ("images", 0, (self.images,)),
+            ("decode-steps", 0, (self.decode_steps,)),
+        ):
+            if min(values) < least:
+                raise DataError(f"{name} must be at least {least}, got {min(values)}")
+
+    def _check_providers(self) -> None:
+        from moir_edge.runtime.providers import Provider
+
+        known = get_args(Provider)
+        for name in self.providers:
+            if name not in known:
+                raise UnsupportedError(f"unknown provider {name!r}; {closest(name, known)}")
+            if self.providers.count(name) > 1:
+                raise DataError(f"provider {name} is given twice; name each one once")

@@ -1,0 +1,61 @@
+"""Latency parity: which subjects are compared in time, and the ratio of times that were taken in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from moir_edge.evaluation.candidates import TimedAnswer
+from moir_edge.evaluation.compare.figures import paired_ratio
+from moir_edge.evaluation.parity.schema import PairKind, SpeedPair, Subject
+
+__all__ = ["ENGINE_PROVIDERS", "speed_pairs"]
+
+ENGINE_PROVIDERS = ("tensorrt",)
+"""Providers of the runtime that run compiled engines."""
+
+
+def speed_pairs(
+    subjects: Sequence[Subject], timed: Sequence[Sequence[TimedAnswer] | None], *, seed: int
+) -> tuple[SpeedPair, ...]:
+    """Compare each subject with the first one, and further providers of a bundle with the bundle's first.
+
+    Args:
+        subjects: In the order in which they were given.
+        timed: The answers of each, entry i of all taken in one turn; None where a subject could not be measured.
+        seed: Seed of the bootstrap.
+    """
+    return tuple(
+        SpeedPair(
+            kind=_kind(subject, subjects[base]),
+            subject=subject.name,
+            baseline=subjects[base].name,
+            ttft=paired_ratio(_ttft(timed[at]), _ttft(timed[base]), seed=seed),
+            tpot=paired_ratio(_tpot(timed[at]), _tpot(timed[base]), seed=seed),
+        )
+        for at, subject in enumerate(subjects)
+        if (base := _baseline(subjects, at)) != at
+    )
+
+
+def _baseline(subjects: Sequence[Subject], at: int) -> int:
+    """Return the place of what a subject is compared with: its bundle's first provider, or the first subject."""
+    first = next(i for i, one in enumerate(subjects) if one.source == subjects[at].source)
+    return first if first != at else 0
+
+
+def _kind(subject: Subject, baseline: Subject) -> PairKind:
+    if subject.source == baseline.source:
+        if subject.provider in ENGINE_PROVIDERS:
+            return "engine against ONNX Runtime"
+        return "provider against provider"
+    return "bundle against bundle" if subject.target == baseline.target else "target against target"
+
+
+def _ttft(timed: Sequence[TimedAnswer] | None) -> list[float | None]:
+    return [one.ttft_ms for one in timed or ()]
+
+
+def _tpot(timed: Sequence[TimedAnswer] | None) -> list[float | None]:
+    return [float(np.mean(one.token_ms)) if one.token_ms else None for one in timed or ()]

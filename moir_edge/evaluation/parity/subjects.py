@@ -1,0 +1,201 @@
+"""The subjects of a run: every bundle on every provider, each in a process of its own, with the reference besides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from moir_edge.bundle import Bundle, open_bundle
+from moir_edge.data.rows import Row
+from moir_edge.errors import BundleError, DataError, EnvironmentProblem, UnsupportedError
+from moir_edge.evaluation.candidates import CandidateSpec, spec_of, specs_of
+from moir_edge.evaluation.identity import identify_same
+from moir_edge.evaluation.parity.schema import NOT_ON_THIS_DEVICE
+from moir_edge.evaluation.parity.settings import BenchSettings
+from moir_edge.evaluation.parity.speed import ENGINE_PROVIDERS
+from moir_edge.evaluation.process import CandidateProcess
+from moir_edge.evaluation.provenance import ModelIdentity
+from moir_edge.runtime.providers import graph_provider
+from moir_edge.threads import default_threads
+
+__all__ = [
+    "Opened",
+    "identify_models",
+    "open_bundles",
+    "open_reference",
+    "open_subject",
+    "plan_subjects",
+]
+
+_NO_REFERENCE = (
+    "parity needs an fp32 reference to compare numbers with; "
+    "give --reference CHECKPOINT or BUNDLE, or name an fp32 bundle besides others"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A subject that was tried.
+
+    Attributes:
+        spec: What was to be loaded.
+        bundle: Its bundle.
+        process: The process that holds it; None where it could not be loaded.
+        reason: Why not.
+    """
+
+    spec: CandidateSpec
+    bundle: Bundle
+    process: CandidateProcess | None
+    reason: str | None = None
+
+
+def identify_models(settings: BenchSettings) -> tuple[ModelIdentity, ...]:
+    """Identify every bundle, then the reference if one is named, and refuse one of another model than the first.
+
+    Raises:
+        DataError: Two of them are different models and `allow_other` is off, or one is given twice.
+        BundleError: One is no bundle.
+    """
+    for path in settings.bundles:
+        open_bundle(
+            path, verify=False
+        )  # a checkpoint in a bundle's place is refused before it is hashed
+    specs = _bundle_specs(settings)
+    if settings.reference is not None:
+        reference = _reference_spec(settings, settings.reference)
+        specs.append(replace(reference, name=f"the reference {reference.name}"))
+    return identify_same(specs, allow_other=settings.allow_other)
+
+
+def open_bundles(settings: BenchSettings) -> dict[str, Bundle]:
+    """Open and verify every bundle, by its path as given.
+
+    Raises:
+        BundleError: One is no bundle, or damaged.
+        DataError: One has another shape than the first, so that the same prompts do not fit both.
+    """
+    bundles = {str(path): open_bundle(path) for path in settings.bundles}
+    first = next(iter(bundles.values()))
+    for bundle in bundles.values():
+        _check_shape(bundle, first)
+    return bundles
+
+
+def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[CandidateSpec]:
+    """Return what is to be loaded: each bundle on each provider.
+
+    Without providers each bundle is run by the runtime's own choice. Under parity, engines of a bundle that has some stand
+    beside its graphs in ONNX Runtime, so that a device that cannot run them says so.
+
+    Raises:
+        DataError: A bundle is given twice, or parity has no reference.
+    """
+    planned = []
+    for spec in _bundle_specs(settings):
+        engines = bundles[spec.source].manifest.engines
+        providers: Sequence[str | None] = settings.providers or (None,)
+        if settings.parity and engines and not settings.providers:
+            providers = (graph_provider(), *ENGINE_PROVIDERS)
+        planned += [
+            replace(
+                spec,
+                provider=one,
+                name=f"{spec.name} on {one}" if len(providers) > 1 and one else spec.name,
+            )
+            for one in providers
+        ]
+    fp32 = any(one.manifest.precision == "fp32" for one in bundles.values())
+    if settings.parity and settings.reference is None and not (fp32 and len(planned) > 1):
+        raise DataError(_NO_REFERENCE)
+    return planned
+
+
+def _bundle_specs(settings: BenchSettings) -> list[CandidateSpec]:
+    return specs_of(
+        settings.bundles,
+        threads=settings.threads or default_threads(),
+        max_new_tokens=settings.max_new_tokens,
+        hub=(),
+    )
+
+
+def _reference_spec(settings: BenchSettings, reference: str) -> CandidateSpec:
+    return spec_of(
+        reference,
+        threads=settings.threads or default_threads(),
+        max_new_tokens=settings.max_new_tokens,
+        hub=True,
+    )
+
+
+def open_subject(
+    stack: ExitStack, spec: CandidateSpec, bundle: Bundle, rows: Sequence[Row]
+) -> Opened:
+    """Load a subject; a provider that this device lacks is a reason and no error.
+
+    Raises:
+        MoirEdgeError: The bundle cannot be loaded by the runtime's own choice.
+    """
+    try:
+        process = stack.enter_context(CandidateProcess(spec, rows))
+    except (EnvironmentProblem, BundleError, UnsupportedError) as error:
+        if spec.provider is None:
+            raise
+        return Opened(
+            spec=spec, bundle=bundle, process=None, reason=f"{NOT_ON_THIS_DEVICE}: {error}"
+        )
+    return Opened(spec=spec, bundle=bundle, process=process)
+
+
+def open_reference(
+    stack: ExitStack,
+    settings: BenchSettings,
+    subjects: Sequence[Opened],
+    rows: Sequence[Row],
+    folder: Path,
+) -> CandidateProcess:
+    """Return the process that numbers are compared with.
+
+    A checkpoint is exported to an fp32 bundle first, which the export holds against torch: its components can then be
+    fed one by one.
+
+    Raises:
+        DataError: There is none, or it has another shape.
+    """
+    if settings.reference is None:
+        return _first_fp32(subjects)
+    spec = _reference_spec(settings, settings.reference)
+    if spec.kind == "checkpoint":
+        spec = replace(spec, source=str(_exported(settings.reference, folder)), kind="bundle")
+    _check_shape(open_bundle(spec.source), subjects[0].bundle)
+    return stack.enter_context(CandidateProcess(replace(spec, provider="cpu"), rows))
+
+
+def _first_fp32(subjects: Sequence[Opened]) -> CandidateProcess:
+    for one in subjects:
+        if one.process is not None and one.bundle.manifest.precision == "fp32":
+            return one.process
+    raise DataError(_NO_REFERENCE)
+
+
+def _exported(checkpoint: str, folder: Path) -> Path:
+    from moir_edge.environment import require
+
+    require("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
+    from moir_edge.export import export_bundle
+
+    return export_bundle(checkpoint, folder / "reference")
+
+
+def _check_shape(bundle: Bundle, first: Bundle) -> None:
+    """Refuse a model whose sizes or token ids differ: no flag makes the same prompts fit both."""
+    own, others = bundle.manifest.model, first.manifest.model
+    names = [name for name in type(own).model_fields if getattr(own, name) != getattr(others, name)]
+    if names:
+        raise DataError(
+            f"{bundle.path} has another shape than {first.path} (they differ in {', '.join(names)}), so the same "
+            "prompts do not fit both; bench each model on its own"
+        )
