@@ -19,7 +19,7 @@ from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Manifest
-    from moir_edge.evaluation.compare.schema import CandidateReport, ComparisonReport
+    from moir_edge.evaluation.comparison.schema import CandidateReport, ComparisonReport
     from moir_edge.export import TracedModel
     from moir_edge.progress import Progress
 
@@ -77,7 +77,7 @@ def run_acceptance(
     """
     from moir_edge.bundle import open_bundle
     from moir_edge.demo import demo_rows, write_jsonl
-    from moir_edge.evaluation.compare.run import compare
+    from moir_edge.evaluation.comparison.run import compare
     from moir_edge.export import assemble, load_checkpoint, trace_components
 
     data = write_jsonl(demo_rows("test", count=rows), folder / "data")

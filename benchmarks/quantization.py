@@ -21,7 +21,7 @@ from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
     from moir_edge.calibration import CalibrationSettings
-    from moir_edge.evaluation.compare.schema import CandidateReport
+    from moir_edge.evaluation.comparison.schema import CandidateReport
     from moir_edge.export import TracedModel
     from moir_edge.progress import Progress
 
@@ -174,7 +174,7 @@ def measure(
         MoirEdgeError: An export or the comparison failed.
     """
     from moir_edge.demo import demo_rows, write_jsonl
-    from moir_edge.evaluation.compare.run import compare
+    from moir_edge.evaluation.comparison.run import compare
 
     data = write_jsonl(demo_rows("test", count=rows), folder / "data")
     exports = _export(checkpoint, folder, configurations, calibration_rows, progress)

@@ -40,7 +40,7 @@ from moir_edge.finite import json_text
 from moir_edge.ownership import matches, remove_files
 
 if TYPE_CHECKING:
-    from moir_edge.evaluation.compare.schema import ComparisonReport
+    from moir_edge.evaluation.comparison.schema import ComparisonReport
 
 ROWS, EVAL_ROWS = 256, 1200
 _WORKER = "benchmarks.peers.quantizer_worker"
@@ -216,7 +216,7 @@ def _component_bytes(bundle: Path) -> int:
 
 def _compare(reference: Path, bundles: Sequence[Path], data: Path) -> ComparisonReport:
     """Score all bundles on the rows; latency is not what is asked here, so one row is timed."""
-    from moir_edge.evaluation.compare.run import compare
+    from moir_edge.evaluation.comparison.run import compare
 
     with show_progress("quantizers") as progress:
         return compare(

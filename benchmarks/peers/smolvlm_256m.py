@@ -25,7 +25,7 @@ from moir_edge.bundle import open_bundle
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, MoirEdgeError
 from moir_edge.evaluation.candidates import TimedAnswer, spec_of
-from moir_edge.evaluation.compare.figures import router_overhead
+from moir_edge.evaluation.comparison.figures import router_overhead
 from moir_edge.evaluation.machine import CpuTimes, describe_machine, load_average
 from moir_edge.evaluation.measure import (
     LatencyPlan,

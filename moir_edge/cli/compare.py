@@ -137,8 +137,8 @@ def compare(
 def _show(report: ComparisonReport, output: Path, *, as_json: bool) -> None:
     """Print the report; beside JSON, failed gates go to standard error."""
     from moir_edge.cli.terminal import table_console
-    from moir_edge.evaluation.compare.output import HTML_NAME, summary_json
-    from moir_edge.evaluation.report import print_report
+    from moir_edge.evaluation.comparison.output import HTML_NAME, summary_json
+    from moir_edge.evaluation.comparison.table import print_report
 
     if as_json:
         typer.echo(summary_json(report))

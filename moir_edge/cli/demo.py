@@ -155,8 +155,8 @@ def _prefixed(progress: Progress, precision: str) -> Progress:
 def _run(bundle: Path, data: Path, picture: Path, say: Any) -> dict[str, Any]:
     """Ask the first question of the data in a process of its own, as a device would."""
     from moir_edge.children import child_command, child_environment
+    from moir_edge.data import read_rows
     from moir_edge.errors import EnvironmentProblem
-    from moir_edge.evaluation import read_rows
 
     row = next(row for row in read_rows(data) if row.task == "vqa")
     words = ["run", str(bundle), "--prompt", row.prompt, "--routing-map", str(picture)]
@@ -187,7 +187,7 @@ def _compare(
 
 def _print_report(report: Any) -> None:
     from moir_edge.cli.terminal import table_console
-    from moir_edge.evaluation.report import print_report
+    from moir_edge.evaluation.comparison.table import print_report
 
     print_report(report, table_console())
 

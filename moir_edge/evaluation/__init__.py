@@ -1,4 +1,4 @@
-"""From bundles to figures to a report: data rows, metrics, measuring, gates."""
+"""Measure candidates: one kernel, and `compare`, `bench` and `diagnose` on top of it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 from moir_edge.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from moir_edge.data.rows import TASKS, Row, read_rows
-    from moir_edge.evaluation.bench import BenchBounds, BenchReport, BenchSettings, bench
-    from moir_edge.evaluation.compare.gates import GateBounds
-    from moir_edge.evaluation.compare.run import compare
-    from moir_edge.evaluation.compare.schema import ComparisonReport
-    from moir_edge.evaluation.diagnose import DiagnoseSettings, DiagnosisReport, diagnose
+    from moir_edge.evaluation.comparison.gates import GateBounds
+    from moir_edge.evaluation.comparison.run import compare
+    from moir_edge.evaluation.comparison.schema import ComparisonReport
+    from moir_edge.evaluation.diagnosis import DiagnoseSettings, DiagnosisReport, diagnose
+    from moir_edge.evaluation.parity import BenchBounds, BenchReport, BenchSettings, bench
 
 __all__ = [
-    "TASKS",
     "BenchBounds",
     "BenchReport",
     "BenchSettings",
@@ -23,28 +21,23 @@ __all__ = [
     "DiagnoseSettings",
     "DiagnosisReport",
     "GateBounds",
-    "Row",
     "bench",
     "compare",
     "diagnose",
-    "read_rows",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "TASKS": "data",
         "BenchBounds": "parity",
         "BenchReport": "parity",
         "BenchSettings": "parity",
-        "ComparisonReport": "schema",
+        "ComparisonReport": "comparison.schema",
         "DiagnoseSettings": "diagnosis",
         "DiagnosisReport": "diagnosis",
-        "GateBounds": "gates",
-        "Row": "data",
+        "GateBounds": "comparison.gates",
         "bench": "parity",
-        "compare": "comparison",
+        "compare": "comparison.run",
         "diagnose": "diagnosis",
-        "read_rows": "data",
     },
 )

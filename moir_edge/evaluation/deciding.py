@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from moir_edge.evaluation.compare.schema import GateResult, Percent, Ratio
+from moir_edge.evaluation.comparison.schema import GateResult, Percent, Ratio
 from moir_edge.finite import NOT_FINITE
 
 __all__ = ["LEAST_SAMPLES", "Evidence", "Figure", "gate_result", "more_samples"]

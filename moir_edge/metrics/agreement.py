@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moir_edge.evaluation.candidates import Answer, RoutingRow
-from moir_edge.evaluation.compare.schema import RoutingAgreement, TokenAgreement
+from moir_edge.evaluation.comparison.schema import RoutingAgreement, TokenAgreement
 from moir_edge.finite import NOT_FINITE, is_finite
 from moir_edge.metrics.cosine import cosines
 

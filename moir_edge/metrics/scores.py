@@ -8,7 +8,7 @@ import numpy as np
 
 from moir_edge.data.rows import Row
 from moir_edge.evaluation.candidates import Answer
-from moir_edge.evaluation.compare.schema import Percent, TaskFigures
+from moir_edge.evaluation.comparison.schema import Percent, TaskFigures
 from moir_edge.metrics import (
     Interval,
     cider_d,

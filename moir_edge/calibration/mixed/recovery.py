@@ -13,7 +13,7 @@ import onnx_ir as ir
 from moir_edge.calibration.mixed.prompts import PromptBatch, prompt_batches
 from moir_edge.data.rows import Row
 from moir_edge.evaluation.candidates import Answer
-from moir_edge.evaluation.compare.schema import Percent
+from moir_edge.evaluation.comparison.schema import Percent
 from moir_edge.graphs.chain import GraphChain
 from moir_edge.graphs.writing import write_graphs
 from moir_edge.metrics import mean_interval

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moir_edge.errors import DataError
-from moir_edge.evaluation.compare.output import report_text
+from moir_edge.evaluation.comparison.output import report_text
 from moir_edge.evaluation.diagnosis.schema import DiagnosisReport
 from moir_edge.staging import FolderKind, check_replaceable, staged_folder
 

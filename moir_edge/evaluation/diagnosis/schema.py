@@ -7,7 +7,7 @@ from typing import Any, ClassVar, overload
 from pydantic import BaseModel, ConfigDict, Field
 
 from moir_edge.data.degradations import CLEAN
-from moir_edge.evaluation.compare.schema import TaskFigures
+from moir_edge.evaluation.comparison.schema import TaskFigures
 from moir_edge.evaluation.diagnosis.settings import DiagnoseSettings
 from moir_edge.evaluation.provenance import VersionedReport
 from moir_edge.metrics import Interval

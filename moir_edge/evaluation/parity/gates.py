@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from moir_edge.bundle import COMPONENTS
-from moir_edge.evaluation.compare.gates import overhead_figure
-from moir_edge.evaluation.compare.schema import GateResult, Ratio
+from moir_edge.evaluation.comparison.gates import overhead_figure
+from moir_edge.evaluation.comparison.schema import GateResult, Ratio
 from moir_edge.evaluation.deciding import Evidence, Figure, gate_result
 from moir_edge.evaluation.parity.schema import SpeedPair, Subject, SubjectParity
 from moir_edge.metrics.agreement import NO_ROUTER

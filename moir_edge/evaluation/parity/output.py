@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moir_edge.errors import DataError
-from moir_edge.evaluation.compare.output import drop_samples, report_text
+from moir_edge.evaluation.comparison.output import drop_samples, report_text
 from moir_edge.evaluation.parity.schema import BenchReport
 from moir_edge.finite import json_text
 from moir_edge.staging import FolderKind, check_replaceable, staged_folder

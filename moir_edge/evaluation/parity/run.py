@@ -13,8 +13,8 @@ import moir_edge
 from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.candidates.decoding import decoding_notices
-from moir_edge.evaluation.compare.figures import component_samples, router_overhead
-from moir_edge.evaluation.compare.schema import GateResult, Samples
+from moir_edge.evaluation.comparison.figures import component_samples, router_overhead
+from moir_edge.evaluation.comparison.schema import GateResult, Samples
 from moir_edge.evaluation.identity import same_notices
 from moir_edge.evaluation.machine import CpuTimes, busy_notices, describe_machine, load_average
 from moir_edge.evaluation.measure import (

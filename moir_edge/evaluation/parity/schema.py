@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from moir_edge.bundle import COMPONENTS
-from moir_edge.evaluation.compare.schema import (
+from moir_edge.evaluation.comparison.schema import (
     GateResult,
     Ratio,
     RouterOverhead,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moir_edge.evaluation.candidates import TimedAnswer
-from moir_edge.evaluation.compare.figures import paired_ratio
+from moir_edge.evaluation.comparison.figures import paired_ratio
 from moir_edge.evaluation.parity.schema import PairKind, SpeedPair, Subject
 
 __all__ = ["ENGINE_PROVIDERS", "speed_pairs"]

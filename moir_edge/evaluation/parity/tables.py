@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moir_edge.evaluation.compare.schema import COMPONENT_ORDER
+from moir_edge.evaluation.comparison.schema import COMPONENT_ORDER
 from moir_edge.evaluation.parity.schema import (
     NOT_ON_THIS_DEVICE,
     BenchReport,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from moir_edge.evaluation.compare.schema import (
+from moir_edge.evaluation.comparison.schema import (
     CandidateReport,
     GateResult,
     Percent,

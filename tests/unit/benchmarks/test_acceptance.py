@@ -17,7 +17,7 @@ from moir_edge.bundle import (
     SourceEntry,
 )
 from moir_edge.errors import DataError
-from moir_edge.evaluation.compare.schema import ComparisonReport
+from moir_edge.evaluation.comparison.schema import ComparisonReport
 
 
 def _manifest(precision: Any) -> Manifest:

@@ -5,7 +5,7 @@ import pytest
 from moir_edge.data.degradations import DEFAULTS, parse_degradation
 from moir_edge.data.kinds import image_degradation, known_kinds
 from moir_edge.errors import DataError, UnsupportedError
-from moir_edge.evaluation.diagnose import DiagnoseSettings
+from moir_edge.evaluation.diagnosis import DiagnoseSettings
 
 
 def test_every_kind_of_the_registry_can_be_asked_for() -> None:

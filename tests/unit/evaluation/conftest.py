@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from moir_edge.data.rows import Row
-from moir_edge.evaluation.compare.gates import GateBounds
-from moir_edge.evaluation.compare.schema import ComparisonReport
+from moir_edge.evaluation.comparison.gates import GateBounds
+from moir_edge.evaluation.comparison.schema import ComparisonReport
 
 from .fakes import make_report, make_rows
 

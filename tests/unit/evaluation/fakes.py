@@ -19,9 +19,9 @@ from moir_edge.evaluation.candidates import (
     RoutingRow,
     TimedAnswer,
 )
-from moir_edge.evaluation.compare.gates import GateBounds, check_gates
-from moir_edge.evaluation.compare.run import measure_all
-from moir_edge.evaluation.compare.schema import ComparisonReport, Settings
+from moir_edge.evaluation.comparison.gates import GateBounds, check_gates
+from moir_edge.evaluation.comparison.run import measure_all
+from moir_edge.evaluation.comparison.schema import ComparisonReport, Settings
 from moir_edge.evaluation.provenance import DataFacts, ModelIdentity, Provenance
 
 SETTINGS = Settings(

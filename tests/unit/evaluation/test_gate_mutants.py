@@ -14,8 +14,8 @@ import pytest
 
 from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates import specs_of
-from moir_edge.evaluation.compare.gates import GateBounds, check_gates
-from moir_edge.evaluation.compare.schema import (
+from moir_edge.evaluation.comparison.gates import GateBounds, check_gates
+from moir_edge.evaluation.comparison.schema import (
     CandidateReport,
     ComparisonReport,
     GateResult,

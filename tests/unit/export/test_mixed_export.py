@@ -263,7 +263,7 @@ def test_the_reached_figure_is_that_of_the_bundle(
 ) -> None:
     """The runtime, on the bundle as written, agrees with fp32 as the report says."""
     import moir_edge
-    from moir_edge.evaluation import read_rows
+    from moir_edge.data import read_rows
     from moir_edge.metrics.agreement import leading_share
 
     reference = bundles[100].with_name("fp32")

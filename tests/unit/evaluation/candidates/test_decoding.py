@@ -14,7 +14,7 @@ from moir_edge.bundle import open_bundle, seal
 from moir_edge.data.rows import Row
 from moir_edge.evaluation.candidates import Answer, load_candidate, spec_of
 from moir_edge.evaluation.candidates.decoding import decoding_notices
-from moir_edge.evaluation.compare.run import compare
+from moir_edge.evaluation.comparison.run import compare
 from moir_edge.runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow  # traces and exports a model once, some seconds on an idle machine

@@ -11,7 +11,7 @@ import pytest
 from moir_edge.data.rows import Row
 from moir_edge.errors import UnsupportedError
 from moir_edge.evaluation.candidates import Candidate, load_candidate, spec_of
-from moir_edge.evaluation.compare.run import compare
+from moir_edge.evaluation.comparison.run import compare
 
 pytestmark = pytest.mark.slow  # traces and exports a model once, some seconds on an idle machine
 

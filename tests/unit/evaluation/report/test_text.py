@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from moir_edge.evaluation.compare.schema import ComparisonReport, Percent, Samples
+from moir_edge.evaluation.comparison.schema import ComparisonReport, Percent, Samples
 from moir_edge.evaluation.report.text import bytes_text, headline, interval_text, milliseconds
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.errors import DataError
-from moir_edge.evaluation.compare.schema import ComparisonReport
+from moir_edge.evaluation.comparison.schema import ComparisonReport
 from moir_edge.evaluation.provenance import VersionedReport
 from moir_edge.finite import json_text
 from moir_edge.staging import FolderKind, check_replaceable, staged_folder
@@ -59,7 +59,7 @@ def write_report(report: ComparisonReport, output: Path, *, force: bool = False)
         DataError: The folder exists and may not be replaced.
         EnvironmentProblem: The disk is full or not writable.
     """
-    from moir_edge.evaluation.report import render_html
+    from moir_edge.evaluation.comparison.page import render_html
 
     with staged_folder(output, _REPORT, force=force) as folder:
         (folder / HTML_NAME).write_text(render_html(report), encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from moir_edge.evaluation.compare.schema import CandidateReport, ComparisonReport
+from moir_edge.evaluation.comparison.schema import CandidateReport, ComparisonReport
 from moir_edge.evaluation.report.terminal import print_figures
 from moir_edge.evaluation.report.text import (
     NOT_MEASURED,

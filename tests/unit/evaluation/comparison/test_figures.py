@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from moir_edge.evaluation.candidates import Answer, TimedAnswer
-from moir_edge.evaluation.compare.figures import router_overhead
-from moir_edge.evaluation.compare.schema import ComparisonReport, Samples
+from moir_edge.evaluation.comparison.figures import router_overhead
+from moir_edge.evaluation.comparison.schema import ComparisonReport, Samples
 from moir_edge.evaluation.measure import OverheadPairs
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from moir_edge.evaluation.compare.schema import (
+from moir_edge.evaluation.comparison.schema import (
     Percent,
     Ratio,
     RouterOverhead,

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from moir_edge.evaluation.compare import charts
-from moir_edge.evaluation.compare.schema import (
+from moir_edge.evaluation.comparison import charts
+from moir_edge.evaluation.comparison.schema import (
     COMPONENT_ORDER,
     CandidateReport,
     ChangedAnswer,
     ComparisonReport,
 )
-from moir_edge.evaluation.compare.table import figure_rows
+from moir_edge.evaluation.comparison.table import figure_rows
 from moir_edge.evaluation.report.template import render_template
 from moir_edge.evaluation.report.text import (
     NOT_MEASURED,

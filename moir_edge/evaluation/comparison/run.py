@@ -13,10 +13,10 @@ from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates import CandidateSpec, specs_of
 from moir_edge.evaluation.candidates.decoding import decoding_notices
-from moir_edge.evaluation.compare.figures import RawResult, candidate_report
-from moir_edge.evaluation.compare.gates import GateBounds, check_gates
-from moir_edge.evaluation.compare.output import check_output, write_report
-from moir_edge.evaluation.compare.schema import CandidateReport, ComparisonReport, Settings
+from moir_edge.evaluation.comparison.figures import RawResult, candidate_report
+from moir_edge.evaluation.comparison.gates import GateBounds, check_gates
+from moir_edge.evaluation.comparison.output import check_output, write_report
+from moir_edge.evaluation.comparison.schema import CandidateReport, ComparisonReport, Settings
 from moir_edge.evaluation.identity import identify_same, same_notices
 from moir_edge.evaluation.machine import CpuTimes, busy_notices, describe_machine, load_average
 from moir_edge.evaluation.measure import (

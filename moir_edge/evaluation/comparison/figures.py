@@ -9,7 +9,7 @@ import numpy as np
 
 from moir_edge.data.rows import Row
 from moir_edge.evaluation.candidates import Answer, RoutingRow, TimedAnswer
-from moir_edge.evaluation.compare.schema import (
+from moir_edge.evaluation.comparison.schema import (
     COMPONENT_ORDER,
     CandidateReport,
     ChangedAnswer,

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from moir_edge.evaluation.candidates import Answer, TimedAnswer
-from moir_edge.evaluation.compare.figures import paired_ratio
+from moir_edge.evaluation.comparison.figures import paired_ratio
 from moir_edge.evaluation.parity.schema import Subject
 from moir_edge.evaluation.parity.speed import speed_pairs
 

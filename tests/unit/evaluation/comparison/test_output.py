@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from moir_edge.errors import DataError, EnvironmentProblem, NotFiniteError
-from moir_edge.evaluation.compare.output import (
+from moir_edge.evaluation.comparison.output import (
     check_output,
     report_text,
     summary_json,
     write_report,
 )
-from moir_edge.evaluation.compare.schema import ComparisonReport
+from moir_edge.evaluation.comparison.schema import ComparisonReport
 
 
 def test_report_folder_is_written_and_replaced_by_force(

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from moir_edge.evaluation.compare.gates import GateBounds, check_gates
-from moir_edge.evaluation.compare.schema import ComparisonReport, GateResult, Percent
+from moir_edge.evaluation.comparison.gates import GateBounds, check_gates
+from moir_edge.evaluation.comparison.schema import ComparisonReport, GateResult, Percent
 from moir_edge.evaluation.deciding import Figure, gate_result
 
 

@@ -19,7 +19,7 @@ from moir_edge.charts.axes import (
 )
 from moir_edge.charts.dots import Dot, DotRow, dot_chart
 from moir_edge.charts.svg import Scale, draw, element, marker, padded_range, time_scale
-from moir_edge.evaluation.compare.schema import CandidateReport
+from moir_edge.evaluation.comparison.schema import CandidateReport
 from moir_edge.evaluation.report.text import milliseconds
 
 __all__ = ["component_chart", "recovery_chart", "spread_chart", "trade_off_chart"]

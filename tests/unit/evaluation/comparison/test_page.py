@@ -6,8 +6,9 @@ from xml.etree import ElementTree
 
 from rich.console import Console
 
-from moir_edge.evaluation.compare.schema import ComparisonReport
-from moir_edge.evaluation.report import print_report, render_html
+from moir_edge.evaluation.comparison.page import render_html
+from moir_edge.evaluation.comparison.schema import ComparisonReport
+from moir_edge.evaluation.comparison.table import print_report
 
 
 def test_page_is_self_contained_and_escaped(report: ComparisonReport) -> None:

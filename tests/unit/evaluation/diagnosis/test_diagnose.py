@@ -18,7 +18,7 @@ from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.evaluation import DiagnoseSettings, DiagnosisReport, diagnose
 from moir_edge.evaluation.candidates import load_candidate, spec_of
-from moir_edge.evaluation.diagnose import diagnose_rows
+from moir_edge.evaluation.diagnosis import diagnose_rows
 from moir_edge.evaluation.diagnosis.output import summary_json
 from moir_edge.evaluation.diagnosis.page import render_html
 from moir_edge.evaluation.diagnosis.routing import routing_examples

@@ -16,8 +16,8 @@ from moir_edge.cli.main import main
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates import CandidateSpec
-from moir_edge.evaluation.compare import run as comparison
-from moir_edge.evaluation.compare.schema import ComparisonReport
+from moir_edge.evaluation.comparison import run as comparison
+from moir_edge.evaluation.comparison.schema import ComparisonReport
 from moir_edge.invocation import command_line
 
 from .datasets.official import annotations, questions, touch, write

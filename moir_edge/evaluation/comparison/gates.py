@@ -7,7 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moir_edge.evaluation.compare.schema import CandidateReport, GateResult, Percent, RouterOverhead
+from moir_edge.evaluation.comparison.schema import (
+    CandidateReport,
+    GateResult,
+    Percent,
+    RouterOverhead,
+)
 from moir_edge.evaluation.deciding import Evidence, Figure, gate_result
 from moir_edge.metrics.agreement import NO_ROUTER
 

@@ -1,0 +1,1 @@
+"""`compare`: a checkpoint against bundles in size, latency, memory, accuracy and routing."""

@@ -1,0 +1,1 @@
+"""ONNX graphs: names, files, half precision, and the chain that runs them."""
