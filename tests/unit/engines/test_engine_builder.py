@@ -13,7 +13,7 @@ from moir_edge.engines.jobs import BuildJob
 from moir_edge.engines.refit import refit
 from moir_edge.errors import EnvironmentProblem, UnsupportedError
 
-from ....tensorrt_surface.double import VERSIONS, load_surface, make_double
+from ...tensorrt_surface.double import VERSIONS, load_surface, make_double
 
 SHAPES = {"x": ((1, 0), (1, 8), (4, 64))}
 

@@ -17,7 +17,7 @@ from moir_edge.engines.jobs import BuildJob, BuildOutcome
 from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError
 from moir_edge.tensorrt_api import device_compute_capability
 
-from ....tensorrt_surface.double import load_surface, make_double
+from ...tensorrt_surface.double import load_surface, make_double
 from .test_engine_building import MakeBundle, bundle_maker
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra `rtx`)")

@@ -8,7 +8,7 @@ import pytest
 from moir_edge.evaluation.candidates import Answer
 from moir_edge.metrics.agreement import compare_routing, routing_agreement, token_agreement
 
-from .fakes import routing_row
+from ..evaluation.fakes import routing_row
 
 EXACT = 1e-9  # sums of a few doubles
 

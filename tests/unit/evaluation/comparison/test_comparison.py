@@ -20,8 +20,8 @@ from moir_edge.evaluation.comparison import run as comparison
 from moir_edge.evaluation.comparison.schema import ComparisonReport
 from moir_edge.invocation import command_line
 
-from .datasets.official import annotations, questions, touch, write
-from .fakes import FakeCandidate, make_rows, right, right_but_one, write_manifest
+from ...data.formats.official import annotations, questions, touch, write
+from ..fakes import FakeCandidate, make_rows, right, right_but_one, write_manifest
 
 
 class _FakeProcess(FakeCandidate):
