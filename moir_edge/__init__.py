@@ -8,13 +8,13 @@ Importing this package is cheap: `load` and everything behind it is imported at 
 import os
 import sys
 
+from moir_edge.version import __version__
+
 TYPE_CHECKING = False  # `typing` would be such a module; type checkers know the name
 if TYPE_CHECKING:
     from moir_edge.runtime.model import load
 
 __all__ = ["__version__", "load"]
-
-__version__ = "0.1.0"
 
 # ONNX Runtime from 1.29 on reports its use and leaves files in the home folder unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import moir_edge
-
 __all__ = ["child_command", "child_environment", "module_command", "outside_current_folder"]
 
 # The statement that replaces the path comes before every import that could be served from a folder. The package itself is
@@ -96,7 +94,7 @@ def outside_current_folder() -> Iterator[None]:
 
 
 def _command(code: str, arguments: tuple[str, ...]) -> list[str]:
-    package = str(Path(moir_edge.__file__).resolve())
+    package = str(Path(__file__).resolve().with_name("__init__.py"))
     start = _START.format(paths=_search_path(), package=package)
     return [sys.executable, "-c", start + code, *arguments]
 

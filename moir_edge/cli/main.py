@@ -171,9 +171,3 @@ def _unexpected(error: BaseException) -> str:
 
         return missing_package(error.name)
     return f"{type(error).__name__}: {one_line(error)} (run again with -v before the command for the traceback)"
-
-
-if __name__ == "__main__":
-    from moir_edge.__main__ import main as as_process
-
-    sys.exit(as_process())

@@ -15,7 +15,8 @@ from moir_edge.runtime.generation import Generation, GenerationRun, prompt_embed
 from moir_edge.runtime.generation_config import read_generation_config
 from moir_edge.runtime.images import ImageInput
 from moir_edge.runtime.processor import ModelInputs, Processor
-from moir_edge.runtime.providers import Provider, open_sessions
+from moir_edge.runtime.opening import open_sessions
+from moir_edge.runtime.providers import Provider
 from moir_edge.runtime.routing import RoutingMap, routing_maps
 from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.runtime.timing import Stopwatch

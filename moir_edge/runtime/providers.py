@@ -1,4 +1,4 @@
-"""Who computes: ONNX Runtime on the CPU, by CUDA or by its TensorRT provider, or TensorRT with the bundle's engines."""
+"""The providers that run a bundle, and a graph's session in ONNX Runtime on one of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from moir_edge.errors import BundleError, EnvironmentProblem, UnsupportedError, closest
+from moir_edge.errors import BundleError, EnvironmentProblem
 from moir_edge.runtime.cuda_start import CUDA_PACKAGE, cuda_problem
 from moir_edge.runtime.float4 import session_source
 from moir_edge.targets import get_target, session_config
@@ -17,9 +17,8 @@ from moir_edge.threads import session_options
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle, Manifest, TensorSpec
-    from moir_edge.runtime.interface import Sessions
 
-__all__ = ["GraphProvider", "Provider", "graph_provider", "open_graph", "open_sessions"]
+__all__ = ["GraphProvider", "Provider", "graph_provider", "open_graph"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,49 +38,6 @@ _EXECUTION: Mapping[str, tuple[str, ...]] = {
         "CPUExecutionProvider",
     ),
 }
-
-
-def open_sessions(bundle: Bundle, *, threads: int | None, provider: Provider | None) -> Sessions:
-    """Load a bundle's components.
-
-    Args:
-        bundle: An opened bundle.
-        threads: Threads of one operator on the CPU; None takes one per physical core.
-        provider: Who computes. None takes the bundle's engines where they fit this machine, else what `graph_provider`
-            returns; where CUDA does not start after all, the CPU takes over with a logged line.
-
-    Raises:
-        UnsupportedError: There is no such provider.
-        EnvironmentProblem: This machine lacks what the provider needs.
-        BundleError: The bundle lacks it, or a file of it cannot be loaded.
-    """
-    if provider is not None and provider not in get_args(Provider):
-        raise UnsupportedError(
-            f"unknown provider {provider!r}; {closest(provider, get_args(Provider))}"
-        )
-    chosen = provider or _default(bundle)
-    if chosen == "tensorrt":
-        from moir_edge.runtime.tensorrt.sessions import EngineSessions
-
-        return EngineSessions(bundle)
-    from moir_edge.runtime.sessions import GraphSessions
-
-    try:
-        return GraphSessions(bundle, threads=threads, provider=chosen)
-    except EnvironmentProblem as error:
-        if provider is not None or chosen == "cpu":
-            raise
-        _log.warning(f"running on the CPU: {error}")
-    return GraphSessions(bundle, threads=threads, provider="cpu")
-
-
-def _default(bundle: Bundle) -> Provider:
-    if bundle.manifest.engines:
-        from moir_edge.runtime.tensorrt.selection import engines_fit
-
-        if engines_fit(bundle):
-            return "tensorrt"
-    return graph_provider()
 
 
 def graph_provider() -> GraphProvider:

@@ -206,7 +206,7 @@ def test_diagnosis_of_nothing(fails: Failure, tmp_path: Path, demo_output: Path)
 
 def test_sigkill_during_export_leaves_no_bundle(demo_checkpoint: Path, tmp_path: Path) -> None:
     words = ["export", str(demo_checkpoint), "-o", str(tmp_path / "b")]
-    with subprocess.Popen([sys.executable, "-m", "moir_edge.cli.main", *words]) as process:
+    with subprocess.Popen([sys.executable, "-m", "moir_edge", *words]) as process:
         while process.poll() is None and not list(tmp_path.glob(".b.partial-*/*.onnx")):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)

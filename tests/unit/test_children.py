@@ -41,7 +41,7 @@ def test_nothing_of_the_current_folder_runs(
     other.symlink_to(sys.executable)
     command = {
         "function": child_command("moir_edge.cli.main:main", "targets", "--json"),
-        "module": module_command("moir_edge.cli.main", "targets", "--json"),
+        "module": module_command("moir_edge", "targets", "--json"),
         # it finds the package by its own means, so a module of the standard library serves
         "other interpreter": module_command("platform", python=str(other)),
     }[kind]
@@ -93,7 +93,7 @@ def test_a_current_folder_that_the_user_names_is_kept(
     assert child_environment()["PYTHONPATH"] == str(tmp_path)
 
 
-@pytest.mark.parametrize("flags", [["-m", "moir_edge"], ["-X", "dev", "-Bmmoir_edge.cli.main"]])
+@pytest.mark.parametrize("flags", [["-m", "moir_edge"], ["-X", "dev", "-Bmmoir_edge"]])
 def test_python_m_imports_nothing_of_the_current_folder(flags: list[str], hostile: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PYTHONSAFEPATH", None)

@@ -12,7 +12,7 @@ from moir_edge.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moir_edge.router.token import TokenRouter
+    from moir_edge.router.fused.protocol import FusableRouter
 
 __all__ = ["MAX_RANK", "MAX_TOP_K", "SWITCH", "fused_obstacle", "switched_off"]
 
@@ -41,7 +41,7 @@ def switched_off() -> bool:
     return value == "off"
 
 
-def fused_obstacle(router: TokenRouter, inputs_embeds: Tensor) -> str | None:
+def fused_obstacle(router: FusableRouter, inputs_embeds: Tensor) -> str | None:
     """Return why a call is not routed by the fused kernels; None where it is.
 
     Args:
@@ -60,7 +60,7 @@ def fused_obstacle(router: TokenRouter, inputs_embeds: Tensor) -> str | None:
     return _of_the_router(router) or _of_the_tensor(inputs_embeds)
 
 
-def _of_the_router(router: TokenRouter) -> str | None:
+def _of_the_router(router: FusableRouter) -> str | None:
     import torch
 
     config = router.config

@@ -15,14 +15,14 @@ from moir_edge.router.fused.weights import stack_weights
 
 if TYPE_CHECKING:
     from moir_edge.router.fused.launch import Tiles
-    from moir_edge.router.token import TokenRouter
+    from moir_edge.router.fused.protocol import FusableRouter
 
 __all__ = ["route_fused"]
 
 
 @torch.no_grad()
 def route_fused(
-    router: TokenRouter,
+    router: FusableRouter,
     inputs_embeds: Tensor,
     image_positions: Tensor,
     text_positions: Tensor,

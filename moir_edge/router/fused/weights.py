@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,12 +13,12 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from moir_edge.router.config import RouterConfig
-    from moir_edge.router.token import ModalityProjections, TokenRouter
+    from moir_edge.router.fused.protocol import FusableRouter
 
 __all__ = ["RouterWeights", "columns", "stack_weights"]
 
 _Stamp = tuple[tuple[int, int], ...]
-_cache: WeakKeyDictionary[TokenRouter, tuple[_Stamp, RouterWeights]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[FusableRouter, tuple[_Stamp, RouterWeights]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def columns(merge: str, direction: str, rank: int) -> tuple[int, int, int]:
     return own, 0, rank
 
 
-def stack_weights(router: TokenRouter) -> RouterWeights:
+def stack_weights(router: FusableRouter) -> RouterWeights:
     """Return the router's weights for the kernels; stacked anew only after a weight changed or moved.
 
     Args:
@@ -85,25 +85,25 @@ def stack_weights(router: TokenRouter) -> RouterWeights:
 
 
 @torch.no_grad()
-def _stacked(router: TokenRouter) -> RouterWeights:
+def _stacked(router: FusableRouter) -> RouterWeights:
     config, hidden = router.config, router.hidden_size
     rank, zeros = config.rank, router.image.norm.weight.new_zeros
 
-    def both(read: Callable[[ModalityProjections], Tensor | None], *shape: int) -> Tensor:
+    def both(read: Callable[[Any], Tensor | None], *shape: int) -> Tensor:
         found = (read(router.image), read(router.text))
         filled = [zeros(shape, dtype=torch.float32) if item is None else item for item in found]
         return torch.stack([item.float() for item in filled]).contiguous()
 
-    def matrix(name: str) -> Callable[[ModalityProjections], Tensor | None]:
+    def matrix(name: str) -> Callable[[Any], Tensor | None]:
         return lambda side: getattr(side, name).weight.T if hasattr(side, name) else None
 
-    def head(side: ModalityProjections) -> Tensor | None:
+    def head(side: Any) -> Tensor | None:
         return side.head.weight[0] if hasattr(side, "head") else None
 
-    def head_bias(side: ModalityProjections) -> Tensor | None:
+    def head_bias(side: Any) -> Tensor | None:
         return side.head.bias[0] if hasattr(side, "head") else None
 
-    def blend(side: ModalityProjections) -> Tensor | None:
+    def blend(side: Any) -> Tensor | None:
         return torch.tanh(side.blend.float()) if hasattr(side, "blend") else None
 
     width = columns(config.merge, config.direction, rank)[0]
@@ -119,7 +119,7 @@ def _stacked(router: TokenRouter) -> RouterWeights:
     )
 
 
-def _normal(side: ModalityProjections, config: RouterConfig, width: int) -> Tensor:
+def _normal(side: Any, config: RouterConfig, width: int) -> Tensor:
     """Return one side's columns [query | own | key], zeros behind them: (hidden, width)."""
     parts = []
     if hasattr(side, "query"):

@@ -141,7 +141,7 @@ def test_bundles_are_compared_without_torch(bundle: Path, quantized: Path, tmp_p
     paths = [str(tmp_path), str(Path(moir_edge.__file__).parents[1])]
     words = ["bench", str(bundle), str(quantized), "--parity", *FLAGS, "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "moir_edge.cli.main", *words],
+        [sys.executable, "-m", "moir_edge", *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ import pytest
 import moir_edge
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.errors import BundleError, EnvironmentProblem
-from moir_edge.runtime.providers import _default
+from moir_edge.runtime.opening import _default
 from moir_edge.runtime.tensorrt.selection import choose_engines
 
 from .double import CudaDouble, add_plans, trt_double
