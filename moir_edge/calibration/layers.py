@@ -28,9 +28,9 @@ from moir_edge.calibration.methods.registry import LayerMethods, MethodChoice, g
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses
 from moir_edge.calibration.ranges import CalibrationMethod
+from moir_edge.calibration.rewriting import GraphRewriter, WeightQuantizer, require_opset
 from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight
 from moir_edge.calibration.weight_report import describe_weight
-from moir_edge.graphs.rewriting import GraphRewriter, WeightQuantizer, require_opset
 
 __all__ = ["LayerOptions", "quantize_layers"]
 

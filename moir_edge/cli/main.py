@@ -102,7 +102,7 @@ def _run(words: list[str]) -> int:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from moir_edge import __version__
+        from moir_edge.version import __version__
 
         typer.echo(__version__)
         raise typer.Exit

@@ -127,8 +127,8 @@ def run(
         "ignore_generation_config": ignore_generation_config,
     }
     GenerationSettings(**settings)
-    from moir_edge import load
     from moir_edge.progress import single_step
+    from moir_edge.runtime import load
 
     with show_progress("run", quiet=quiet) as progress, single_step(progress, "loading"):
         model = load(bundle, threads=threads, provider=provider, verify=verify)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from moir_edge.data import effects  # noqa: F401  (importing registers the kinds of this package)
 from moir_edge.data.kinds import DegradationKind, Quantity, find_kind
 from moir_edge.errors import DataError
 

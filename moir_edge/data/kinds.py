@@ -118,8 +118,6 @@ def _add(kind: DegradationKind) -> None:
 
 def known_kinds() -> tuple[DegradationKind, ...]:
     """Return all kinds in the order of their registration."""
-    import moir_edge.data.effects  # noqa: F401  (registers the kinds of this package)
-
     return tuple(_KINDS.values())
 
 

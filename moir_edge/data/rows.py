@@ -14,9 +14,9 @@ from typing import Any
 
 from moir_edge.data.json_lines import json_object, numbered_lines
 from moir_edge.errors import DataError, closest
-from moir_edge.metrics.vqa import HUMAN_ANSWERS
 
 __all__ = [
+    "HUMAN_ANSWERS",
     "TASKS",
     "Row",
     "first_refused",
@@ -29,6 +29,9 @@ __all__ = [
 
 TASKS = ("vqa", "statement", "caption")
 DEFAULT_TASK = "vqa"
+
+HUMAN_ANSWERS = 10
+"""Answers per question in VQA-v2; with fewer, an answer list is read as alternatives."""
 _KEYS = ("id", "task", "image", "images", "prompt", "context", "answers", "group")
 _MISSPELT = {
     "answer": "answers",

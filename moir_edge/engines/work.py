@@ -10,6 +10,7 @@ from typing import Literal
 
 from moir_edge.bundle import EngineEntry, Manifest, component_sha256
 from moir_edge.bundle.profiles import component_profiles
+from moir_edge.calibration.gpu_form import lacks_gpu_form, write_gpu_form
 from moir_edge.engines.jobs import BuildJob, shape_tables, tables_sha256, workspace_bytes
 from moir_edge.engines.memory import (
     available_memory_bytes,
@@ -21,7 +22,6 @@ from moir_edge.engines.process import run_build
 from moir_edge.engines.reuse import EngineStock, Reuse
 from moir_edge.environment import require
 from moir_edge.errors import UnsupportedError
-from moir_edge.graphs.gpu_form import lacks_gpu_form, write_gpu_form
 from moir_edge.progress import Progress
 from moir_edge.targets import Target
 from moir_edge.tensorrt_api import (

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from moir_edge.evaluation.comparison.schema import GateResult, Percent, Ratio
+from moir_edge.evaluation.comparison.schema import GateResult, Ratio
 from moir_edge.finite import NOT_FINITE
+from moir_edge.metrics.records import Percent
 
 __all__ = ["LEAST_SAMPLES", "Evidence", "Figure", "gate_result", "more_samples"]
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moir_edge.data.rows import Row
-from moir_edge.evaluation.candidates import Answer, RoutingRow, TimedAnswer
+from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.process import Measured
+from moir_edge.metrics.records import Answer, RoutingRow
 from moir_edge.progress import Progress
 
 __all__ = [

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-import weakref
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +29,9 @@ from transformers.exporters.metadata import (
     record_output_structure,
 )
 
-from moir_edge.bundle import Manifest, open_bundle
+from moir_edge.bundle import open_bundle
 from moir_edge.errors import DataError, UnsupportedError, closest
-from moir_edge.export.hf_runner import BundleRunner
+from moir_edge.export.hf_runner import BundleProgram, BundleRunner
 from moir_edge.targets import TARGETS, get_target
 
 if TYPE_CHECKING:
@@ -108,25 +107,6 @@ class TensorRTRTXConfig(_BundleConfig):
 def format_name(builder: str) -> str:
     """Return the name of the format whose engines a builder makes; it is this project's alone."""
     return f"moir_{builder}"
-
-
-class BundleProgram:
-    """A bundle as the program of an export.
-
-    Args:
-        path: The bundle folder.
-        owned: A temporary folder around it that is removed with this object; None for a bundle that stays.
-    """
-
-    def __init__(self, path: Path, owned: Path | None = None) -> None:
-        self.path = path
-        if owned is not None:
-            weakref.finalize(self, shutil.rmtree, owned, ignore_errors=True)
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the bundle holds, its engines included."""
-        return open_bundle(self.path, verify=False).manifest
 
 
 class _BundleExporter(HfExporter):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,18 +13,36 @@ import torch
 from transformers.exporters.metadata import ExportMetadata
 from transformers.exporters.runners.base import ModelRunner
 
-from moir_edge.bundle import ModelFacts
+from moir_edge.bundle import Manifest, ModelFacts, open_bundle
 from moir_edge.errors import DataError
 from moir_edge.runtime.model import EdgeModel, load
 
 if TYPE_CHECKING:
-    from moir_edge.export.hf_exporters import BundleProgram
     from moir_edge.runtime.providers import Provider
 
-__all__ = ["BundleRunner"]
+__all__ = ["BundleProgram", "BundleRunner"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+
+
+class BundleProgram:
+    """A bundle as the program of an export.
+
+    Args:
+        path: The bundle folder.
+        owned: A temporary folder around it that is removed with this object; None for a bundle that stays.
+    """
+
+    def __init__(self, path: Path, owned: Path | None = None) -> None:
+        self.path = path
+        if owned is not None:
+            weakref.finalize(self, shutil.rmtree, owned, ignore_errors=True)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the bundle holds, its engines included."""
+        return open_bundle(self.path, verify=False).manifest
 
 
 class BundleRunner(ModelRunner):

@@ -8,10 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from moir_edge.evaluation.candidates import Answer, RoutingRow
-from moir_edge.evaluation.comparison.schema import RoutingAgreement, TokenAgreement
 from moir_edge.finite import NOT_FINITE, is_finite
 from moir_edge.metrics.cosine import cosines
+from moir_edge.metrics.records import Answer, RoutingAgreement, RoutingRow, TokenAgreement
 
 __all__ = [
     "NO_ROUTER",

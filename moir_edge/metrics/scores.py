@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from moir_edge.data.rows import Row
-from moir_edge.evaluation.candidates import Answer
-from moir_edge.evaluation.comparison.schema import Percent, TaskFigures
 from moir_edge.metrics import (
     Interval,
     cider_d,
@@ -18,6 +16,7 @@ from moir_edge.metrics import (
     statement_consistency,
     vqa_accuracy,
 )
+from moir_edge.metrics.records import Answer, Percent, TaskFigures
 
 __all__ = ["METRICS", "Scores", "overall_recovery", "row_scores", "task_figures"]
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["HUMAN_ANSWERS", "normalize_answer", "vqa_accuracy"]
+from moir_edge.data.rows import HUMAN_ANSWERS
 
-HUMAN_ANSWERS = 10
-"""Answers per question in VQA-v2; with fewer, an answer list is read as alternatives."""
+__all__ = ["normalize_answer", "vqa_accuracy"]
 
 _AGREEING = 3
 _ARTICLES = frozenset({"a", "an", "the"})

@@ -14,8 +14,8 @@ from moir_edge.runtime.chat import Messages, user_message
 from moir_edge.runtime.generation import Generation, GenerationRun, prompt_embeddings
 from moir_edge.runtime.generation_config import read_generation_config
 from moir_edge.runtime.images import ImageInput
-from moir_edge.runtime.processor import ModelInputs, Processor
 from moir_edge.runtime.opening import open_sessions
+from moir_edge.runtime.processor import ModelInputs, Processor
 from moir_edge.runtime.providers import Provider
 from moir_edge.runtime.routing import RoutingMap, routing_maps
 from moir_edge.runtime.settings import GenerationSettings

@@ -17,9 +17,9 @@ from moir_edge.calibration.methods.hqq import quantize_half_quadratic
 from moir_edge.calibration.methods.moments import InputMoments
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse
+from moir_edge.calibration.rewriting import WeightQuantizer
 from moir_edge.calibration.scales import QuantizedArray, quantize_array
 from moir_edge.errors import UnsupportedError, closest
-from moir_edge.graphs.rewriting import WeightQuantizer
 
 __all__ = [
     "METHODS",

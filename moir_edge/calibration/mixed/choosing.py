@@ -22,7 +22,7 @@ from moir_edge.calibration.rows import CalibrationRows, refuse_overlap
 from moir_edge.calibration.settings import CalibrationSettings
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, ToleranceError, UnsupportedError
-from moir_edge.evaluation.comparison.schema import Percent
+from moir_edge.metrics.records import Percent
 from moir_edge.progress import Progress
 from moir_edge.runtime.processor import Processor
 

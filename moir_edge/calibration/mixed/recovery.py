@@ -12,12 +12,11 @@ import onnx_ir as ir
 
 from moir_edge.calibration.mixed.prompts import PromptBatch, prompt_batches
 from moir_edge.data.rows import Row
-from moir_edge.evaluation.candidates import Answer
-from moir_edge.evaluation.comparison.schema import Percent
 from moir_edge.graphs.chain import GraphChain
 from moir_edge.graphs.writing import write_graphs
 from moir_edge.metrics import mean_interval
 from moir_edge.metrics.agreement import leading_share
+from moir_edge.metrics.records import Answer, Percent
 from moir_edge.metrics.scores import overall_recovery, row_scores
 from moir_edge.runtime.processor import Processor
 

@@ -9,7 +9,6 @@ from moir_edge.data.formats import (  # noqa: F401  (importing registers them)
     nlvr2,
     vqa_v2,
 )
-from moir_edge.data.formats.registry import format_names
-from moir_edge.data.formats.source import DataSource, as_source, read_dataset
+from moir_edge.data.formats.source import DataSource, as_source, format_names, read_dataset
 
 __all__ = ["DataSource", "as_source", "format_names", "read_dataset"]

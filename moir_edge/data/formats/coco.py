@@ -18,7 +18,7 @@ from moir_edge.data.formats.files import (
     typed,
     words,
 )
-from moir_edge.data.formats.registry import DatasetFormat, PlacedRow, attempt, register
+from moir_edge.data.formats.source import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 

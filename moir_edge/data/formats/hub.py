@@ -12,7 +12,7 @@ from moir_edge.bundle.reader import file_sha256
 from moir_edge.data.formats.columns import answers_of, check_roles, choose_columns, text_of
 from moir_edge.data.formats.files import caption_request, worded
 from moir_edge.data.formats.pictures import picture_file
-from moir_edge.data.formats.registry import DatasetFormat, PlacedRow, attempt, register
+from moir_edge.data.formats.source import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.data.rows import DEFAULT_TASK, Row, parse_row
 from moir_edge.environment import require
 from moir_edge.errors import DataError

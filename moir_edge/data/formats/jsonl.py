@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from moir_edge.data.formats.registry import DatasetFormat, PlacedRow, register
+from moir_edge.data.formats.source import DatasetFormat, PlacedRow, register
 from moir_edge.data.rows import scan_rows
 
 if TYPE_CHECKING:

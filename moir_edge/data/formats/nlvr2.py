@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moir_edge.data.formats.files import find_image, typed, worded, words
-from moir_edge.data.formats.registry import DatasetFormat, PlacedRow, attempt, register
+from moir_edge.data.formats.source import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.data.json_lines import json_objects
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError

@@ -16,7 +16,7 @@ from moir_edge.data.formats.files import (
     worded,
     words,
 )
-from moir_edge.data.formats.registry import DatasetFormat, PlacedRow, attempt, register
+from moir_edge.data.formats.source import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from moir_edge.evaluation.candidates.base import (
-    Answer,
     Candidate,
     CandidateFacts,
     CandidateSpec,
     ComponentCandidate,
     Loaded,
     Reply,
-    RoutingRow,
     TimedAnswer,
-    load_candidate,
     spec_of,
     specs_of,
 )
 from moir_edge.evaluation.candidates.components import ComponentRun
+from moir_edge.evaluation.candidates.loading import load_candidate
 
 __all__ = [
-    "Answer",
     "Candidate",
     "CandidateFacts",
     "CandidateSpec",
@@ -27,7 +24,6 @@ __all__ = [
     "ComponentRun",
     "Loaded",
     "Reply",
-    "RoutingRow",
     "TimedAnswer",
     "load_candidate",
     "spec_of",

@@ -5,21 +5,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
+from moir_edge.metrics.records import Answer, RoutingRow
 
 if TYPE_CHECKING:
     from moir_edge.evaluation.candidates.components import ComponentRun
 
 __all__ = [
-    "Answer",
     "Candidate",
     "CandidateFacts",
     "CandidateSpec",
@@ -27,9 +24,7 @@ __all__ = [
     "Kind",
     "Loaded",
     "Reply",
-    "RoutingRow",
     "TimedAnswer",
-    "load_candidate",
     "spec_of",
     "specs_of",
 ]
@@ -82,14 +77,6 @@ class CandidateFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A greedy answer to one row; `token_ids` are the new tokens without the end token."""
-
-    text: str
-    token_ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class TimedAnswer:
     """A greedy answer at batch 1, with its times.
 
@@ -105,27 +92,6 @@ class TimedAnswer:
     ttft_ms: float
     component_ms: Mapping[str, float]
     token_ms: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoutingRow:
-    """The routing map of one prompt; positions count from the first token that is not padding.
-
-    Attributes:
-        positions: (tokens,) int64, the tokens the router looked at: image tokens, then text tokens.
-        sources: (tokens, top_k) int64, positions of their sources, best first, -1 where there is none.
-        margins: (tokens,) float32, best minus runner-up similarity.
-        gates: (tokens,) float32, 0 for a token that was left as it was.
-        matched: (tokens, hidden) float32, the embedding of the best source as it entered the router.
-        added: (tokens, hidden) float32, what the router added to each token, all its sources weighed.
-    """
-
-    positions: NDArray[np.int64]
-    sources: NDArray[np.int64]
-    margins: NDArray[np.float32]
-    gates: NDArray[np.float32]
-    matched: NDArray[np.float32] = field(repr=False)
-    added: NDArray[np.float32] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -224,18 +190,3 @@ def specs_of(
             raise DataError(f"{source} is given {times} times; name every candidate once")
     names = Counter(spec.name for spec in specs)
     return [spec if names[spec.name] == 1 else replace(spec, name=spec.source) for spec in specs]
-
-
-def load_candidate(spec: CandidateSpec) -> Candidate:
-    """Load what a spec names; each kind imports its libraries only here.
-
-    Raises:
-        MoirEdgeError: It cannot be loaded.
-    """
-    if spec.kind == "bundle":
-        from moir_edge.evaluation.candidates.bundle import BundleCandidate
-
-        return BundleCandidate(spec)
-    from moir_edge.evaluation.candidates.checkpoint import CheckpointCandidate
-
-    return CheckpointCandidate(spec)

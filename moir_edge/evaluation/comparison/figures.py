@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from moir_edge.data.rows import Row
-from moir_edge.evaluation.candidates import Answer, RoutingRow, TimedAnswer
+from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.comparison.schema import (
     COMPONENT_ORDER,
     CandidateReport,
     ChangedAnswer,
-    Percent,
     Ratio,
     RouterOverhead,
     RowResult,
@@ -23,6 +22,7 @@ from moir_edge.evaluation.measure import OverheadPairs
 from moir_edge.evaluation.process import Measured
 from moir_edge.metrics.agreement import compare_routing, token_agreement
 from moir_edge.metrics.bootstrap import CONFIDENCE, RESAMPLES
+from moir_edge.metrics.records import Answer, Percent, RoutingRow
 from moir_edge.metrics.scores import METRICS, Scores, overall_recovery, row_scores, task_figures
 
 __all__ = ["RawResult", "candidate_report", "component_samples", "paired_ratio", "router_overhead"]

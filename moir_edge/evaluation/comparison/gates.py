@@ -7,14 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moir_edge.evaluation.comparison.schema import (
-    CandidateReport,
-    GateResult,
-    Percent,
-    RouterOverhead,
-)
+from moir_edge.evaluation.comparison.schema import CandidateReport, GateResult, RouterOverhead
 from moir_edge.evaluation.deciding import Evidence, Figure, gate_result
 from moir_edge.metrics.agreement import NO_ROUTER
+from moir_edge.metrics.records import Percent
 
 __all__ = ["GateBounds", "check_gates", "overhead_figure"]
 

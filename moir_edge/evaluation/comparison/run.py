@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 
-import moir_edge
 from moir_edge.data.formats import DataSource, as_source
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
@@ -32,6 +31,7 @@ from moir_edge.evaluation.provenance import Machine, Provenance, Providers, data
 from moir_edge.metrics.bootstrap import RESAMPLES
 from moir_edge.progress import Progress, silent
 from moir_edge.threads import default_threads
+from moir_edge.version import __version__
 
 __all__ = ["compare"]
 
@@ -108,7 +108,7 @@ def compare(
     candidates, providers, machine = _measure(specs, rows, settings, progress or silent)
     report = ComparisonReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        version=moir_edge.__version__,
+        version=__version__,
         notices=(*same_notices(models), *busy_notices(machine), *decoding_notices(specs)),
         provenance=Provenance.of(models, providers, data_facts(source, rows), machine),
         settings=settings,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from moir_edge.evaluation.provenance import VersionedReport
+from moir_edge.metrics.records import Percent, Record, RoutingAgreement, TaskFigures, TokenAgreement
 
 __all__ = [
     "COMPONENT_ORDER",
@@ -17,15 +17,11 @@ __all__ = [
     "ChangedAnswer",
     "ComparisonReport",
     "GateResult",
-    "Percent",
     "Ratio",
     "RouterOverhead",
-    "RoutingAgreement",
     "RowResult",
     "Samples",
     "Settings",
-    "TaskFigures",
-    "TokenAgreement",
 ]
 
 REPORT_SCHEMA_VERSION = 2
@@ -36,12 +32,7 @@ COMPONENT_ORDER = ("preprocess", "vision", "embedding", "router", "prefill", "ot
 Unit = Literal["ms", "tokens/s"]
 
 
-class _Record(BaseModel):
-    # pydantic writes NaN as null without a word: a record that holds one cannot be made
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Samples(_Record):
+class Samples(Record):
     """Raw samples in the order of measurement, and the percentiles derived from them."""
 
     unit: Unit
@@ -78,15 +69,7 @@ class Samples(_Record):
         )
 
 
-class Percent(_Record):
-    """A figure in % with its 95 % bootstrap interval."""
-
-    percent: float
-    low: float
-    high: float
-
-
-class Ratio(_Record):
+class Ratio(Record):
     """Median of paired ratios of times with its 95 % bootstrap interval; under 1 is faster."""
 
     ratio: float
@@ -95,67 +78,7 @@ class Ratio(_Record):
     pairs: int
 
 
-class TaskFigures(_Record):
-    """Score of one task.
-
-    Attributes:
-        metric: `VQA accuracy`, `accuracy` (both 0 to 100) or `CIDEr-D` (0 to 10, ×10 as published).
-        rows: Rows that carry answers.
-        score: The score, with its 95 % bootstrap interval `low` to `high`.
-        consistency: NLVR2 consistency in %, where rows carry a group.
-        recovery: Score over the reference's score; None for a reference that scores nothing.
-    """
-
-    metric: str
-    rows: int
-    score: float
-    low: float
-    high: float
-    consistency: float | None = None
-    recovery: Percent | None = None
-
-
-class TokenAgreement(_Record):
-    """Greedy token sequences against the reference's.
-
-    Attributes:
-        rows: Rows compared.
-        identical_percent: Rows whose whole sequence is the same.
-        leading_percent: Tokens before the first difference, of the longer sequence; mean over rows.
-    """
-
-    rows: int
-    identical_percent: float
-    leading_percent: float
-
-
-class RoutingAgreement(_Record):
-    """Routing maps against the reference's, on the tokens that the reference routes.
-
-    Attributes:
-        rows: Prompts compared.
-        tokens: Routed tokens compared.
-        index_percent: Mean share of the reference's source positions that are found again.
-        best_index_percent: Tokens whose best source is the same.
-        routed_percent: Tokens routed by both, of those routed by either.
-        margin: Median similarity margin (best minus runner-up) of this candidate.
-        reference_margin: The same of the reference.
-        matched_cosine: Mean cosine between the embeddings of the best sources.
-        added_cosine: Mean cosine between what the routers added, all sources weighed.
-    """
-
-    rows: int
-    tokens: int
-    index_percent: float
-    best_index_percent: float
-    routed_percent: float
-    margin: float
-    reference_margin: float
-    matched_cosine: float
-    added_cosine: float
-
-
-class RouterOverhead(_Record):
+class RouterOverhead(Record):
     """Time to first token with the router on against off, taken in turns on the same rows.
 
     Attributes:
@@ -171,7 +94,7 @@ class RouterOverhead(_Record):
     component_percent: float | None
 
 
-class RowResult(_Record):
+class RowResult(Record):
     """One answer; `score` is None where the row carries no answers."""
 
     id: str
@@ -180,7 +103,7 @@ class RowResult(_Record):
     score: float | None
 
 
-class ChangedAnswer(_Record):
+class ChangedAnswer(Record):
     """A row whose score differs from the reference's."""
 
     id: str
@@ -194,7 +117,7 @@ class ChangedAnswer(_Record):
     score: float
 
 
-class CandidateReport(_Record):
+class CandidateReport(Record):
     """All figures of one candidate.
 
     Attributes:
@@ -236,7 +159,7 @@ class CandidateReport(_Record):
     rows: tuple[RowResult, ...]
 
 
-class GateResult(_Record):
+class GateResult(Record):
     """One bound on one candidate.
 
     Attributes:
@@ -300,7 +223,7 @@ class GateResult(_Record):
         return f"{value:.2f}" if self.unit else f"{value:.6g}"
 
 
-class Settings(_Record):
+class Settings(Record):
     """How it was measured."""
 
     threads: int

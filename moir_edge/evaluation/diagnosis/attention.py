@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from moir_edge.data.rows import Row
 from moir_edge.errors import NotFiniteError, UnsupportedError
-from moir_edge.evaluation.candidates import Answer
 from moir_edge.evaluation.candidates.checkpoint import CheckpointCandidate
 from moir_edge.evaluation.diagnosis.schema import Attention, Figure, LayerAttention
 from moir_edge.finite import count_text, is_finite
 from moir_edge.metrics import mean_interval
+from moir_edge.metrics.records import Answer
 from moir_edge.progress import Progress
 
 __all__ = [

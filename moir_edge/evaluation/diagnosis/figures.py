@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from moir_edge.data.degradations import Degradation
-from moir_edge.evaluation.candidates import Answer
 from moir_edge.evaluation.diagnosis.perceptual import (
     FULL,
     IMAGE_PERMUTED,
@@ -30,6 +29,7 @@ from moir_edge.evaluation.diagnosis.shares import (
     modality_shares,
 )
 from moir_edge.evaluation.diagnosis.values import OVERALL, ValueTable, unit_scores
+from moir_edge.metrics.records import Answer
 from moir_edge.metrics.scores import Scores, row_scores, task_figures
 
 __all__ = ["PERCEPTUAL_REQUESTS", "SHAPLEY_REQUESTS", "SourceFigures"]

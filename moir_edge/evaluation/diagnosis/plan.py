@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from moir_edge.data.degradations import parse_degradation
 from moir_edge.data.rows import Row
 from moir_edge.data.variants import ImageStore, Variant, degraded_rows, permuted_rows
-from moir_edge.evaluation.candidates import Answer, Candidate
+from moir_edge.evaluation.candidates import Candidate
 from moir_edge.evaluation.diagnosis.perceptual import IMAGE_PERMUTED, TEXT_PERMUTED
 from moir_edge.evaluation.diagnosis.schema import CLEAN
 from moir_edge.evaluation.diagnosis.settings import DiagnoseSettings
 from moir_edge.evaluation.diagnosis.shares import NEITHER
 from moir_edge.evaluation.measure import batches
+from moir_edge.metrics.records import Answer
 from moir_edge.progress import Progress
 
 __all__ = ["IMAGE_BLANK", "TEXT_BLANK", "Plan", "answer_plan", "make_plan"]

@@ -10,18 +10,11 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-import moir_edge
 from moir_edge.data.formats import DataSource, as_source
 from moir_edge.data.rows import Row
 from moir_edge.data.variants import ImageStore
 from moir_edge.errors import BundleError, DataError, UnsupportedError
-from moir_edge.evaluation.candidates import (
-    Answer,
-    Candidate,
-    CandidateSpec,
-    load_candidate,
-    specs_of,
-)
+from moir_edge.evaluation.candidates import Candidate, CandidateSpec, load_candidate, specs_of
 from moir_edge.evaluation.candidates.checkpoint import CheckpointCandidate
 from moir_edge.evaluation.candidates.decoding import decoding_notices
 from moir_edge.evaluation.diagnosis.changes import source_changes
@@ -40,8 +33,10 @@ from moir_edge.evaluation.identity import identify_pairs, pair_notices
 from moir_edge.evaluation.machine import CpuTimes, describe_machine, load_average
 from moir_edge.evaluation.measure import latency_sample
 from moir_edge.evaluation.provenance import Provenance, Providers, data_facts
+from moir_edge.metrics.records import Answer
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.threads import default_threads
+from moir_edge.version import __version__
 
 __all__ = ["diagnose", "diagnose_candidate", "diagnose_rows"]
 
@@ -89,7 +84,7 @@ def diagnose(
     machine = describe_machine(load_before, cpu.steal_percent())
     report = DiagnosisReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        version=moir_edge.__version__,
+        version=__version__,
         notices=(*pair_notices(models), *decoding_notices(specs)),
         provenance=Provenance.of(models, providers, data_facts(source, rows), machine),
         unscored_rows=len(every) - len(rows),

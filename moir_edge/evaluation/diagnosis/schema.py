@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from moir_edge.data.degradations import CLEAN
-from moir_edge.evaluation.comparison.schema import TaskFigures
 from moir_edge.evaluation.diagnosis.settings import DiagnoseSettings
 from moir_edge.evaluation.provenance import VersionedReport
 from moir_edge.metrics import Interval
+from moir_edge.metrics.records import Record, TaskFigures
 
 __all__ = [
     "CLEAN",
@@ -29,11 +29,7 @@ __all__ = [
 DIAGNOSIS_SCHEMA_VERSION = 2
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Figure(_Record):
+class Figure(Record):
     """A figure with its 95 % bootstrap interval; shares and mean scores are in [0, 1]."""
 
     value: float
@@ -54,7 +50,7 @@ class Figure(_Record):
         return cls(value=interval.value, low=interval.low, high=interval.high)
 
 
-class ConditionFigures(_Record):
+class ConditionFigures(Record):
     """Scores under one condition.
 
     Attributes:
@@ -76,7 +72,7 @@ class ConditionFigures(_Record):
     tasks: dict[str, TaskFigures]
 
 
-class Shares(_Record):
+class Shares(Record):
     """Contributions of the modalities to the mean score, see `modality_shares`.
 
     Attributes:
@@ -98,7 +94,7 @@ class Shares(_Record):
     reason: str | None = None
 
 
-class Perceptual(_Record):
+class Perceptual(Record):
     """Fall of the score, over the full score, when a modality comes from another row.
 
     Attributes:
@@ -114,7 +110,7 @@ class Perceptual(_Record):
     reason: str | None = None
 
 
-class LayerAttention(_Record):
+class LayerAttention(Record):
     """Attention of the generated tokens in one layer, heads averaged; means over rows.
 
     Attributes:
@@ -135,7 +131,7 @@ class LayerAttention(_Record):
     mass_text: float
 
 
-class Attention(_Record):
+class Attention(Record):
     """Attention by layer.
 
     Attributes:
@@ -149,7 +145,7 @@ class Attention(_Record):
     shown: tuple[int, ...]
 
 
-class RoutingExample(_Record):
+class RoutingExample(Record):
     """What the router did to one row.
 
     Attributes:
@@ -168,7 +164,7 @@ class RoutingExample(_Record):
     picture_png: bytes = Field(default=b"", exclude=True, repr=False)
 
 
-class SourceDiagnosis(_Record):
+class SourceDiagnosis(Record):
     """All figures of one source.
 
     Attributes:

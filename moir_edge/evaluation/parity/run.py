@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-import moir_edge
 from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.candidates.decoding import decoding_notices
@@ -48,6 +47,7 @@ from moir_edge.evaluation.parity.subjects import (
 from moir_edge.evaluation.process import CandidateProcess
 from moir_edge.evaluation.provenance import Machine, Provenance, data_facts
 from moir_edge.progress import Progress, silent, single_step
+from moir_edge.version import __version__
 
 __all__ = ["bench"]
 
@@ -146,7 +146,7 @@ class _Run:
         settings = self._settings
         return BenchReport(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            version=moir_edge.__version__,
+            version=__version__,
             notices=(
                 *same_notices(self._models),
                 *busy_notices(provenance.machine),

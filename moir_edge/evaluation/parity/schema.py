@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from moir_edge.bundle import COMPONENTS
-from moir_edge.evaluation.comparison.schema import (
-    GateResult,
-    Ratio,
-    RouterOverhead,
-    RoutingAgreement,
-    Samples,
-    TokenAgreement,
-)
+from moir_edge.evaluation.comparison.schema import GateResult, Ratio, RouterOverhead, Samples
 from moir_edge.evaluation.provenance import VersionedReport
+from moir_edge.metrics.records import Record, RoutingAgreement, TokenAgreement
 
 __all__ = [
     "BENCH_SCHEMA_VERSION",
@@ -49,12 +41,7 @@ PairKind = Literal[
 ]
 
 
-class _Record(BaseModel):
-    # pydantic writes NaN as null without a word: a record that holds one cannot be made
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PromptFacts(_Record):
+class PromptFacts(Record):
     """One kind of prompt.
 
     Attributes:
@@ -72,7 +59,7 @@ class PromptFacts(_Record):
     tokens: tuple[int, int]
 
 
-class Timing(_Record):
+class Timing(Record):
     """Times of one subject on one kind of prompt at batch 1.
 
     Attributes:
@@ -88,7 +75,7 @@ class Timing(_Record):
     tpot: Samples | None
 
 
-class ComponentParity(_Record):
+class ComponentParity(Record):
     """One component against the reference's, fed with the same values.
 
     Where one output of the component is not finite, all figures are None.
@@ -121,7 +108,7 @@ class ComponentParity(_Record):
         return self.max_abs_error is not None
 
 
-class SubjectParity(_Record):
+class SubjectParity(Record):
     """Everything numeric about one subject against the reference.
 
     Attributes:
@@ -148,7 +135,7 @@ class SubjectParity(_Record):
         return next((one for one in self.components if one.component == name), None)
 
 
-class Subject(_Record):
+class Subject(Record):
     """One bundle on one provider.
 
     Attributes:
@@ -179,7 +166,7 @@ class Subject(_Record):
     parity: SubjectParity | None = None
 
 
-class SpeedPair(_Record):
+class SpeedPair(Record):
     """Two subjects timed in turns on the same prompts.
 
     Attributes:

@@ -6,14 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from moir_edge.evaluation.comparison.schema import (
-    CandidateReport,
-    GateResult,
-    Percent,
-    Ratio,
-    TaskFigures,
-)
+from moir_edge.evaluation.comparison.schema import CandidateReport, GateResult, Ratio
 from moir_edge.evaluation.provenance import DataFacts
+from moir_edge.metrics.records import Percent, TaskFigures
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,8 +13,8 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from moir_edge.calibration import LayerOptions, observe, quantize
+from moir_edge.calibration.rewriting import sign_activations
 from moir_edge.errors import DataError, UnsupportedError
-from moir_edge.graphs.rewriting import sign_activations
 from moir_edge.targets import session_config
 
 MakeDecoder = Callable[..., onnx.ModelProto]

@@ -11,9 +11,9 @@ import pytest
 from onnx import numpy_helper
 
 from moir_edge.calibration import quantize
+from moir_edge.calibration.gpu_form import to_gpu_form
 from moir_edge.engines.layers import count_layers, network_layers
 from moir_edge.errors import UnsupportedError
-from moir_edge.graphs.gpu_form import to_gpu_form
 from moir_edge.graphs.half import to_half
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra `rtx`)")

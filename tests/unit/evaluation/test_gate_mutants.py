@@ -19,11 +19,8 @@ from moir_edge.evaluation.comparison.schema import (
     CandidateReport,
     ComparisonReport,
     GateResult,
-    Percent,
     RouterOverhead,
-    RoutingAgreement,
     Samples,
-    TokenAgreement,
 )
 from moir_edge.evaluation.identity import identify_same
 from moir_edge.evaluation.parity.gates import BenchBounds, check_bench_gates
@@ -35,6 +32,7 @@ from moir_edge.evaluation.parity.schema import (
     SubjectParity,
     Timing,
 )
+from moir_edge.metrics.records import Percent, RoutingAgreement, TokenAgreement
 
 from .fakes import write_manifest
 

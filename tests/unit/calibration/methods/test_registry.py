@@ -20,8 +20,8 @@ from moir_edge.calibration import (
     quantize,
 )
 from moir_edge.calibration.methods.registry import METHODS, default_method, get_method
+from moir_edge.calibration.rewriting import require_symmetric
 from moir_edge.errors import UnsupportedError
-from moir_edge.graphs.rewriting import require_symmetric
 from moir_edge.targets import session_config
 
 MakeDecoder = Callable[..., onnx.ModelProto]

@@ -7,7 +7,7 @@ import pytest
 
 from moir_edge.data.formats import read_dataset
 from moir_edge.errors import DataError
-from moir_edge.evaluation.candidates import Answer
+from moir_edge.metrics.records import Answer
 from moir_edge.metrics.scores import row_scores, task_figures
 
 from .official import statement, touch, write

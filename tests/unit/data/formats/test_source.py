@@ -10,7 +10,7 @@ import pytest
 
 from moir_edge.data.formats import DataSource, as_source, format_names, read_dataset
 from moir_edge.data.formats.jsonl import JsonLines
-from moir_edge.data.formats.registry import get_format, register
+from moir_edge.data.formats.source import get_format, register
 from moir_edge.data.rows import Row, read_rows
 from moir_edge.errors import DataError, UnsupportedError
 

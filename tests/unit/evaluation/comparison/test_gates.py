@@ -7,8 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from moir_edge.evaluation.comparison.gates import GateBounds, check_gates
-from moir_edge.evaluation.comparison.schema import ComparisonReport, GateResult, Percent
+from moir_edge.evaluation.comparison.schema import ComparisonReport, GateResult
 from moir_edge.evaluation.deciding import Figure, gate_result
+from moir_edge.metrics.records import Percent
 
 
 def _failed(report: ComparisonReport, bounds: GateBounds) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, NotFiniteError
-from moir_edge.evaluation.candidates import Answer, spec_of
+from moir_edge.evaluation.candidates import spec_of
 from moir_edge.evaluation.candidates.checkpoint import CheckpointCandidate
 from moir_edge.evaluation.diagnosis.attention import (
     AttentionRow,
@@ -22,6 +22,7 @@ from moir_edge.evaluation.diagnosis.attention import (
     shown_layers,
 )
 from moir_edge.export.attention import attention_implementation
+from moir_edge.metrics.records import Answer
 
 
 def silent(*_: object) -> None: ...

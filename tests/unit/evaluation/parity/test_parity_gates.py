@@ -7,13 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from moir_edge.evaluation.comparison.schema import (
-    Percent,
-    Ratio,
-    RouterOverhead,
-    Samples,
-    TokenAgreement,
-)
+from moir_edge.evaluation.comparison.schema import Ratio, RouterOverhead, Samples
 from moir_edge.evaluation.parity.gates import BenchBounds, check_bench_gates
 from moir_edge.evaluation.parity.schema import (
     ComponentParity,
@@ -22,6 +16,7 @@ from moir_edge.evaluation.parity.schema import (
     SubjectParity,
     Timing,
 )
+from moir_edge.metrics.records import Percent, TokenAgreement
 
 
 def _subject(**fields: Any) -> Subject:

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from moir_edge.evaluation.comparison.schema import ComparisonReport, Percent, Samples
+from moir_edge.evaluation.comparison.schema import ComparisonReport, Samples
 from moir_edge.evaluation.report.text import bytes_text, headline, interval_text, milliseconds
+from moir_edge.metrics.records import Percent
 
 
 def test_spelling_of_figures() -> None:

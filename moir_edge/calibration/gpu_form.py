@@ -38,8 +38,8 @@ def to_gpu_form(model: ir.Model) -> None:
     Args:
         model: As `apply_precision` leaves it.
     """
+    from moir_edge.calibration.rewriting import require_symmetric, sign_activations
     from moir_edge.graphs.half import to_half
-    from moir_edge.graphs.rewriting import require_symmetric, sign_activations
 
     require_symmetric(model.graph)
     sign_activations(model.graph)

@@ -1,0 +1,123 @@
+"""Records of answers and figures that metrics take and give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "Answer",
+    "Percent",
+    "Record",
+    "RoutingAgreement",
+    "RoutingRow",
+    "TaskFigures",
+    "TokenAgreement",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A greedy answer to one row; `token_ids` are the new tokens without the end token."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingRow:
+    """The routing map of one prompt; positions count from the first token that is not padding.
+
+    Attributes:
+        positions: (tokens,) int64, the tokens the router looked at: image tokens, then text tokens.
+        sources: (tokens, top_k) int64, positions of their sources, best first, -1 where there is none.
+        margins: (tokens,) float32, best minus runner-up similarity.
+        gates: (tokens,) float32, 0 for a token that was left as it was.
+        matched: (tokens, hidden) float32, the embedding of the best source as it entered the router.
+        added: (tokens, hidden) float32, what the router added to each token, all its sources weighed.
+    """
+
+    positions: NDArray[np.int64]
+    sources: NDArray[np.int64]
+    margins: NDArray[np.float32]
+    gates: NDArray[np.float32]
+    matched: NDArray[np.float32] = field(repr=False)
+    added: NDArray[np.float32] = field(repr=False)
+
+
+class Record(BaseModel):
+    """Frozen data of a report; NaN and infinity are refused."""
+
+    # pydantic writes NaN as null without a word: a record that holds one cannot be made
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Percent(Record):
+    """A figure in % with its 95 % bootstrap interval."""
+
+    percent: float
+    low: float
+    high: float
+
+
+class TaskFigures(Record):
+    """Score of one task.
+
+    Attributes:
+        metric: `VQA accuracy`, `accuracy` (both 0 to 100) or `CIDEr-D` (0 to 10, ×10 as published).
+        rows: Rows that carry answers.
+        score: The score, with its 95 % bootstrap interval `low` to `high`.
+        consistency: NLVR2 consistency in %, where rows carry a group.
+        recovery: Score over the reference's score; None for a reference that scores nothing.
+    """
+
+    metric: str
+    rows: int
+    score: float
+    low: float
+    high: float
+    consistency: float | None = None
+    recovery: Percent | None = None
+
+
+class TokenAgreement(Record):
+    """Greedy token sequences against the reference's.
+
+    Attributes:
+        rows: Rows compared.
+        identical_percent: Rows whose whole sequence is the same.
+        leading_percent: Tokens before the first difference, of the longer sequence; mean over rows.
+    """
+
+    rows: int
+    identical_percent: float
+    leading_percent: float
+
+
+class RoutingAgreement(Record):
+    """Routing maps against the reference's, on the tokens that the reference routes.
+
+    Attributes:
+        rows: Prompts compared.
+        tokens: Routed tokens compared.
+        index_percent: Mean share of the reference's source positions that are found again.
+        best_index_percent: Tokens whose best source is the same.
+        routed_percent: Tokens routed by both, of those routed by either.
+        margin: Median similarity margin (best minus runner-up) of this candidate.
+        reference_margin: The same of the reference.
+        matched_cosine: Mean cosine between the embeddings of the best sources.
+        added_cosine: Mean cosine between what the routers added, all sources weighed.
+    """
+
+    rows: int
+    tokens: int
+    index_percent: float
+    best_index_percent: float
+    routed_percent: float
+    margin: float
+    reference_margin: float
+    matched_cosine: float
+    added_cosine: float
