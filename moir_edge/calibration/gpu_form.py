@@ -10,26 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moir_edge.bundle import ComponentEntry
-from moir_edge.targets import Target
-
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["lacks_gpu_form", "takes_gpu_form", "to_gpu_form", "write_gpu_form"]
-
-# Precisions whose graphs are in float32 where they are not quantized, unless converted here.
-_QUANTIZED = ("int8", "int8-weight-only", "int4", "fp8", "nvfp4")
-
-
-def lacks_gpu_form(component: ComponentEntry) -> bool:
-    """Say whether a component of a bundle has to be converted before a GPU's builder gets it."""
-    return component.precision in _QUANTIZED and not component.gpu_form
-
-
-def takes_gpu_form(target: Target, precision: str) -> bool:
-    """Say whether a component of that precision is exported to the target in the GPU's form."""
-    return target.builder != "onnxruntime" and precision in _QUANTIZED
+__all__ = ["to_gpu_form", "write_gpu_form"]
 
 
 def to_gpu_form(model: ir.Model) -> None:

@@ -10,7 +10,6 @@ from typing import Literal
 
 from moir_edge.bundle import EngineEntry, Manifest, component_sha256
 from moir_edge.bundle.profiles import component_profiles
-from moir_edge.calibration.gpu_form import lacks_gpu_form, write_gpu_form
 from moir_edge.engines.jobs import BuildJob, shape_tables, tables_sha256, workspace_bytes
 from moir_edge.engines.memory import (
     available_memory_bytes,
@@ -22,6 +21,7 @@ from moir_edge.engines.process import run_build
 from moir_edge.engines.reuse import EngineStock, Reuse
 from moir_edge.environment import require
 from moir_edge.errors import UnsupportedError
+from moir_edge.precisions import lacks_gpu_form
 from moir_edge.progress import Progress
 from moir_edge.targets import Target
 from moir_edge.tensorrt_api import (
@@ -164,7 +164,7 @@ class EngineWork:
 
     def _build(self, name: str, job: BuildJob, progress: Progress) -> EngineEntry:
         component = self.manifest.components[name]
-        if lacks_gpu_form(component):
+        if lacks_gpu_form(component.precision, component.gpu_form):
             job = replace(job, graph=str(self._gpu_copy(name)))
         outcome = run_build(
             job,
@@ -198,6 +198,8 @@ class EngineWork:
             )
         require("onnx_ir")
         graph = self.folder / self.manifest.components[name].graph
+        from moir_edge.calibration.gpu_form import write_gpu_form
+
         return write_gpu_form(graph, self.output / _HALF_FOLDER)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import onnx_ir as ir
 
 from moir_edge.bundle import ComponentEntry, EngineEntry, Manifest, seal, staged_bundle
-from moir_edge.calibration.gpu_form import takes_gpu_form, to_gpu_form
+from moir_edge.calibration.gpu_form import to_gpu_form
 from moir_edge.engines.trtexec import write_build_script
 from moir_edge.export.assets import write_assets
 from moir_edge.export.components import TracedModel
@@ -27,6 +27,7 @@ from moir_edge.export.plan import ExportPlan, plan_export
 from moir_edge.export.precisions import PrecisionName
 from moir_edge.finite import json_text
 from moir_edge.graphs.writing import WrittenGraph, write_graphs
+from moir_edge.precisions import takes_gpu_form
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.targets import get_target
 from moir_edge.version import __version__

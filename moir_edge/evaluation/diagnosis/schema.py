@@ -191,7 +191,7 @@ class SourceDiagnosis(Record):
     perceptual: dict[str, Perceptual]
     attention: Attention | None = None
     attention_reason: str | None = None
-    changes: dict[str, dict[str, Figure]] = {}
+    changes: dict[str, dict[str, Figure]] = Field(default_factory=dict)
     routing: tuple[RoutingExample, ...] = ()
     routing_reason: str | None = None
     seconds: float
