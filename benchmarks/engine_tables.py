@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from moir_edge.errors import DataError
 
-if TYPE_CHECKING:
-    from benchmarks.engines import EngineRow, Refusal
+__all__ = ["EngineRow", "Refusal", "render_tables", "write_tables"]
 
-__all__ = ["render_tables", "write_tables"]
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRow:
+    """One engine that was built; memory is that of its process, at its peak and as estimated beforehand."""
+
+    model: str
+    target: str
+    precision: str
+    component: str
+    weight_bytes: int
+    engine_bytes: int
+    seconds: float
+    peak_memory_bytes: int
+    estimated_memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A precision that a target, or its builder, does not take, and why."""
+
+    model: str
+    target: str
+    precision: str
+    reason: str
 
 
 def write_tables(

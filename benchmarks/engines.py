@@ -11,11 +11,11 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.engine_tables import write_tables
+from benchmarks.engine_tables import EngineRow, Refusal, write_tables
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError, UnsupportedError
 from moir_edge.finite import json_text
 from moir_edge.targets import EXPORTED_PRECISIONS, TARGETS, available_precisions, check_precision
@@ -32,31 +32,6 @@ MODELS = ("demo", "smolvlm-256m")
 
 _CALIBRATED = ("int8", "fp8")
 _CALIBRATION_ROWS = {"demo": 32, "smolvlm-256m": 4}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineRow:
-    """One engine that was built; memory is that of its process, at its peak and as estimated beforehand."""
-
-    model: str
-    target: str
-    precision: str
-    component: str
-    weight_bytes: int
-    engine_bytes: int
-    seconds: float
-    peak_memory_bytes: int
-    estimated_memory_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """A precision that a target, or its builder, does not take, and why."""
-
-    model: str
-    target: str
-    precision: str
-    reason: str
 
 
 def build_matrix(

@@ -15,7 +15,7 @@ from moir_edge.router.fused import fused_obstacle
 from moir_edge.runtime.providers import graph_provider
 
 if TYPE_CHECKING:
-    from benchmarks.fused_router import Case, Timed
+    from benchmarks.fused_cases import Case, Timed
 
 __all__ = ["candidates", "copy_bandwidth", "machine", "prefill_ms"]
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import product
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.acceptance import Check
+from benchmarks.fused_cases import CASES, TARGET_CASE, Case, Timed
 from moir_edge.environment import missing_package
 from moir_edge.finite import json_text
 from moir_edge.router.fused import router_traffic
@@ -31,29 +31,6 @@ RANK = 32
 ROUNDS = 50
 WARM_UP = 5
 ELEMENT_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One size of prompt."""
-
-    image_tokens: int
-    text_tokens: int
-    hidden: int
-
-    def __str__(self) -> str:
-        return f"N={self.image_tokens} M={self.text_tokens} D={self.hidden}"
-
-
-TARGET_CASE = Case(image_tokens=1024, text_tokens=64, hidden=2048)
-CASES = tuple(
-    Case(image_tokens=images, text_tokens=texts, hidden=hidden)
-    for hidden, images, texts in product((576, 2048, 4096), (64, 256, 1024, 4096), (16, 64, 512))
-)
-"""N = 64…4096, M = 16…512, D = 576…4096."""
-
-Timed = Callable[[], float]
-"""Makes one call and returns its time in ms."""
 
 
 def why_no_gpu() -> str | None:

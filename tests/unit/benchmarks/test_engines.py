@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import engines
-from benchmarks.engine_tables import render_tables, write_tables
-from benchmarks.engines import EngineRow, Refusal, build_matrix
+from benchmarks.engine_tables import EngineRow, Refusal, render_tables, write_tables
+from benchmarks.engines import build_matrix
 from moir_edge.errors import DataError
 from moir_edge.targets import EXPORTED_PRECISIONS, TARGETS, available_precisions
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from benchmarks import fused_candidates, fused_router
-from benchmarks.fused_router import CASES, Case, case_record, checks_of, take_turns
+from benchmarks.fused_cases import CASES, Case
+from benchmarks.fused_router import case_record, checks_of, take_turns
 from moir_edge.router.fused import router_traffic
 
 TARGET = fused_router.TARGET_CASE
