@@ -52,7 +52,7 @@ def test_nothing_half_written_stays(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("moir_edge.evaluation.report.render_html", full)
+    monkeypatch.setattr("moir_edge.evaluation.comparison.page.render_html", full)
     with pytest.raises(
         EnvironmentProblem, match=r"disk full while writing .*; nothing was left behind"
     ):
