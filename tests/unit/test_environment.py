@@ -18,7 +18,7 @@ from moir_edge.environment import missing_package, require
 from moir_edge.errors import EnvironmentProblem
 
 ROOT = Path(__file__).parents[2]
-CODE = ("moir_edge", "export", "calibration", "benchmarks")
+CODE = ("moir_edge", "benchmarks")
 # What needs an extra, and where it is named: code, its docs, and the one-screen guide for contributors.
 TEXTS = [
     *(ROOT / "docs").glob("*.md"),
@@ -73,7 +73,7 @@ def _imported() -> dict[str, str]:
                     names = [node.module]
                 for name in names:
                     found.setdefault(name.partition(".")[0], str(path.relative_to(ROOT)))
-    ours = {"moir_edge", *sys.stdlib_module_names}
+    ours = {*CODE, *sys.stdlib_module_names}
     return {name: path for name, path in found.items() if name not in ours}
 
 

@@ -73,9 +73,9 @@ PLAIN_JSON = {
     "moir_edge/finite.py": "the rule itself",
     "moir_edge/runtime/chat.py": "what a chat template sees and writes, as transformers gives it",
     "moir_edge/runtime/generation_config.py": "a value quoted in an error message",
-    "benchmarks/data.py": "a value quoted in an error message",
-    "export/engines/worker.py": "answers to our own process, which reads them as Python does",
-    "export/engines/jobs.py": "requests to our own process, and a hash",
+    "moir_edge/data/rows.py": "a value quoted in an error message",
+    "moir_edge/engines/worker.py": "answers to our own process, which reads them as Python does",
+    "moir_edge/engines/jobs.py": "requests to our own process, and a hash",
     "benchmarks/peers/quantizer_worker.py": "runs in another tool's environment, without moir_edge",
 }
 _WRITES = re.compile(r"\bjson\.dumps?\(|\bmodel_dump_json\(|import dumps?\b")
@@ -83,7 +83,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def test_all_json_is_written_by_the_one_rule() -> None:
-    folders = ("moir_edge", "export", "calibration", "benchmarks")
+    folders = ("moir_edge", "benchmarks")
     files = [path for name in folders for path in (_ROOT / name).rglob("*.py")]
     found = {
         path.relative_to(_ROOT).as_posix()

@@ -26,7 +26,7 @@ RECORD = ROOT / "tests" / "tensorrt_surface" / "record.py"
 # Every module that takes `trt` as an argument.
 CALLERS = sorted(
     path
-    for pattern in ("moir_edge/*.py", "moir_edge/runtime/**/*.py", "export/**/*.py")
+    for pattern in ("moir_edge/*.py", "moir_edge/runtime/**/*.py", "moir_edge/engines/*.py")
     for path in ROOT.glob(pattern)
     if "trt: Any" in path.read_text(encoding="utf-8")
 )
@@ -209,7 +209,7 @@ def _surfaces() -> dict[str, dict[str, Any]]:
 def test_the_walk_finds_the_callers() -> None:
     names = {path.name for path in CALLERS}
     assert {"tensorrt_api.py", "builder.py", "refit.py", "monitoring.py"} <= names
-    assert ("MemoryPoolType", "WORKSPACE") in _chains(ROOT / "export" / "engines" / "builder.py")
+    assert ("MemoryPoolType", "WORKSPACE") in _chains(ROOT / "moir_edge" / "engines" / "builder.py")
 
 
 @pytest.mark.parametrize("path", CALLERS, ids=lambda path: path.stem)

@@ -128,10 +128,7 @@ def test_piped_output_is_not_drawn_into_the_bar() -> None:
 
 def test_there_is_one_type_of_callback() -> None:
     root = Path(moir_edge.__file__).parents[1]
-    folders = (
-        root / "moir_edge",
-        *(root / name for name in ("export", "calibration", "benchmarks")),
-    )
+    folders = (root / "moir_edge", root / "benchmarks")
     defining = [
         path.name
         for folder in folders

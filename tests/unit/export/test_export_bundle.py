@@ -132,10 +132,3 @@ def test_export_in_one_call(make_checkpoint: Callable[..., Path], tmp_path: Path
     folder = export_bundle(make_checkpoint("smolvlm", tied=False), tmp_path / "out")
     components = open_bundle(folder).manifest.components
     assert components["decoder"].data == ("decoder.data",)
-
-
-def test_bare_import_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(__file__).parents[3]
-    monkeypatch.syspath_prepend(str(root))
-    with pytest.raises(ImportError, match=r"as moir_edge\.export, not as export"):
-        __import__("export")
