@@ -1,25 +1,32 @@
 """Write a folder so that it appears whole or not at all: bundles, reports and checkpoints all go through here.
 
-The work happens in a hidden sibling folder, which a rename puts in place at the end. What a killed process leaves
-behind keeps its hidden name, and the next write of the same output removes it. A folder that is replaced loses only the
-files that moir-edge wrote; where it holds others it is refused, see `moir_edge.ownership`.
+The work happens in a hidden sibling folder. At the end its files are brought to the disk, and one step of the system
+puts it in place: a rename, or an exchange with the folder that is replaced. A system without an exchange takes two
+renames; a process that is killed between them leaves the old folder under a hidden name, and the next write brings it back.
+
+A lock on a file beside the hidden folder says that its process lives. The next write of the same output removes what dead
+processes left. A folder that is replaced loses only the files that moir-edge wrote; where it holds others it is refused,
+see `moir_edge.ownership`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from moir_edge.errors import EnvironmentProblem
+from moir_edge.locks import FileLock, take_lock
 from moir_edge.ownership import (
+    RECORD_NAME,
     FolderKind,
     foreign_files,
     name_some,
@@ -28,10 +35,13 @@ from moir_edge.ownership import (
     write_record,
 )
 
-__all__ = ["PID_NAME", "FolderKind", "check_replaceable", "staged_folder"]
+__all__ = ["FolderKind", "check_replaceable", "staged_folder"]
 
-PID_NAME = ".pid"
-"""In a staging folder: the process that writes it."""
+_WRITING = "writing"
+_REPLACING = "replacing"
+_LOCK_SUFFIX = ".lock"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def check_replaceable(
@@ -84,25 +94,27 @@ def staged_folder(
     """
     check_replaceable(output, kind, force=force, keep_others=keep_others)
     target = Path(os.path.realpath(output))
-    staging = _hidden(target, "partial")
+    lock: FileLock | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target)
+        _remove_abandoned(target, kind)
+        lock = _new_lock(target)
+        staging = _staging_of(lock)
         staging.mkdir()
-        (staging / PID_NAME).write_text(str(os.getpid()))
         yield staging
-        (staging / PID_NAME).unlink()
         if not (staging / kind.marker).is_file():
             raise kind.error(f"{output}: no {kind.marker} was written, so there is no {kind.name}")
         if kind.listed is None:
             write_record(staging, kind)
+        _sync_tree(staging)
         # Another process may have written here while this one worked.
         check_replaceable(output, kind, force=force, keep_others=keep_others)
-        _swap(staging, target, kind, output, force=force, keep_others=keep_others)
+        _put_in_place(lock, target, kind, output, force=force, keep_others=keep_others)
     except OSError as error:
         raise _environment_problem(output, target, error) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if lock is not None:
+            _clear(lock)
 
 
 def _refuse_foreign(
@@ -123,8 +135,8 @@ def _refuse_foreign(
         )
 
 
-def _swap(
-    staging: Path,
+def _put_in_place(
+    lock: FileLock,
     target: Path,
     kind: FolderKind,
     output: str | Path,
@@ -132,24 +144,84 @@ def _swap(
     force: bool,
     keep_others: bool,
 ) -> None:
-    """Put `staging` at `target`; what stands there is moved aside first, and its own files are removed last."""
+    """Put the finished folder at `target`; what stands there changes places with it, and its own files are removed last."""
+    staging = _staging_of(lock)
     if not force or not target.exists():
         _rename_to_free(staging, target, kind, output)
+        _sync(target.parent)
         return
-    old = _hidden(target, "replaced")
-    target.rename(old)
-    try:
+
+    def check(old: Path) -> None:
         if any(old.iterdir()):  # nothing can be added under the old name any more
             _refuse_foreign(old, output, kind, keep_others=keep_others)
+
+    lock.write(_REPLACING)
+    if not _exchanged(lock, target, check):
+        _rename_both(lock, target, check)
+    _sync(target.parent)
+    listed = replace(kind, names=()) if keep_others else kind  # a name alone is not worth a file
+    for old in (staging, _replaced_of(staging)):
+        _retire(old, target, listed)
+
+
+def _exchanged(lock: FileLock, target: Path, check: Callable[[Path], None]) -> bool:
+    """Let the new folder and the old one change places in one step; False where the system cannot."""
+    staging = _staging_of(lock)
+    if not _exchange(staging, target):
+        return False
+    try:
+        check(staging)
+    except BaseException:
+        if _exchange(staging, target):
+            lock.write(_WRITING)
+        raise
+    return True
+
+
+def _rename_both(lock: FileLock, target: Path, check: Callable[[Path], None]) -> None:
+    """Move the old folder aside and the new one in its place; the old one comes back if that fails."""
+    staging = _staging_of(lock)
+    old = _replaced_of(staging)
+    target.rename(old)
+    try:
+        check(old)
         staging.rename(target)
     except BaseException:
         old.rename(target)
+        lock.write(_WRITING)
         raise
-    listed = replace(kind, names=()) if keep_others else kind  # a name alone is not worth a file
-    owned = owned_files(old, listed) or frozenset()
+
+
+def _exchange(left: Path, right: Path) -> bool:
+    """Exchange two names by Linux's `renameat2`; False where the system or its file system has none."""
+    function = (
+        getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if os.name == "posix"
+        else None
+    )
+    if function is None:
+        return False
+    if function(_AT_FDCWD, os.fsencode(left), _AT_FDCWD, os.fsencode(right), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(left), None, str(right))
+
+
+def _retire(old: Path, target: Path, kind: FolderKind) -> None:
+    """Remove the files of a folder that moir-edge wrote, and move all others into the folder that took its place."""
+    owned = owned_files(old, kind) if old.exists() else None
+    if owned is None:
+        with suppress(OSError):  # it does not exist, or holds nothing that is known
+            old.rmdir()
+        return
     for path in foreign_files(old, owned.__contains__):
         _move_over(old / path, target / path)
-    remove_files(old, owned.__contains__)
+    # What tells that the folder is ours goes last, so that a process that is killed here leaves nothing unknown.
+    telling = {kind.marker, RECORD_NAME}
+    for names in (owned - telling, {kind.marker}, owned):
+        remove_files(old, names.__contains__)
 
 
 def _rename_to_free(staging: Path, target: Path, kind: FolderKind, output: str | Path) -> None:
@@ -172,34 +244,84 @@ def _move_over(source: Path, destination: Path) -> None:
     source.rename(destination)
 
 
-def _hidden(target: Path, state: str) -> Path:
-    return target.parent / f".{target.name}.{state}-{uuid.uuid4().hex[:8]}"
+def _new_lock(target: Path) -> FileLock:
+    """Lock a new hidden file beside the output; the staging folder has its name without the suffix."""
+    while True:
+        path = target.parent / f".{target.name}.partial-{uuid.uuid4().hex[:8]}{_LOCK_SUFFIX}"
+        lock = take_lock(path)
+        if lock is not None:  # else another process took it for an abandoned one
+            lock.write(_WRITING)
+            return lock
+
+
+def _staging_of(lock: FileLock) -> Path:
+    return lock.path.with_name(lock.path.name.removesuffix(_LOCK_SUFFIX))
+
+
+def _replaced_of(staging: Path) -> Path:
+    return staging.with_name(staging.name.replace(".partial-", ".replaced-"))
 
 
 def _probe(folder: Path) -> None:
     """Raise `OSError` unless something can be written into `folder`, or into the nearest one around it that exists."""
     while not folder.exists():
         folder = folder.parent
-    os.rmdir(tempfile.mkdtemp(prefix=".moir-edge-", dir=folder))
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Remove staging folders of the same output whose process is gone."""
-    ours = re.compile(rf"\.{re.escape(target.name)}\.partial-[0-9a-f]{{8}}")
-    for folder in target.parent.iterdir():
-        pid_file = folder / PID_NAME
-        if ours.fullmatch(folder.name) and pid_file.is_file() and not _is_running(pid_file):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(pid_file: Path) -> bool:
     try:
-        os.kill(int(pid_file.read_text()), 0)
-    except PermissionError:  # it runs, for another user
-        return True
-    except (OSError, ValueError):
-        return False
-    return True
+        # A file without a name leaves nothing behind, however the process ends.
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOSPC):
+            raise
+        os.rmdir(tempfile.mkdtemp(prefix=".moir-edge-", dir=folder))
+
+
+def _remove_abandoned(target: Path, kind: FolderKind) -> None:
+    """Finish or undo what dead processes began at the same output, and remove what they left."""
+    ours = re.compile(
+        rf"\.{re.escape(target.name)}\.partial-[0-9a-f]{{8}}{re.escape(_LOCK_SUFFIX)}"
+    )
+    for path in sorted(target.parent.iterdir()):
+        lock = take_lock(path) if ours.fullmatch(path.name) else None
+        if lock is None:
+            continue
+        staging = _staging_of(lock)
+        if lock.read() == _REPLACING:
+            replaced = _replaced_of(staging)
+            if replaced.exists() and not target.exists():
+                replaced.rename(target)
+            for old in (staging, replaced):
+                _retire(old, target, kind)
+            if staging.exists() or replaced.exists():  # somebody's files are in it
+                lock.release()
+                continue
+        _clear(lock)
+
+
+def _clear(lock: FileLock) -> None:
+    """Remove the staging folder and its lock; a folder that was replaced and holds files of others stays."""
+    staging = _staging_of(lock)
+    if lock.read() != _REPLACING:
+        shutil.rmtree(staging, ignore_errors=True)
+    lock.release(remove=not (staging.exists() or _replaced_of(staging).exists()))
+
+
+def _sync_tree(folder: Path) -> None:
+    """Bring every file of a folder, and the folder itself, to the disk."""
+    for place, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            if not (Path(place) / name).is_symlink():
+                _sync(Path(place) / name)
+        _sync(Path(place))
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt":  # neither folders nor files opened for reading can be synchronized there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _environment_problem(output: str | Path, target: Path, error: OSError) -> EnvironmentProblem:

@@ -11,7 +11,7 @@ from moir_edge.bundle.manifest import COMPONENTS, MANIFEST_NAME, FileEntry, Mani
 from moir_edge.bundle.reader import file_sha256
 from moir_edge.errors import BundleError
 from moir_edge.finite import json_text
-from moir_edge.staging import PID_NAME, FolderKind, check_replaceable, staged_folder
+from moir_edge.staging import FolderKind, check_replaceable, staged_folder
 
 __all__ = ["BUNDLE", "check_bundle_output", "seal", "staged_bundle"]
 
@@ -65,7 +65,6 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
     Raises:
         NotFiniteError: A figure of the manifest is NaN or infinite.
     """
-    unlisted = (PID_NAME, MANIFEST_NAME)
     files = tuple(
         FileEntry(
             path=path.relative_to(folder).as_posix(),
@@ -73,7 +72,7 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
             sha256=file_sha256(path),
         )
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in unlisted
+        if path.is_file() and path.name != MANIFEST_NAME
     )
     sealed = manifest.model_copy(update={"files": files})
     text = json_text(sealed.model_dump(mode="json"), indent=1, ensure_ascii=False)

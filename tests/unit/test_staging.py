@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from moir_edge import staging
 from moir_edge.errors import DataError, EnvironmentProblem
+from moir_edge.locks import take_lock
 from moir_edge.ownership import RECORD_NAME, FolderKind, matches
-from moir_edge.staging import PID_NAME, check_replaceable, staged_folder
+from moir_edge.staging import check_replaceable, staged_folder
 
 KIND = FolderKind(
     name="report", marker="report.json", error=DataError, keys=("version",), names=("page-*.html",)
@@ -170,20 +174,28 @@ def test_others_are_moved_into_the_new_folder_on_demand(tmp_path: Path) -> None:
 def test_hidden_folders_are_removed_only_where_a_dead_process_of_ours_left_them(
     tmp_path: Path,
 ) -> None:
-    dead = tmp_path / ".out.partial-01234567"
-    alive = tmp_path / ".out.partial-89abcdef"
-    theirs = tmp_path / ".out.partial-mine"
-    unmarked = tmp_path / ".out.partial-76543210"
-    for folder, pid in ((dead, 2**22 + 1), (alive, os.getpid()), (theirs, None), (unmarked, None)):
+    dead, alive, theirs, unmarked = (
+        tmp_path / f".out.partial-{name}" for name in ("01234567", "89abcdef", "mine", "76543210")
+    )
+    for folder in (dead, alive, theirs, unmarked):
         folder.mkdir()
         (folder / "x").touch()
-        if pid is not None:
-            (folder / PID_NAME).write_text(str(pid))
-    write(tmp_path / "out")
+        if folder is not unmarked:
+            folder.with_name(f"{folder.name}.lock").write_text("writing")
+    (tmp_path / ".out.partial-aaaaaaaa.lock").touch()  # killed before there was a folder
+    lock = take_lock(tmp_path / ".out.partial-89abcdef.lock")
+    assert lock is not None
+    with lock:
+        write(tmp_path / "out")
     assert not dead.exists()
-    assert alive.exists()
-    assert theirs.exists()
-    assert unmarked.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".out.partial-76543210",
+        ".out.partial-89abcdef",
+        ".out.partial-89abcdef.lock",
+        ".out.partial-mine",
+        ".out.partial-mine.lock",
+        "out",
+    ]
 
 
 @pytest.mark.parametrize("parent", ["/proc/self", "file"])
@@ -239,3 +251,53 @@ def test_files_that_the_marker_lists(tmp_path: Path) -> None:
     with staged_folder(tmp_path / "out", kind, force=True) as folder:
         (folder / "m.json").write_text('{"files": []}')
     assert contents(tmp_path) == ["out/m.json", "sibling"]
+
+
+@pytest.mark.parametrize("how", ["kill", "terminate"])
+@pytest.mark.parametrize("swap", ["exchange", "renames"])
+def test_a_writer_that_ends_at_any_step_leaves_the_old_folder_or_the_new_one(
+    how: str, swap: str, tmp_path: Path
+) -> None:
+    """Whole each time, with the user's own file; nothing is left after the next write."""
+    program = Path(__file__).with_name("killing.py")
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path), how, swap],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    trials = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(trials) > 45
+    for trial in trials:
+        # Between two renames there is nothing at the output; the next write starts from the old folder.
+        allowed = (1, 2, None) if (how, swap) == ("kill", "renames") else (1, 2)
+        assert trial["seen"] in allowed, trial
+        assert (trial["then"], trial["left"], trial["note"]) == (3, ["out"], ["mine"]), trial
+    assert {trial["seen"] for trial in trials} >= {1, 2}
+    assert sum(trial["seen"] is None for trial in trials) <= 6
+
+
+def test_everything_is_on_the_disk_before_the_folder_stands_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut drops what was not synchronized: files and folders come first, then the exchange, then the parent."""
+    write(tmp_path / "out")
+    order: list[str] = []
+    exchange = staging._exchange
+
+    def sync(path: Path) -> None:
+        order.append(re.sub(r"\.out\.partial-\w+", "new", path.relative_to(tmp_path).as_posix()))
+
+    def swap(left: Path, right: Path) -> bool:
+        order.append("exchange")
+        return exchange(left, right)
+
+    monkeypatch.setattr(staging, "_sync", sync)
+    monkeypatch.setattr(staging, "_exchange", swap)
+    write(tmp_path / "out", "deep/data", force=True)
+    before, after = order[: order.index("exchange")], order[order.index("exchange") + 1 :]
+    assert set(before) == {
+        "new", "new/deep", "new/deep/data", "new/report.json", f"new/{RECORD_NAME}"
+    }  # fmt: skip
+    assert before.index("new/deep/data") < before.index("new/deep") < before.index("new")
+    assert after == ["."]
