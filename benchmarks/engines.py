@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from benchmarks.engine_tables import EngineRow, Refusal, write_tables
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError, UnsupportedError
 from moir_edge.finite import json_text
-from moir_edge.targets import EXPORTED_PRECISIONS, TARGETS, available_precisions, check_precision
+from moir_edge.precisions import EXPORTED, PRECISIONS
+from moir_edge.targets import TARGETS, available_precisions, check_precision
 
 if TYPE_CHECKING:
     from moir_edge.bundle import EngineEntry, Manifest
@@ -30,7 +31,6 @@ __all__ = ["MODELS", "EngineRow", "Refusal", "build_matrix", "main"]
 MODELS = ("demo", "smolvlm-256m")
 """What can be built: the demo checkpoint, and the geometry of SmolVLM-256M with seeded random weights."""
 
-_CALIBRATED = ("int8", "fp8")
 _CALIBRATION_ROWS = {"demo": 32, "smolvlm-256m": 4}
 
 
@@ -88,7 +88,7 @@ def _bundle(traced: TracedModel, model: str, precision: str, target: str, folder
         folder / f"{model}-{precision}",
         target=target,
         precision=precision,
-        calibration=_calibration(model, folder) if precision in _CALIBRATED else None,
+        calibration=_calibration(model, folder) if PRECISIONS[precision].needs_data else None,
         engines=False,
         force=True,
     )
@@ -180,9 +180,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--model", choices=MODELS, default="demo")
     parser.add_argument("--targets", nargs="+", choices=ahead, default=ahead)
-    parser.add_argument(
-        "--precisions", nargs="+", choices=EXPORTED_PRECISIONS, default=EXPORTED_PRECISIONS
-    )
+    parser.add_argument("--precisions", nargs="+", choices=EXPORTED, default=EXPORTED)
     parser.add_argument("--work", type=Path, help="keep checkpoint and bundles in this folder")
     parser.add_argument("--docs", type=Path, help="page whose tables are written anew")
     return parser.parse_args(arguments)

@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from moir_edge.errors import UnsupportedError, closest
+from moir_edge.precisions import EXPORTED, FP16, FP32, INT8_WEIGHT_ONLY, PRECISIONS
 
 __all__ = [
-    "EXPORTED_PRECISIONS",
-    "PRECISIONS",
     "TARGETS",
     "Target",
     "available_precisions",
@@ -24,17 +23,6 @@ __all__ = [
 ]
 
 Builder = Literal["tensorrt", "tensorrt_rtx", "onnxruntime"]
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4")
-"""Every precision of the vocabulary, exported by this version or not."""
-
-EXPORTED_PRECISIONS = ("fp32", "fp16", "int8-weight-only", "int8", "fp8", "int4", "nvfp4")
-"""The precisions that this version exports."""
-
-# First SM whose tensor cores, and builder, take the format.
-_FIRST_SM = {"bf16": 80, "int8": 80, "int4": 80, "fp8": 89, "nvfp4": 100}
-# The hardware feature that a precision needs, where the names differ.
-_HARDWARE = {"int8-weight-only": "int8"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +59,7 @@ class Target:
     @property
     def router_precision(self) -> str:
         """What the router computes in: fp32, and fp16 only where the builder compiles no product in fp32."""
-        return (
-            "fp16"
-            if self.builds_ahead_of_time and "fp32" not in self.hardware_precisions
-            else "fp32"
-        )
+        return FP16 if self.builds_ahead_of_time and FP32 not in self.hardware_precisions else FP32
 
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as JSON types, with the precisions that this version exports for it."""
@@ -140,11 +124,11 @@ def get_target(name: str) -> Target:
 
 def available_precisions(target: Target) -> tuple[str, ...]:
     """Return the precisions that the target has and this version exports, widest first."""
-    return tuple(precision for precision in EXPORTED_PRECISIONS if _has(target, precision))
+    return tuple(precision for precision in EXPORTED if _has(target, precision))
 
 
 def _has(target: Target, precision: str) -> bool:
-    return _HARDWARE.get(precision, precision) in target.hardware_precisions
+    return PRECISIONS[precision].hardware in target.hardware_precisions
 
 
 def check_precision(target: Target | str, precision: str, *, component: str | None = None) -> None:
@@ -162,13 +146,13 @@ def check_precision(target: Target | str, precision: str, *, component: str | No
     profile = get_target(target) if isinstance(target, str) else target
     if precision not in PRECISIONS:
         raise UnsupportedError(f"unknown precision {precision!r}: {closest(precision, PRECISIONS)}")
-    if component is not None and precision == "fp32" == profile.router_precision:
+    if component is not None and precision == FP32 == profile.router_precision:
         return
     if reason := _lacks(profile, precision):
         raise UnsupportedError(
             f"{profile.name} does not run {precision}: {reason}; use {_alternatives(profile)}"
         )
-    if precision not in EXPORTED_PRECISIONS:
+    if precision not in EXPORTED:
         raise UnsupportedError(
             f"{profile.name} has {precision}, but this version does not export it yet; "
             f"use {_alternatives(profile)}"
@@ -182,21 +166,21 @@ def _alternatives(target: Target) -> str:
 
 def _lacks(target: Target, precision: str) -> str:
     """Return why a target lacks a precision; empty if it has it."""
-    hardware = _HARDWARE.get(precision, precision)
+    facts = PRECISIONS[precision]
+    hardware, first_sm = facts.hardware, facts.first_sm
     if hardware in target.hardware_precisions:
         return ""
     if target.sm is None:
-        if hardware == "fp16":
+        if hardware == FP16:
             return (
                 "ONNX Runtime widens fp16 to fp32 at every step on a CPU, which is slower than fp32"
             )
         return f"ONNX Runtime has no {hardware.upper()} kernels for a CPU"
-    first_sm = _FIRST_SM.get(hardware, 0)
     if target.sm < first_sm:
         return f"{hardware.upper()} needs SM {first_sm} or later; {target.name} is SM {target.sm}"
-    if hardware == "fp32" and target.builds_ahead_of_time:
+    if hardware == FP32 and target.builds_ahead_of_time:
         return "TensorRT-RTX compiles no matrix product in FP32 for this GPU"
-    if hardware == "fp32":
+    if hardware == FP32:
         return "the profile leaves it out, since fp16 takes half its memory"
     # The hardware has it; the table leaves it out because nothing is exported in it.
     return ""
@@ -212,7 +196,6 @@ _FUSED = {
 # Folds DequantizeLinear of a constant into a float32 weight once, at load; else it runs at every step. Narrow floats need
 # it: the fusions that it turns off take them for integers, and the graph does not load. Activations still are rounded.
 _FOLDED = {"session.disable_quant_qdq": "1"}
-_FLOATS = ("fp8", "nvfp4")
 _FIRST_RUNTIME_THAT_FUSES_INT8 = (1, 25)
 # Without it ONNX Runtime rewrites signed activations to unsigned ones, and only where one node alone reads them: the rest
 # is left dequantizing its weights at every step, or does not load at all.
@@ -234,15 +217,16 @@ def session_config(
     Returns:
         Keys and values for `SessionOptions.add_session_config_entry`; empty for float graphs.
     """
-    if precision in ("fp32", "fp16"):
+    facts = PRECISIONS[precision]
+    if not facts.quantized:
         return {}
     # Nothing fuses a token table: unless folded, the whole of it is dequantized for each token.
-    if component == "embedding" or precision in _FLOATS or (exact and precision != "int8"):
+    if component == "embedding" or facts.narrow_float or (exact and not facts.needs_data):
         return dict(_FOLDED)
-    if precision == "int8":
+    if facts.needs_data:
         # The head is quantized by weight alone.
         return {**_STATIC, **_FUSED}
     version = tuple(int(part) for part in runtime_version.split(".")[:2])
-    if precision == "int8-weight-only" and version < _FIRST_RUNTIME_THAT_FUSES_INT8:
+    if precision == INT8_WEIGHT_ONLY and version < _FIRST_RUNTIME_THAT_FUSES_INT8:
         return dict(_FOLDED)
     return dict(_FUSED)

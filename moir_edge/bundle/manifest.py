@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from moir_edge.precisions import PrecisionName, Product
+
 __all__ = [
     "COMPONENTS",
     "MANIFEST_NAME",
@@ -24,8 +26,6 @@ __all__ = [
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 COMPONENTS = ("vision", "embedding", "router", "decoder")
-
-Precision = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"]
 
 
 class _Entry(BaseModel):
@@ -61,7 +61,7 @@ class ComponentEntry(_Entry):
     data: tuple[str, ...] = ()
     structure_sha256: str | None = None
     weights_sha256: str | None = None
-    precision: Precision
+    precision: PrecisionName
     gpu_form: bool = False
     tensor_bytes: int
     weight_bytes: int | None = None
@@ -84,7 +84,7 @@ class EngineEntry(_Entry):
     builder: Literal["tensorrt_rtx", "tensorrt"]
     builder_version: str
     compute_capability: str
-    compute: Literal["fp32", "fp16", "int8", "fp8"]
+    compute: Product
     graph_sha256: str = ""
     profiles_sha256: str = ""
     stripped: bool = False
@@ -173,7 +173,7 @@ class Manifest(_Entry):
     source: SourceEntry
     model: ModelFacts
     target: str
-    precision: Precision
+    precision: PrecisionName
     router: dict[str, Any] | None
     router_sha256: str | None
     components: dict[str, ComponentEntry]

@@ -64,7 +64,7 @@ class ActivationScales:
         if (name, grid) not in self._scales:
             self._scales[name, grid] = self._choose(name, grid)
         scale = self._scales[name, grid]
-        ratio, least = scale.signal_to_noise_db, self._min_snr_db - format_.snr_allowance_db
+        ratio, least = scale.signal_to_noise_db, self._min_snr_db - format_.facts.snr_allowance_db
         if ratio is not None and ratio < least:
             return None, f"8 bits would leave its input under {least:g} dB"
         return scale, ""

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from moir_edge.calibration.formats import LayerFormat, get_format
 from moir_edge.calibration.patterns import WeightUse, is_head, reason_to_leave
+from moir_edge.precisions import FP32, INT8_WEIGHT_ONLY
 
 __all__ = ["LayerChoice", "choose_layer"]
 
@@ -51,14 +52,14 @@ def choose_layer(
     if reason := reason_to_leave(use, exclude):
         return LayerChoice(format=None, reason=reason)
     named = _named_precision(use, precisions or {})
-    if named == "fp32":
+    if named == FP32:
         return LayerChoice(format=None, reason="chosen by name")
     format_ = get_format(named or precision)
     if use.kind == "table":
         return _fixed(precision, "token tables take one INT8 scale per token")
     if is_head(use.node) and named is None:
         return _fixed(precision, _HEAD[format_.activation is not None])
-    size = format_.block_size or block_size
+    size = format_.rows_per_scale(block_size)
     if format_.blocks and use.shape[0] % size:
         why = f"K = {use.shape[0]} is no multiple of the block size {size}"
         return LayerChoice(format=get_format(format_.fallback), reason=why)
@@ -73,7 +74,7 @@ _HEAD = {
 
 def _fixed(precision: str, reason: str) -> LayerChoice:
     """Return INT8 by weight alone, with the reason where that is not what was asked for."""
-    fixed = get_format("int8-weight-only")
+    fixed = get_format(INT8_WEIGHT_ONLY)
     return LayerChoice(format=fixed, reason="" if precision == fixed.precision else reason)
 
 

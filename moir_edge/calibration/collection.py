@@ -20,6 +20,7 @@ from moir_edge.calibration.taps import GraphObservers, add_taps, new_observers, 
 from moir_edge.finite import json_text
 from moir_edge.graphs.chain import GraphChain
 from moir_edge.graphs.writing import write_graphs
+from moir_edge.precisions import FP32
 from moir_edge.progress import Progress, silent
 
 __all__ = ["collect", "run_row"]
@@ -67,7 +68,7 @@ def collect(
         state = _initial_state(graphs, components, cache, identity)
         watcher = _Watcher(state.observers)
         chain = GraphChain(
-            Path(folder), dict.fromkeys(graphs, "fp32"), facts, watch=watcher, tiles_per_run=1
+            Path(folder), dict.fromkeys(graphs, FP32), facts, watch=watcher, tiles_per_run=1
         )
         progress(stage, 0, limit)
         for row in rows:

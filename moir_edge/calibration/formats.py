@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from moir_edge.calibration.granularity import Granularity, PerBlock, PerOutputChannel
-from moir_edge.calibration.grids import E2M1, E4M3, INT8, Grid
+from moir_edge.calibration.grids import E4M3, INT8, Grid
 from moir_edge.errors import UnsupportedError, closest
+from moir_edge.precisions import FP32, PRECISIONS, Precision
 
 __all__ = ["FORMATS", "LayerFormat", "get_format"]
 
@@ -18,77 +19,50 @@ class LayerFormat:
     """How one layer is stored.
 
     Attributes:
-        precision: Its name.
-        bits: Of a weight.
-        storage: ONNX type of the weight.
-        blocks: Whether a block of rows shares a scale, rather than the whole column.
-        block_size: Rows per scale where the format fixes them; 0 leaves them to the caller.
-        activation: What the activation passes through, which needs calibration data; None leaves it float.
-        snr_allowance_db: How far under the asked signal to noise an activation may stay.
-        opset: Least one that has the form.
-        fallback: Precision of a layer that this one cannot hold, or whose activation it would spoil.
+        facts: What is known of the precision.
+        activation: What the activation passes through; None leaves it float.
     """
 
-    precision: str
-    bits: int
-    storage: ir.DataType
-    blocks: bool = False
-    block_size: int = 0
-    activation: Grid | None = None
-    snr_allowance_db: float = 0.0
-    fallback: str = "fp32"
-    opset: int = 21
+    facts: Precision
+    activation: Grid | None
 
     @property
-    def is_float(self) -> bool:
-        """Whether weights are stored as floats rather than as integers."""
-        return self.storage.is_floating_point()
+    def precision(self) -> str:
+        """Its name."""
+        return self.facts.name
+
+    @property
+    def storage(self) -> ir.DataType:
+        """ONNX type of the weight."""
+        return ir.DataType[self.facts.storage]
+
+    @property
+    def fallback(self) -> str:
+        """Precision of a layer that this one cannot hold, or whose activation it would spoil."""
+        return self.facts.fallback or FP32
+
+    @property
+    def blocks(self) -> bool:
+        """Whether a block of rows shares a scale, rather than the whole column."""
+        return self.facts.block_size is not None
+
+    def rows_per_scale(self, block_size: int) -> int:
+        """Return the rows of a block: those that the format fixes, else `block_size`."""
+        return self.facts.block_size or block_size
 
     def granularity(self, block_size: int) -> Granularity:
         """Return which weights share a scale, in blocks of `block_size` unless the format fixes them."""
         if not self.blocks:
             return PerOutputChannel()
-        return PerBlock(block_size=self.block_size or block_size)
+        return PerBlock(block_size=self.rows_per_scale(block_size))
 
+
+_GRIDS = {grid.storage.name: grid for grid in (INT8, E4M3)}
 
 FORMATS: dict[str, LayerFormat] = {
-    format_.precision: format_
-    for format_ in (
-        LayerFormat(precision="int8-weight-only", bits=8, storage=ir.DataType.INT8),
-        LayerFormat(
-            precision="int8",
-            bits=8,
-            storage=ir.DataType.INT8,
-            activation=INT8,
-            fallback="int8-weight-only",
-        ),
-        LayerFormat(
-            precision="int4",
-            bits=4,
-            storage=ir.DataType.INT4,
-            blocks=True,
-            fallback="int8-weight-only",
-        ),
-        LayerFormat(
-            precision="fp8",
-            bits=8,
-            storage=E4M3.storage,
-            activation=E4M3,
-            # Three bits of mantissa leave 29 to 35 dB to any value in range: only what underflows is to be found.
-            snr_allowance_db=5.0,
-            # The same bytes, and a quarter of the error where no activation has to match.
-            fallback="int8-weight-only",
-        ),
-        LayerFormat(
-            precision="nvfp4",
-            bits=4,
-            storage=E2M1.storage,
-            blocks=True,
-            block_size=16,
-            fallback="int8-weight-only",
-            opset=23,
-        ),
-    )
+    name: LayerFormat(facts=facts, activation=_GRIDS.get(facts.activation or ""))
+    for name, facts in PRECISIONS.items()
+    if facts.quantized
 }
 """Every quantized precision by name."""
 

@@ -31,6 +31,7 @@ from moir_edge.calibration.ranges import CalibrationMethod
 from moir_edge.calibration.rewriting import GraphRewriter, WeightQuantizer, require_opset
 from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight
 from moir_edge.calibration.weight_report import describe_weight
+from moir_edge.precisions import FP32, INT4, INT8
 
 __all__ = ["LayerOptions", "quantize_layers"]
 
@@ -66,7 +67,7 @@ class LayerOptions:
         get_method(self.int4_method)
         PerBlock(block_size=self.block_size)
         for precision in self.precisions.values():
-            if precision != "fp32":
+            if precision != FP32:
                 get_format(precision)
 
 
@@ -142,7 +143,7 @@ class _Layers:
         """Rewrite one layer and say what became of it."""
         choice = self._choose(use)
         if choice.format is None:
-            return _entry(use, "fp32", reason=choice.reason)
+            return _entry(use, FP32, reason=choice.reason)
         format_, activation, reason = self._activation(use, choice.format)
         if activation is not None and format_.activation is not None:
             self.rewriter.quantize_activation(
@@ -165,7 +166,7 @@ class _Layers:
         granularity = format_.granularity(self.options.block_size)
         weight, moments = use.matrix(), self.methods.moments(use.activation)
         array = self.rewriter.quantize_weight(use, format_, granularity, quantizer)
-        scales = describe_weight(weight, array, format_.bits, moments)
+        scales = describe_weight(weight, array, format_.facts.bits, moments)
         return {"relative_error": array.relative_error, "scales": scales}
 
     def _choose(self, use: WeightUse) -> LayerChoice:
@@ -180,7 +181,7 @@ class _Layers:
     def _method(self, use: WeightUse, format_: LayerFormat) -> MethodChoice:
         if format_.storage == ir.DataType.INT4:
             return self.methods.of(use)
-        if format_.is_float:
+        if format_.facts.narrow_float:
             return MethodChoice(name="rtn", quantizer=quantize_float)
         return self.methods.of_int8(use)
 
@@ -199,8 +200,8 @@ def _method(entries: Sequence[QuantizedWeight], options: LayerOptions) -> str:
     found = {
         f"{storage} by {entry.method}"
         for entry in entries
-        for storage in ("int4", "int8")
-        if entry.precision.startswith(storage) and (storage == "int4" or entry.method != "rtn")
+        for storage in (INT4, INT8)
+        if entry.precision.startswith(storage) and (storage == INT4 or entry.method != "rtn")
     }
     return ", ".join([*parts, *sorted(found)])
 
@@ -211,13 +212,13 @@ def _formats(entries: Sequence[QuantizedWeight]) -> list[LayerFormat]:
 
 def _block_size(entries: Sequence[QuantizedWeight], options: LayerOptions) -> int:
     """Return the longest block of a format in blocks, 0 where there is none."""
-    sizes = [one.block_size or options.block_size for one in _formats(entries) if one.blocks]
+    sizes = [one.rows_per_scale(options.block_size) for one in _formats(entries) if one.blocks]
     return max(sizes, default=0)
 
 
 def _raise_opset(model: ir.Model, entries: Sequence[QuantizedWeight]) -> None:
     """Let the graph be of the least opset that has its formats; what it holds means the same in 21 and 23."""
-    needed = max((one.opset for one in _formats(entries)), default=0)
+    needed = max((one.facts.opset for one in _formats(entries)), default=0)
     if needed > model.opset_imports[""]:
         model.opset_imports[""] = needed
         model.ir_version = max(model.ir_version, _IR_VERSIONS[needed])

@@ -131,7 +131,7 @@ class GraphRewriter:
         """Return the inputs of `DequantizeLinear`: integers, scale and, if there are any, zero points."""
         name = f"{use.name}_{format_.storage.name.lower()}"
         if name not in self._stored:
-            array = quantizer(use.matrix(), granularity, format_.bits)
+            array = quantizer(use.matrix(), granularity, format_.facts.bits)
             storage = format_.storage if array.zero_point is None else ir.DataType.UINT4
             wide = ir.DataType.FLOAT if array.outer_scale is None else E4M3.storage
             constants = [

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from moir_edge.calibration.weight_report import WeightScales
+from moir_edge.precisions import FP32
 
 __all__ = ["ActivationScale", "QuantizationSummary", "QuantizedWeight"]
 
@@ -75,12 +76,12 @@ class QuantizationSummary:
     @property
     def quantized(self) -> tuple[QuantizedWeight, ...]:
         """The weights that are narrow now."""
-        return tuple(weight for weight in self.weights if weight.precision != "fp32")
+        return tuple(weight for weight in self.weights if weight.precision != FP32)
 
     @property
     def left_out(self) -> tuple[QuantizedWeight, ...]:
         """The weights that stayed float."""
-        return tuple(weight for weight in self.weights if weight.precision == "fp32")
+        return tuple(weight for weight in self.weights if weight.precision == FP32)
 
     @property
     def worst_relative_error(self) -> float:

@@ -16,11 +16,12 @@ import typer
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.threads_option import Threads
 from moir_edge.finite import json_text
+from moir_edge.precisions import FP32, INT4, INT8_WEIGHT_ONLY
 from moir_edge.progress import Progress
 
 __all__ = ["register"]
 
-PRECISIONS = ("fp32", "int8-weight-only", "int4")
+PRECISIONS = (FP32, INT8_WEIGHT_ONLY, INT4)
 _SEED = 0
 _MARK = ".moir-edge-demo"
 # What a demo leaves that was killed, or was written by a version that kept no record.
@@ -78,7 +79,7 @@ def demo(
         with _stage("export", say):
             bundles = _export(checkpoint, output, target, progress)
         with _stage("run", say):
-            answer = _run(bundles["int4"], data, output / "routing-map.png", say)
+            answer = _run(bundles[INT4], data, output / "routing-map.png", say)
         with _stage("compare", say):
             report = _compare(checkpoint, list(bundles.values()), data, output, progress)
     if not as_json:
@@ -198,7 +199,7 @@ def _print_places(
     places = {
         "data": str(data),
         **{f"bundle {precision}": str(path) for precision, path in bundles.items()},
-        "engines": str(bundles["fp32"] / "engines"),
+        "engines": str(bundles[FP32] / "engines"),
         "routing map": str(output / "routing-map.png"),
         "report": str(output / "report" / "report.html"),
     }

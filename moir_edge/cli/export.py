@@ -38,6 +38,7 @@ from moir_edge.cli.mix_options import (
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.quantization_lines import fallback_lines, quantization_report
 from moir_edge.cli.threads_option import Threads
+from moir_edge.precisions import FP32
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Manifest
@@ -60,7 +61,7 @@ def export(
     ] = "cpu",
     precision: Annotated[
         str, typer.Option(help="fp32, fp16, int8-weight-only, int8, fp8, int4 or nvfp4.")
-    ] = "fp32",
+    ] = FP32,
     component_precision: Annotated[
         list[str] | None,
         typer.Option(help="Precision of one component, as vision=fp32; repeatable."),
@@ -241,7 +242,7 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         f"{path}: {manifest.source.architecture}, {total_mb:.1f} MB in {len(manifest.files)} files"
     )
     for name, component in manifest.components.items():
-        why = f"  {_ROUTER_REASON}" if name == "router" and manifest.precision != "fp32" else ""
+        why = f"  {_ROUTER_REASON}" if name == "router" and manifest.precision != FP32 else ""
         size_mb = component.tensor_bytes / 1e6
         typer.echo(f"  {name:<10}{component.precision:<18}{size_mb:8.2f} MB{why}")
     if line := not_carried_line(path):

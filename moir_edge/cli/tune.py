@@ -21,6 +21,7 @@ from moir_edge.cli.data_options import (
 )
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.threads_option import Threads
+from moir_edge.precisions import FP32
 
 if TYPE_CHECKING:
     from moir_edge.tuning import TuneReport
@@ -91,7 +92,7 @@ def tune(
     dtype: Annotated[
         str,
         typer.Option(help="fp32, or bf16: faster training steps where the processor has bfloat16."),
-    ] = "fp32",
+    ] = FP32,
     degrade: Annotated[
         list[str] | None,
         typer.Option(

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from moir_edge.bundle import EngineEntry, Manifest, component_sha256
 from moir_edge.bundle.profiles import component_profiles
@@ -21,7 +20,7 @@ from moir_edge.engines.process import run_build
 from moir_edge.engines.reuse import EngineStock, Reuse
 from moir_edge.environment import require
 from moir_edge.errors import UnsupportedError
-from moir_edge.precisions import lacks_gpu_form
+from moir_edge.precisions import PRECISIONS, lacks_gpu_form
 from moir_edge.progress import Progress
 from moir_edge.targets import Target
 from moir_edge.tensorrt_api import (
@@ -33,15 +32,6 @@ from moir_edge.tensorrt_api import (
 
 __all__ = ["TIMING_CACHE", "EngineOptions", "EngineWork"]
 
-# The type of matrix products, where it is not float32.
-_COMPUTE: dict[str, Literal["fp16", "int8", "fp8"]] = {
-    "fp16": "fp16",
-    "int8": "int8",
-    "int8-weight-only": "fp16",
-    "int4": "fp16",
-    "fp8": "fp8",
-    "nvfp4": "fp16",
-}
 _HALF_FOLDER = "half"
 TIMING_CACHE = "timing.cache"
 """The file beside the engines in which TensorRT keeps what it measured."""
@@ -178,7 +168,7 @@ class EngineWork:
             builder=self.builder,
             builder_version=outcome.builder_version,
             compute_capability=self.target.compute_capability or "",
-            compute=_COMPUTE.get(component.precision, "fp32"),
+            compute=PRECISIONS[component.precision].product,
             graph_sha256=component_sha256(self.manifest, name),
             profiles_sha256=tables_sha256(job.profiles),
             stripped=job.strip_weights,

@@ -24,10 +24,9 @@ from moir_edge.export.parity import (
     require_fp32_parity,
 )
 from moir_edge.export.plan import ExportPlan, plan_export
-from moir_edge.export.precisions import PrecisionName
 from moir_edge.finite import json_text
 from moir_edge.graphs.writing import WrittenGraph, write_graphs
-from moir_edge.precisions import takes_gpu_form
+from moir_edge.precisions import FP16, FP32, PrecisionName
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.targets import get_target
 from moir_edge.version import __version__
@@ -47,7 +46,7 @@ def assemble(
     output: str | Path,
     *,
     target: str = "cpu",
-    precision: str = "fp32",
+    precision: str = FP32,
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
     int4_method: str | None = None,
@@ -193,7 +192,7 @@ def _convert(
         summary = quantizer(name, models[name], own)
         if summary is not None:
             summaries[name] = mark_raised(summary, own)
-        if takes_gpu_form(plan.target, plan.precisions[name]):
+        if plan.takes_gpu_form(name):
             to_gpu_form(models[name])
     progress("convert weights", len(graphs), len(graphs))
     return models, summaries
@@ -243,7 +242,7 @@ def _entries(
             structure_sha256=graph.structure_sha256,
             weights_sha256=graph.weights_sha256,
             precision=plan.precisions[name],
-            gpu_form=takes_gpu_form(plan.target, plan.precisions[name]),
+            gpu_form=plan.takes_gpu_form(name),
             tensor_bytes=graph.tensor_bytes,
             weight_bytes=graph.weight_bytes,
             operators=graph.operators,
@@ -258,11 +257,11 @@ def _parity(
     traced: TracedModel, plan: ExportPlan, folder: Path, rtol: float, progress: Progress
 ) -> dict[str, Any]:
     """Measure the written graphs against torch, keep the figures in ``reports/parity.json`` too."""
-    bound = rtol if set(plan.precisions.values()) == {"fp32"} else None
+    bound = rtol if set(plan.precisions.values()) == {FP32} else None
     half = {
         name
         for name, precision in plan.precisions.items()
-        if precision == "fp16" or takes_gpu_form(plan.target, precision)
+        if precision == FP16 or plan.takes_gpu_form(name)
     }
     with single_step(progress, "parity"):
         with half_range_required(traced.checkpoint, half):

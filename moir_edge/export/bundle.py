@@ -12,6 +12,7 @@ from moir_edge.export.assembly import assemble
 from moir_edge.export.components import trace_components
 from moir_edge.export.parity import PARITY_RTOL, check_parity_rtol
 from moir_edge.export.plan import plan_export
+from moir_edge.precisions import FP32
 from moir_edge.progress import Progress, silent, single_step
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def export_bundle(
     output: str | Path,
     *,
     target: str = "cpu",
-    precision: str = "fp32",
+    precision: str = FP32,
     component_precision: Mapping[str, str] | None = None,
     calibration: CalibrationSettings | None = None,
     int4_method: str | None = None,
@@ -43,7 +44,7 @@ def export_bundle(
         checkpoint: Folder or hub id of a vision-language model, with or without a router.
         output: The bundle folder to be.
         target: Device profile.
-        precision: One of `moir_edge.targets.EXPORTED_PRECISIONS`.
+        precision: One of `moir_edge.precisions.EXPORTED`.
         component_precision: Overrides by component, such as ``{"vision": "fp32"}``.
         calibration: Data and methods for ``int8`` and ``fp8``, and for ``int4`` by a method that goes by data.
         int4_method: How INT4 weights are found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; None takes the best there is with the

@@ -32,6 +32,7 @@ from transformers.exporters.metadata import (
 from moir_edge.bundle import open_bundle
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.export.hf_runner import BundleProgram, BundleRunner
+from moir_edge.precisions import FP16
 from moir_edge.targets import TARGETS, get_target
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class _BundleConfig(ExportConfigMixin):
 
     export_format: str = ""
     target: str | None = None
-    precision: str = "fp16"
+    precision: str = FP16
     component_precision: dict[str, str] | None = None
     calibration: dict[str, Any] | None = None
     processor: str | None = None

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from moir_edge.errors import NotFiniteError
 from moir_edge.finite import count_text, is_finite, largest
+from moir_edge.precisions import FP32
 
 __all__ = ["ParityFigures"]
 
@@ -74,7 +75,7 @@ class ParityFigures:
             )
         if not is_finite(got):
             component = _COMPONENTS.get(name, name)
-            precision = self._precisions.get(component, "fp32")
+            precision = self._precisions.get(component, FP32)
             raise NotFiniteError(
                 f"{name}: {count_text(got)} in the {precision} graph on the prompt {self.sample!r}, torch's are "
                 f"finite; nothing was written{_remedy(component, precision)}"
@@ -95,4 +96,4 @@ class ParityFigures:
 
 
 def _remedy(component: str, precision: str) -> str:
-    return "" if precision == "fp32" else f"; export {component} in fp32"
+    return "" if precision == FP32 else f"; export {component} in fp32"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from moir_edge.export.precisions import (
-    PrecisionName,
     apply_precision,
     calibrated_components,
     choose_int4_method,
     plan_precisions,
 )
+from moir_edge.precisions import PRECISIONS, PrecisionName
 from moir_edge.targets import Target, get_target
 
 if TYPE_CHECKING:
@@ -56,10 +56,12 @@ class ExportPlan:
     def weights_only(self) -> tuple[str, ...]:
         """The calibrated components of which only weights are quantized."""
         return tuple(
-            name
-            for name in self.calibrated
-            if self.precisions[name] in ("int4", "int8-weight-only")
+            name for name in self.calibrated if not PRECISIONS[self.precisions[name]].needs_data
         )
+
+    def takes_gpu_form(self, component: str) -> bool:
+        """Say whether a component's graph is exported in the GPU's form."""
+        return self.on_gpu and PRECISIONS[self.precisions[component]].quantized
 
     def quantizer(self, calibrated: CalibratedGraphs | None, *, signed: bool) -> Quantizer:
         """Return what brings a component to its precision, some of its nodes to one of their own.

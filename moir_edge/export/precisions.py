@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 import onnx_ir as ir
 
 from moir_edge.errors import UnsupportedError, closest
+from moir_edge.precisions import FP16, FP32, INT4, INT8_WEIGHT_ONLY, PRECISIONS, PrecisionName
 from moir_edge.targets import check_precision, get_target
 
 if TYPE_CHECKING:
@@ -22,21 +23,6 @@ __all__ = [
     "choose_int4_method",
     "plan_precisions",
 ]
-
-PrecisionName = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"]
-
-# Components that do not follow the bundle's precision: the router stays exact, a look-up table multiplies nothing, and
-# 4 bits cost a vision tower or a table more accuracy than they save bytes. Activations of the tower stay float: rounded,
-# they move its features so far that the router picks other tokens.
-_DEFAULTS: dict[str, dict[str, str]] = {
-    "int8": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
-    "int4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
-    "fp8": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
-    "nvfp4": {"vision": "int8-weight-only", "embedding": "int8-weight-only"},
-}
-
-# Precisions that need to see data, whatever the method.
-_CALIBRATED = ("int8", "fp8")
 
 
 def plan_precisions(
@@ -65,13 +51,15 @@ def plan_precisions(
             raise UnsupportedError(f"unknown component {component!r}: {closest(component, names)}")
         check_precision(profile, name, component=component)
     router = profile.router_precision
-    if overrides.get("router", router) not in (router, "fp16"):
+    if overrides.get("router", router) not in (router, FP16):
         raise UnsupportedError(
             "the router stays in floating point: its look-up decides which tokens match, and its weights are the fewest of all; "
             f"it takes {router}, or fp16 on a GPU, not {overrides['router']}"
         )
-    plan = dict.fromkeys(names, precision) | _DEFAULTS.get(precision, {}) | {"router": router}
-    plan |= overrides
+    towers = PRECISIONS[precision].towers or precision
+    # The router stays exact.
+    kept = {"vision": towers, "embedding": towers, "router": router}
+    plan = dict.fromkeys(names, precision) | kept | overrides
     return {name: cast(PrecisionName, plan[name]) for name in names}
 
 
@@ -95,7 +83,7 @@ def choose_int4_method(
     if method is None:
         return default_method(has_data=has_data)
     chosen = get_method(method)
-    if "int4" not in plan.values():
+    if INT4 not in plan.values():
         raise UnsupportedError(
             f"int4 method {method} given, and no component of this export is int4; leave --int4-method out"
         )
@@ -128,11 +116,12 @@ def calibrated_components(
     from moir_edge.calibration.methods.registry import METHODS
 
     by_data = [name for name, method in METHODS.items() if method.needs_data]
-    calibrated = (*_CALIBRATED, *(["int4"] if int4_method in by_data else []))
+    always = [name for name, facts in PRECISIONS.items() if facts.needs_data]
+    calibrated = (*always, *([INT4] if int4_method in by_data else []))
     needing = [name for name, precision in plan.items() if precision in calibrated]
     if needing and not has_data:
-        what, other = plan[needing[0]], "int8-weight-only"
-        if what == "int4":
+        what, other = plan[needing[0]], INT8_WEIGHT_ONLY
+        if what == INT4:
             what, other = f"int4 by {int4_method}", "--int4-method rtn"
         raise UnsupportedError(
             f"{what} needs calibration data; give --calib-data FILE, JSON lines as `compare` takes them "
@@ -148,7 +137,7 @@ def calibrated_components(
     refined = [
         name
         for name, precision in plan.items()
-        if precision == "int8-weight-only" and name != "embedding"
+        if precision == INT8_WEIGHT_ONLY and name != "embedding"
     ]
     if not needing and not refined and not measured:
         raise UnsupportedError(
@@ -182,12 +171,12 @@ def apply_precision(
     Returns:
         What quantization did to each weight; None for a floating-point precision.
     """
-    if precision == "fp16":
+    if precision == FP16:
         from moir_edge.graphs.half import to_half
 
         to_half(model)
         return None
-    if precision == "fp32":
+    if precision == FP32:
         return None
     from moir_edge.calibration.layers import LayerOptions, quantize_layers
 
@@ -195,7 +184,7 @@ def apply_precision(
     patterns = {glob.escape(node): chosen for node, chosen in (layer_precisions or {}).items()}
     options = LayerOptions(signed=signed, int4_method=int4_method, precisions=patterns)
     if calibrated is None or component not in calibrated.observers:
-        if precision in _CALIBRATED:
+        if PRECISIONS[precision].needs_data:
             raise UnsupportedError(f"{precision} needs statistics from calibration data")
         return quantize_layers(model, precision, options=options)
     options = replace(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from moir_edge.environment import require
 from moir_edge.errors import UnsupportedError
+from moir_edge.precisions import NVFP4
 
 __all__ = ["session_source", "widen_float4"]
 
@@ -31,7 +32,7 @@ def session_source(graph: Path, precision: str) -> str | bytes:
         EnvironmentProblem: Weights have to be widened and `onnx` is not installed.
         UnsupportedError: They would take more than 2 GB in float32.
     """
-    return widen_float4(graph) if precision == "nvfp4" else str(graph)
+    return widen_float4(graph) if precision == NVFP4 else str(graph)
 
 
 def widen_float4(graph: Path) -> bytes:

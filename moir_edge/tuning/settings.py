@@ -8,12 +8,13 @@ from typing import Any
 
 from moir_edge.data.degradations import parse_degradation
 from moir_edge.errors import DataError, UnsupportedError, closest
+from moir_edge.precisions import BF16, FP32
 from moir_edge.tuning.balance import check_mode
 
 __all__ = ["DTYPES", "PARTS", "TuneSettings"]
 
 PARTS = ("router", "lora", "full")
-DTYPES = ("fp32", "bf16")
+DTYPES = (FP32, BF16)
 LORA_RANK = 8
 
 
@@ -55,7 +56,7 @@ class TuneSettings:
     seed: int = 0
     early_stop: int | None = None
     checkpoint_every: int = 100
-    dtype: str = "fp32"
+    dtype: str = FP32
     degrade: tuple[str, ...] = ()
     degrade_share: float = 0.5
 

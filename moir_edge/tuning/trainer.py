@@ -22,6 +22,7 @@ from transformers import (
 from moir_edge.data.rows import Row
 from moir_edge.finite import json_text
 from moir_edge.ownership import remove_files
+from moir_edge.precisions import BF16
 from moir_edge.progress import Progress
 from moir_edge.tuning.data import AnswerBatches, RowSet
 from moir_edge.tuning.divergence import DivergenceGuard
@@ -257,7 +258,7 @@ def build_trainer(
     trainer = RouterTrainer(
         mwam=mwam,
         guard=guard,
-        autocast_dtype=torch.bfloat16 if settings.dtype == "bf16" else None,
+        autocast_dtype=torch.bfloat16 if settings.dtype == BF16 else None,
         model=model,
         args=arguments,
         data_collator=_NamedBatches(batches),

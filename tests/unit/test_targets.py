@@ -6,9 +6,8 @@ import sys
 import pytest
 
 from moir_edge.errors import UnsupportedError
+from moir_edge.precisions import EXPORTED, PRECISIONS
 from moir_edge.targets import (
-    EXPORTED_PRECISIONS,
-    PRECISIONS,
     TARGETS,
     available_precisions,
     check_precision,
@@ -111,7 +110,7 @@ def test_a_gpu_without_fp32_products_takes_fp32_nowhere() -> None:
 def test_to_dict_is_json_ready() -> None:
     row = get_target("rtx-50").to_dict()
     assert row["name"] == "rtx-50"
-    assert row["export_precisions"] == list(EXPORTED_PRECISIONS)
+    assert row["export_precisions"] == list(EXPORTED)
 
 
 def test_session_config() -> None:

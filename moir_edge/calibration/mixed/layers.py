@@ -20,6 +20,7 @@ from moir_edge.calibration.formats import FORMATS
 from moir_edge.calibration.mixed.constants import constant_bytes, evaluate_constant
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses
 from moir_edge.calibration.summary import QuantizationSummary
+from moir_edge.precisions import FP32
 
 __all__ = ["ActivationRounding", "Layer", "LayerTable", "LayerUse", "Quantizer", "ladder"]
 
@@ -133,7 +134,7 @@ class LayerTable:
         """Return the components that hold a layer, quantized for real with all other layers in float32."""
         models = {}
         for component in {use.component: None for use in layer.uses}:
-            chosen = {use.node: "fp32" for use in self._of(component)}
+            chosen = {use.node: FP32 for use in self._of(component)}
             chosen |= {use.node: precision for use in layer.uses if use.component == component}
             models[component] = self.graphs[component].clone()
             self._quantizer(component, models[component], chosen)
@@ -161,7 +162,7 @@ class LayerTable:
         entries = {} if summary is None else {entry.node: entry for entry in summary.weights}
         for weight_use in find_weight_uses(graph.graph):
             node = str(weight_use.node.name)
-            if node in entries and entries[node].precision != "fp32":
+            if node in entries and entries[node].precision != FP32:
                 use = LayerUse(component=component, node=node)
                 self._floors[use], self._uses[use] = entries[node].precision, weight_use
         for precision in {self._floors[use] for use in self._of(component)}:
@@ -178,10 +179,10 @@ class LayerTable:
     ) -> None:
         """Quantize a copy in which the layers that can be raised to a precision are, and no other is quantized."""
         chosen = {
-            use.node: precision if precision in ladder(floor)[1:] else "fp32"
+            use.node: precision if precision in ladder(floor)[1:] else FP32
             for use, floor in floors.items()
         }
-        if precision == "fp32" or set(chosen.values()) == {"fp32"}:
+        if precision == FP32 or set(chosen.values()) == {FP32}:
             return
         model = self.graphs[component].clone()
         summary = self._quantizer(component, model, chosen)

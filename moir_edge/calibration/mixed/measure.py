@@ -20,6 +20,7 @@ from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
 from moir_edge.graphs.chain import GraphChain
 from moir_edge.graphs.routing_parity import RoutingFigures
 from moir_edge.graphs.writing import write_graphs
+from moir_edge.precisions import FP32
 from moir_edge.progress import Progress
 
 __all__ = ["ModelSensitivity", "measure_sensitivity"]
@@ -84,7 +85,7 @@ def measure_sensitivity(
     with tempfile.TemporaryDirectory(prefix="moir-edge-sensitivity-") as folder:
         write_graphs({**graphs, **trials.models}, Path(folder))
         chain = GraphChain(
-            Path(folder), dict.fromkeys(graphs, "fp32"), facts, session_entries=TRIAL_SESSION
+            Path(folder), dict.fromkeys(graphs, FP32), facts, session_entries=TRIAL_SESSION
         )
         known = [_probe(chain, batch, facts, answer_tokens) for batch in batches]
         layers = _try_all(_Trier(chain, known, trials, table), table.layers, progress)
@@ -138,7 +139,7 @@ class _Trier:
         models = self.table.alone(layer, precision)
         with tempfile.TemporaryDirectory(prefix="moir-edge-sensitivity-") as folder:
             write_graphs(models, Path(folder))
-            chain = self.chain.replaced(Path(folder), dict.fromkeys(models, "fp32"))
+            chain = self.chain.replaced(Path(folder), dict.fromkeys(models, FP32))
             return [replay(chain, one, models) for one in self.known]
 
 

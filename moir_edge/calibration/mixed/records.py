@@ -9,6 +9,7 @@ from typing import Any
 from moir_edge.calibration.mixed.layers import Layer
 from moir_edge.errors import NotFiniteError
 from moir_edge.finite import is_finite
+from moir_edge.precisions import FP32
 
 __all__ = ["LayerSensitivity", "PrecisionCost"]
 
@@ -73,7 +74,7 @@ class LayerSensitivity:
         """
         for cost in measured:
             cost.require_finite(layer.name)
-        top = PrecisionCost(precision="fp32", bytes=layer.bytes[-1], kl=0.0)
+        top = PrecisionCost(precision=FP32, bytes=layer.bytes[-1], kl=0.0)
         return cls(layer=layer, costs=(*measured, top))
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from moir_edge.metrics import mean_interval
 from moir_edge.metrics.agreement import leading_share
 from moir_edge.metrics.records import Answer, Percent
 from moir_edge.metrics.scores import overall_recovery, row_scores
+from moir_edge.precisions import FP32
 from moir_edge.runtime.processor import Processor
 
 __all__ = ["HeldOut", "Measure"]
@@ -57,7 +58,7 @@ class HeldOut:
         self._processor = processor
         self._facts = processor.facts
         self._max_new_tokens = max_new_tokens
-        self._answers = self._run(graphs, dict.fromkeys(graphs, "fp32"))
+        self._answers = self._run(graphs, dict.fromkeys(graphs, FP32))
         self._scores = row_scores(self._rows, self._answers)
         own = overall_recovery(self._rows, self._scores, self._scores, seed=_SEED)
         self.measure: Measure = "token agreement" if own is None else "task score"

@@ -8,6 +8,7 @@ from typing import Any
 from moir_edge.charts.axes import AXIS, RIGHT, WIDTH, grid_x, label, line
 from moir_edge.charts.standalone import stand_alone
 from moir_edge.charts.svg import Scale, draw, marker
+from moir_edge.precisions import FP32
 
 __all__ = ["sensitivity_plot"]
 
@@ -50,7 +51,7 @@ def sensitivity_plot(record: Mapping[str, Any]) -> str:
 def _precisions(layers: Layers) -> list[str]:
     """Return the precisions that are drawn, in the order in which they first come; fp32 is the reference."""
     names = [cost["precision"] for layer in layers for cost in layer["precisions"]]
-    return [name for name in dict.fromkeys(names) if name != "fp32"]
+    return [name for name in dict.fromkeys(names) if name != FP32]
 
 
 def _at(names: Sequence[str], cost: Mapping[str, Any]) -> int:

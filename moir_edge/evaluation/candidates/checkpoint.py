@@ -16,6 +16,7 @@ from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates.base import CandidateFacts, CandidateSpec, TimedAnswer
 from moir_edge.evaluation.candidates.decoding import counts_padding, keep_what_bundles_apply
 from moir_edge.metrics.records import Answer, RoutingRow
+from moir_edge.precisions import FP32
 from moir_edge.runtime.sampling import require_finite
 from moir_edge.weights.files import weight_files
 
@@ -65,7 +66,7 @@ class CheckpointCandidate:
         import torch
 
         return CandidateFacts(
-            precision="fp32",
+            precision=FP32,
             component_precisions={},
             weights_bytes=sum(file.stat().st_size for file in weight_files(self.checkpoint.folder)),
             has_router=hasattr(self._model, _ROUTER_MODULE),

@@ -17,6 +17,7 @@ from moir_edge.evaluation.parity.settings import BenchSettings
 from moir_edge.evaluation.parity.speed import ENGINE_PROVIDERS
 from moir_edge.evaluation.process import CandidateProcess
 from moir_edge.evaluation.provenance import ModelIdentity
+from moir_edge.precisions import FP32
 from moir_edge.runtime.providers import graph_provider
 from moir_edge.threads import default_threads
 
@@ -107,7 +108,7 @@ def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[C
             )
             for one in providers
         ]
-    fp32 = any(one.manifest.precision == "fp32" for one in bundles.values())
+    fp32 = any(one.manifest.precision == FP32 for one in bundles.values())
     if settings.parity and settings.reference is None and not (fp32 and len(planned) > 1):
         raise DataError(_NO_REFERENCE)
     return planned
@@ -176,7 +177,7 @@ def open_reference(
 
 def _first_fp32(subjects: Sequence[Opened]) -> CandidateProcess:
     for one in subjects:
-        if one.process is not None and one.bundle.manifest.precision == "fp32":
+        if one.process is not None and one.bundle.manifest.precision == FP32:
             return one.process
     raise DataError(_NO_REFERENCE)
 

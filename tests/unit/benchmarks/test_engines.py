@@ -11,7 +11,8 @@ from benchmarks import engines
 from benchmarks.engine_tables import EngineRow, Refusal, render_tables, write_tables
 from benchmarks.engines import build_matrix
 from moir_edge.errors import DataError
-from moir_edge.targets import EXPORTED_PRECISIONS, TARGETS, available_precisions
+from moir_edge.precisions import EXPORTED
+from moir_edge.targets import TARGETS, available_precisions
 
 AHEAD = [name for name, target in TARGETS.items() if target.builds_ahead_of_time]
 
@@ -66,11 +67,11 @@ def test_every_pair_is_built_or_refused(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(engines, "_trace", lambda *_: None)
     monkeypatch.setattr(engines, "_bundle", lambda *_: tmp_path)
     monkeypatch.setattr(engines, "_build", build)
-    rows = list(build_matrix("demo", AHEAD, EXPORTED_PRECISIONS, tmp_path))
+    rows = list(build_matrix("demo", AHEAD, EXPORTED, tmp_path))
     built = [row for row in rows if isinstance(row, EngineRow)]
     assert len(built) == sum(len(available_precisions(TARGETS[name])) for name in AHEAD)
     refused = [row for row in rows if isinstance(row, Refusal)]
-    assert len(built) + len(refused) == len(AHEAD) * len(EXPORTED_PRECISIONS)
+    assert len(built) + len(refused) == len(AHEAD) * len(EXPORTED)
     assert all(row.target in row.reason for row in refused)
 
 
