@@ -22,13 +22,13 @@ from moir_edge.bundle import (
     seal,
     staged_bundle,
 )
-from moir_edge.bundle.manifest import Precision
 from moir_edge.calibration import LayerOptions, observe, quantize
 from moir_edge.engines import add_engines, build_engines
 from moir_edge.engines.jobs import BuildJob, BuildOutcome
 from moir_edge.engines.process import run_build
 from moir_edge.errors import UnsupportedError
 from moir_edge.graphs.half import to_half
+from moir_edge.precisions import PrecisionName
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra `rtx`)")
 
@@ -118,7 +118,7 @@ def _converted(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     return ir.to_proto(converted)
 
 
-def _manifest(precision: Precision) -> Manifest:
+def _manifest(precision: PrecisionName) -> Manifest:
     facts = ModelFacts(
         model_type="smolvlm",
         hidden_size=HIDDEN,
@@ -170,7 +170,7 @@ def bundle_maker(tmp_path: Path) -> MakeBundle:
     """Return a function that writes a bundle of two small components."""
 
     def make(
-        precision: Precision = "fp32", decoder: onnx.ModelProto | None = None
+        precision: PrecisionName = "fp32", decoder: onnx.ModelProto | None = None
     ) -> tuple[Path, Manifest]:
         folder = tmp_path / "bundle"
         models = {"embedding": _embedding(), "decoder": decoder or _decoder()}
@@ -195,7 +195,7 @@ def _files(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-weight-only", "int8", "int4", "fp8"])
-def test_every_precision_builds(make_bundle: MakeBundle, precision: Precision) -> None:
+def test_every_precision_builds(make_bundle: MakeBundle, precision: PrecisionName) -> None:
     folder, manifest = make_bundle(precision)
     entries = build_engines(folder, manifest, "rtx-40")
     assert [entry.component for entry in entries] == ["embedding", "decoder"]
@@ -210,7 +210,7 @@ def test_every_precision_builds(make_bundle: MakeBundle, precision: Precision) -
 @pytest.mark.parametrize("target", ["rtx-50", "dgx-spark"])
 @pytest.mark.parametrize("precision", ["fp8", "nvfp4"])
 def test_narrow_floats_build_for_the_latest(
-    make_bundle: MakeBundle, precision: Precision, target: str
+    make_bundle: MakeBundle, precision: PrecisionName, target: str
 ) -> None:
     folder, manifest = make_bundle(precision)
     entries = build_engines(folder, manifest, target)
@@ -225,7 +225,7 @@ def test_narrow_floats_build_for_the_latest(
     ],
 )
 def test_narrow_floats_are_refused_on_a_target_that_lacks_them(
-    make_bundle: MakeBundle, precision: Precision, target: str, reason: str
+    make_bundle: MakeBundle, precision: PrecisionName, target: str, reason: str
 ) -> None:
     folder, manifest = make_bundle(precision)
     with pytest.raises(UnsupportedError, match=reason):
@@ -369,7 +369,7 @@ def test_add_engines_from_weights_in_files_of_their_own(make_bundle: MakeBundle)
     ],
 )
 def test_engines_of_narrow_weights_multiply_in_half_precision(
-    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, precision: Precision, compute: str
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, precision: PrecisionName, compute: str
 ) -> None:
     folder, manifest = make_bundle(precision)
     before = _files(folder)
