@@ -110,7 +110,7 @@ def _demo_parity(traced: TracedModel, bundle: Path) -> dict[str, Any]:
                     name=row.id,
                     input_ids=inputs.input_ids,
                     attention_mask=inputs.attention_mask,
-                    tiles=inputs.pixel_values,
+                    pixel_values=inputs.pixel_values,
                 )
             )
     plan = {name: entry.precision for name, entry in model.manifest.components.items()}

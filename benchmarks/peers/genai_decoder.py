@@ -112,7 +112,7 @@ def _figures(timed: Sequence[Timed]) -> dict[str, Any]:
 
 
 def _bundle_run(bundle: Path, threads: int) -> Callable[[Prompt, int], Timed]:
-    sessions = GraphSessions(open_bundle(bundle, verify=False), threads=threads, provider="cpu")
+    sessions = GraphSessions.of(open_bundle(bundle, verify=False), threads=threads, provider="cpu")
 
     def run(prompt: Prompt, tokens: int) -> Timed:
         state: Any = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy.typing as npt
 from moir_edge.bundle import open_bundle
 from moir_edge.calibration.collection import run_row
 from moir_edge.calibration.rows import CalibrationRows
-from moir_edge.graphs.chain import GraphChain
+from moir_edge.graphs.sessions import TappedSessions
+from moir_edge.runtime.component import Component
 from moir_edge.runtime.processor import Processor
 
 __all__ = ["COMPONENTS", "read_feeds", "write_feeds"]
@@ -34,16 +35,19 @@ def write_feeds(bundle: Path, data: Path, folder: Path) -> None:
     opened = open_bundle(bundle, verify=False)
     facts = opened.manifest.model
     rows = CalibrationRows(data, Processor(bundle, facts), limit=10**9, max_bad_rows=0)
-    chain = _Recorder(bundle, dict.fromkeys(opened.manifest.components, "fp32"), facts)
+    sessions = TappedSessions(bundle, dict.fromkeys(opened.manifest.components, "fp32"), facts)
+    recorders = {name: _Recorder(sessions.components[name]) for name in COMPONENTS}
+    sessions.components.update(recorders)
     partial = folder.with_name(f"{folder.name}.partial")
     for name in COMPONENTS:
         (partial / name).mkdir(parents=True, exist_ok=True)
     for row in rows:
-        run_row(chain, row, DECODE_STEPS, facts)
+        run_row(sessions, row, DECODE_STEPS)
         for name in COMPONENTS:
-            for feed in chain.feeds.pop(name, []):
+            for feed in recorders[name].feeds:
                 at = len(list((partial / name).iterdir()))
                 np.savez(partial / name / f"{at:06d}.npz", allow_pickle=False, **feed)
+            recorders[name].feeds.clear()
     partial.rename(folder)
 
 
@@ -54,11 +58,21 @@ def read_feeds(folder: Path, component: str) -> Iterator[dict[str, npt.NDArray[A
             yield dict(archive)
 
 
-class _Recorder(GraphChain):
-    """Keeps what each component is fed."""
+class _Recorder(Component):
+    """A component that keeps what it is fed."""
 
-    feeds: dict[str, list[Feed]]
+    def __init__(self, component: Component) -> None:
+        super().__init__(component.session)
+        self.feeds: list[Feed] = []
 
-    def _run(self, name: str, feed: Feed) -> dict[str, npt.NDArray[Any]]:
-        self.__dict__.setdefault("feeds", {}).setdefault(name, []).append(feed)
-        return super()._run(name, feed)
+    def arrays(self, feed: Feed, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
+        self.feeds.append(dict(feed))
+        return super().arrays(feed, outputs)
+
+    def values(self, feed: Mapping[str, Any], outputs: Mapping[str, str]) -> list[Any]:
+        arrays = {
+            name: value if isinstance(value, np.ndarray) else value.numpy()
+            for name, value in feed.items()
+        }
+        self.feeds.append(arrays)
+        return super().values(feed, outputs)

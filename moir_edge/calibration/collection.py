@@ -18,7 +18,7 @@ from moir_edge.calibration.rows import CalibrationRow, CalibrationRows
 from moir_edge.calibration.state import CollectionState
 from moir_edge.calibration.taps import GraphObservers, add_taps, new_observers, update_observers
 from moir_edge.finite import json_text
-from moir_edge.graphs.chain import GraphChain
+from moir_edge.graphs.sessions import TappedSessions, greedy_tokens
 from moir_edge.graphs.writing import write_graphs
 from moir_edge.precisions import FP32
 from moir_edge.progress import Progress, silent
@@ -67,14 +67,14 @@ def collect(
         )
         state = _initial_state(graphs, components, cache, identity)
         watcher = _Watcher(state.observers)
-        chain = GraphChain(
+        sessions = TappedSessions(
             Path(folder), dict.fromkeys(graphs, FP32), facts, watch=watcher, tiles_per_run=1
         )
         progress(stage, 0, limit)
         for row in rows:
             if state.wants(rows):
                 watcher.where = row.where
-                run_row(chain, row, decode_steps, facts)
+                run_row(sessions, row, decode_steps)
                 watcher.flush()
                 state.advance(rows)
                 if rows.count % _SAVE_EVERY == 0:
@@ -152,16 +152,13 @@ class _Watcher:
             update_observers(self._observers[component], values, f"{self.where}: {component}")
 
 
-def run_row(chain: GraphChain, row: CalibrationRow, decode_steps: int, facts: ModelFacts) -> None:
+def run_row(sessions: TappedSessions, row: CalibrationRow, decode_steps: int) -> None:
     """Run the prompt, then greedy tokens until the answer ends."""
-    inputs = row.inputs
-    tiles = inputs.pixel_values
-    if tiles is None:
-        tiles = np.zeros((0, 3, facts.image_size, facts.image_size), np.float32)
-    step = chain.prefill(inputs.input_ids, inputs.attention_mask, tiles)
+    inputs, facts = row.inputs, sessions.facts
+    logits, state = sessions.prefill(sessions.prompt(inputs).embeds, inputs.attention_mask)
     room = facts.context_length - inputs.prompt_lengths[0]
     for _ in range(min(decode_steps, room)):
-        token = step.greedy(f"calibration, {row.where}")
+        token = greedy_tokens(logits, f"calibration, {row.where}")
         if int(token[0]) in facts.eos_token_ids:
             return
-        step = chain.step(step, token[:, None])
+        logits = sessions.decode(token, state)

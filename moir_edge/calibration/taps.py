@@ -13,7 +13,7 @@ import onnx_ir as ir
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses, is_head, reason_to_leave
 from moir_edge.errors import DataError
-from moir_edge.graphs.chain import TAP_PREFIX
+from moir_edge.graphs.sessions import TAP_PREFIX
 from moir_edge.threads import session_options
 
 __all__ = [

@@ -15,8 +15,10 @@ from moir_edge.errors import DataError, ToleranceError
 from moir_edge.export.components import TracedModel
 from moir_edge.export.parity_figures import ParityFigures
 from moir_edge.export.samples import ParitySample, parity_samples
-from moir_edge.graphs.chain import ChainStep, GraphChain
-from moir_edge.graphs.routing_parity import RoutingFigures, same_choice, torch_routing
+from moir_edge.graphs.sessions import PromptRun, TappedSessions
+from moir_edge.metrics.routed import RoutedPrompts, RoutingFigures, same_choice
+from moir_edge.router import last_routing
+from moir_edge.runtime.positions import token_positions
 from moir_edge.transformers_cache import cache_keyword, returned_cache
 
 __all__ = [
@@ -76,12 +78,12 @@ def measure_parity(
     Raises:
         NotFiniteError: An output of torch or of a graph is NaN or infinite.
     """
-    chain = GraphChain(folder, precisions, traced.facts)
+    sessions = TappedSessions(folder, precisions, traced.facts)
     figures, routing = ParityFigures(precisions), RoutingFigures()
     samples = samples or parity_samples(traced.checkpoint, traced.facts)
     for sample in samples:
         figures.sample = sample.name
-        _compare(traced.checkpoint, chain, sample, figures, routing)
+        _compare(traced.checkpoint, sessions, sample, figures, routing)
     return {
         "samples": [sample.name for sample in samples],
         "decode_steps": _DECODE_STEPS,
@@ -133,70 +135,87 @@ def expected_outputs(traced: TracedModel) -> list[str]:
 @torch.no_grad()
 def _compare(
     checkpoint: Checkpoint,
-    chain: GraphChain,
+    sessions: TappedSessions,
     sample: ParitySample,
     figures: ParityFigures,
     routing: RoutingFigures,
 ) -> None:
-    step = chain.prefill(sample.input_ids, sample.attention_mask, sample.tiles)
-    _compare_inputs(checkpoint, sample, step, figures)
-    inputs: dict[str, torch.Tensor] = {}
-    if len(sample.tiles):
-        tiles = torch.from_numpy(sample.tiles)
-        inputs["pixel_values"] = checkpoint.architecture.model_pixels(tiles, len(sample.input_ids))
+    run, mask = sessions.prompt(sample), sample.attention_mask
+    _compare_inputs(checkpoint, sample, run, figures)
+    logits, state = sessions.prefill(run.embeds, mask)
     expected = _torch_step(
-        checkpoint.model, sample.input_ids, sample.attention_mask, None, **inputs
+        checkpoint.model, sample.input_ids, mask, None, **_torch_pixels(checkpoint, sample)
     )
-    if checkpoint.router is not None and step.routing is not None:
-        _compare_routing(checkpoint, step.routing, figures, routing)
-    figures.logits("prefill logits", step.logits, _last(expected))
+    if checkpoint.router is not None and run.routed is not None:
+        _compare_routing(checkpoint, run.routed, figures, routing)
+    figures.logits("prefill logits", logits, _last(expected))
     for _ in range(_DECODE_STEPS):
-        tokens = _last(expected).argmax(-1)[:, None].astype(np.int64)
-        step = chain.step(step, tokens)
-        expected = _torch_step(checkpoint.model, tokens, step.mask, returned_cache(expected))
-        figures.logits("decode logits", step.logits, _last(expected))
+        tokens = _last(expected).argmax(-1).astype(np.int64)
+        logits = sessions.decode(tokens, state)
+        mask = np.concatenate([mask, np.ones((len(mask), 1), np.int64)], axis=1)
+        expected = _torch_step(checkpoint.model, tokens[:, None], mask, returned_cache(expected))
+        figures.logits("decode logits", logits, _last(expected))
+
+
+def _torch_pixels(checkpoint: Checkpoint, sample: ParitySample) -> dict[str, torch.Tensor]:
+    """Return the pictures of a sample as the model's forward takes them; nothing for text alone."""
+    if sample.pixel_values is None:
+        return {}
+    tiles = torch.from_numpy(sample.pixel_values)
+    return {"pixel_values": checkpoint.architecture.model_pixels(tiles, len(sample.input_ids))}
 
 
 def _compare_inputs(
-    checkpoint: Checkpoint, sample: ParitySample, step: ChainStep, figures: ParityFigures
+    checkpoint: Checkpoint, sample: ParitySample, run: PromptRun, figures: ParityFigures
 ) -> None:
     """Compare what enters the language model: token embeddings and image features."""
     model = checkpoint.model
     embeds = model.get_input_embeddings()(torch.from_numpy(sample.input_ids))
-    figures.error("embedding", step.text_embeds, embeds.numpy())
-    if step.image_features is None:
+    figures.error("embedding", run.text_embeds, embeds.numpy())
+    if run.image_features is None:
         return
-    tiles = torch.from_numpy(sample.tiles)
-    pixels = checkpoint.architecture.model_pixels(tiles, len(sample.input_ids))
-    features = torch.cat(list(model.get_image_features(pixel_values=pixels).pooler_output))
-    figures.error(
-        "vision", step.image_features, features.reshape(step.image_features.shape).numpy()
-    )
+    features = model.get_image_features(**_torch_pixels(checkpoint, sample)).pooler_output
+    joined = torch.cat(list(features)).reshape(run.image_features.shape)
+    figures.error("vision", run.image_features, joined.numpy())
 
 
 def _compare_routing(
-    checkpoint: Checkpoint,
-    got: Mapping[str, Array],
-    figures: ParityFigures,
-    routing: RoutingFigures,
+    checkpoint: Checkpoint, got: RoutedPrompts, figures: ParityFigures, routing: RoutingFigures
 ) -> None:
     """Compare the router's outputs; its embeddings where both sides picked the same sources."""
     expected = torch_routing(checkpoint.model)
     if expected is None:
         return
-    for output in ("router_gate", "router_margin"):
-        figures.require_finite("router", got[output], expected[output])
-    figures.error("router scores", got["router_scores"], expected["router_scores"])
+    for output in ("gate", "margin"):
+        figures.require_finite("router", getattr(got, output), getattr(expected, output))
+    figures.error("router scores", got.scores, expected.scores)
     same = same_choice(got, expected)
-    figures.error("router", got["routed_embeds"], expected["routed_embeds"], counted=same)
+    figures.error("router", got.embeds, expected.embeds, counted=same)
     routing.compare(expected, got)
+
+
+def torch_routing(model: Any) -> RoutedPrompts | None:
+    """Return what a model's router did to the prompt that the model has just run; None if nothing was routed."""
+    routing = last_routing(model)
+    if routing is None:
+        return None
+    places = [routing.image_positions, routing.text_positions]
+    output = routing.output
+    return RoutedPrompts(
+        embeds=output.inputs_embeds.numpy(),
+        positions=np.concatenate([place.numpy() for place in places], axis=1),
+        scores=output.scores.numpy(),
+        indices=output.indices.numpy(),
+        margin=output.margin.numpy(),
+        gate=output.gate.numpy(),
+    )
 
 
 def _torch_step(
     model: Any, input_ids: Array, mask: Array, cache: Any, **inputs: torch.Tensor
 ) -> Any:
     """Run the Hugging Face model, hooks and all, on a prompt or on one more token."""
-    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -input_ids.shape[1] :]
+    positions = token_positions(mask)[:, -input_ids.shape[1] :]
     return model(
         input_ids=torch.from_numpy(input_ids),
         attention_mask=torch.from_numpy(mask),

@@ -33,13 +33,13 @@ class ParitySample:
         name: What it stands for.
         input_ids: (batch, sequence) int64.
         attention_mask: (batch, sequence) int64, 0 at padding.
-        tiles: (batch × images per row, 3, height, width) float32 in [-1, 1]; no rows for a text-only prompt.
+        pixel_values: (batch × images per row, 3, height, width) float32 in [-1, 1]; None for a text-only prompt.
     """
 
     name: str
     input_ids: IntArray
     attention_mask: IntArray
-    tiles: FloatArray
+    pixel_values: FloatArray | None
 
 
 def parity_samples(
@@ -82,7 +82,7 @@ def _sample(
         name=name,
         input_ids=np.where(mask == 1, padded, pad_token_id),
         attention_mask=mask,
-        tiles=tiles,
+        pixel_values=tiles if len(tiles) else None,
     )
 
 

@@ -14,7 +14,7 @@ from moir_edge.errors import BundleError, DataError
 from moir_edge.router.positions import prompt_positions
 from moir_edge.runtime.answers import AnswerRow, FinishReason
 from moir_edge.runtime.generation_config import GenerationRules
-from moir_edge.runtime.interface import Embeds, RouterArrays, Sessions
+from moir_edge.runtime.interface import Embeds, PromptArrays, RouterArrays, Sessions
 from moir_edge.runtime.logits import processors_for
 from moir_edge.runtime.processor import ModelInputs
 from moir_edge.runtime.routing import RoutingMap, routing_maps
@@ -153,7 +153,7 @@ def _limit(rules: GenerationRules, facts: ModelFacts, prompt_length: int) -> int
 def prompt_embeddings(
     sessions: Sessions,
     facts: ModelFacts,
-    inputs: ModelInputs,
+    inputs: PromptArrays,
     watch: Stopwatch,
     *,
     router: bool,
@@ -201,7 +201,7 @@ def _place(
 
 
 def route_prompt(
-    sessions: Sessions, facts: ModelFacts, inputs: ModelInputs, embeds: Embeds
+    sessions: Sessions, facts: ModelFacts, inputs: PromptArrays, embeds: Embeds
 ) -> tuple[Embeds, RouterArrays | None]:
     """Let the router enrich a prompt; return it as it is, and None, where one side is missing in every row.
 

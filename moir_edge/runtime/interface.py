@@ -12,12 +12,28 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Embeds", "Floats", "Ints", "RouterArrays", "Sessions"]
+__all__ = ["Embeds", "Floats", "Ints", "PromptArrays", "RouterArrays", "Sessions"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Embeds: TypeAlias = Any
 """Float32 rows as wide as the language model, wherever they lie; they have a `shape`, and `to_numpy` copies them here."""
+
+
+class PromptArrays(Protocol):
+    """A batch of prompts as the graphs take it, padded on the left."""
+
+    @property
+    def input_ids(self) -> Ints:
+        """(batch, sequence) int64."""
+
+    @property
+    def attention_mask(self) -> Ints:
+        """(batch, sequence) int64, 0 at padding."""
+
+    @property
+    def pixel_values(self) -> Floats | None:
+        """(images, 3, height, width) float32, the tiles of all rows in order; None without images."""
 
 
 @dataclass(frozen=True, kw_only=True)

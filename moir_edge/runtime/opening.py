@@ -43,12 +43,12 @@ def open_sessions(bundle: Bundle, *, threads: int | None, provider: Provider | N
     from moir_edge.runtime.sessions import GraphSessions
 
     try:
-        return GraphSessions(bundle, threads=threads, provider=chosen)
+        return GraphSessions.of(bundle, threads=threads, provider=chosen)
     except EnvironmentProblem as error:
         if provider is not None or chosen == "cpu":
             raise
         _log.warning(f"running on the CPU: {error}")
-    return GraphSessions(bundle, threads=threads, provider="cpu")
+    return GraphSessions.of(bundle, threads=threads, provider="cpu")
 
 
 def _default(bundle: Bundle) -> Provider:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import UnsupportedError
+from moir_edge.runtime.component import Component
 from moir_edge.runtime.interface import Embeds, Floats, Ints, RouterArrays
+from moir_edge.runtime.positions import token_positions
 from moir_edge.runtime.providers import GraphProvider, open_graph
 
 if TYPE_CHECKING:
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DecoderState", "GraphSessions"]
 
-_VISION_BATCH = 16  # tiles per vision run: bounds its memory for images of many tiles
 _ROUTER_FIGURES = ("router_scores", "router_indices", "router_margin", "router_gate")
 
 
@@ -42,30 +44,66 @@ class GraphSessions:
     Images are put into the prompt on the host. From the router on, embeddings and cache stay where the provider computes.
 
     Args:
-        bundle: An opened bundle.
-        threads: Threads of one operator; None takes one per physical core.
+        components: The graphs by name; `router` may be missing.
+        facts: What the manifest says of the model.
         provider: ``"cpu"``, ``"cuda"`` or ``"ort-tensorrt"``.
-
-    Raises:
-        EnvironmentProblem: The provider is not available on this machine.
-        BundleError: ONNX Runtime cannot load a graph.
+        source: Where the graphs come from, for messages.
+        files: Their files, relative to the bundle.
+        tiles_per_run: Image tiles that `vision` takes at once; bounds its memory for images of many tiles.
     """
 
     def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, provider: GraphProvider = "cpu"
+        self,
+        components: Mapping[str, Component],
+        facts: ModelFacts,
+        *,
+        provider: GraphProvider = "cpu",
+        source: str = "",
+        files: Sequence[str] = (),
+        tiles_per_run: int = 16,
     ) -> None:
         self.provider: str = provider
-        self._bundle = bundle
+        self.facts = facts
+        self.components = dict(components)
+        self._source = source
+        self._files = tuple(files)
+        self._tiles_per_run = tiles_per_run
         self._device = "cpu" if provider == "cpu" else "cuda"  # ONNX Runtime's name of the memory
-        open_component = partial(open_graph, bundle, provider=provider, threads=threads)
-        self._vision = open_component("vision")
-        self._embedding = open_component("embedding")
-        self._decoder = open_component("decoder")
-        self._router = open_component("router") if "router" in bundle.manifest.components else None
-        layers = range(bundle.manifest.model.num_layers)
-        parts = [f"{layer}.{part}" for layer in layers for part in ("key", "value")]
+        parts = [
+            f"{layer}.{part}" for layer in range(facts.num_layers) for part in ("key", "value")
+        ]
         self._past_names = [f"past_key_values.{part}" for part in parts]
-        self._present_names = [f"present.{part}" for part in parts]
+        self._outputs = {"logits": "cpu"} | {f"present.{part}": self._device for part in parts}
+
+    @classmethod
+    def of(
+        cls, bundle: Bundle, *, threads: int | None = None, provider: GraphProvider = "cpu"
+    ) -> GraphSessions:
+        """Open the graphs of a bundle.
+
+        Args:
+            bundle: An opened bundle.
+            threads: Threads of one operator; None takes one per physical core.
+            provider: What runs them.
+
+        Raises:
+            EnvironmentProblem: The provider is not available on this machine.
+            BundleError: A component is missing, or ONNX Runtime cannot load a graph.
+        """
+        entries = bundle.manifest.components
+        optional = ["router"] if "router" in entries else []
+        components = {
+            name: Component(open_graph(bundle, name, provider=provider, threads=threads))
+            for name in ("vision", "embedding", *optional, "decoder")
+        }
+        files = dict.fromkeys(name for one in entries.values() for name in (one.graph, *one.data))
+        return cls(
+            components,
+            bundle.manifest.model,
+            provider=provider,
+            source=str(bundle.path),
+            files=tuple(files),
+        )
 
     @property
     def backend(self) -> str:
@@ -76,43 +114,32 @@ class GraphSessions:
 
     def component_providers(self) -> dict[str, str]:
         """Return the execution provider that ONNX Runtime gave to each component's session."""
-        sessions = {
-            "vision": self._vision,
-            "embedding": self._embedding,
-            "router": self._router,
-            "decoder": self._decoder,
-        }
-        return {
-            name: session.get_providers()[0]
-            for name, session in sessions.items()
-            if session is not None
-        }
+        return {name: component.provider for name, component in self.components.items()}
 
     @property
     def has_router(self) -> bool:
         """Whether the bundle holds a router."""
-        return self._router is not None
+        return "router" in self.components
 
     def files(self) -> tuple[str, ...]:
         """Return the graphs and their weights; components may share a file."""
-        entries = self._bundle.manifest.components.values()
-        return tuple(
-            dict.fromkeys(name for entry in entries for name in (entry.graph, *entry.data))
-        )
+        return self._files
 
     def image_features(self, pixel_values: Floats) -> Floats:
         """Return (images, tokens, hidden) for pixel values (images, 3, height, width)."""
+        size, vision = self._tiles_per_run, self.components["vision"]
         parts = [
-            self._vision.run(
-                ["image_features"], {"pixel_values": pixel_values[start : start + _VISION_BATCH]}
-            )[0]
-            for start in range(0, len(pixel_values), _VISION_BATCH)
+            vision.arrays({"pixel_values": pixel_values[start : start + size]}, ["image_features"])[
+                0
+            ]
+            for start in range(0, len(pixel_values), size)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def embed(self, input_ids: Ints) -> Floats:
         """Return (batch, sequence, hidden) for input ids (batch, sequence)."""
-        embeds: Floats = self._embedding.run(["inputs_embeds"], {"input_ids": input_ids})[0]
+        feed = {"input_ids": input_ids}
+        embeds: Floats = self.components["embedding"].arrays(feed, ["inputs_embeds"])[0]
         return embeds
 
     def place(self, embeds: Floats, features: Floats, at: npt.NDArray[np.bool_]) -> Floats:
@@ -132,23 +159,19 @@ class GraphSessions:
         Raises:
             UnsupportedError: The bundle holds no router.
         """
-        if self._router is None:
+        if not self.has_router:
             raise UnsupportedError(
-                f"{self._bundle.path} holds no router; export a retrofitted checkpoint"
+                f"{self._source} holds no router; export a retrofitted checkpoint"
             )
         places: dict[str, Any] = {
             "image_positions": image_positions,
             "text_positions": text_positions,
             "text_mask": text_mask,
         }
-        binding = self._router.io_binding()
-        for name, array in {"inputs_embeds": inputs_embeds, **places}.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        binding.bind_output("routed_embeds", self._device)
-        for name in _ROUTER_FIGURES:
-            binding.bind_output(name, "cpu")
-        self._router.run_with_iobinding(binding)
-        routed, *figures = binding.get_outputs()
+        routed, *figures = self.components["router"].values(
+            {"inputs_embeds": inputs_embeds, **places},
+            {"routed_embeds": self._device, **dict.fromkeys(_ROUTER_FIGURES, "cpu")},
+        )
         named = zip(_ROUTER_FIGURES, figures, strict=True)
         arrays = {name.removeprefix("router_"): value.numpy() for name, value in named}
         return routed, RouterArrays(**places, **arrays)
@@ -176,10 +199,10 @@ class GraphSessions:
         Returns:
             Logits of the last position, (batch, vocab), and the state to go on from.
         """
-        facts = self._bundle.manifest.model
+        facts = self.facts
         empty = np.zeros((len(attention_mask), facts.num_kv_heads, 0, facts.head_dim), np.float32)
         state = DecoderState([self._value(empty)] * len(self._past_names), attention_mask[:, :0])
-        position_ids = np.maximum(np.cumsum(attention_mask, axis=1) - 1, 0)
+        position_ids = token_positions(attention_mask)
         embeds = (
             self._value(inputs_embeds) if isinstance(inputs_embeds, np.ndarray) else inputs_embeds
         )
@@ -188,7 +211,9 @@ class GraphSessions:
 
     def decode(self, token_ids: Ints, state: DecoderState) -> Floats:
         """Feed one token per row, (batch,), and return the next logits, (batch, vocab)."""
-        embeds = self._embed_in_place(token_ids[:, None])
+        (embeds,) = self.components["embedding"].values(
+            {"input_ids": token_ids[:, None]}, {"inputs_embeds": self._device}
+        )
         new = np.ones((len(token_ids), 1), dtype=np.int64)
         position_ids = state.attention_mask.sum(axis=1, keepdims=True)
         return self._step(embeds, new, position_ids, state)
@@ -196,26 +221,15 @@ class GraphSessions:
     def _step(self, embeds: Any, new_mask: Ints, position_ids: Ints, state: DecoderState) -> Floats:
         """Run the decoder; the cache goes in and out as ONNX Runtime values, never through numpy."""
         state.attention_mask = np.concatenate([state.attention_mask, new_mask], axis=1)
-        binding = self._decoder.io_binding()
-        binding.bind_ortvalue_input("inputs_embeds", embeds)
-        binding.bind_cpu_input("attention_mask", state.attention_mask)
-        binding.bind_cpu_input("position_ids", position_ids)
-        for name, value in zip(self._past_names, state.values, strict=True):
-            binding.bind_ortvalue_input(name, value)
-        binding.bind_output("logits", "cpu")
-        for name in self._present_names:
-            binding.bind_output(name, self._device)
-        self._decoder.run_with_iobinding(binding)
-        logits, *state.values = binding.get_outputs()
+        feed = {
+            "inputs_embeds": embeds,
+            "attention_mask": state.attention_mask,
+            "position_ids": position_ids,
+            **dict(zip(self._past_names, state.values, strict=True)),
+        }
+        logits, *state.values = self.components["decoder"].values(feed, self._outputs)
         last: Floats = logits.numpy()[:, -1]
         return last
-
-    def _embed_in_place(self, input_ids: Ints) -> Any:
-        binding = self._embedding.io_binding()
-        binding.bind_cpu_input("input_ids", input_ids)
-        binding.bind_output("inputs_embeds", self._device)
-        self._embedding.run_with_iobinding(binding)
-        return binding.get_outputs()[0]
 
     def _value(self, array: npt.NDArray[Any]) -> Any:
         import onnxruntime

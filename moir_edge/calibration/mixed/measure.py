@@ -17,9 +17,9 @@ from moir_edge.calibration.mixed.overrides import TRIAL_SESSION, TrialGraphs
 from moir_edge.calibration.mixed.probes import Probe, TrialOutputs, probe, replay
 from moir_edge.calibration.mixed.prompts import PromptBatch
 from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
-from moir_edge.graphs.chain import GraphChain
-from moir_edge.graphs.routing_parity import RoutingFigures
+from moir_edge.graphs.sessions import TappedSessions
 from moir_edge.graphs.writing import write_graphs
+from moir_edge.metrics.routed import RoutingFigures
 from moir_edge.precisions import FP32
 from moir_edge.progress import Progress
 
@@ -84,11 +84,11 @@ def measure_sensitivity(
     trials = TrialGraphs(table)
     with tempfile.TemporaryDirectory(prefix="moir-edge-sensitivity-") as folder:
         write_graphs({**graphs, **trials.models}, Path(folder))
-        chain = GraphChain(
+        sessions = TappedSessions(
             Path(folder), dict.fromkeys(graphs, FP32), facts, session_entries=TRIAL_SESSION
         )
-        known = [_probe(chain, batch, facts, answer_tokens) for batch in batches]
-        layers = _try_all(_Trier(chain, known, trials, table), table.layers, progress)
+        known = [_probe(sessions, batch, answer_tokens) for batch in batches]
+        layers = _try_all(_Trier(sessions, known, trials, table), table.layers, progress)
     losses = np.concatenate([one.loss for one in known])
     answers = [answer for _, own in batches for answer in own]
     return ModelSensitivity(
@@ -100,10 +100,10 @@ def measure_sensitivity(
     )
 
 
-def _probe(chain: GraphChain, batch: Batch, facts: ModelFacts, answer_tokens: int) -> Probe:
+def _probe(sessions: TappedSessions, batch: Batch, answer_tokens: int) -> Probe:
     prompts, answers = batch
-    room = facts.context_length - prompts.width
-    return probe(chain, prompts, answers, min(answer_tokens, room), facts.eos_token_ids)
+    room = sessions.facts.context_length - prompts.width
+    return probe(sessions, prompts, answers, min(answer_tokens, room))
 
 
 def _try_all(
@@ -126,7 +126,7 @@ def _try_all(
 class _Trier:
     """Runs the known batches with one layer in another precision."""
 
-    chain: GraphChain
+    sessions: TappedSessions
     known: Sequence[Probe]
     trials: TrialGraphs
     table: LayerTable
@@ -134,13 +134,13 @@ class _Trier:
     def outputs(self, layer: Layer, precision: str) -> list[TrialOutputs]:
         feeds = self.trials.feeds(layer, precision)
         if feeds is not None:
-            self.chain.further_inputs = feeds
-            return [replay(self.chain, one, feeds) for one in self.known]
+            self.sessions.feed_further(feeds)
+            return [replay(self.sessions, one, feeds) for one in self.known]
         models = self.table.alone(layer, precision)
         with tempfile.TemporaryDirectory(prefix="moir-edge-sensitivity-") as folder:
             write_graphs(models, Path(folder))
-            chain = self.chain.replaced(Path(folder), dict.fromkeys(models, FP32))
-            return [replay(chain, one, models) for one in self.known]
+            sessions = self.sessions.replaced(Path(folder), dict.fromkeys(models, FP32))
+            return [replay(sessions, one, models) for one in self.known]
 
 
 def _cost(
@@ -162,6 +162,6 @@ def _routing(known: Sequence[Probe], outputs: Sequence[TrialOutputs]) -> Mapping
     """Return figures on the router's choices, none where the change comes after it."""
     figures = RoutingFigures()
     for one, output in zip(known, outputs, strict=True):
-        if one.routing is not None and output.routing is not None:
-            figures.compare(one.routing, output.routing)
+        if one.routed is not None and output.routed is not None:
+            figures.compare(one.routed, output.routed)
     return figures.summary() or {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from moir_edge.calibration.mixed.divergence import cross_entropy, kl_divergence
 from moir_edge.calibration.mixed.prompts import PromptBatch
-from moir_edge.graphs.chain import GraphChain
+from moir_edge.graphs.sessions import TappedSessions, greedy_tokens
+from moir_edge.metrics.routed import RoutedPrompts
+from moir_edge.runtime.interface import Embeds
 
 __all__ = ["Probe", "TrialOutputs", "probe", "replay"]
 
@@ -25,24 +27,20 @@ class Probe:
 
     Attributes:
         batch: The prompts.
-        text: (batch, sequence, hidden) embeddings of the prompt's tokens.
         features: (images, tokens, hidden), or None without images.
         embeds: (batch, sequence, hidden) that enter the decoder.
-        routing: The router's outputs by name, or None.
+        routed: What the router did, or None.
         tokens: (batch, steps) int64, the answers; padded at the end.
         counted: (batch, steps) bool, False at padding.
-        token_embeds: (batch, steps, hidden) of `tokens`.
         logits: (batch, steps, vocab), from which `tokens` are predicted.
     """
 
     batch: PromptBatch
-    text: Array
     features: Array | None
-    embeds: Array
-    routing: Mapping[str, Array] | None
+    embeds: Embeds
+    routed: RoutedPrompts | None
     tokens: npt.NDArray[np.int64]
     counted: npt.NDArray[np.bool_]
-    token_embeds: Array
     logits: Array
 
     @property
@@ -58,83 +56,64 @@ class TrialOutputs:
     Attributes:
         kl: (tokens,) divergence from the float model at each counted token, in nats.
         loss: (tokens,) cross entropy of each counted token, in nats.
-        routing: The router's outputs, or None where they are those of the probe.
+        routed: What the router did, or None where that is what it did in the probe.
     """
 
     kl: Floats
     loss: Floats
-    routing: Mapping[str, Array] | None
+    routed: RoutedPrompts | None
 
 
 def probe(
-    chain: GraphChain,
-    batch: PromptBatch,
-    answers: Sequence[Sequence[int]],
-    steps: int,
-    ends: Collection[int],
+    sessions: TappedSessions, batch: PromptBatch, answers: Sequence[Sequence[int]], steps: int
 ) -> Probe:
     """Run the float model on a batch.
 
     Args:
-        chain: Sessions of the float graphs.
+        sessions: Those of the float graphs.
         batch: The prompts.
         answers: Tokens of each row's answer; where there are none the model's own greedy ones are taken.
         steps: Tokens of an answer that are looked at, at most.
-        ends: Tokens that end an answer.
     """
-    text = chain.embed(batch.inputs.input_ids)
-    features = chain.image_features(batch.tiles) if len(batch.tiles) else None
-    embeds, routing = chain.prompt_embeds(
-        text, features, batch.inputs.input_ids, batch.inputs.attention_mask
-    )
-    forced = _Answers(answers, steps, frozenset(ends))
-    step, logits, token_embeds = chain.start(embeds, batch.inputs.attention_mask), [], []
-    while (tokens := forced.next(step.greedy("sensitivity, the float model"))) is not None:
-        logits.append(step.logits)
-        token_embeds.append(chain.embed(tokens[:, None]))
-        step = chain.advance(step, token_embeds[-1])
+    run = sessions.prompt(batch.inputs)
+    forced = _Answers(answers, steps, frozenset(sessions.facts.eos_token_ids))
+    last, state = sessions.prefill(run.embeds, batch.inputs.attention_mask)
+    logits = []
+    while (tokens := forced.next(greedy_tokens(last, "sensitivity, the float model"))) is not None:
+        logits.append(last)
+        last = sessions.decode(tokens, state)
     return Probe(
         batch=batch,
-        text=text,
-        features=features,
-        embeds=embeds,
-        routing=routing,
+        features=run.image_features,
+        embeds=run.embeds,
+        routed=run.routed,
         tokens=np.stack(forced.tokens, axis=1),
         counted=np.stack(forced.counted, axis=1),
-        token_embeds=np.concatenate(token_embeds, axis=1),
         logits=np.stack(logits, axis=1),
     )
 
 
-def replay(chain: GraphChain, known: Probe, changed: Collection[str]) -> TrialOutputs:
+def replay(sessions: TappedSessions, known: Probe, changed: Collection[str]) -> TrialOutputs:
     """Run a batch again with some components changed, from the first of them on.
 
     Args:
-        chain: Sessions of the float graphs, with what changes them in `GraphChain.further_inputs`.
+        sessions: Those of the float graphs, with what changes them as further inputs or in their place.
         known: The batch.
         changed: Names of the changed components.
     """
-    batch, embeds, token_embeds, routing = known.batch, known.embeds, known.token_embeds, None
+    inputs, embeds, routed = known.batch.inputs, known.embeds, None
     if set(changed) != {"decoder"}:
-        text = chain.embed(batch.inputs.input_ids) if "embedding" in changed else known.text
-        features = known.features
-        if features is not None and "vision" in changed:
-            features = chain.image_features(batch.tiles)
-        embeds, routing = chain.prompt_embeds(
-            text, features, batch.inputs.input_ids, batch.inputs.attention_mask
-        )
-    if "embedding" in changed:
-        token_embeds = chain.embed(known.tokens)
-    step = chain.start(embeds, batch.inputs.attention_mask)
-    steps = [step.logits]
-    for at in range(token_embeds.shape[1] - 1):
-        step = chain.advance(step, token_embeds[:, at : at + 1])
-        steps.append(step.logits)
+        run = sessions.prompt(inputs, features=None if "vision" in changed else known.features)
+        embeds, routed = run.embeds, run.routed
+    last, state = sessions.prefill(embeds, inputs.attention_mask)
+    steps = [last]
+    for at in range(known.tokens.shape[1] - 1):
+        steps.append(sessions.decode(known.tokens[:, at], state))
     logits = np.stack(steps, axis=1)
     return TrialOutputs(
         kl=kl_divergence(known.logits, logits)[known.counted],
         loss=cross_entropy(logits, known.tokens)[known.counted],
-        routing=routing,
+        routed=routed,
     )
 
 

@@ -6,17 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 from moir_edge.runtime.chat import user_message
 from moir_edge.runtime.processor import EncodedPrompt, ModelInputs, Processor
 
 __all__ = ["PromptBatch", "answer_ids", "prompt_batches"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +25,6 @@ class PromptBatch:
 
     rows: tuple[Row, ...]
     inputs: ModelInputs
-
-    @property
-    def tiles(self) -> Array:
-        """(images, 3, height, width) float32, those of all rows in order; no rows where there are no images."""
-        tiles = self.inputs.pixel_values
-        return np.zeros((0, 3, 1, 1), np.float32) if tiles is None else tiles
 
     @property
     def width(self) -> int:

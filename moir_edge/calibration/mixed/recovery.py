@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from moir_edge.calibration.mixed.prompts import PromptBatch, prompt_batches
 from moir_edge.data.rows import Row
-from moir_edge.graphs.chain import GraphChain
+from moir_edge.graphs.sessions import TappedSessions, greedy_tokens
 from moir_edge.graphs.writing import write_graphs
 from moir_edge.metrics import mean_interval
 from moir_edge.metrics.agreement import leading_share
@@ -90,20 +90,20 @@ class HeldOut:
         """Return the answers to all rows."""
         with tempfile.TemporaryDirectory(prefix="moir-edge-mix-") as folder:
             write_graphs(graphs, Path(folder))
-            chain = GraphChain(Path(folder), precisions, self._facts)
+            sessions = TappedSessions(Path(folder), precisions, self._facts)
             batches = prompt_batches(self._rows, self._processor, _BATCH)
-            return [answer for batch in batches for answer in self._batch(chain, batch)]
+            return [answer for batch in batches for answer in self._batch(sessions, batch)]
 
-    def _batch(self, chain: GraphChain, batch: PromptBatch) -> list[Answer]:
+    def _batch(self, sessions: TappedSessions, batch: PromptBatch) -> list[Answer]:
         """Answer greedily, each row up to its end token."""
         room = self._facts.context_length - batch.width
         ends = np.array(self._facts.eos_token_ids)
-        step = chain.prefill(batch.inputs.input_ids, batch.inputs.attention_mask, batch.tiles)
-        tokens: list[Any] = [step.greedy(_STAGE)]
+        embeds = sessions.prompt(batch.inputs).embeds
+        logits, state = sessions.prefill(embeds, batch.inputs.attention_mask)
+        tokens: list[Any] = [greedy_tokens(logits, _STAGE)]
         ended = np.isin(tokens[-1], ends)
         while len(tokens) < min(self._max_new_tokens, room) and not ended.all():
-            step = chain.step(step, tokens[-1][:, None])
-            tokens.append(step.greedy(_STAGE))
+            tokens.append(greedy_tokens(sessions.decode(tokens[-1], state), _STAGE))
             ended |= np.isin(tokens[-1], ends)
         return [self._answer(row) for row in np.stack(tokens, axis=1).tolist()]
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import UnsupportedError
 from moir_edge.runtime.interface import Floats, Ints, RouterArrays
+from moir_edge.runtime.positions import token_positions
 from moir_edge.runtime.tensorrt.cache import KeyValues, cache_layout
 from moir_edge.runtime.tensorrt.cuda import Cuda
 from moir_edge.runtime.tensorrt.engine import Context, Engine, Scratch
@@ -216,7 +217,7 @@ class EngineSessions:
 
     def _prefill_group(self, embeds: DeviceArray, mask: Ints) -> tuple[Floats, GroupState]:
         batch, length, _ = embeds.shape
-        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+        positions = token_positions(mask)
         cache = KeyValues(self._memory, cache_layout(self._bundle.manifest.model, batch))
         for start in range(0, length, self._piece):
             stop = min(start + self._piece, length)

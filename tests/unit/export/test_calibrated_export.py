@@ -19,7 +19,7 @@ from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.calibration.taps import GraphObservers
 from moir_edge.errors import DataError, NotFiniteError, UnsupportedError
 from moir_edge.export import assemble, export_bundle
-from moir_edge.graphs.chain import ChainStep
+from moir_edge.graphs.sessions import greedy_tokens
 from moir_edge.runtime.processor import Processor
 
 PROMPTS = ("What is it?", "How many are there in this picture?", "True or false: it is red.")
@@ -144,7 +144,7 @@ def test_a_finished_calibration_runs_no_graph_again(
     def never(*_: object) -> None:
         raise AssertionError("a graph ran")
 
-    monkeypatch.setattr("moir_edge.calibration.collection.GraphChain.prefill", never)
+    monkeypatch.setattr("moir_edge.calibration.collection.TappedSessions.prompt", never)
     again = _states(_collect(routed, data, limit=3, cache=tmp_path))
     assert all(np.array_equal(again[name], first[name]) for name in first)
 
@@ -192,16 +192,12 @@ def test_a_cache_that_holds_nan_is_refused_by_the_activation(
 
 def test_a_step_whose_logits_are_not_finite_has_no_greedy_token() -> None:
     logits = np.array([[0.0, 2.0, 1.0], [1.0, 0.0, np.nan]], np.float32)
-    empty = np.zeros((2, 0), np.int64)
-    sound = ChainStep(logits=logits[:1], cache={}, mask=empty[:1], text_embeds=logits[:1])
-    assert sound.greedy("calibration").tolist() == [1]
+    assert greedy_tokens(logits[:1], "calibration").tolist() == [1]
     with pytest.raises(
         NotFiniteError,
         match=r"^calibration, row 3: of the decoder's logits, 1 of 6 values is NaN or infinite; its weights",
     ):
-        ChainStep(logits=logits, cache={}, mask=empty, text_embeds=logits).greedy(
-            "calibration, row 3"
-        )
+        greedy_tokens(logits, "calibration, row 3")
 
 
 @pytest.fixture(scope="module")

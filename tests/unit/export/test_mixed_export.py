@@ -22,7 +22,7 @@ from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.errors import DataError, ToleranceError, UnsupportedError
 from moir_edge.export import assemble, export_bundle
 from moir_edge.export.precisions import apply_precision
-from moir_edge.graphs.chain import GraphChain
+from moir_edge.graphs.sessions import TappedSessions
 from moir_edge.graphs.writing import write_graphs
 from moir_edge.runtime.processor import Processor
 
@@ -89,13 +89,11 @@ def _forced(models: Any, facts: Any, batch: PromptBatch, tokens: np.ndarray, fol
     write_graphs(models, folder)
     # Fused, a quantized product rounds its activations to 8 bits besides.
     exact = {"session.disable_quant_qdq": "1"}
-    chain = GraphChain(folder, dict.fromkeys(models, "fp32"), facts, session_entries=exact)
-    step = chain.prefill(batch.inputs.input_ids, batch.inputs.attention_mask, batch.tiles)
-    routing, logits = step.routing, [step.logits]
-    for at in range(tokens.shape[1] - 1):
-        step = chain.step(step, tokens[:, at : at + 1])
-        logits.append(step.logits)
-    return np.stack(logits, axis=1).astype(np.float64), routing
+    sessions = TappedSessions(folder, dict.fromkeys(models, "fp32"), facts, session_entries=exact)
+    run = sessions.prompt(batch.inputs)
+    last, state = sessions.prefill(run.embeds, batch.inputs.attention_mask)
+    logits = [last, *(sessions.decode(tokens[:, at], state) for at in range(tokens.shape[1] - 1))]
+    return np.stack(logits, axis=1).astype(np.float64), run.routed
 
 
 def test_a_layers_cost_is_that_of_a_chain_with_it_alone_quantized(

@@ -12,7 +12,7 @@ from moir_edge.errors import NotFiniteError, ToleranceError
 from moir_edge.export.parity import require_fp32_parity
 from moir_edge.export.parity_figures import ParityFigures
 from moir_edge.export.samples import parity_samples
-from moir_edge.graphs.routing_parity import RoutingFigures, same_choice
+from moir_edge.metrics.routed import RoutedPrompts, RoutingFigures, same_choice
 
 
 def _figures(errors: dict[str, float], scale: float = 1.0) -> dict[str, Any]:
@@ -94,18 +94,32 @@ def test_errors_are_relative_to_the_largest_value_of_all_prompts() -> None:
     }
 
 
+def _routed(values: dict[str, Any]) -> RoutedPrompts:
+    """Return outputs of a router; what a test does not name is empty."""
+    empty = dict.fromkeys(
+        ("embeds", "positions", "scores", "indices", "margin", "gate"), np.zeros(0)
+    )
+    return RoutedPrompts(**(empty | values))
+
+
 def test_embeddings_count_where_both_routers_chose_alike() -> None:
     expected = {
         "positions": np.array([[0, 1, 3, -1]]),
-        "routed_embeds": np.zeros((1, 5, 2)),
-        "router_indices": np.array([[[3], [3], [0], [-1]]]),
-        "router_gate": np.array([[0.5, 0.0, 0.5, 0.0]]),
+        "embeds": np.zeros((1, 5, 2)),
+        "indices": np.array([[[3], [3], [0], [-1]]]),
+        "gate": np.array([[0.5, 0.0, 0.5, 0.0]]),
     }
     got = expected | {
-        "router_indices": np.array([[[2], [3], [0], [7]]]),  # another source of the first
-        "router_gate": np.array([[0.5, 0.1, 0.4, 0.0]]),  # the second is routed too
+        "indices": np.array([[[2], [3], [0], [7]]]),  # another source of the first
+        "gate": np.array([[0.5, 0.1, 0.4, 0.0]]),  # the second is routed too
     }
-    assert same_choice(got, expected)[0, :, 0].tolist() == [False, False, True, True, True]
+    assert same_choice(_routed(got), _routed(expected))[0, :, 0].tolist() == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_samples_hold_as_many_image_tokens_as_features(
@@ -116,16 +130,17 @@ def test_samples_hold_as_many_image_tokens_as_features(
     assert any((sample.attention_mask == 0).any() for sample in samples)
     for sample in samples:
         tokens = int((sample.input_ids == traced.facts.image_token_id).sum())
-        assert tokens == len(sample.tiles) * traced.facts.tokens_per_tile
-        assert np.abs(sample.tiles).max(initial=0) <= 1
+        tiles = np.zeros((0, 1)) if sample.pixel_values is None else sample.pixel_values
+        assert tokens == len(tiles) * traced.facts.tokens_per_tile
+        assert np.abs(tiles).max(initial=0) <= 1
 
 
 _EXPECTED = {
-    "routed_embeds": np.eye(4)[None],
-    "router_scores": np.array([[0.1, 0.2, 0.9]]),
-    "router_indices": np.array([[[0, 1], [2, 3], [-1, -1]]]),
-    "router_margin": np.array([[0.5, 0.25, 0.0]]),
-    "router_gate": np.array([[0.9, 0.8, 0.0]]),
+    "embeds": np.eye(4)[None],
+    "scores": np.array([[0.1, 0.2, 0.9]]),
+    "indices": np.array([[[0, 1], [2, 3], [-1, -1]]]),
+    "margin": np.array([[0.5, 0.25, 0.0]]),
+    "gate": np.array([[0.9, 0.8, 0.0]]),
 }
 
 
@@ -133,13 +148,15 @@ def test_routing_figures() -> None:
     # Three tokens; the third is not routed. The graph swaps one of the first token's sources for an orthogonal one.
     figures = RoutingFigures()
     figures.compare(
-        _EXPECTED,
-        {
-            "router_scores": np.array([[0.1, 0.25, 0.9]]),
-            "router_indices": np.array([[[0, 2], [3, 2], [-1, -1]]]),
-            "router_gate": np.array([[0.9, 0.75, 0.1]]),
-            "router_margin": np.array([[0.5, 0.75, 0.1]]),
-        },
+        _routed(_EXPECTED),
+        _routed(
+            {
+                "scores": np.array([[0.1, 0.25, 0.9]]),
+                "indices": np.array([[[0, 2], [3, 2], [-1, -1]]]),
+                "gate": np.array([[0.9, 0.75, 0.1]]),
+                "margin": np.array([[0.5, 0.75, 0.1]]),
+            }
+        ),
     )
     summary = figures.summary()
     assert summary is not None
@@ -153,7 +170,7 @@ def test_routing_figures() -> None:
     assert summary["matched_token_cosine"] == 0.5
 
 
-@pytest.mark.parametrize("name", ["router_scores", "router_margin", "router_gate"])
+@pytest.mark.parametrize("name", ["scores", "margin", "gate"])
 @pytest.mark.parametrize("side", ["reference", "graph"])
 def test_routing_that_is_not_finite_has_no_figures(name: str, side: str) -> None:
     values = _EXPECTED[name].copy()
@@ -161,8 +178,8 @@ def test_routing_that_is_not_finite_has_no_figures(name: str, side: str) -> None
     bad = _EXPECTED | {name: values}
     pair = (bad, _EXPECTED) if side == "reference" else (_EXPECTED, bad)
     with pytest.raises(NotFiniteError) as caught:
-        RoutingFigures().compare(*pair)
-    assert str(caught.value) == f"{name} of the {side}: 1 of 3 values is NaN or infinite"
+        RoutingFigures().compare(*map(_routed, pair))
+    assert str(caught.value) == f"router_{name} of the {side}: 1 of 3 values is NaN or infinite"
 
 
 def test_no_routing_gives_no_figures() -> None:
@@ -171,12 +188,12 @@ def test_no_routing_gives_no_figures() -> None:
 
 def test_routing_figures_of_a_router_without_single_sources() -> None:
     pooled = {
-        "routed_embeds": np.eye(4)[None],
-        "router_scores": np.array([[0.25, 0.5]]),
-        "router_indices": np.full((1, 2, 1), -1),
-        "router_margin": np.zeros((1, 2)),
-        "router_gate": np.array([[0.75, 0.5]]),
+        "embeds": np.eye(4)[None],
+        "scores": np.array([[0.25, 0.5]]),
+        "indices": np.full((1, 2, 1), -1),
+        "margin": np.zeros((1, 2)),
+        "gate": np.array([[0.75, 0.5]]),
     }
     figures = RoutingFigures()
-    figures.compare(pooled, pooled)
+    figures.compare(_routed(pooled), _routed(pooled))
     assert figures.summary() == {"routed_tokens": 2, "score_max_abs_error": 0.0, "gate_flips": 0}

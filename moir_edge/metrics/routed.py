@@ -1,8 +1,8 @@
-"""Figures on the router's choices: the same sources, or others that carry the same?"""
+"""What the router did to a batch of prompts, and how far two routers do the same."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,45 @@ import numpy.typing as npt
 from moir_edge.errors import NotFiniteError
 from moir_edge.finite import count_text, is_finite, largest
 from moir_edge.metrics.cosine import cosines
+from moir_edge.runtime.interface import RouterArrays
 
-__all__ = ["RoutingFigures", "same_choice", "torch_routing"]
+__all__ = ["RoutedPrompts", "RoutingFigures", "same_choice"]
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutedPrompts:
+    """The router's outputs on a batch; first N image tokens, then M text tokens.
+
+    Attributes:
+        embeds: (batch, sequence, hidden) as they left the router.
+        positions: (batch, N + M) int64, sequence positions of the tokens, -1 where a row has fewer.
+        scores: (batch, N + M), information density in [0, 1].
+        indices: (batch, N + M, k) int64, sequence positions of the sources, -1 where none.
+        margin: (batch, N + M), best minus runner-up similarity.
+        gate: (batch, N + M), 0 for tokens that were not routed.
+    """
+
+    embeds: Array
+    positions: Array
+    scores: Array
+    indices: Array
+    margin: Array
+    gate: Array
+
+    @classmethod
+    def of(cls, embeds: Array, arrays: RouterArrays) -> RoutedPrompts:
+        """Join what the runtime's sessions return."""
+        texts = np.where(arrays.text_mask, arrays.text_positions, -1)
+        return cls(
+            embeds=embeds,
+            positions=np.concatenate([arrays.image_positions, texts], axis=1),
+            scores=arrays.scores,
+            indices=arrays.indices,
+            margin=arrays.margin,
+            gate=arrays.gate,
+        )
 
 
 class RoutingFigures:
@@ -33,7 +68,7 @@ class RoutingFigures:
         self._gate_flips = 0
         self._names_sources = False
 
-    def compare(self, expected: Mapping[str, Array], got: Mapping[str, Array]) -> None:
+    def compare(self, expected: RoutedPrompts, got: RoutedPrompts) -> None:
         """Compare the outputs of two router graphs on one prompt, both by the graph's names.
 
         Args:
@@ -45,20 +80,20 @@ class RoutingFigures:
         """
         for side, values in (("reference", expected), ("graph", got)):
             _require_finite(side, values)
-        routed = expected["router_gate"] > 0  # (batch, tokens)
-        self._gate_flips += int((routed != (got["router_gate"] > 0)).sum())
-        scores = np.abs(got["router_scores"] - expected["router_scores"])
+        routed = expected.gate > 0  # (batch, tokens)
+        self._gate_flips += int((routed != (got.gate > 0)).sum())
+        scores = np.abs(got.scores - expected.scores)
         self._score_error = max(self._score_error, largest(scores))
-        self._margins.append(expected["router_margin"][routed])
-        self._own_margins.append(got["router_margin"][routed])
+        self._margins.append(expected.margin[routed])
+        self._own_margins.append(got.margin[routed])
         ours, theirs = (
-            got["router_indices"][routed],
-            expected["router_indices"][routed],
+            got.indices[routed],
+            expected.indices[routed],
         )  # (routed, k)
         self._names_sources |= bool((theirs >= 0).any())
         self._overlaps.append(_overlap(ours, theirs))
         batch = np.broadcast_to(np.arange(len(routed))[:, None], routed.shape)[routed]
-        self._cosines.append(_cosine(expected["routed_embeds"], batch, ours, theirs))
+        self._cosines.append(_cosine(expected.embeds, batch, ours, theirs))
 
     def summary(self) -> dict[str, float | int] | None:
         """Return the figures as plain JSON data, or None if nothing was routed.
@@ -86,30 +121,7 @@ class RoutingFigures:
         }
 
 
-def torch_routing(model: Any) -> dict[str, Array] | None:
-    """Return the outputs of a model's router, by the graph's names, on the prompt that it has just run.
-
-    Args:
-        model: A model with a router.
-
-    Returns:
-        ``routed_embeds``, ``router_scores``, ``router_indices``, ``router_margin`` and ``router_gate``, shapes as in
-        `moir_edge.router.RouterOutput`, and ``positions`` (batch, tokens) of the tokens in the prompt, -1 for none. None if
-        nothing was routed.
-    """
-    from moir_edge.router import last_routing
-
-    routing = last_routing(model)
-    if routing is None:
-        return None
-    places = [routing.image_positions, routing.text_positions]
-    return {
-        "positions": np.concatenate([place.numpy() for place in places], axis=1),
-        **{graph: getattr(routing.output, name).numpy() for graph, name in _FIELDS.items()},
-    }
-
-
-def same_choice(got: Mapping[str, Array], expected: Mapping[str, Array]) -> Array:
+def same_choice(got: RoutedPrompts, expected: RoutedPrompts) -> Array:
     """Return which tokens of a prompt both routers left alone or enriched from the same sources.
 
     Args:
@@ -119,28 +131,19 @@ def same_choice(got: Mapping[str, Array], expected: Mapping[str, Array]) -> Arra
     Returns:
         (batch, sequence, 1) bool.
     """
-    other = (got["router_indices"] != expected["router_indices"]).any(axis=-1)
-    other |= (got["router_gate"] > 0) != (expected["router_gate"] > 0)  # (batch, tokens)
-    same = np.ones(expected["routed_embeds"].shape[:2], bool)
-    rows, columns = np.nonzero(other & (expected["positions"] >= 0))
-    same[rows, expected["positions"][rows, columns]] = False
+    other = (got.indices != expected.indices).any(axis=-1)
+    other |= (got.gate > 0) != (expected.gate > 0)  # (batch, tokens)
+    same = np.ones(expected.embeds.shape[:2], bool)
+    rows, columns = np.nonzero(other & (expected.positions >= 0))
+    same[rows, expected.positions[rows, columns]] = False
     return same[..., None]
 
 
-def _require_finite(side: str, values: Mapping[str, Array]) -> None:
-    for name in ("router_scores", "router_gate", "router_margin"):
-        if not is_finite(values[name]):
-            raise NotFiniteError(f"{name} of the {side}: {count_text(values[name])}")
-
-
-# Output of the graph to field of `RouterOutput`.
-_FIELDS = {
-    "routed_embeds": "inputs_embeds",
-    "router_scores": "scores",
-    "router_indices": "indices",
-    "router_margin": "margin",
-    "router_gate": "gate",
-}
+def _require_finite(side: str, values: RoutedPrompts) -> None:
+    for name in ("scores", "gate", "margin"):
+        array = getattr(values, name)
+        if not is_finite(array):
+            raise NotFiniteError(f"router_{name} of the {side}: {count_text(array)}")
 
 
 def _overlap(ours: Array, theirs: Array) -> Array:

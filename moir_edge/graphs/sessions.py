@@ -1,0 +1,212 @@
+"""The graphs of a folder as the runtime's sessions, with taps: calibration and parity run them by the runtime's own loop."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from moir_edge.bundle import ModelFacts
+from moir_edge.errors import NotFiniteError
+from moir_edge.finite import count_text, is_finite
+from moir_edge.metrics.routed import RoutedPrompts
+from moir_edge.runtime.component import Component
+from moir_edge.runtime.float4 import session_source
+from moir_edge.runtime.generation import prompt_embeddings
+from moir_edge.runtime.interface import Embeds, Floats, Ints, PromptArrays
+from moir_edge.runtime.sessions import GraphSessions
+from moir_edge.runtime.timing import Stopwatch
+from moir_edge.targets import session_config
+from moir_edge.threads import session_options
+
+__all__ = ["TAP_PREFIX", "Prompt", "PromptRun", "TappedSessions", "Watch", "greedy_tokens"]
+
+TAP_PREFIX = "tap/"
+"""How the names of outputs begin that only a watcher reads."""
+
+Array = npt.NDArray[Any]
+
+Watch = Callable[[str, Mapping[str, Array]], None]
+"""Called as ``watch(component, values)`` after each run, with the tapped values by name without `TAP_PREFIX`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A batch of prompts, padded on the left; see `moir_edge.runtime.interface.PromptArrays`."""
+
+    input_ids: Ints
+    attention_mask: Ints
+    pixel_values: Floats | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptRun:
+    """What passes between the components on the way to the decoder.
+
+    Attributes:
+        image_features: (images, tokens, hidden), or None without images.
+        text_embeds: (batch, sequence, hidden), straight from `embedding`.
+        embeds: (batch, sequence, hidden) that enter the decoder, where the sessions keep them.
+        routed: What the router did, or None where nothing was routed.
+    """
+
+    image_features: Floats | None
+    text_embeds: Floats
+    embeds: Embeds
+    routed: RoutedPrompts | None
+
+
+class TappedSessions(GraphSessions):
+    """Sessions of the graphs of a folder on the CPU.
+
+    Args:
+        folder: Holds ``<component>.onnx``.
+        precisions: Component name to precision.
+        facts: The model's facts.
+        watch: Gets the tapped values of every run.
+        tiles_per_run: Image tiles that `vision` takes at once; bounds what a watcher gets.
+        session_entries: Further configuration entries of every session.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        precisions: Mapping[str, str],
+        facts: ModelFacts,
+        *,
+        watch: Watch | None = None,
+        tiles_per_run: int = 16,
+        session_entries: Mapping[str, str] | None = None,
+    ) -> None:
+        self._watch = watch
+        self._entries = session_entries or {}
+        self._tapped = self._open(folder, precisions)
+        self._known: Floats | None = None
+        self._features: Floats | None = None
+        self._text = np.zeros((0, 0, 0), np.float32)
+        super().__init__(self._tapped, facts, source=str(folder), tiles_per_run=tiles_per_run)
+
+    def replaced(self, folder: Path, precisions: Mapping[str, str]) -> TappedSessions:
+        """Return sessions that take the named components from another folder and share the others."""
+        other = copy.copy(self)
+        other._tapped = self._tapped | self._open(folder, precisions)
+        other.components = dict(other._tapped)
+        other.feed_further({})
+        return other
+
+    def feed_further(self, inputs: Mapping[str, Mapping[str, Array]]) -> None:
+        """Feed inputs that graphs have besides the interface at every run from now on, by component."""
+        for name, component in self._tapped.items():
+            component.further_inputs = inputs.get(name, {})
+
+    def prompt(self, inputs: PromptArrays, *, features: Floats | None = None) -> PromptRun:
+        """Run all that comes before the decoder, as the runtime does.
+
+        Args:
+            inputs: The prompts.
+            features: Image features that are known, in place of a run of `vision`.
+        """
+        self._known, self._features = features, None
+        embeds, arrays = prompt_embeddings(self, self.facts, inputs, Stopwatch(), router=True)
+        self._known = None
+        return PromptRun(
+            image_features=self._features,
+            text_embeds=self._text,
+            embeds=embeds,
+            routed=None if arrays is None else RoutedPrompts.of(self.to_numpy(embeds), arrays),
+        )
+
+    def image_features(self, pixel_values: Floats) -> Floats:
+        """Return image features, those that `prompt` was given or of a run; `prompt` hands them out."""
+        known = self._known
+        self._features = super().image_features(pixel_values) if known is None else known
+        return self._features
+
+    def embed(self, input_ids: Ints) -> Floats:
+        """Return token embeddings; `prompt` hands out a copy, because image features are put into them."""
+        embeds = super().embed(input_ids)
+        self._text = embeds.copy()
+        return embeds
+
+    def _open(self, folder: Path, precisions: Mapping[str, str]) -> dict[str, TappedComponent]:
+        return {
+            name: TappedComponent(
+                name, _session(folder / f"{name}.onnx", name, precision, self._entries), self._watch
+            )
+            for name, precision in precisions.items()
+        }
+
+
+class TappedComponent(Component):
+    """A component that hands its taps to a watcher at each run, and takes further inputs.
+
+    Args:
+        name: Of the component.
+        session: An ONNX Runtime session.
+        watch: Gets the tapped values; None drops them.
+
+    Attributes:
+        further_inputs: Inputs besides the interface, fed at every run.
+    """
+
+    def __init__(self, name: str, session: ort.InferenceSession, watch: Watch | None) -> None:
+        super().__init__(session)
+        self.further_inputs: Mapping[str, Array] = {}
+        self._name = name
+        self._watch = watch
+        names = [output.name for output in session.get_outputs()]
+        self._taps = [one for one in names if one.startswith(TAP_PREFIX)]
+
+    def arrays(self, feed: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """Run on arrays; see `Component.arrays`."""
+        found = super().arrays({**feed, **self.further_inputs}, [*outputs, *self._taps])
+        self._hand_over(found[len(outputs) :])
+        return found[: len(outputs)]
+
+    def values(self, feed: Mapping[str, Any], outputs: Mapping[str, str]) -> list[Any]:
+        """Run on values; see `Component.values`."""
+        wanted = {**outputs, **dict.fromkeys(self._taps, "cpu")}
+        found = super().values({**feed, **self.further_inputs}, wanted)
+        self._hand_over([value.numpy() for value in found[len(outputs) :]])
+        return found[: len(outputs)]
+
+    def _hand_over(self, values: Sequence[Array]) -> None:
+        if self._watch is not None:
+            names = [name.removeprefix(TAP_PREFIX) for name in self._taps]
+            self._watch(self._name, dict(zip(names, values, strict=True)))
+
+
+def greedy_tokens(logits: Floats, where: str) -> Ints:
+    """Return each row's most likely token, (batch,) for (batch, vocab); the largest of NaN means nothing.
+
+    Args:
+        logits: Of the decoder.
+        where: What ran, for the message.
+
+    Raises:
+        NotFiniteError: A logit is NaN or infinite.
+    """
+    if not is_finite(logits):
+        raise NotFiniteError(
+            f"{where}: of the decoder's logits, {count_text(logits)}; "
+            "its weights are damaged or its precision is too narrow"
+        )
+    return np.asarray(logits.argmax(axis=-1), np.int64)
+
+
+def _session(
+    path: Path, component: str, precision: str, entries: Mapping[str, str]
+) -> ort.InferenceSession:
+    options = session_options()
+    config = {**session_config(component, precision, ort.__version__), **entries}
+    for key, value in config.items():
+        options.add_session_config_entry(key, value)
+    return ort.InferenceSession(
+        session_source(path, precision), options, providers=["CPUExecutionProvider"]
+    )

@@ -1,0 +1,56 @@
+"""One graph in ONNX Runtime: arrays of the host in and out, or values that stay where the provider computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Component"]
+
+
+class Component:
+    """Runs one graph.
+
+    Args:
+        session: An ONNX Runtime session.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that ONNX Runtime gave to the session."""
+        return str(self.session.get_providers()[0])
+
+    def arrays(
+        self, feed: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]
+    ) -> list[npt.NDArray[Any]]:
+        """Run on arrays and return arrays, one for each name of `outputs`."""
+        found: list[npt.NDArray[Any]] = self.session.run(list(outputs), dict(feed))
+        return found
+
+    def values(self, feed: Mapping[str, Any], outputs: Mapping[str, str]) -> list[Any]:
+        """Run without copies of what lies on a device.
+
+        Args:
+            feed: Input name to an array of the host or an ONNX Runtime value.
+            outputs: Output name to the memory that takes it, ``"cpu"`` or ``"cuda"``.
+
+        Returns:
+            ONNX Runtime values, in the order of `outputs`.
+        """
+        binding = self.session.io_binding()
+        for name, value in feed.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            else:
+                binding.bind_ortvalue_input(name, value)
+        for name, memory in outputs.items():
+            binding.bind_output(name, memory)
+        self.session.run_with_iobinding(binding)
+        found: list[Any] = binding.get_outputs()
+        return found
