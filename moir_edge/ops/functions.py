@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moir_edge.ops.schema import DOMAIN, OPSET
+from moir_edge.router.constants import spelled
 
 if TYPE_CHECKING:
     import onnx
@@ -21,7 +22,7 @@ _CONFIDENCE = """
 """
 
 _ENTROPY = """
-    tiny = Constant <value = float {1e-30}> ()
+    tiny = Constant <value = float {$SHARE_FLOOR}> ()
     energy = Mul (tokens, tokens)
     total = ReduceSum <keepdims = 1> (energy, last)
     divisor = Max (total, tiny)
@@ -42,8 +43,8 @@ _ENTROPY = """
 
 # Rank by comparison, not by TopK: TensorRT limits K to 3840, and many-tile images have more tokens.
 _WEAK_BY_RATIO = """
-    slope = Constant <value = float {3.814697265625e-06}> ()
-    beyond = Constant <value = float {9.0}> ()
+    slope = Constant <value = float {$DENSITY_SLOPE}> ()
+    beyond = Constant <value = float {$BEHIND}> ()
     half = Constant <value = float {0.5}> ()
     share_weak = Constant <value_float: float = @ratio> ()
     second = Constant <value = int64 {1}> ()
@@ -75,10 +76,10 @@ _SIMILARITY_TOP_K = """
 SimilarityTopK <k> (queries, keys, density, valid, query_weight, key_weight)
     => (weights, indices, margin)
 {{
-    floor = Constant <value = float {{1e-6}}> ()
-    slope = Constant <value = float {{6.103515625e-05}}> ()
-    absent = Constant <value = float {{-1e9}}> ()
-    edge = Constant <value = float {{-5e8}}> ()
+    floor = Constant <value = float {{$DENSITY_FLOOR}}> ()
+    slope = Constant <value = float {{$SIMILARITY_SLOPE}}> ()
+    absent = Constant <value = float {{$ABSENT}}> ()
+    edge = Constant <value = float {{$EXISTS}}> ()
     zero = Constant <value = float {{0.0}}> ()
     none = Constant <value = int64 {{-1}}> ()
     second = Constant <value = int64 {{1}}> ()
@@ -190,7 +191,7 @@ def function_protos(config: RouterConfig | None = None) -> list[onnx.FunctionPro
     )
     lookup = _SIMILARITY_TOP_K.format(domain=DOMAIN, opset=OPSET)
     texts = (_token_information(config), lookup, route_tokens)
-    return [parser.parse_function(text) for text in texts]
+    return [parser.parse_function(spelled(text)) for text in texts]
 
 
 def _token_information(config: RouterConfig) -> str:
@@ -210,7 +211,7 @@ TokenInformation <density_kind, ratio, threshold> (tokens, valid, scale, shift{h
 {{
     last = Constant <value_ints = [-1]> ()
     one = Constant <value = float {{1.0}}> ()
-    normalized = LayerNormalization <axis = -1, epsilon = 1e-05> (tokens, scale, shift)
+    normalized = LayerNormalization <axis = -1, epsilon = $LAYER_NORM_EPSILON> (tokens, scale, shift)
     present = Cast <to = 1> (valid)
     {(_CONFIDENCE if config.density == "confidence" else _ENTROPY).strip()}
     density = Mul (raw, present)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from moir_edge.ops.functions import function_protos
 from moir_edge.ops.pooled_graph import pooled_body
 from moir_edge.ops.schema import DOMAIN, OPSET, VERSION
+from moir_edge.router.constants import spelled
 
 if TYPE_CHECKING:
     import onnx
@@ -45,7 +46,7 @@ router (
 )
 {{
     zero = Constant <value = float {{0.0}}> ()
-    float_max = Constant <value = float {{3.4028234e38}}> ()
+    float_max = Constant <value = float {{$FLOAT32_MAX}}> ()
     first = Constant <value = int64 {{0}}> ()
     none = Constant <value = int64 {{-1}}> ()
     i0 = Constant <value_ints = [0]> ()
@@ -169,7 +170,9 @@ def router_graph(router: Router) -> onnx.ModelProto:
     import onnx
     from onnx import numpy_helper, parser
 
-    model: onnx.ModelProto = parser.parse_model(_graph_text(router.config, router.hidden_size))
+    model: onnx.ModelProto = parser.parse_model(
+        spelled(_graph_text(router.config, router.hidden_size))
+    )
     for name, value in _weights(router).items():
         model.graph.initializer.append(numpy_helper.from_array(value, name))
     if router.config.kind == "token":

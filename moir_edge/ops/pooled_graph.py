@@ -22,10 +22,10 @@ _POOL = """
 """
 
 _CHANNEL_CONSTANTS = """
-    tiny = Constant <value = float {{1e-30}}> ()
-    least_square = Constant <value = float {{1e-12}}> ()
-    scale_low = Constant <value = float {{0.1}}> ()
-    scale_high = Constant <value = float {{10.0}}> ()
+    tiny = Constant <value = float {{$SHARE_FLOOR}}> ()
+    least_square = Constant <value = float {{$LEAST_MEAN_SQUARE}}> ()
+    scale_low = Constant <value = float {{$SCALE_LOW}}> ()
+    scale_high = Constant <value = float {{$SCALE_HIGH}}> ()
     quota = Constant <value_ints = [{count}]> ()
     quota_float = Constant <value = float {{{count}.0}}> ()
     step_one = Constant <value = int64 {{1}}> ()

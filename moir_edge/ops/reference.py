@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from moir_edge.router.constants import (
+    DENSITY_FLOOR,
+    DENSITY_SLOPE,
+    LAYER_NORM_EPSILON,
+    SIMILARITY_SLOPE,
+)
+
 __all__ = ["route_tokens", "similarity_top_k", "token_information"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-
-EPSILON = 1e-5
-DENSITY_SLOPE = 2.0**-18
-SIMILARITY_SLOPE = 2.0**-14
-DENSITY_FLOOR = 1e-6
 
 
 def token_information(
@@ -61,9 +63,9 @@ def token_information(
 def _layer_norm(tokens: FloatArray, scale: FloatArray, shift: FloatArray) -> FloatArray:
     centred = tokens - tokens.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
-    normalized: FloatArray = (centred / np.sqrt(variance + EPSILON) * scale + shift).astype(
-        np.float32
-    )
+    normalized: FloatArray = (
+        centred / np.sqrt(variance + LAYER_NORM_EPSILON) * scale + shift
+    ).astype(np.float32)
     return normalized
 
 

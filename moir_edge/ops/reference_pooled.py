@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.ops.reference import FloatArray
+from moir_edge.router.constants import LEAST_MEAN_SQUARE, SCALE_RANGE, SHARE_FLOOR
 
 __all__ = ["route_channel", "route_gate"]
 
@@ -37,11 +38,11 @@ def route_channel(weights: Weights, config: Any, rows: dict[str, FloatArray]) ->
         count = max(1, math.floor(config.ratio * tokens.shape[1] + 0.5))
         weak = np.argsort(tokens.var(axis=0), kind="stable")[:count]
         own_rms, source_rms = _rms(tokens[:, weak]), _rms(source[weak])
-        scale = np.clip(own_rms / source_rms, 0.1, 10.0)
+        scale = np.clip(own_rms / source_rms, *SCALE_RANGE)
         alpha = 1.0 / (1.0 + np.exp(-weights[f"{side}.mix"][weak]))
         routed = tokens.copy()
         routed[:, weak] = alpha * scale * source[weak] + (1.0 - alpha) * tokens[:, weak]
-        energy = np.maximum((tokens**2).sum(axis=1), 1e-30)
+        energy = np.maximum((tokens**2).sum(axis=1), SHARE_FLOOR)
         scores = 1.0 - (tokens[:, weak] ** 2).sum(axis=1) / energy
         found[side] = _result(routed, np.full(len(tokens), alpha.mean()), scores)
     return found
@@ -76,7 +77,7 @@ def route_gate(weights: Weights, config: Any, rows: dict[str, FloatArray]) -> Fo
 
 
 def _rms(values: FloatArray) -> float:
-    return math.sqrt(max(float(np.mean(values.astype(np.float64) ** 2)), 1e-12))
+    return math.sqrt(max(float(np.mean(values.astype(np.float64) ** 2)), LEAST_MEAN_SQUARE))
 
 
 def _closed(tokens: FloatArray) -> tuple[Any, ...]:

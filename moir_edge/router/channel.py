@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from moir_edge.router.config import RouterConfig
+from moir_edge.router.constants import LEAST_MEAN_SQUARE, SCALE_RANGE, SHARE_FLOOR
 from moir_edge.router.pooled import Enriched, PooledRouter, Side, masked_mean
 
 __all__ = ["ChannelRouter", "channel_energy"]
 
 # Both constants are shared by the numpy reference and the ONNX body (moir_edge/ops), which spell them anew.
-SCALE_RANGE = (0.1, 10.0)
-MEAN_SQUARE_FLOOR = 1e-12
 
 
 def channel_energy(tokens: Tensor, valid: Tensor) -> Tensor:
@@ -71,13 +70,13 @@ class ChannelRouter(PooledRouter):
         squares = tokens.square()
         weak = (squares * exchanged[:, None]).sum(dim=2)  # (batch, tokens)
         number = valid.sum(dim=1, keepdim=True).clamp_min(1) * count
-        own = (weak.sum(dim=1, keepdim=True) / number).clamp_min(MEAN_SQUARE_FLOOR)
+        own = (weak.sum(dim=1, keepdim=True) / number).clamp_min(LEAST_MEAN_SQUARE)
         other = (source.square() * exchanged).sum(dim=1, keepdim=True) / count
-        scale = torch.sqrt(own) / torch.sqrt(other.clamp_min(MEAN_SQUARE_FLOOR))
+        scale = torch.sqrt(own) / torch.sqrt(other.clamp_min(LEAST_MEAN_SQUARE))
         matched = scale.clamp(*SCALE_RANGE) * source
         mix: ChannelMix = getattr(self, side)
         share = exchanged * torch.sigmoid(mix.mix.float())
         rows = tokens + share[:, None] * (matched[:, None] - tokens)
-        kept = 1.0 - weak / squares.sum(dim=2).clamp_min(1e-30)
+        kept = 1.0 - weak / squares.sum(dim=2).clamp_min(SHARE_FLOOR)
         gate = share.sum(dim=1, keepdim=True) / count
         return Enriched(rows, kept.clamp(0.0, 1.0), gate.expand_as(kept))

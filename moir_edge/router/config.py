@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from moir_edge.errors import DataError
 from moir_edge.finite import json_text
+from moir_edge.router.constants import CHANNEL_RATIO
 
 __all__ = ["RouterConfig"]
 
 
 _EDITED = "it was written by another version of moir-edge or edited by hand"
 
-CHANNEL_RATIO = 0.1
 """Share of the channels that is exchanged, as published."""
 
 # The settings of the kinds that read the other modality's mean; the token router takes all of them.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from moir_edge.router.base import Router, RouterOutput
 from moir_edge.router.config import RouterConfig
-from moir_edge.router.steps import FLOAT32_MAX, read_rows, write_rows
+from moir_edge.router.constants import FLOAT32_MAX
+from moir_edge.router.steps import read_rows, write_rows
 
 __all__ = ["Enriched", "PooledRouter", "Side"]
 

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["entropy_density", "read_rows", "usable_side", "weak_boundary", "write_rows"]
+from moir_edge.router.constants import BEHIND, FLOAT32_MAX, SHARE_FLOOR
 
-# A side whose absolute values sum to more than float32 holds counts as non-finite.
-FLOAT32_MAX = 3.4028234e38
+__all__ = ["entropy_density", "read_rows", "usable_side", "weak_boundary", "write_rows"]
 
 
 def entropy_density(tokens: Tensor) -> Tensor:
@@ -21,8 +20,8 @@ def entropy_density(tokens: Tensor) -> Tensor:
         tokens: (…, hidden) float32.
     """
     energy = tokens.square()
-    share = energy / energy.sum(dim=-1, keepdim=True).clamp_min(1e-30)
-    entropy = -(share * torch.log(share.clamp_min(1e-30))).sum(dim=-1)
+    share = energy / energy.sum(dim=-1, keepdim=True).clamp_min(SHARE_FLOOR)
+    entropy = -(share * torch.log(share.clamp_min(SHARE_FLOOR))).sum(dim=-1)
     return (entropy / math.log(tokens.shape[-1])).clamp(0.0, 1.0)
 
 
@@ -44,13 +43,13 @@ def weak_boundary(ordered: Tensor, valid: Tensor, ratio: float) -> tuple[Tensor,
     """Return the highest weak and the lowest other value, (batch, 1) each.
 
     Args:
-        ordered: (batch, tokens) densities with the slope added, 9 where invalid.
+        ordered: (batch, tokens) densities with the slope added, `BEHIND` where invalid.
         valid: (batch, tokens), which tokens count.
         ratio: Share ρ of the n valid tokens that is weak: ⌊ρ·n + ½⌋ of them.
     """
     count = valid.float().sum(dim=1, keepdim=True)
     quota = torch.floor(count * ratio + 0.5)
-    edges = F.pad(ordered.sort(dim=1).values, (1, 1), value=9.0)
+    edges = F.pad(ordered.sort(dim=1).values, (1, 1), value=BEHIND)
     low, high = (edges.gather(1, quota.long() + step) for step in (0, 1))
     # All tokens weak, or none: the boundary lies a whole density beyond the last one.
     low = torch.where(quota > 0, low, high - 2.0)

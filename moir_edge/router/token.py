@@ -12,6 +12,15 @@ from torch import Tensor, nn
 
 from moir_edge.router.base import Router, RouterOutput
 from moir_edge.router.config import RouterConfig
+from moir_edge.router.constants import (
+    ABSENT,
+    BEHIND,
+    DENSITY_FLOOR,
+    DENSITY_SLOPE,
+    EXISTS,
+    LAYER_NORM_EPSILON,
+    SIMILARITY_SLOPE,
+)
 from moir_edge.router.fused import fused_obstacle, route_fused
 from moir_edge.router.steps import (
     entropy_density,
@@ -22,15 +31,6 @@ from moir_edge.router.steps import (
 )
 
 __all__ = ["TokenRouter"]
-
-# The constants below are shared by the numpy reference and the ONNX bodies (moir_edge/ops), which spell them anew.
-LAYER_NORM_EPSILON = 1e-5
-# Prompts repeat tokens, and copies of a token differ only by rounding noise that depends on the kernel. A slope along
-# the token order, far above that noise and far below any real difference, makes every runtime prefer the first copy.
-DENSITY_SLOPE = 2.0**-18
-SIMILARITY_SLOPE = 2.0**-14
-DENSITY_FLOOR = 1e-6
-ABSENT = -1e9
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class TokenRouter(Router):
             )
         if config.ratio is not None:
             ordered = density + DENSITY_SLOPE * valid.float().cumsum(dim=1)
-            ordered = torch.where(valid, ordered, 9.0)
+            ordered = torch.where(valid, ordered, BEHIND)
             low, high = weak_boundary(ordered.detach(), valid, config.ratio)
             under = ((low + high) / 2 - ordered) / config.temperature
             weakness.append(torch.sigmoid(under) if smooth else (ordered <= low).float())
@@ -243,7 +243,7 @@ class TokenRouter(Router):
         similarity = F.pad(similarity, (0, k + 1), value=ABSENT)
         # torch.topk leaves the order of equal values open; the slope sees to it that there are none.
         values, picks = torch.topk(similarity, k + 1, dim=-1)
-        found = values > ABSENT / 2
+        found = values > EXISTS
         margin = torch.where(found[..., 1], values[..., 0] - values[..., 1], 0.0)
         weights = torch.softmax(values[..., :k], dim=-1)
         return weights, picks[..., :k].clamp_max(sources), found[..., :k], margin

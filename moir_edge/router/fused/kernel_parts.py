@@ -20,19 +20,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from moir_edge.router import constants
+
 __all__ = ["tile_of"]
 
-# Triton lets a kernel read a global only where it is a constexpr. The values are the torch router's.
-EPSILON = tl.constexpr(1e-5)
-DENSITY_SLOPE = tl.constexpr(2.0**-18)
-SIMILARITY_SLOPE = tl.constexpr(2.0**-14)
-DENSITY_FLOOR = tl.constexpr(1e-6)
-SHARE_FLOOR = tl.constexpr(1e-30)
-ABSENT = tl.constexpr(-1e9)
-EXISTS = tl.constexpr(-5e8)
+# Triton lets a kernel read a global only where it is a constexpr.
+EPSILON = tl.constexpr(constants.LAYER_NORM_EPSILON)
+DENSITY_SLOPE = tl.constexpr(constants.DENSITY_SLOPE)
+SIMILARITY_SLOPE = tl.constexpr(constants.SIMILARITY_SLOPE)
+DENSITY_FLOOR = tl.constexpr(constants.DENSITY_FLOOR)
+SHARE_FLOOR = tl.constexpr(constants.SHARE_FLOOR)
+ABSENT = tl.constexpr(constants.ABSENT)
+EXISTS = tl.constexpr(constants.EXISTS)
+BEHIND = tl.constexpr(constants.BEHIND)
+FLOAT32_MAX = tl.constexpr(constants.FLOAT32_MAX)
 TAKEN = tl.constexpr(-3e38)
-BEHIND = tl.constexpr(9.0)
-FLOAT32_MAX = tl.constexpr(3.4028234e38)
 
 # They differ from prompt to prompt; a kernel compiled for what divides them would be compiled again and again.
 LENGTHS = ("length", "image_tokens", "tokens")
