@@ -172,7 +172,12 @@ class TappedComponent(Component):
     def values(self, feed: Mapping[str, Any], outputs: Mapping[str, str]) -> list[Any]:
         """Run on values; see `Component.values`."""
         wanted = {**outputs, **dict.fromkeys(self._taps, "cpu")}
-        found = super().values({**feed, **self.further_inputs}, wanted)
+        # Initializers that may be overridden can be bound as values only; `bind_cpu_input` does not find them.
+        further = {
+            name: ort.OrtValue.ortvalue_from_numpy(array)
+            for name, array in self.further_inputs.items()
+        }
+        found = super().values({**feed, **further}, wanted)
         self._hand_over([value.numpy() for value in found[len(outputs) :]])
         return found[: len(outputs)]
 

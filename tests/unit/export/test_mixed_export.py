@@ -140,11 +140,11 @@ def test_a_layers_cost_is_that_of_a_chain_with_it_alone_quantized(
 def _agreement(expected: Any, got: Any) -> float:
     """Return the share of the sources of routed tokens that both picked, with plain loops."""
     shares = []
-    for row in range(len(expected["router_gate"])):
-        for token in range(expected["router_gate"].shape[1]):
-            if expected["router_gate"][row, token] > 0:
-                wanted = {i for i in expected["router_indices"][row, token].tolist() if i >= 0}
-                own = set(got["router_indices"][row, token].tolist())
+    for row in range(len(expected.gate)):
+        for token in range(expected.gate.shape[1]):
+            if expected.gate[row, token] > 0:
+                wanted = {i for i in expected.indices[row, token].tolist() if i >= 0}
+                own = set(got.indices[row, token].tolist())
                 shares.append(len(wanted & own) / max(len(wanted), 1))
     return float(np.mean(shares))
 
