@@ -9,6 +9,7 @@ from moir_edge.router.constants import (
     DENSITY_FLOOR,
     DENSITY_SLOPE,
     LAYER_NORM_EPSILON,
+    SHARE_FLOOR,
     SIMILARITY_SLOPE,
 )
 
@@ -71,13 +72,10 @@ def _layer_norm(tokens: FloatArray, scale: FloatArray, shift: FloatArray) -> Flo
 
 def _entropy(tokens: FloatArray) -> FloatArray:
     energy = np.square(tokens.astype(np.float64))
-    total = energy.sum(axis=-1, keepdims=True)
-    share = np.divide(energy, total, out=np.zeros_like(energy), where=total > 0)
-    logs = np.log(share, out=np.zeros_like(share), where=share > 0)
-    entropy: FloatArray = (-(share * logs).sum(axis=-1) / np.log(tokens.shape[-1])).astype(
-        np.float32
-    )
-    return entropy
+    share = energy / np.maximum(energy.sum(axis=-1, keepdims=True), SHARE_FLOOR)
+    logs = np.log(np.maximum(share, SHARE_FLOOR))
+    entropy: FloatArray = -(share * logs).sum(axis=-1) / np.log(tokens.shape[-1])
+    return entropy.astype(np.float32)
 
 
 def _weak(

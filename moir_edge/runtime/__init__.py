@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from moir_edge.lazy import lazy_names
 
 if TYPE_CHECKING:
     from moir_edge.runtime.generation import Generation
@@ -12,19 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["EdgeModel", "Generation", "RoutingMap", "TextStream", "Timings", "load"]
 
-_HOME = {
-    "EdgeModel": "model",
-    "TextStream": "model",
-    "load": "model",
-    "Generation": "generation",
-    "RoutingMap": "routing",
-    "Timings": "timing",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "EdgeModel": "model",
+        "TextStream": "model",
+        "load": "model",
+        "Generation": "generation",
+        "RoutingMap": "routing",
+        "Timings": "timing",
+    },
+)
