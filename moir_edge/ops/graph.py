@@ -210,14 +210,13 @@ def _token_body(config: RouterConfig) -> str:
         )
         parts.append(_SCORE.format(s=side, domain=DOMAIN, attributes=attributes, head=head))
     parts.append(_gates(config))
-    closed = {"image-to-text": "image", "text-to-image": "text"}.get(config.direction)
     for side, other in sides:
         extra = {
             "add": "",
             "concat": f', "{side}.own.weight", {side}_normalized',
             "interpolate": f', "{side}.blend"',
         }[config.merge]
-        template = _CLOSED if side == closed else _ROUTE
+        template = _ROUTE if side in config.enriched_sides else _CLOSED
         parts.append(
             template.format(
                 s=side, o=other, domain=DOMAIN, k=config.top_k, merge=config.merge, extra=extra
@@ -229,9 +228,7 @@ def _token_body(config: RouterConfig) -> str:
 def _gates(config: RouterConfig) -> str:
     if config.direction == "auto":
         return _AUTO
-    opened = {"text-to-image": ("image",), "image-to-text": ("text",)}
-    names = opened.get(config.direction, ("image", "text"))
-    return "".join(f"    {name}_gate = Identity ({name}_weak)\n" for name in names)
+    return "".join(f"    {side}_gate = Identity ({side}_weak)\n" for side in config.enriched_sides)
 
 
 def _weights(router: Router) -> dict[str, npt.NDArray[Any]]:

@@ -128,9 +128,8 @@ def pooled_body(config: RouterConfig, hidden: int) -> str:
     if config.kind == "channel":
         count = config.exchanged_channels(hidden)
         parts.append(_CHANNEL_CONSTANTS.format(count=count, hidden=hidden))
-    closed = {"image-to-text": "image", "text-to-image": "text"}.get(config.direction)
     for side, other in sides:
-        if side == closed:
+        if side not in config.enriched_sides:
             parts.append(_CLOSED.format(s=side))
         elif config.kind == "channel":
             parts.append(_CHANNEL.format(s=side, o=other))

@@ -15,7 +15,7 @@ from moir_edge.ops.reference import (
     similarity_top_k,
     token_information,
 )
-from moir_edge.ops.reference_pooled import route_channel, route_gate
+from moir_edge.ops.reference_pooled import route_pooled
 
 __all__ = ["RoutedArrays", "route"]
 
@@ -53,7 +53,7 @@ def route(
     batch, total = len(inputs_embeds), sum(sizes.values())
     scores, margin, gate = (np.zeros((batch, total), np.float32) for _ in range(3))
     indices = np.full((batch, total, config.sources), -1, np.int64)
-    route_sample = _SAMPLE_RULES[config.kind]
+    route_sample = _route_tokens if config.kind == "token" else route_pooled
     for sample in range(batch):
         places = {
             "image": image_positions[sample][image_positions[sample] >= 0],
@@ -98,14 +98,14 @@ def _route_tokens(
             ratio=config.ratio,
             threshold=config.threshold,
         )
-    closed = {"image-to-text": "image", "text-to-image": "text"}.get(config.direction)
+    opened = config.enriched_sides
     if config.direction == "auto":
         means = {side: information[side][0].mean(dtype=np.float32) for side in rows}
-        closed = "text" if means["text"] >= means["image"] else "image"
+        opened = ("image",) if means["text"] >= means["image"] else ("text",)
     result: dict[str, tuple[Any, ...]] = {}
     for side, other in (("image", "text"), ("text", "image")):
         scores, gate, normalized = information[side]
-        if side == closed:
+        if side not in opened:
             none = np.full((len(rows[side]), config.top_k), -1)
             zeros = np.zeros(len(rows[side]), np.float32)
             result[side] = (rows[side], none, zeros, zeros, scores[0])
@@ -138,6 +138,3 @@ def _route_tokens(
         )
         result[side] = (routed[0], picks[0], margin[0], gate[0], scores[0])
     return result
-
-
-_SAMPLE_RULES = {"token": _route_tokens, "channel": route_channel, "gate": route_gate}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from moir_edge.errors import ShapeError
 from moir_edge.router.config import RouterConfig
+from moir_edge.router.steps import read_rows, usable_side, write_rows
 
-__all__ = ["Router", "RouterOutput"]
+__all__ = ["Routed", "Router", "RouterOutput", "Tokens"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,27 @@ class RouterOutput:
         )
 
 
+class Tokens(NamedTuple):
+    """One modality before routing: tokens (batch, tokens, hidden) float32, zero where not valid; the rest (batch, tokens).
+
+    No token of a sample that cannot be routed is valid.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    valid: Tensor
+
+
+class Routed(NamedTuple):
+    """One modality after routing: rows (batch, tokens, hidden), and its part of each other field of `RouterOutput`."""
+
+    rows: Tensor
+    scores: Tensor
+    indices: Tensor
+    margin: Tensor
+    gate: Tensor
+
+
 class Router(nn.Module):
     """A router of some kind: embeddings and positions in, `RouterOutput` out.
 
@@ -58,6 +81,18 @@ class Router(nn.Module):
         self.hidden_size = hidden_size
 
     @abstractmethod
+    def enrich_sides(self, image: Tokens, text: Tokens) -> tuple[Routed, Routed]:
+        """Enrich each modality from the other one as it was: image, text.
+
+        Args:
+            image: The image tokens.
+            text: The text tokens.
+        """
+
+    def magnitude(self, rows: Tensor) -> Tensor:
+        """Return what has to sum to a number that float32 holds in a side that can be routed: absolute values."""
+        return rows.abs()
+
     def route(
         self,
         inputs_embeds: Tensor,
@@ -65,7 +100,23 @@ class Router(nn.Module):
         text_positions: Tensor,
         text_mask: Tensor,
     ) -> RouterOutput:
-        """Do what the kind does; inputs are checked and autocast is off. The arguments are those of `forward`."""
+        """Route one batch; inputs are checked and autocast is off. The arguments are those of `forward`."""
+        sides = ((image_positions, image_positions >= 0), (text_positions, text_mask))
+        rows = [read_rows(inputs_embeds, *side) for side in sides]
+        image_usable, text_usable = (
+            usable_side(self.magnitude(row.detach()), present)
+            for row, (_, present) in zip(rows, sides, strict=True)
+        )
+        usable = image_usable & text_usable
+        image, text = (
+            Tokens(torch.where((present & usable)[..., None], row, 0.0), places, present & usable)
+            for row, (places, present) in zip(rows, sides, strict=True)
+        )
+        parts = zip(*self.enrich_sides(image, text), strict=True)
+        routed, *others = (torch.cat(part, dim=1) for part in parts)
+        positions = torch.cat([image.positions, text.positions], dim=1)
+        valid = torch.cat([image.valid, text.valid], dim=1)
+        return RouterOutput(write_rows(inputs_embeds, valid, positions, routed), *others)
 
     def forward(
         self,

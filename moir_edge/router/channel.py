@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from moir_edge.router.config import RouterConfig
+from moir_edge.router.config import RouterConfig, Side
 from moir_edge.router.constants import LEAST_MEAN_SQUARE, SCALE_RANGE, SHARE_FLOOR
-from moir_edge.router.pooled import Enriched, PooledRouter, Side, masked_mean
+from moir_edge.router.pooled import Enriched, PooledRouter, masked_mean
 
 __all__ = ["ChannelRouter", "channel_energy"]
 
@@ -58,7 +58,7 @@ class ChannelRouter(PooledRouter):
 
     def __init__(self, config: RouterConfig, hidden_size: int) -> None:
         super().__init__(config, hidden_size)
-        for side in self.enriched_sides:
+        for side in config.enriched_sides:
             self.add_module(side, ChannelMix(hidden_size))
 
     def enrich(self, side: Side, tokens: Tensor, valid: Tensor, source: Tensor) -> Enriched:

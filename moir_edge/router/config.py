@@ -11,8 +11,9 @@ from moir_edge.errors import DataError
 from moir_edge.finite import json_text
 from moir_edge.router.constants import CHANNEL_RATIO
 
-__all__ = ["RouterConfig"]
+__all__ = ["RouterConfig", "Side"]
 
+Side = Literal["image", "text"]
 
 _EDITED = "it was written by another version of moir-edge or edited by hand"
 
@@ -103,6 +104,13 @@ class RouterConfig(BaseModel):
     def sources(self) -> int:
         """How many sources a token names, the last axis of `RouterOutput.indices`: top_k, or 1 where it names none."""
         return self.top_k if self.kind == "token" else 1
+
+    @property
+    def enriched_sides(self) -> tuple[Side, ...]:
+        """The sides that the direction enriches, image first; both under `auto`, which chooses one per sample."""
+        sides: tuple[Side, ...] = ("image", "text")
+        closed = {"image-to-text": "image", "text-to-image": "text"}.get(self.direction)
+        return tuple(side for side in sides if side != closed)
 
     def exchanged_channels(self, hidden: int) -> int:
         """Return how many of `hidden` channels `channel` exchanges: ⌊ratio·hidden + ½⌋, at least one."""

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moir_edge.errors import ShapeError
-from moir_edge.router.config import RouterConfig
-from moir_edge.router.pooled import Enriched, PooledRouter, Side
+from moir_edge.router.config import RouterConfig, Side
+from moir_edge.router.pooled import Enriched, PooledRouter
 
 __all__ = ["GateRouter", "InformationRouter"]
 
@@ -89,7 +89,7 @@ class GateRouter(PooledRouter):
 
     def __init__(self, config: RouterConfig, hidden_size: int) -> None:
         super().__init__(config, hidden_size)
-        for side in self.enriched_sides:
+        for side in config.enriched_sides:
             fusion = InformationRouter(hidden_size, hidden_size, hidden_size)
             nn.init.zeros_(fusion.projection.weight)
             nn.init.zeros_(fusion.projection.bias)

@@ -1,4 +1,4 @@
-"""Tensor steps of the token router that hold no weights."""
+"""Tensor steps of the routers that hold no weights."""
 
 from __future__ import annotations
 
@@ -32,9 +32,14 @@ def read_rows(embeds: Tensor, positions: Tensor, valid: Tensor) -> Tensor:
     return embeds[batch, safe].float()
 
 
-def usable_side(rows: Tensor, valid: Tensor) -> Tensor:
-    """Return whether a side has a token and only finite ones: (batch, 1) bool."""
-    sizes = torch.where(valid, rows.detach().abs().sum(dim=-1), 0.0)
+def usable_side(magnitudes: Tensor, valid: Tensor) -> Tensor:
+    """Return whether a side has a token, and magnitudes that float32 can sum, which no NaN or infinity has: (batch, 1) bool.
+
+    Args:
+        magnitudes: (batch, tokens, hidden), none negative.
+        valid: (batch, tokens) bool.
+    """
+    sizes = torch.where(valid, magnitudes.sum(dim=-1), 0.0)
     finite = sizes.sum(dim=1, keepdim=True) <= FLOAT32_MAX
     return finite & valid.any(dim=1, keepdim=True)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moir_edge.router.base import Router, RouterOutput
+from moir_edge.router.base import Routed, Router, RouterOutput, Tokens
 from moir_edge.router.config import RouterConfig
 from moir_edge.router.constants import (
     ABSENT,
@@ -22,30 +21,22 @@ from moir_edge.router.constants import (
     SIMILARITY_SLOPE,
 )
 from moir_edge.router.fused import fused_obstacle, route_fused
-from moir_edge.router.steps import (
-    entropy_density,
-    read_rows,
-    usable_side,
-    weak_boundary,
-    write_rows,
-)
+from moir_edge.router.steps import entropy_density, weak_boundary
 
 __all__ = ["TokenRouter"]
 
 
-@dataclass(frozen=True)
-class _Side:
+class _Side(NamedTuple):
     """The tokens of one modality on their way through the router, float32.
 
-    rows (batch, tokens, hidden) as given; tokens: rows, zero where invalid; normalized: LayerNorm of tokens;
+    tokens: (batch, tokens, hidden), zero where invalid; normalized: LayerNorm of tokens;
     positions, valid, density, gate: (batch, tokens).
     """
 
-    rows: Tensor
     tokens: Tensor
-    normalized: Tensor
     positions: Tensor
     valid: Tensor
+    normalized: Tensor
     density: Tensor
     gate: Tensor
 
@@ -106,8 +97,7 @@ class TokenRouter(Router):
     def __init__(self, config: RouterConfig, hidden_size: int) -> None:
         super().__init__(config, hidden_size)
         self.fused: Literal["auto", "off"] = "auto"
-        to_image = config.direction != "image-to-text"
-        to_text = config.direction != "text-to-image"
+        to_image, to_text = (side in config.enriched_sides for side in ("image", "text"))
         self.image = ModalityProjections(
             config, hidden_size, is_source=to_text, is_destination=to_image
         )
@@ -125,36 +115,19 @@ class TokenRouter(Router):
         """Enrich the weak tokens of either side; the smooth gate is used in training mode, the hard one otherwise."""
         if fused_obstacle(self, inputs_embeds) is None:
             return route_fused(self, inputs_embeds, image_positions, text_positions, text_mask)
-        image_valid = image_positions >= 0
-        image_rows = read_rows(inputs_embeds, image_positions, image_valid)
-        text_rows = read_rows(inputs_embeds, text_positions, text_mask)
-        usable = usable_side(image_rows, image_valid) & usable_side(text_rows, text_mask)
-        image = self._score(self.image, image_rows, image_positions, image_valid & usable)
-        text = self._score(self.text, text_rows, text_positions, text_mask & usable)
-        image_open, text_open = self._open_sides(image, text)
-        image_out, image_indices, image_margin, image_gate = self._enrich(
-            self.image, image, self.text, text, image_open
-        )
-        text_out, text_indices, text_margin, text_gate = self._enrich(
-            self.text, text, self.image, image, text_open
-        )
-        return RouterOutput(
-            write_rows(
-                inputs_embeds,
-                torch.cat([image.valid, text.valid], dim=1),
-                torch.cat([image.positions, text.positions], dim=1),
-                torch.cat([image_out, text_out], dim=1),
-            ),
-            torch.cat([image.density, text.density], dim=1),
-            torch.cat([image_indices, text_indices], dim=1),
-            torch.cat([image_margin, text_margin], dim=1),
-            torch.cat([image_gate, text_gate], dim=1),
+        return super().route(inputs_embeds, image_positions, text_positions, text_mask)
+
+    def enrich_sides(self, image: Tokens, text: Tokens) -> tuple[Routed, Routed]:
+        """Enrich the weak tokens of each modality."""
+        ours, theirs = self._score(self.image, image), self._score(self.text, text)
+        image_open, text_open = self._open_sides(ours, theirs)
+        return (
+            self._enrich(self.image, ours, self.text, theirs, image_open),
+            self._enrich(self.text, theirs, self.image, ours, text_open),
         )
 
-    def _score(
-        self, own: ModalityProjections, rows: Tensor, positions: Tensor, valid: Tensor
-    ) -> _Side:
-        tokens = torch.where(valid[..., None], rows, 0.0)
+    def _score(self, own: ModalityProjections, side: Tokens) -> _Side:
+        tokens, _, valid = side
         normalized = F.layer_norm(
             tokens,
             (self.hidden_size,),
@@ -169,7 +142,7 @@ class TokenRouter(Router):
             density = entropy_density(tokens)
         density = density * valid
         gate = (1.0 - density) * self._weakness(density, valid)
-        return _Side(rows, tokens, normalized, positions, valid, density, gate)
+        return _Side(*side, normalized, density, gate)
 
     def _weakness(self, density: Tensor, valid: Tensor) -> Tensor:
         """Return how weak each token counts, (batch, tokens) in [0, 1]: a step in inference, a slope in training."""
@@ -204,12 +177,12 @@ class TokenRouter(Router):
         other: ModalityProjections,
         src: _Side,
         is_open: Tensor | float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Enrich `dst` from `src`: rows (batch, tokens, hidden), indices, margin, gate."""
+    ) -> Routed:
+        """Enrich `dst` from `src`."""
         if not hasattr(own, "query"):
             indices = dst.positions.new_full((*dst.positions.shape, self.config.top_k), -1)
             zeros = torch.zeros_like(dst.density)
-            return dst.rows, indices, zeros, zeros
+            return Routed(dst.tokens, dst.density, indices, zeros, zeros)
         gate = dst.gate * is_open
         weights, picks, found, margin = self._look_up(own, dst, other, src)
         values = F.linear(src.tokens, other.down.weight.float())  # (batch, sources, rank)
@@ -224,7 +197,8 @@ class TokenRouter(Router):
         routed = found & (gate > 0)[..., None]
         indices = torch.where(routed, F.pad(src.positions, (0, 1))[batch, picks], -1)
         margin = torch.where(routed[..., 0], margin, 0.0)
-        return dst.tokens + gate[..., None] * update, indices, margin, gate
+        rows = dst.tokens + gate[..., None] * update
+        return Routed(rows, dst.density, indices, margin, gate)
 
     def _look_up(
         self, own: ModalityProjections, dst: _Side, other: ModalityProjections, src: _Side
