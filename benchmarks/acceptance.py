@@ -141,7 +141,7 @@ def checks_of(
         else:
             yield Check(
                 name=f"{candidate.name}: recovery %",
-                value=candidate.recovery.percent if candidate.recovery else None,
+                value=100 * candidate.recovery.value if candidate.recovery else None,
                 minimum=MIN_RECOVERY[manifest.precision],
             )
 
@@ -156,7 +156,7 @@ def _fp32_checks(candidate: CandidateReport, parity: Mapping[str, Any]) -> Itera
     tokens = candidate.token_agreement
     yield Check(
         name=f"{candidate.name}: identical greedy token sequences %",
-        value=tokens.identical_percent if tokens else None,
+        value=100 * tokens.identical if tokens else None,
         minimum=MIN_FP32_TOKENS_PERCENT,
     )
     yield Check(
@@ -170,7 +170,7 @@ def _index_check(candidate: CandidateReport) -> Check:
     routing = candidate.routing
     return Check(
         name=f"{candidate.name}: router indices found %",
-        value=routing.index_percent if routing else None,
+        value=100 * routing.index_agreement if routing else None,
         minimum=MIN_FP32_INDEX_PERCENT,
     )
 

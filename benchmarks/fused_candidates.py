@@ -207,4 +207,4 @@ def _agreement(fused: RouterOutput, eager: RouterOutput) -> dict[str, float]:
     """Return the share of equal source indices and the largest difference of the routed embeddings."""
     same = (fused.indices == eager.indices).float().mean()
     difference = (fused.inputs_embeds.float() - eager.inputs_embeds.float()).abs().max()
-    return {"index_percent": 100 * float(same), "max_abs_error": float(difference)}
+    return {"index_agreement": float(same), "max_abs_error": float(difference)}

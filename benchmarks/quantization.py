@@ -121,26 +121,26 @@ class Result:
     Attributes:
         name: Of the configuration.
         tensor_bytes: Of all graphs.
-        recovery_percent: Score over that of fp32, in %.
+        recovery: Score over that of fp32, a share.
         recovery_low: Lower end of its 95 % interval.
         recovery_high: Upper end.
-        identical_percent: Rows with the same greedy tokens, in %.
-        leading_percent: Tokens up to the first that differs, in %.
-        index_percent: Router indices that are the same, in %; None without a router.
+        identical: Share of the rows with the same greedy tokens.
+        leading: Share of the tokens up to the first that differs.
+        index_agreement: Share of the router's indices that are the same; None without a router.
         matched_cosine: Mean cosine between the tokens that either router picked; None without a router.
         output_db: Signal to noise of the outputs of the vision and decoder layers over the calibration data, were each
             in INT4 by the row's method, median; None for other precisions.
-        min_recovery: What the configuration must reach, in %; None for no bound.
+        min_recovery: What `recovery` must reach, in %; None for no bound.
     """
 
     name: str
     tensor_bytes: int
-    recovery_percent: float
+    recovery: float
     recovery_low: float
     recovery_high: float
-    identical_percent: float
-    leading_percent: float
-    index_percent: float | None
+    identical: float
+    leading: float
+    index_agreement: float | None
     matched_cosine: float | None
     output_db: float | None
     min_recovery: float | None
@@ -148,7 +148,7 @@ class Result:
     @property
     def passed(self) -> bool:
         """Whether it reaches its bound, if there is one."""
-        return self.min_recovery is None or self.recovery_percent >= self.min_recovery
+        return self.min_recovery is None or 100 * self.recovery >= self.min_recovery
 
 
 def measure(
@@ -295,12 +295,12 @@ def _result(
     return Result(
         name=configuration.name,
         tensor_bytes=candidate.weights_bytes,
-        recovery_percent=recovery.percent,
+        recovery=recovery.value,
         recovery_low=recovery.low,
         recovery_high=recovery.high,
-        identical_percent=tokens.identical_percent,
-        leading_percent=tokens.leading_percent,
-        index_percent=None if routing is None else routing.index_percent,
+        identical=tokens.identical,
+        leading=tokens.leading,
+        index_agreement=None if routing is None else routing.index_agreement,
         matched_cosine=None if routing is None else routing.matched_cosine,
         output_db=output_db,
         min_recovery=configuration.min_recovery,
@@ -321,9 +321,9 @@ def table(results: Sequence[Result]) -> str:
         cells = (
             f"`{one.name}`",
             f"{one.tensor_bytes / 1e6:.2f}",
-            f"{one.recovery_percent:.1f} % ({one.recovery_low:.1f}–{one.recovery_high:.1f})",
-            f"{one.identical_percent:.1f} %",
-            "–" if one.index_percent is None else f"{one.index_percent:.2f} %",
+            f"{100 * one.recovery:.1f} % ({100 * one.recovery_low:.1f}–{100 * one.recovery_high:.1f})",
+            f"{100 * one.identical:.1f} %",
+            "–" if one.index_agreement is None else f"{100 * one.index_agreement:.2f} %",
             "–" if one.matched_cosine is None else f"{one.matched_cosine:.4f}",
             "–" if one.output_db is None else f"{one.output_db:.1f}",
         )

@@ -229,8 +229,8 @@ def _figures(candidate: Any) -> dict[str, Any]:
     return {
         "recovery": candidate.recovery.model_dump() if candidate.recovery else None,
         "tasks": {name: task.score for name, task in candidate.tasks.items()},
-        "identical_percent": tokens.identical_percent if tokens else None,
-        "index_percent": routing.index_percent if routing else None,
+        "identical": tokens.identical if tokens else None,
+        "index_agreement": routing.index_agreement if routing else None,
         "matched_cosine": routing.matched_cosine if routing else None,
     }
 
@@ -256,8 +256,8 @@ def _line(name: str, run: dict[str, Any], ours: dict[str, Any]) -> str:
         return f"{run[key] * scale:.{digits}f} ({run[key] / max(ours[key], 1e-9):.1f}×)"
 
     return (
-        f"| {name} | {recovery['percent']:.1f} % ({recovery['low']:.1f}–{recovery['high']:.1f}) "
-        f"| {run['identical_percent']:.1f} % | {run['index_percent']:.2f} % | {run['matched_cosine']:.4f} "
+        f"| {name} | {100 * recovery['value']:.1f} % ({100 * recovery['low']:.1f}–{100 * recovery['high']:.1f}) "
+        f"| {100 * run['identical']:.1f} % | {100 * run['index_agreement']:.2f} % | {run['matched_cosine']:.4f} "
         f"| {factor('seconds', 1, 1)} | {factor('cpu_seconds', 1, 1)} "
         f"| {factor('peak_memory_bytes', 1e-6, 0)} | {factor('work_memory_bytes', 1e-6, 0)} "
         f"| {run['bytes'] / 1e6:.2f} |"

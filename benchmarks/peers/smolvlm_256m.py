@@ -206,14 +206,14 @@ def table(result: dict[str, Any]) -> str:
                 ("decode_ms_per_token", 1),
             )
         ]
-        inside = one["router_overhead"]["component_percent"]
+        inside = 100 * one["router_overhead"]["component_share"]
         router = one["router_overhead"]["overhead"]
         cells = [
             f"{one['name']} {one['precision']}",
             *timed,
             f"{one['decode_limit_ms']:.1f}",
             f"{inside:.2f}",
-            f"{router['percent']:+.1f} ({router['low']:+.1f} to {router['high']:+.1f})",
+            f"{100 * router['value']:+.1f} ({100 * router['low']:+.1f} to {100 * router['high']:+.1f})",
             f"{one['weights_bytes'] / 1e6:.0f}",
             f"{one['peak_memory_bytes'] / 1e6:.0f}",
         ]

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from moir_edge.evaluation.comparison.schema import GateResult, Ratio
+from moir_edge.evaluation.records import GateResult
 from moir_edge.finite import NOT_FINITE
-from moir_edge.metrics.records import Percent
+from moir_edge.metrics.records import Interval, PairedRatio
 
 __all__ = ["LEAST_SAMPLES", "Evidence", "Figure", "gate_result", "more_samples"]
 
@@ -38,21 +38,25 @@ class Evidence(NamedTuple):
     rounds: int | None = None
 
     @classmethod
-    def of_percent(cls, figure: Percent, samples: int, rounds: int | None = None) -> Evidence:
-        """Return the evidence of a percentage; without `rounds` it was taken from rows."""
+    def in_percent(
+        cls, share: Interval, samples: int, rounds: int | None = None, *, less: float = 0.0
+    ) -> Evidence:
+        """Return the evidence of a share, in %; without `rounds` it was taken from rows.
+
+        Args:
+            share: The figure.
+            samples: Rows or pairs.
+            rounds: Rounds that gave the pairs.
+            less: What is taken off first: 1 turns a ratio of times into a slowdown.
+        """
         counted: Literal["pairs", "rows"] = "rows" if rounds is None else "pairs"
-        return cls(figure.low, figure.high, samples, counted, rounds)
+        low, high = (100 * (end - less) for end in (share.low, share.high))
+        return cls(low, high, samples, counted, rounds)
 
     @classmethod
-    def of_ratio(cls, ratio: Ratio, rounds: int) -> Evidence:
+    def of_ratio(cls, ratio: PairedRatio, rounds: int) -> Evidence:
         """Return the evidence of a ratio of times."""
         return cls(ratio.low, ratio.high, ratio.pairs, "pairs", rounds)
-
-    @classmethod
-    def of_slowdown(cls, ratio: Ratio, rounds: int) -> Evidence:
-        """Return the evidence of a ratio of times as a slowdown in %: 100 · (ratio − 1)."""
-        low, high = (100 * (end - 1) for end in (ratio.low, ratio.high))
-        return cls(low, high, ratio.pairs, "pairs", rounds)
 
 
 class Figure(NamedTuple):

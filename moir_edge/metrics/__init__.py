@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from moir_edge.metrics.bootstrap import Interval, mean_interval, ratio_interval
+from moir_edge.metrics.bootstrap import mean_interval, ratio_interval
 from moir_edge.metrics.cider import cider_d, tokenize_caption
+from moir_edge.metrics.records import Interval
 from moir_edge.metrics.statement import statement_accuracy, statement_consistency
 from moir_edge.metrics.vqa import normalize_answer, vqa_accuracy
 

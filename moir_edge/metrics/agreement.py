@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from moir_edge.finite import NOT_FINITE, is_finite
 from moir_edge.metrics.cosine import cosines
 from moir_edge.metrics.records import Answer, RoutingAgreement, RoutingRow, TokenAgreement
+from moir_edge.metrics.sources import best_found, named_by_both, sources_found
 
 __all__ = [
     "NO_ROUTER",
@@ -38,8 +38,8 @@ def token_agreement(answers: Sequence[Answer], reference: Sequence[Answer]) -> T
     pairs = [(a.token_ids, b.token_ids) for a, b in zip(answers, reference, strict=True)]
     return TokenAgreement(
         rows=len(pairs),
-        identical_percent=100.0 * float(np.mean([a == b for a, b in pairs])),
-        leading_percent=100.0 * float(np.mean([leading_share(a, b) for a, b in pairs])),
+        identical=float(np.mean([a == b for a, b in pairs])),
+        leading=float(np.mean([leading_share(a, b) for a, b in pairs])),
     )
 
 
@@ -100,13 +100,13 @@ def routing_agreement(
     return RoutingAgreement(
         rows=len(pairs),
         tokens=tokens,
-        index_percent=100.0 * _mean([pair.index_shares() for pair in pairs]),
-        best_index_percent=100.0 * _mean([pair.best_matches() for pair in pairs]),
-        routed_percent=100.0 * both / either,
+        index_agreement=_mean([pair.index_shares() for pair in pairs]),
+        best_index_agreement=_mean([pair.best_matches() for pair in pairs]),
+        routed_agreement=both / either,
         margin=_median([pair.own.margins[pair.routed] for pair in pairs]),
         reference_margin=_median([pair.ref.margins[pair.routed] for pair in pairs]),
-        matched_cosine=_mean([pair.cosines("matched") for pair in pairs]),
-        added_cosine=_mean([pair.cosines("added") for pair in pairs]),
+        matched_cosine=_mean([pair.matched_cosines() for pair in pairs]),
+        added_cosine=_mean([pair.added_cosines() for pair in pairs]),
     )
 
 
@@ -124,22 +124,23 @@ class _Pair:
         self.own_routed = own.gates > 0
 
     def index_shares(self) -> Floats:
-        """Per routed token, the share of the reference's sources found among the candidate's."""
-        own, ref = self.own.sources[self.routed], self.ref.sources[self.routed]
-        wanted = ref >= 0
-        found: NDArray[np.bool_] = (ref[:, :, None] == own[:, None, :]).any(axis=2) & wanted
-        share: Floats = found.sum(axis=1) / np.maximum(wanted.sum(axis=1), 1)
-        return share
+        """Per routed token that names a source, the share of its sources that the candidate takes too."""
+        return sources_found(self.own.sources[self.routed], self.ref.sources[self.routed])
 
     def best_matches(self) -> Floats:
-        """Per routed token, 1 if the best source is the same."""
-        same = self.own.sources[self.routed, 0] == self.ref.sources[self.routed, 0]
-        return np.asarray(same, dtype=np.float64)
+        """Per routed token that names a source, 1 if the best one is the same."""
+        return best_found(self.own.sources[self.routed], self.ref.sources[self.routed])
 
-    def cosines(self, name: Literal["matched", "added"]) -> Floats:
-        """Per routed token that the candidate routes too, the cosine of both sides' vectors; 1 where both are zero."""
+    def matched_cosines(self) -> Floats:
+        """Per token that both route, each from a source, the cosine of what the best sources hold."""
+        both = named_by_both(self.own.sources, self.ref.sources)
+        at = self.routed & self.own_routed & both
+        return cosines(self.own.matched[at], self.ref.matched[at])
+
+    def added_cosines(self) -> Floats:
+        """Per token that both route, the cosine of what was added."""
         at = self.routed & self.own_routed
-        return cosines(getattr(self.own, name)[at], getattr(self.ref, name)[at])
+        return cosines(self.own.added[at], self.ref.added[at])
 
 
 def leading_share(tokens: tuple[int, ...], reference: tuple[int, ...]) -> float:

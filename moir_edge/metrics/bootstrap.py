@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moir_edge.errors import NotFiniteError
 from moir_edge.finite import count_text, is_finite
+from moir_edge.metrics.records import Interval, PairedRatio
 
 __all__ = [
     "CONFIDENCE",
     "RESAMPLES",
-    "Interval",
     "interval_of",
     "mean_interval",
+    "median_interval",
+    "paired_ratio",
     "ratio_interval",
     "resampled_means",
 ]
@@ -26,15 +27,7 @@ RESAMPLES = 1000
 _CHUNK = 50
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure with its 95 % bootstrap interval (percentile method), in the figure's own unit."""
-
-    value: float
-    low: float
-    high: float
+Ints = NDArray[np.int64]
 
 
 def mean_interval(scores: Sequence[float], *, seed: int = 0) -> Interval:
@@ -86,6 +79,45 @@ def ratio_interval(
     return interval_of(float(total[0] / total[1]), means[0][defined] / means[1][defined])
 
 
+def median_interval(statistic: Callable[[Ints], Floats], count: int, *, seed: int) -> Interval:
+    """Return a statistic of rows, such as a median, with its interval.
+
+    Args:
+        statistic: Row numbers (…, rows) to figures (…,).
+        count: How many rows there are, at least one.
+        seed: Seed of the resampling.
+    """
+    rows = np.arange(count)
+    drawn = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))
+    return interval_of(float(statistic(rows)), statistic(drawn))
+
+
+def paired_ratio(
+    times: Sequence[float | None], baseline: Sequence[float | None], *, seed: int
+) -> PairedRatio | None:
+    """Return the median of paired ratios, with an interval over the pairs.
+
+    A ratio within a turn is free of what slowed both sides, and of the length of the prompt; the median is not moved by
+    one run that was interrupted.
+
+    Args:
+        times: Time i was taken next to time i of `baseline`; None where there is none.
+        baseline: Any unit, the same as `times`.
+        seed: Seed of the resampling.
+
+    Returns:
+        The ratio, or None without a single pair.
+    """
+    pairs = [
+        (a, b) for a, b in zip(times, baseline, strict=False) if a is not None and b is not None
+    ]
+    if not pairs:
+        return None
+    ratios = np.array([a / b for a, b in pairs])
+    found = median_interval(lambda at: np.median(ratios[at], axis=-1), len(ratios), seed=seed)
+    return PairedRatio(**found.model_dump(), pairs=len(pairs))
+
+
 def _require_finite(scores: Floats) -> None:
     """Refuse scores whose mean is not a number; an interval around it would pass for a figure."""
     if not is_finite(scores):
@@ -120,4 +152,4 @@ def interval_of(value: float, samples: Floats) -> Interval:
     """
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(samples, [tail, 1 - tail]) if samples.size else (value, value)
-    return Interval(value, float(low), float(high))
+    return Interval(value=value, low=float(low), high=float(high))

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 __all__ = [
     "Answer",
-    "Percent",
+    "Interval",
+    "PairedRatio",
     "Record",
     "RoutingAgreement",
     "RoutingRow",
@@ -55,12 +56,22 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Percent(Record):
-    """A figure in % with its 95 % bootstrap interval."""
+class Interval(Record):
+    """A figure with its 95 % bootstrap interval, in the figure's own unit; shares are 0 to 1."""
 
-    percent: float
+    value: float
     low: float
     high: float
+
+
+class PairedRatio(Interval):
+    """Median of paired ratios of times; under 1 is faster.
+
+    Attributes:
+        pairs: How many pairs it was taken from.
+    """
+
+    pairs: int
 
 
 class TaskFigures(Record):
@@ -71,7 +82,7 @@ class TaskFigures(Record):
         rows: Rows that carry answers.
         score: The score, with its 95 % bootstrap interval `low` to `high`.
         consistency: NLVR2 consistency in %, where rows carry a group.
-        recovery: Score over the reference's score; None for a reference that scores nothing.
+        recovery: Score over the reference's score, a share; None for a reference that scores nothing.
     """
 
     metric: str
@@ -80,32 +91,32 @@ class TaskFigures(Record):
     low: float
     high: float
     consistency: float | None = None
-    recovery: Percent | None = None
+    recovery: Interval | None = None
 
 
 class TokenAgreement(Record):
-    """Greedy token sequences against the reference's.
+    """Greedy token sequences against the reference's; shares are 0 to 1.
 
     Attributes:
         rows: Rows compared.
-        identical_percent: Rows whose whole sequence is the same.
-        leading_percent: Tokens before the first difference, of the longer sequence; mean over rows.
+        identical: Rows whose whole sequence is the same.
+        leading: Tokens before the first difference, of the longer sequence; mean over rows.
     """
 
     rows: int
-    identical_percent: float
-    leading_percent: float
+    identical: float
+    leading: float
 
 
 class RoutingAgreement(Record):
-    """Routing maps against the reference's, on the tokens that the reference routes.
+    """Routing maps against the reference's, on the tokens that the reference routes; shares are 0 to 1.
 
     Attributes:
         rows: Prompts compared.
         tokens: Routed tokens compared.
-        index_percent: Mean share of the reference's source positions that are found again.
-        best_index_percent: Tokens whose best source is the same.
-        routed_percent: Tokens routed by both, of those routed by either.
+        index_agreement: Mean share of the reference's source positions that are found again.
+        best_index_agreement: Tokens whose best source is the same.
+        routed_agreement: Tokens routed by both, of those routed by either.
         margin: Median similarity margin (best minus runner-up) of this candidate.
         reference_margin: The same of the reference.
         matched_cosine: Mean cosine between the embeddings of the best sources.
@@ -114,9 +125,9 @@ class RoutingAgreement(Record):
 
     rows: int
     tokens: int
-    index_percent: float
-    best_index_percent: float
-    routed_percent: float
+    index_agreement: float
+    best_index_agreement: float
+    routed_agreement: float
     margin: float
     reference_margin: float
     matched_cosine: float

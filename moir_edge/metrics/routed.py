@@ -11,6 +11,7 @@ import numpy.typing as npt
 from moir_edge.errors import NotFiniteError
 from moir_edge.finite import count_text, is_finite, largest
 from moir_edge.metrics.cosine import cosines
+from moir_edge.metrics.sources import named_by_both, sources_found
 from moir_edge.runtime.interface import RouterArrays
 
 __all__ = ["RoutedPrompts", "RoutingFigures", "same_choice"]
@@ -66,7 +67,7 @@ class RoutingFigures:
         self._own_margins: list[Array] = []
         self._score_error = 0.0
         self._gate_flips = 0
-        self._names_sources = False
+        self._tokens = 0
 
     def compare(self, expected: RoutedPrompts, got: RoutedPrompts) -> None:
         """Compare the outputs of two router graphs on one prompt, both by the graph's names.
@@ -90,8 +91,8 @@ class RoutingFigures:
             got.indices[routed],
             expected.indices[routed],
         )  # (routed, k)
-        self._names_sources |= bool((theirs >= 0).any())
-        self._overlaps.append(_overlap(ours, theirs))
+        self._tokens += len(theirs)
+        self._overlaps.append(sources_found(ours, theirs))
         batch = np.broadcast_to(np.arange(len(routed))[:, None], routed.shape)[routed]
         self._cosines.append(_cosine(expected.embeds, batch, ours, theirs))
 
@@ -100,12 +101,12 @@ class RoutingFigures:
 
         A router that takes from the mean of the other modality has no figures on sources.
         """
-        overlaps = np.concatenate(self._overlaps) if self._overlaps else np.zeros(0)
-        if not len(overlaps):
+        if not self._tokens:
             return None
+        overlaps = np.concatenate(self._overlaps)
         return {
-            "routed_tokens": len(overlaps),
-            **(self._source_figures(overlaps) if self._names_sources else {}),
+            "routed_tokens": self._tokens,
+            **(self._source_figures(overlaps) if len(overlaps) else {}),
             "score_max_abs_error": self._score_error,
             "gate_flips": self._gate_flips,
         }
@@ -146,17 +147,9 @@ def _require_finite(side: str, values: RoutedPrompts) -> None:
             raise NotFiniteError(f"router_{name} of the {side}: {count_text(array)}")
 
 
-def _overlap(ours: Array, theirs: Array) -> Array:
-    """Return the share of each token's sources that both picked, (tokens,) in [0, 1]."""
-    valid = theirs >= 0
-    shared = (theirs[:, :, None] == ours[:, None, :]).any(axis=-1) & valid
-    share: Array = shared.sum(axis=1) / np.maximum(valid.sum(axis=1), 1)
-    return share
-
-
 def _cosine(embeds: Array, batch: Array, ours: Array, theirs: Array) -> Array:
-    """Return the cosine between the best sources that either picked, (tokens,), as `moir-edge compare` has it."""
+    """Return the cosine between the best sources of tokens for which both name one, (tokens,)."""
     own, other = ours[:, 0], theirs[:, 0]
-    both = (own >= 0) & (other >= 0)
+    both = named_by_both(ours, theirs)
     left, right = embeds[batch[both], own[both]], embeds[batch[both], other[both]]  # (both, hidden)
     return cosines(left, right)

@@ -16,7 +16,7 @@ from moir_edge.metrics import (
     statement_consistency,
     vqa_accuracy,
 )
-from moir_edge.metrics.records import Answer, Percent, TaskFigures
+from moir_edge.metrics.records import Answer, TaskFigures
 
 __all__ = ["METRICS", "Scores", "overall_recovery", "row_scores", "task_figures"]
 
@@ -83,14 +83,16 @@ def task_figures(
             low=factor * mean.low,
             high=factor * mean.high,
             consistency=_consistency(task, own, [rows[i].group for i in at]),
-            recovery=None if reference is None else _recovery(own, _at(reference, at), seed),
+            recovery=None
+            if reference is None
+            else ratio_interval(own, _at(reference, at), seed=seed),
         )
     return figures
 
 
 def overall_recovery(
     rows: Sequence[Row], scores: Scores, reference: Scores, *, seed: int
-) -> Percent | None:
+) -> Interval | None:
     """Return the unweighted mean of the tasks' recovery; its interval resamples each task on its own.
 
     Returns:
@@ -99,25 +101,16 @@ def overall_recovery(
     parts = []
     for task in METRICS:
         at = [i for i, row in enumerate(rows) if row.task == task and scores[i] is not None]
-        part = _recovery(_at(scores, at), _at(reference, at), seed) if at else None
+        part = ratio_interval(_at(scores, at), _at(reference, at), seed=seed) if at else None
         if part is not None:
             parts.append(part)
     if not parts:
         return None
-    value = float(np.mean([part.percent for part in parts]))
+    value = float(np.mean([part.value for part in parts]))
     # Tasks are independent samples, so their half widths add up like standard errors.
-    below = float(np.sqrt(sum((p.percent - p.low) ** 2 for p in parts))) / len(parts)
-    above = float(np.sqrt(sum((p.high - p.percent) ** 2 for p in parts))) / len(parts)
-    return Percent(percent=value, low=value - below, high=value + above)
-
-
-def _recovery(own: list[float], reference: list[float], seed: int) -> Percent | None:
-    ratio = ratio_interval(own, reference, seed=seed)
-    return None if ratio is None else _percent(ratio)
-
-
-def _percent(ratio: Interval) -> Percent:
-    return Percent(percent=100 * ratio.value, low=100 * ratio.low, high=100 * ratio.high)
+    below = float(np.sqrt(sum((p.value - p.low) ** 2 for p in parts))) / len(parts)
+    above = float(np.sqrt(sum((p.high - p.value) ** 2 for p in parts))) / len(parts)
+    return Interval(value=value, low=value - below, high=value + above)
 
 
 def _consistency(task: str, scores: list[float], groups: list[str | None]) -> float | None:

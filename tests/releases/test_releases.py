@@ -86,8 +86,8 @@ def test_compare_on_twenty_rows(
     assert (whole["name"], small["name"]) == ("bundle-fp32", "bundle-int4")
     assert len(whole["rows"]) == 20
     # float32 graphs against float32 torch: the same answers, so the recovery is whole
-    assert whole["recovery"]["percent"] == 100
-    assert whole["token_agreement"]["identical_percent"] == 100
+    assert whole["recovery"]["value"] == 1
+    assert whole["token_agreement"]["identical"] == 1
     assert (tmp_path / "r" / "report.html").is_file()
 
 

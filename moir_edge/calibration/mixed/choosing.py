@@ -22,7 +22,7 @@ from moir_edge.calibration.rows import CalibrationRows, refuse_overlap
 from moir_edge.calibration.settings import CalibrationSettings
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, ToleranceError, UnsupportedError
-from moir_edge.metrics.records import Percent
+from moir_edge.metrics.records import Interval
 from moir_edge.progress import Progress
 from moir_edge.runtime.processor import Processor
 
@@ -184,7 +184,7 @@ class _Search:
         self._progress = progress
         self._steps = raising_order(sensitivity.layers)
         self._most_trials = 2 + len(self._steps).bit_length()
-        self._tried: dict[int, Percent] = {}
+        self._tried: dict[int, Interval] = {}
 
     def run(self, data: _Data, max_new_tokens: int) -> Mix:
         """Find the mix.
@@ -204,7 +204,7 @@ class _Search:
             if count not in self._tried:
                 self._tried[count] = held_out.recovery(self._build(count), self._model.plan)
                 self._progress("mix", len(self._tried), self._most_trials)
-            return self._tried[count].percent >= self._target
+            return 100 * self._tried[count].value >= self._target
 
         count = smallest_reaching(len(self._steps), reaches)
         self._progress("mix", self._most_trials, self._most_trials)
@@ -230,7 +230,7 @@ class _Search:
         remedy = f" or leave out --component-precision {fixed}" if fixed else ""
         return ToleranceError(
             f"target recovery {self._target:g} % is out of reach: with all {len(self._sensitivity.layers)} layers that "
-            f"may be raised in float32 it is {best.percent:.2f} % ({held_out.measure} on {held_out.rows} held-out "
+            f"may be raised in float32 it is {100 * best.value:.2f} % ({held_out.measure} on {held_out.rows} held-out "
             f"rows); ask for less{remedy}"
         )
 
@@ -261,7 +261,7 @@ class _Search:
         return {
             "steps": count,
             "layer_bytes": floor + added,
-            "recovery": recovery.percent,
-            "low": recovery.low,
-            "high": recovery.high,
+            "recovery": 100 * recovery.value,
+            "low": 100 * recovery.low,
+            "high": 100 * recovery.high,
         }

@@ -16,7 +16,7 @@ from moir_edge.graphs.sessions import TappedSessions, greedy_tokens
 from moir_edge.graphs.writing import write_graphs
 from moir_edge.metrics import mean_interval
 from moir_edge.metrics.agreement import leading_share
-from moir_edge.metrics.records import Answer, Percent
+from moir_edge.metrics.records import Answer, Interval
 from moir_edge.metrics.scores import overall_recovery, row_scores
 from moir_edge.precisions import FP32
 from moir_edge.runtime.processor import Processor
@@ -68,8 +68,8 @@ class HeldOut:
         """How many rows."""
         return len(self._rows)
 
-    def recovery(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> Percent:
-        """Return the recovery of quantized graphs with its 95 % interval.
+    def recovery(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> Interval:
+        """Return the recovery of quantized graphs, a share, with its 95 % interval.
 
         Args:
             graphs: All components.
@@ -83,8 +83,7 @@ class HeldOut:
                 return found
         pairs = zip(answers, self._answers, strict=True)
         shares = [leading_share(own.token_ids, ref.token_ids) for own, ref in pairs]
-        mean = mean_interval(shares, seed=_SEED)
-        return Percent(percent=100 * mean.value, low=100 * mean.low, high=100 * mean.high)
+        return mean_interval(shares, seed=_SEED)
 
     def _run(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> list[Answer]:
         """Return the answers to all rows."""

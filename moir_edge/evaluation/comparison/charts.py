@@ -20,7 +20,7 @@ from moir_edge.charts.axes import (
 from moir_edge.charts.dots import Dot, DotRow, dot_chart
 from moir_edge.charts.svg import Scale, draw, element, marker, padded_range, time_scale
 from moir_edge.evaluation.comparison.schema import CandidateReport
-from moir_edge.evaluation.report.text import milliseconds
+from moir_edge.evaluation.report.text import interval_text, milliseconds
 
 __all__ = ["component_chart", "recovery_chart", "spread_chart", "trade_off_chart"]
 
@@ -33,7 +33,7 @@ Candidates = Sequence[CandidateReport]
 def trade_off_chart(candidates: Candidates) -> str | None:
     """Draw median time to first token against recovery; None where nothing was scored."""
     points = [
-        (at, one, one.recovery.percent if one.recovery else 100.0)
+        (at, one, 100 * one.recovery.value if one.recovery else 100.0)
         for at, one in enumerate(candidates)
         if at == 0 or one.recovery
     ]
@@ -89,8 +89,9 @@ def _recovery_dot(at: int, one: CandidateReport, task: str) -> Dot | None:
     recovery = one.tasks[task].recovery if task in one.tasks else None
     if recovery is None:
         return None
-    tip = f"{one.name}, {task}: {recovery.percent:.1f} % ({recovery.low:.1f}–{recovery.high:.1f})"
-    return Dot(series=at, value=recovery.percent, low=recovery.low, high=recovery.high, tip=tip)
+    value, low, high = (100 * part for part in (recovery.value, recovery.low, recovery.high))
+    tip = f"{one.name}, {task}: {interval_text(recovery)}"
+    return Dot(series=at, value=value, low=low, high=high, tip=tip)
 
 
 def component_chart(candidates: Candidates) -> str:
@@ -170,7 +171,7 @@ def _recovery_range(candidates: Candidates) -> tuple[float, float]:
     values = [100.0]
     for one in candidates[1:]:
         parts = [one.recovery, *(figures.recovery for figures in one.tasks.values())]
-        values += [edge for part in parts if part for edge in (part.low, part.high)]
+        values += [edge for part in parts if part for edge in (100 * part.low, 100 * part.high)]
     return padded_range([min(*values, 98.0), max(*values, 101.0)], 0.08)
 
 

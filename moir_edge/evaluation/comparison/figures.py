@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moir_edge.data.rows import Row
 from moir_edge.evaluation.candidates import TimedAnswer
@@ -13,19 +14,17 @@ from moir_edge.evaluation.comparison.schema import (
     COMPONENT_ORDER,
     CandidateReport,
     ChangedAnswer,
-    Ratio,
-    RouterOverhead,
     RowResult,
-    Samples,
 )
 from moir_edge.evaluation.measure import OverheadPairs
 from moir_edge.evaluation.process import Measured
+from moir_edge.evaluation.records import RouterOverhead, Samples
 from moir_edge.metrics.agreement import compare_routing, token_agreement
-from moir_edge.metrics.bootstrap import CONFIDENCE, RESAMPLES
-from moir_edge.metrics.records import Answer, Percent, RoutingRow
+from moir_edge.metrics.bootstrap import median_interval, paired_ratio
+from moir_edge.metrics.records import Answer, PairedRatio, RoutingRow
 from moir_edge.metrics.scores import METRICS, Scores, overall_recovery, row_scores, task_figures
 
-__all__ = ["RawResult", "candidate_report", "component_samples", "paired_ratio", "router_overhead"]
+__all__ = ["RawResult", "candidate_report", "component_samples", "router_overhead"]
 
 MAX_CHANGED = 50
 
@@ -96,34 +95,6 @@ def candidate_report(
     )
 
 
-def paired_ratio(
-    times: Sequence[float | None], baseline: Sequence[float | None], *, seed: int
-) -> Ratio | None:
-    """Return the median of paired ratios, with a bootstrap interval over the pairs.
-
-    A ratio within a turn is free of what slowed both sides, and of the length of the prompt; the median is not moved by
-    one run that was interrupted.
-
-    Args:
-        times: Time i was taken next to time i of `baseline`; None where there is none.
-        baseline: Any unit, the same as `times`.
-        seed: Seed of the resampling.
-
-    Returns:
-        The ratio, or None without a single pair.
-    """
-    pairs = [
-        (a, b) for a, b in zip(times, baseline, strict=False) if a is not None and b is not None
-    ]
-    if not pairs:
-        return None
-    ratios = np.array([a / b for a, b in pairs])
-    drawn = np.random.default_rng(seed).integers(0, ratios.size, size=(RESAMPLES, ratios.size))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.median(ratios[drawn], axis=1), [tail, 1 - tail])
-    return Ratio(ratio=float(np.median(ratios)), low=float(low), high=float(high), pairs=len(pairs))
-
-
 def router_overhead(pairs: OverheadPairs, *, seed: int) -> RouterOverhead:
     """Compare paired times to first token with the router on and off.
 
@@ -133,27 +104,21 @@ def router_overhead(pairs: OverheadPairs, *, seed: int) -> RouterOverhead:
     """
     on = np.array([timed.ttft_ms for timed in pairs.on])
     off = np.array([timed.ttft_ms for timed in pairs.off])
-    drawn = np.random.default_rng(seed).integers(0, on.size, size=(RESAMPLES, on.size))
-    # medians, because one interrupted run would move a mean by more than the router costs
-    resampled = 100 * np.median((on - off)[drawn], axis=1) / np.median(off[drawn], axis=1)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
-    inside = [
-        100 * t.component_ms["router"] / t.ttft_ms for t in pairs.on if "router" in t.component_ms
-    ]
+
+    def overhead(at: NDArray[np.int64]) -> NDArray[np.float64]:
+        # Medians, because one interrupted run would move a mean by more than the router costs.
+        return np.asarray(np.median((on - off)[at], axis=-1) / np.median(off[at], axis=-1))
+
+    inside = [t.component_ms["router"] / t.ttft_ms for t in pairs.on if "router" in t.component_ms]
     return RouterOverhead(
         on=Samples.of(on.tolist(), "ms"),
         off=Samples.of(off.tolist(), "ms"),
-        overhead=Percent(
-            percent=float(100 * np.median(on - off) / np.median(off)),
-            low=float(low),
-            high=float(high),
-        ),
-        component_percent=float(np.median(inside)) if inside else None,
+        overhead=median_interval(overhead, on.size, seed=seed),
+        component_share=float(np.median(inside)) if inside else None,
     )
 
 
-def _ttft_ratio(raw: RawResult, reference: RawResult | None, seed: int) -> Ratio | None:
+def _ttft_ratio(raw: RawResult, reference: RawResult | None, seed: int) -> PairedRatio | None:
     if reference is None:
         return None
     own, base = ([one.ttft_ms for one in result.timed] for result in (raw, reference))

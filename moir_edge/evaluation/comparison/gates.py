@@ -7,10 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moir_edge.evaluation.comparison.schema import CandidateReport, GateResult, RouterOverhead
+from moir_edge.evaluation.comparison.schema import CandidateReport
 from moir_edge.evaluation.deciding import Evidence, Figure, gate_result
+from moir_edge.evaluation.records import GateResult, RouterOverhead
 from moir_edge.metrics.agreement import NO_ROUTER
-from moir_edge.metrics.records import Percent
+from moir_edge.metrics.records import Interval
 
 __all__ = ["GateBounds", "check_gates", "overhead_figure"]
 
@@ -76,11 +77,11 @@ def _recoveries(
             yield figure, bounds.min_task_recovery
 
 
-def _recovery(name: str, recovery: Percent | None, rows: int, bounds: GateBounds) -> Figure:
+def _recovery(name: str, recovery: Interval | None, rows: int, bounds: GateBounds) -> Figure:
     if recovery is None:
         return Figure(name, None, ">=", " %")
-    evidence = Evidence.of_percent(recovery, rows) if bounds.gate_on == "low" else None
-    return Figure(name, recovery.percent, ">=", " %", evidence=evidence)
+    evidence = Evidence.in_percent(recovery, rows) if bounds.gate_on == "low" else None
+    return Figure(name, 100 * recovery.value, ">=", " %", evidence=evidence)
 
 
 def _times(
@@ -90,14 +91,14 @@ def _times(
         yield _overhead(candidate, reference, rounds), bounds.max_router_overhead
     if bounds.max_ttft_ratio is not None:
         ratio = candidate.ttft_ratio
-        value, evidence = (ratio.ratio, Evidence.of_ratio(ratio, rounds)) if ratio else (None, None)
+        value, evidence = (ratio.value, Evidence.of_ratio(ratio, rounds)) if ratio else (None, None)
         yield Figure("TTFT ratio", value, "<=", evidence=evidence), bounds.max_ttft_ratio
 
 
 def _agreement(candidate: CandidateReport, bounds: GateBounds) -> Iterator[tuple[Figure, float]]:
     if bounds.min_token_agreement is not None:
         agreement = candidate.token_agreement
-        percent = agreement.identical_percent if agreement else None
+        percent = 100 * agreement.identical if agreement else None
         yield Figure("token agreement", percent, ">=", " %"), bounds.min_token_agreement
 
 
@@ -125,5 +126,5 @@ def overhead_figure(
     """
     if measured is None:
         return Figure("router overhead", value, "<=", " %", reason)
-    evidence = Evidence.of_percent(measured.overhead, len(measured.on.samples), rounds)
-    return Figure("router overhead", measured.overhead.percent, "<=", " %", evidence=evidence)
+    evidence = Evidence.in_percent(measured.overhead, len(measured.on.samples), rounds)
+    return Figure("router overhead", 100 * measured.overhead.value, "<=", " %", evidence=evidence)

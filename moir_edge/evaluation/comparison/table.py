@@ -87,13 +87,13 @@ def _against(one: CandidateReport, reference: CandidateReport, text: str) -> str
 
 
 def _tokens(one: CandidateReport) -> str:
-    return f"{one.token_agreement.identical_percent:.1f} %" if one.token_agreement else NOT_MEASURED
+    return f"{100 * one.token_agreement.identical:.1f} %" if one.token_agreement else NOT_MEASURED
 
 
 def _routing(one: CandidateReport) -> str:
     if one.routing is None:
         return one.routing_reason or NOT_MEASURED
-    return f"{one.routing.index_percent:.2f} %"
+    return f"{100 * one.routing.index_agreement:.2f} %"
 
 
 def _overhead(one: CandidateReport) -> str:

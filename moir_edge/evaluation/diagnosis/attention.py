@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from moir_edge.data.rows import Row
 from moir_edge.errors import NotFiniteError, UnsupportedError
 from moir_edge.evaluation.candidates.checkpoint import CheckpointCandidate
-from moir_edge.evaluation.diagnosis.schema import Attention, Figure, LayerAttention
+from moir_edge.evaluation.diagnosis.schema import Attention, LayerAttention
 from moir_edge.finite import count_text, is_finite
 from moir_edge.metrics import mean_interval
-from moir_edge.metrics.records import Answer
+from moir_edge.metrics.records import Answer, Interval
 from moir_edge.progress import Progress
 
 __all__ = [
@@ -80,10 +80,10 @@ def attention_figures(rows: Sequence[AttentionRow], *, seed: int) -> Attention:
     text, image = (np.stack([pair[side] for pair in indices]) for side in (0, 1))
     layers = mdi.shape[1]
 
-    def mean(values: Floats, layer: int) -> Figure | None:
+    def mean(values: Floats, layer: int) -> Interval | None:
         if not is_finite(values[:, layer]):
             return None
-        return Figure.of(mean_interval(values[:, layer].tolist(), seed=seed))
+        return mean_interval(values[:, layer].tolist(), seed=seed)
 
     return Attention(
         rows=len(rows),

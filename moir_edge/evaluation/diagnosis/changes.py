@@ -18,10 +18,11 @@ from moir_edge.evaluation.diagnosis.perceptual import (
     TEXT_PERMUTED,
     relative_fall,
 )
-from moir_edge.evaluation.diagnosis.schema import CLEAN, Figure
+from moir_edge.evaluation.diagnosis.schema import CLEAN
 from moir_edge.evaluation.diagnosis.settings import DiagnoseSettings
 from moir_edge.evaluation.diagnosis.shares import SHAPLEY_CONDITIONS, dominance, image_share
 from moir_edge.evaluation.diagnosis.values import Statistic, ValueTable
+from moir_edge.metrics.records import Interval
 
 __all__ = ["source_changes"]
 
@@ -30,7 +31,7 @@ Floats = NDArray[np.float64]
 
 def source_changes(
     own: SourceFigures, reference: SourceFigures, settings: DiagnoseSettings
-) -> dict[str, dict[str, Figure]]:
+) -> dict[str, dict[str, Interval]]:
     """Return the differences of one source's figures to the reference's.
 
     Args:
@@ -66,7 +67,7 @@ def _paired(
 
 def _scores_and_shares(
     table: ValueTable, scope: str, settings: DiagnoseSettings
-) -> dict[str, Figure]:
+) -> dict[str, Interval]:
     shapley = [SHAPLEY_REQUESTS[name] for name in SHAPLEY_CONDITIONS]
     wanted: dict[str, tuple[Sequence[str], Statistic]] = {
         label: ([label], _only) for label in (CLEAN, *settings.degradations)
@@ -76,7 +77,7 @@ def _scores_and_shares(
     return _differences(table, scope, wanted)
 
 
-def _perceptual(table: ValueTable, scope: str) -> dict[str, Figure]:
+def _perceptual(table: ValueTable, scope: str) -> dict[str, Interval]:
     full = PERCEPTUAL_REQUESTS[FULL]
     return _differences(
         table,
@@ -90,13 +91,13 @@ def _perceptual(table: ValueTable, scope: str) -> dict[str, Figure]:
 
 def _differences(
     table: ValueTable, scope: str, wanted: dict[str, tuple[Sequence[str], Statistic]]
-) -> dict[str, Figure]:
+) -> dict[str, Interval]:
     found = {}
     for name, (requests, statistic) in wanted.items():
         both = [f"{side} {request}" for side in ("own", "reference") for request in requests]
         figure = table.figure(scope, both, _difference(statistic))
         if figure is not None:
-            found[name] = Figure.of(figure)
+            found[name] = figure
     return found
 
 

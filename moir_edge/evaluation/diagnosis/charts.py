@@ -11,16 +11,17 @@ from moir_edge.charts.dots import Dot, DotRow, dot_chart
 from moir_edge.charts.svg import Scale, draw, marker, padded_range
 from moir_edge.evaluation.diagnosis.schema import (
     DiagnosisReport,
-    Figure,
     LayerAttention,
     SourceDiagnosis,
 )
-from moir_edge.evaluation.diagnosis.text import condition_detail, condition_name, percent_text
+from moir_edge.evaluation.diagnosis.text import condition_detail, condition_name
 from moir_edge.evaluation.diagnosis.values import OVERALL
+from moir_edge.evaluation.report.text import interval_text
+from moir_edge.metrics.records import Interval
 
 __all__ = ["layer_chart", "perceptual_chart", "score_chart", "share_chart"]
 
-Pick = Callable[[SourceDiagnosis], Figure | None]
+Pick = Callable[[SourceDiagnosis], Interval | None]
 
 
 def score_chart(report: DiagnosisReport) -> str:
@@ -107,7 +108,7 @@ def _layer_line(
     ]
 
 
-def _dominance(layers: Sequence[LayerAttention]) -> list[tuple[int, Figure]]:
+def _dominance(layers: Sequence[LayerAttention]) -> list[tuple[int, Interval]]:
     """Return number and index of the layers that have one."""
     return [(one.layer, one.mdi) for one in layers if one.mdi is not None]
 
@@ -128,7 +129,7 @@ def _row(report: DiagnosisReport, name: str, detail: str, pick: Pick) -> DotRow:
     return DotRow(name=name, detail=detail, dots=dots)
 
 
-def _dot(at: int, source: str, row: str, figure: Figure | None) -> Dot | None:
+def _dot(at: int, source: str, row: str, figure: Interval | None) -> Dot | None:
     if figure is None:
         return None
     return Dot(
@@ -136,7 +137,7 @@ def _dot(at: int, source: str, row: str, figure: Figure | None) -> Dot | None:
         value=100 * figure.value,
         low=100 * figure.low,
         high=100 * figure.high,
-        tip=f"{source}, {row}: {percent_text(figure)}",
+        tip=f"{source}, {row}: {interval_text(figure)}",
     )
 
 

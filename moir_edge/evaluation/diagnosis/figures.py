@@ -16,7 +16,6 @@ from moir_edge.evaluation.diagnosis.plan import IMAGE_BLANK, TEXT_BLANK, Plan
 from moir_edge.evaluation.diagnosis.schema import (
     CLEAN,
     ConditionFigures,
-    Figure,
     Perceptual,
     Shares,
 )
@@ -118,6 +117,6 @@ class SourceFigures:
     def _figures(self, request: str, reference: Scores | None) -> dict[str, object]:
         seed = self._settings.seed
         return {
-            "overall": Figure.of(self._table.mean(OVERALL, request)),
+            "overall": self._table.mean(OVERALL, request),
             "tasks": task_figures(self.plan.rows, self._scores[request], reference, seed=seed),
         }

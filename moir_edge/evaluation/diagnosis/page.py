@@ -9,10 +9,10 @@ from typing import Any
 from moir_edge.evaluation.diagnosis import charts
 from moir_edge.evaluation.diagnosis.schema import CLEAN, DiagnosisReport, RoutingExample
 from moir_edge.evaluation.diagnosis.table import change_rows, figure_rows, layer_rows, task_rows
-from moir_edge.evaluation.diagnosis.text import headline, percent_text
+from moir_edge.evaluation.diagnosis.text import headline
 from moir_edge.evaluation.diagnosis.values import OVERALL
 from moir_edge.evaluation.report.template import render_template
-from moir_edge.evaluation.report.text import bytes_text
+from moir_edge.evaluation.report.text import bytes_text, interval_text
 
 __all__ = ["render_html"]
 
@@ -25,7 +25,7 @@ def render_html(report: DiagnosisReport) -> str:
     Args:
         report: The diagnosis; routing maps are drawn where it still holds their pictures.
     """
-    filters: dict[str, Callable[..., str]] = {"percent": percent_text, "bytes": bytes_text}
+    filters: dict[str, Callable[..., str]] = {"percent": interval_text, "bytes": bytes_text}
     return render_template(_TEMPLATE, _context(report), filters)
 
 

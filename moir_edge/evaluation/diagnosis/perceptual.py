@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moir_edge.evaluation.diagnosis.schema import Figure, Perceptual
+from moir_edge.evaluation.diagnosis.schema import Perceptual
 from moir_edge.evaluation.diagnosis.values import ValueTable
 
 __all__ = ["FULL", "IMAGE_PERMUTED", "TEXT_PERMUTED", "alone", "perceptual_scores", "relative_fall"]
@@ -28,7 +28,7 @@ def perceptual_scores(table: ValueTable, scope: str, rows: int) -> Perceptual:
     image = table.figure(scope, (FULL, IMAGE_PERMUTED), relative_fall)
     text = table.figure(scope, (FULL, TEXT_PERMUTED), relative_fall)
     reason = None if image else "the full score is 0, so there is no fall to measure"
-    return Perceptual(rows=rows, image=Figure.of(image), text=Figure.of(text), reason=reason)
+    return Perceptual(rows=rows, image=image, text=text, reason=reason)
 
 
 def alone() -> Perceptual:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from moir_edge.data.degradations import CLEAN
 from moir_edge.evaluation.diagnosis.settings import DiagnoseSettings
 from moir_edge.evaluation.provenance import VersionedReport
-from moir_edge.metrics import Interval
-from moir_edge.metrics.records import Record, TaskFigures
+from moir_edge.metrics.records import Interval, Record, TaskFigures
 
 __all__ = [
     "CLEAN",
@@ -18,7 +17,6 @@ __all__ = [
     "Attention",
     "ConditionFigures",
     "DiagnosisReport",
-    "Figure",
     "LayerAttention",
     "Perceptual",
     "RoutingExample",
@@ -26,28 +24,7 @@ __all__ = [
     "SourceDiagnosis",
 ]
 
-DIAGNOSIS_SCHEMA_VERSION = 2
-
-
-class Figure(Record):
-    """A figure with its 95 % bootstrap interval; shares and mean scores are in [0, 1]."""
-
-    value: float
-    low: float
-    high: float
-
-    @overload
-    @classmethod
-    def of(cls, interval: Interval) -> Figure: ...
-    @overload
-    @classmethod
-    def of(cls, interval: None) -> None: ...
-    @classmethod
-    def of(cls, interval: Interval | None) -> Figure | None:
-        """Take over an interval; None stays None."""
-        if interval is None:
-            return None
-        return cls(value=interval.value, low=interval.low, high=interval.high)
+DIAGNOSIS_SCHEMA_VERSION = 3
 
 
 class ConditionFigures(Record):
@@ -68,7 +45,7 @@ class ConditionFigures(Record):
     quantity: str | None = None
     unit: str = ""
     strength: tuple[float, float] | None = None
-    overall: Figure
+    overall: Interval
     tasks: dict[str, TaskFigures]
 
 
@@ -85,12 +62,12 @@ class Shares(Record):
         reason: Why there are no shares; None where there are.
     """
 
-    values: dict[str, Figure]
-    phi_image: Figure
-    phi_text: Figure
-    share_image: Figure | None
-    share_text: Figure | None
-    dominance: Figure | None
+    values: dict[str, Interval]
+    phi_image: Interval
+    phi_text: Interval
+    share_image: Interval | None
+    share_text: Interval | None
+    dominance: Interval | None
     reason: str | None = None
 
 
@@ -105,8 +82,8 @@ class Perceptual(Record):
     """
 
     rows: int
-    image: Figure | None
-    text: Figure | None
+    image: Interval | None
+    text: Interval | None
     reason: str | None = None
 
 
@@ -124,9 +101,9 @@ class LayerAttention(Record):
     """
 
     layer: int
-    mdi: Figure | None
-    aei_text: Figure | None
-    aei_image: Figure | None
+    mdi: Interval | None
+    aei_text: Interval | None
+    aei_image: Interval | None
     mass_image: float
     mass_text: float
 
@@ -191,7 +168,7 @@ class SourceDiagnosis(Record):
     perceptual: dict[str, Perceptual]
     attention: Attention | None = None
     attention_reason: str | None = None
-    changes: dict[str, dict[str, Figure]] = Field(default_factory=dict)
+    changes: dict[str, dict[str, Interval]] = Field(default_factory=dict)
     routing: tuple[RoutingExample, ...] = ()
     routing_reason: str | None = None
     seconds: float

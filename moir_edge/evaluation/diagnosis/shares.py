@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moir_edge.evaluation.diagnosis.schema import Figure, Shares
+from moir_edge.evaluation.diagnosis.schema import Shares
 from moir_edge.evaluation.diagnosis.values import ValueTable
 
 __all__ = [
@@ -48,7 +48,7 @@ def modality_shares(table: ValueTable, scope: str) -> Shares:
     """
     share = table.figure(scope, SHAPLEY_CONDITIONS, image_share)
     other = table.figure(scope, SHAPLEY_CONDITIONS, lambda means: 1 - image_share(means))
-    values = {name: Figure.of(table.mean(scope, name)) for name in SHAPLEY_CONDITIONS}
+    values = {name: table.mean(scope, name) for name in SHAPLEY_CONDITIONS}
     reason = None
     if share is None:
         gain = values[BOTH].value - values[NEITHER].value
@@ -58,11 +58,11 @@ def modality_shares(table: ValueTable, scope: str) -> Shares:
         )
     return Shares(
         values=values,
-        phi_image=Figure.of(table.defined(scope, SHAPLEY_CONDITIONS, _phi_image)),
-        phi_text=Figure.of(table.defined(scope, SHAPLEY_CONDITIONS, _phi_text)),
-        share_image=Figure.of(share),
-        share_text=Figure.of(other),
-        dominance=Figure.of(table.figure(scope, SHAPLEY_CONDITIONS, dominance)),
+        phi_image=table.defined(scope, SHAPLEY_CONDITIONS, _phi_image),
+        phi_text=table.defined(scope, SHAPLEY_CONDITIONS, _phi_text),
+        share_image=share,
+        share_text=other,
+        dominance=table.figure(scope, SHAPLEY_CONDITIONS, dominance),
         reason=reason,
     )
 

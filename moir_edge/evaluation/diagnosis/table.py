@@ -17,11 +17,16 @@ from moir_edge.evaluation.diagnosis.text import (
     condition_detail,
     condition_name,
     number_text,
-    percent_text,
 )
 from moir_edge.evaluation.diagnosis.values import OVERALL
 from moir_edge.evaluation.report.terminal import print_figures
-from moir_edge.evaluation.report.text import NOT_MEASURED, data_title, print_notices, score_text
+from moir_edge.evaluation.report.text import (
+    NOT_MEASURED,
+    data_title,
+    interval_text,
+    print_notices,
+    score_text,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,14 +50,14 @@ def figure_rows(report: DiagnosisReport) -> TableRows:
         (condition_title(one), _overall(one.label)) for one in report.sources[0].conditions
     ]
     columns += [
-        ("share of images", lambda one: percent_text(one.shares[OVERALL].share_image)),
-        ("share of text", lambda one: percent_text(one.shares[OVERALL].share_text)),
-        ("dominance", lambda one: percent_text(one.shares[OVERALL].dominance)),
+        ("share of images", lambda one: interval_text(one.shares[OVERALL].share_image)),
+        ("share of text", lambda one: interval_text(one.shares[OVERALL].share_text)),
+        ("dominance", lambda one: interval_text(one.shares[OVERALL].dominance)),
     ]
     if report.settings.perceptual:
         columns += [
-            ("perceptual, image", lambda one: percent_text(one.perceptual[OVERALL].image)),
-            ("perceptual, text", lambda one: percent_text(one.perceptual[OVERALL].text)),
+            ("perceptual, image", lambda one: interval_text(one.perceptual[OVERALL].image)),
+            ("perceptual, text", lambda one: interval_text(one.perceptual[OVERALL].text)),
         ]
     columns += [(f"MDI layer {layer}", _mdi(layer)) for layer in _shown(report)]
     return [(name, [cell(one) for one in report.sources]) for name, cell in columns]
@@ -142,7 +147,7 @@ def _reasons(source: SourceDiagnosis) -> list[tuple[str, str]]:
 
 
 def _overall(name: str) -> Cell:
-    return lambda one: percent_text(one.condition(name).overall)
+    return lambda one: interval_text(one.condition(name).overall)
 
 
 def _mdi(layer: int) -> Cell:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from moir_edge.evaluation.diagnosis.schema import CLEAN, ConditionFigures, Figure, SourceDiagnosis
+from moir_edge.evaluation.diagnosis.schema import CLEAN, ConditionFigures, SourceDiagnosis
 from moir_edge.evaluation.diagnosis.values import OVERALL
 from moir_edge.evaluation.report.text import NOT_MEASURED
+from moir_edge.metrics.records import Interval
 
 __all__ = [
     "change_text",
@@ -12,26 +13,17 @@ __all__ = [
     "condition_name",
     "headline",
     "number_text",
-    "percent_text",
 ]
 
 
-def percent_text(figure: Figure | None) -> str:
-    """Return a share or mean score in % with its interval."""
-    if figure is None:
-        return NOT_MEASURED
-    value, low, high = (100 * part for part in (figure.value, figure.low, figure.high))
-    return f"{value:.1f} % ({low:.1f}–{high:.1f})"
-
-
-def number_text(figure: Figure | None) -> str:
+def number_text(figure: Interval | None) -> str:
     """Return an index as a plain number with its interval."""
     if figure is None:
         return NOT_MEASURED
     return f"{figure.value:.2f} ({figure.low:.2f}–{figure.high:.2f})"
 
 
-def change_text(figure: Figure | None) -> str:
+def change_text(figure: Interval | None) -> str:
     """Return a difference of shares or mean scores in points, signed, with its interval."""
     if figure is None:
         return NOT_MEASURED

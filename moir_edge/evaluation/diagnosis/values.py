@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moir_edge.data.rows import TASKS, Row
-from moir_edge.metrics.bootstrap import Interval, interval_of, resampled_means
+from moir_edge.metrics.bootstrap import interval_of, resampled_means
+from moir_edge.metrics.records import Interval
 from moir_edge.metrics.scores import METRICS, Scores
 
 __all__ = ["OVERALL", "Statistic", "ValueTable", "unit_scores"]

@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moir_edge.bundle import COMPONENTS
 from moir_edge.evaluation.comparison.gates import overhead_figure
-from moir_edge.evaluation.comparison.schema import GateResult, Ratio
 from moir_edge.evaluation.deciding import Evidence, Figure, gate_result
 from moir_edge.evaluation.parity.schema import SpeedPair, Subject, SubjectParity
+from moir_edge.evaluation.records import GateResult
 from moir_edge.metrics.agreement import NO_ROUTER
+from moir_edge.metrics.records import PairedRatio
 
 __all__ = ["BenchBounds", "check_bench_gates"]
 
@@ -103,7 +104,7 @@ def _numbers(subject: Subject, bounds: BenchBounds) -> Iterator[tuple[Figure, fl
     for component in COMPONENTS if parity is None else parity.expected():
         yield from _component(component, parity, bounds)
     if bounds.min_token_agreement is not None:
-        same = parity.tokens.identical_percent if parity else None
+        same = 100 * parity.tokens.identical if parity else None
         yield Figure("token agreement", same, ">=", " %"), bounds.min_token_agreement
     if bounds.min_index_agreement is not None:
         for figure in _indices(parity):
@@ -115,7 +116,7 @@ def _indices(parity: SubjectParity | None) -> Iterator[Figure]:
     alone = parity.component("router") if parity else None
     chain = parity.routing if parity else None
     reason = NO_ROUTER if parity and "router" in parity.missing else None
-    own, whole = alone.index_percent if alone else None, chain.index_percent if chain else None
+    own, whole = (_percent(one.index_agreement) if one else None for one in (alone, chain))
     if alone is not None and not alone.is_finite:
         own = math.nan
     if parity is not None and parity.routing_reason is not None:
@@ -155,8 +156,12 @@ def _has_tpot(subject: Subject) -> bool:
     return any(timing.tpot is not None for timing in subject.timings)
 
 
-def _slowdown(name: str, ratio: Ratio | None, rounds: int) -> Figure:
+def _slowdown(name: str, ratio: PairedRatio | None, rounds: int) -> Figure:
     if ratio is None:
         return Figure(name, None, "<=", " %")
-    evidence = Evidence.of_slowdown(ratio, rounds)
-    return Figure(name, 100 * (ratio.ratio - 1), "<=", " %", evidence=evidence)
+    evidence = Evidence.in_percent(ratio, ratio.pairs, rounds, less=1)
+    return Figure(name, 100 * (ratio.value - 1), "<=", " %", evidence=evidence)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

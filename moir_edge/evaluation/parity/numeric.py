@@ -16,11 +16,12 @@ from moir_edge.evaluation.candidates import ComponentRun
 from moir_edge.evaluation.parity.schema import ComponentParity
 from moir_edge.finite import count_text, is_finite, largest
 from moir_edge.metrics.cosine import cosines
+from moir_edge.metrics.sources import sources_found
 
 if TYPE_CHECKING:
     from moir_edge.runtime.interface import RouterArrays
 
-__all__ = ["ComponentFigures", "index_shares"]
+__all__ = ["ComponentFigures"]
 
 _ERROR_FIGURES = ("max_abs_error", "cosine", "lowest_cosine")
 
@@ -94,7 +95,8 @@ class ComponentFigures:
         gathered.cosines.append(cosines(left, right))
 
     def _add_routing(self, own: RouterArrays, truth: RouterArrays) -> None:
-        self._shares.append(index_shares(own.indices, truth.indices, truth.gate > 0))
+        routed = truth.gate > 0
+        self._shares.append(sources_found(own.indices[routed], truth.indices[routed]))
         if not all(is_finite(values) for values in (own.scores, own.gate, own.margin)):
             # The embeddings may be finite all the same: such a router leaves them as they are.
             self._components["router"].errors.append(math.nan)
@@ -121,10 +123,10 @@ class ComponentFigures:
     def _shares_of(self, name: str) -> dict[str, float]:
         """Return the agreement figures that only one component has."""
         if name == "decoder":
-            return {"greedy_percent": 100 * float(np.concatenate(self._same).mean())}
+            return {"greedy_agreement": float(np.concatenate(self._same).mean())}
         shares = np.concatenate(self._shares) if self._shares else np.zeros(0)
         if name == "router" and shares.size:
-            return {"index_percent": 100 * float(shares.mean())}
+            return {"index_agreement": float(shares.mean())}
         return {}
 
 
@@ -134,24 +136,3 @@ class _Gathered:
 
     errors: list[float] = field(default_factory=list)
     cosines: list[Floats] = field(default_factory=list)
-
-
-def index_shares(
-    got: NDArray[np.int64], expected: NDArray[np.int64], routed: NDArray[np.bool_]
-) -> Floats:
-    """Return, for each routed token that names a source, the share of its sources that are found again.
-
-    Args:
-        got: (batch, tokens, k) positions, −1 for none.
-        expected: The reference's.
-        routed: (batch, tokens), tokens that the reference routes.
-
-    Returns:
-        (tokens,) in [0, 1].
-    """
-    ours, theirs = got[routed], expected[routed]
-    named = theirs >= 0
-    hits = (theirs[:, :, None] == ours[:, None, :]).any(axis=2) & named
-    counts = named.sum(axis=1)
-    shares: Floats = hits.sum(axis=1)[counts > 0] / counts[counts > 0]
-    return shares

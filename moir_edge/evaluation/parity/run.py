@@ -13,7 +13,6 @@ from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.candidates.decoding import decoding_notices
 from moir_edge.evaluation.comparison.figures import component_samples, router_overhead
-from moir_edge.evaluation.comparison.schema import GateResult, Samples
 from moir_edge.evaluation.identity import same_notices
 from moir_edge.evaluation.machine import CpuTimes, busy_notices, describe_machine, load_average
 from moir_edge.evaluation.measure import (
@@ -46,6 +45,7 @@ from moir_edge.evaluation.parity.subjects import (
 )
 from moir_edge.evaluation.process import CandidateProcess
 from moir_edge.evaluation.provenance import Machine, Provenance, data_facts
+from moir_edge.evaluation.records import GateResult, Samples
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.version import __version__
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from moir_edge.bundle import COMPONENTS
-from moir_edge.evaluation.comparison.schema import GateResult, Ratio, RouterOverhead, Samples
 from moir_edge.evaluation.provenance import VersionedReport
-from moir_edge.metrics.records import Record, RoutingAgreement, TokenAgreement
+from moir_edge.evaluation.records import GateResult, RouterOverhead, Samples
+from moir_edge.metrics.records import PairedRatio, Record, RoutingAgreement, TokenAgreement
 
 __all__ = [
     "BENCH_SCHEMA_VERSION",
@@ -23,7 +23,7 @@ __all__ = [
     "Timing",
 ]
 
-BENCH_SCHEMA_VERSION = 2
+BENCH_SCHEMA_VERSION = 3
 
 BOUNDARY = (
     "from decoded images and text in host memory to the token on the host: preprocessing, tokenizer, every component, "
@@ -88,8 +88,8 @@ class ComponentParity(Record):
         cosine: Mean over the vectors of the last axis, in [−1, 1].
         lowest_cosine: That of the worst vector.
         vectors: How many there were.
-        index_percent: `router`: share of the reference's sources found again; None where none names a source.
-        greedy_percent: `decoder`: steps with the reference's most likely token.
+        index_agreement: `router`: share of the reference's sources found again; None where none names a source.
+        greedy_agreement: `decoder`: steps with the reference's most likely token.
     """
 
     component: str
@@ -99,8 +99,8 @@ class ComponentParity(Record):
     cosine: float | None
     lowest_cosine: float | None
     vectors: int
-    index_percent: float | None = None
-    greedy_percent: float | None = None
+    index_agreement: float | None = None
+    greedy_agreement: float | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -180,8 +180,8 @@ class SpeedPair(Record):
     kind: PairKind
     subject: str
     baseline: str
-    ttft: Ratio | None
-    tpot: Ratio | None
+    ttft: PairedRatio | None
+    tpot: PairedRatio | None
 
 
 class BenchReport(VersionedReport):

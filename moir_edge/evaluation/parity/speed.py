@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from moir_edge.evaluation.candidates import TimedAnswer
-from moir_edge.evaluation.comparison.figures import paired_ratio
 from moir_edge.evaluation.parity.schema import PairKind, SpeedPair, Subject
+from moir_edge.metrics.bootstrap import paired_ratio
 
 __all__ = ["ENGINE_PROVIDERS", "speed_pairs"]
 

@@ -162,8 +162,8 @@ def _component_cells(one: ComponentParity) -> list[str]:
         NOT_FINITE if one.max_abs_error is None else f"{one.max_abs_error:.2e}",
         NOT_FINITE if one.cosine is None else f"{one.cosine:.6f}",
         NOT_FINITE if one.lowest_cosine is None else f"{one.lowest_cosine:.6f}",
-        _percent(one.index_percent, 2),
-        _percent(one.greedy_percent, 1),
+        _percent(one.index_agreement, 2),
+        _percent(one.greedy_agreement, 1),
     ]
 
 
@@ -171,8 +171,10 @@ def _chain_cells(parity: SubjectParity) -> list[str]:
     routing = parity.routing
     return [
         str(parity.tokens.rows),
-        _percent(parity.tokens.identical_percent, 1),
-        f"{routing.index_percent:.2f} %" if routing else parity.routing_reason or NOT_MEASURED,
+        _percent(parity.tokens.identical, 1),
+        f"{100 * routing.index_agreement:.2f} %"
+        if routing
+        else parity.routing_reason or NOT_MEASURED,
         f"{routing.matched_cosine:.6f}" if routing else NOT_MEASURED,
     ]
 
@@ -184,4 +186,4 @@ def _pair_row(pair: SpeedPair) -> Row:
 
 
 def _percent(value: float | None, digits: int) -> str:
-    return NOT_MEASURED if value is None else f"{value:.{digits}f} %"
+    return NOT_MEASURED if value is None else f"{100 * value:.{digits}f} %"

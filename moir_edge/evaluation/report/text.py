@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from moir_edge.evaluation.comparison.schema import CandidateReport, GateResult, Ratio
+from moir_edge.evaluation.comparison.schema import CandidateReport
 from moir_edge.evaluation.provenance import DataFacts
-from moir_edge.metrics.records import Percent, TaskFigures
+from moir_edge.evaluation.records import GateResult
+from moir_edge.metrics.records import Interval, TaskFigures
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,18 +62,19 @@ def score_text(figures: TaskFigures) -> str:
     return f"{figures.score:.2f}" if figures.metric == "CIDEr-D" else f"{figures.score:.1f} %"
 
 
-def interval_text(figure: Percent | None) -> str:
-    """Return a percentage with its 95 % interval."""
+def interval_text(figure: Interval | None) -> str:
+    """Return a share in % with its 95 % interval."""
     if figure is None:
         return NOT_MEASURED
-    return f"{figure.percent:.1f} % ({figure.low:.1f}–{figure.high:.1f})"
+    value, low, high = (100 * part for part in (figure.value, figure.low, figure.high))
+    return f"{value:.1f} % ({low:.1f}–{high:.1f})"
 
 
-def ratio_text(ratio: Ratio | None) -> str:
+def ratio_text(ratio: Interval | None) -> str:
     """Return a ratio of times with its 95 % interval."""
     if ratio is None:
         return NOT_MEASURED
-    return f"{ratio.ratio:.3f} ({ratio.low:.3f}–{ratio.high:.3f})"
+    return f"{ratio.value:.3f} ({ratio.low:.3f}–{ratio.high:.3f})"
 
 
 def print_gates(gates: Sequence[GateResult], console: Console) -> None:
@@ -123,7 +125,7 @@ def headline(candidate: CandidateReport, reference: CandidateReport) -> str:
     size = candidate.weights_bytes / reference.weights_bytes
     ttft = candidate.ttft.median / reference.ttft.median
     kept = (
-        f"Keeps {candidate.recovery.percent:.1f} % of the reference's score"
+        f"Keeps {100 * candidate.recovery.value:.1f} % of the reference's score"
         if candidate.recovery
         else "Scores were not compared (no answers in the data)"
     )

@@ -60,7 +60,7 @@ def test_candidates_take_turns_and_the_first_calls_do_not_count() -> None:
 
 def record(case: Case = TARGET, fused_ms: float = 0.08) -> dict[str, Any]:
     samples = {FUSED: [fused_ms, 9.0, fused_ms], "eager": [0.4, 0.2, 0.3]}
-    return case_record(case, samples, {"index_percent": 100.0}, dtype="fp16", bytes_per_second=1e12)
+    return case_record(case, samples, {"index_agreement": 1.0}, dtype="fp16", bytes_per_second=1e12)
 
 
 def test_record_keeps_samples_and_takes_medians() -> None:
@@ -101,7 +101,7 @@ def test_command_writes_every_sample_and_gates(
     monkeypatch.setattr(fused_candidates, "copy_bandwidth", lambda: [1e12, 2e12])
     monkeypatch.setattr(fused_candidates, "machine", lambda: {"gpu": "none"})
     monkeypatch.setattr(fused_candidates, "prefill_ms", lambda tokens, dtype: [float(tokens)])
-    found = ({FUSED: lambda: fused_ms, "eager": lambda: 1.0}, {"index_percent": 100.0})
+    found = ({FUSED: lambda: fused_ms, "eager": lambda: 1.0}, {"index_agreement": 1.0})
     monkeypatch.setattr(fused_candidates, "candidates", lambda case, dtype, rank: found)
     output = tmp_path / "out" / "fused.json"
     arguments = ["-o", str(output), "--rounds", "4", "--target-only", "--dtype", "bf16"]

@@ -20,12 +20,12 @@ from moir_edge.export.precisions import (
 RESULT = Result(
     name="int4-rtn",
     tensor_bytes=2_200_000,
-    recovery_percent=98.64,
-    recovery_low=97.0,
-    recovery_high=99.9,
-    identical_percent=97.5,
-    leading_percent=99.0,
-    index_percent=99.06,
+    recovery=0.9864,
+    recovery_low=0.97,
+    recovery_high=0.999,
+    identical=0.975,
+    leading=0.99,
+    index_agreement=0.9906,
     matched_cosine=0.99784,
     output_db=23.45,
     min_recovery=98.0,
@@ -51,7 +51,7 @@ def test_every_method_has_its_rows_and_names_differ() -> None:
 
 
 def test_table() -> None:
-    bare = replace(RESULT, name="plain", index_percent=None, matched_cosine=None, output_db=None)
+    bare = replace(RESULT, name="plain", index_agreement=None, matched_cosine=None, output_db=None)
     assert table([RESULT, bare]).splitlines()[2:] == [
         "| `int4-rtn` | 2.20 | 98.6 % (97.0–99.9) | 97.5 % | 99.06 % | 0.9978 | 23.4 |",
         "| `plain` | 2.20 | 98.6 % (97.0–99.9) | 97.5 % | – | – | – |",

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from moir_edge.evaluation.comparison.schema import GateResult
 from moir_edge.evaluation.deciding import Evidence, Figure, gate_result, more_samples
+from moir_edge.evaluation.records import GateResult
 
 
 def _gate(

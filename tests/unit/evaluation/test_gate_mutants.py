@@ -15,24 +15,18 @@ import pytest
 from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates import specs_of
 from moir_edge.evaluation.comparison.gates import GateBounds, check_gates
-from moir_edge.evaluation.comparison.schema import (
-    CandidateReport,
-    ComparisonReport,
-    GateResult,
-    RouterOverhead,
-    Samples,
-)
+from moir_edge.evaluation.comparison.schema import CandidateReport, ComparisonReport
 from moir_edge.evaluation.identity import identify_same
 from moir_edge.evaluation.parity.gates import BenchBounds, check_bench_gates
 from moir_edge.evaluation.parity.schema import (
     ComponentParity,
-    Ratio,
     SpeedPair,
     Subject,
     SubjectParity,
     Timing,
 )
-from moir_edge.metrics.records import Percent, RoutingAgreement, TokenAgreement
+from moir_edge.evaluation.records import GateResult, RouterOverhead, Samples
+from moir_edge.metrics.records import Interval, PairedRatio, RoutingAgreement, TokenAgreement
 
 from .fakes import write_manifest
 
@@ -40,25 +34,26 @@ LOST = "not measured: no router, and the reference has one"
 ONE = Samples.of([1.0] * 10, "ms")
 
 
-def _percent(value: float) -> Percent:
+def _percent(value: float) -> Interval:
     """A percentage whose interval is 5 % of it; NaN, which no record takes by itself, for a mutant."""
-    ends = {"percent": value, "low": 0.95 * value, "high": 1.05 * value}
-    return Percent.model_construct(**ends)
+    share = value / 100
+    ends = {"value": share, "low": 0.95 * share, "high": 1.05 * share}
+    return Interval.model_construct(**ends)
 
 
-def _ratio(value: float) -> Ratio:
-    ends = {"ratio": value, "low": 0.95 * value, "high": 1.05 * value, "pairs": 10}
-    return Ratio.model_construct(**ends)
+def _ratio(value: float) -> PairedRatio:
+    ends = {"value": value, "low": 0.95 * value, "high": 1.05 * value, "pairs": 10}
+    return PairedRatio.model_construct(**ends)
 
 
 def _overhead(value: float) -> RouterOverhead:
     return RouterOverhead.model_construct(
-        on=ONE, off=ONE, overhead=_percent(value), component_percent=None
+        on=ONE, off=ONE, overhead=_percent(value), component_share=None
     )
 
 
 def _tokens(value: float) -> TokenAgreement:
-    return TokenAgreement.model_construct(rows=9, identical_percent=value, leading_percent=99.0)
+    return TokenAgreement.model_construct(rows=9, identical=value / 100, leading=0.99)
 
 
 def _failing(gates: list[GateResult], command: str, mutant: str) -> Iterator[str]:
@@ -161,20 +156,25 @@ ROUTER = ComponentParity(
     cosine=0.99,
     lowest_cosine=0.9,
     vectors=10,
-    index_percent=98.0,
+    index_agreement=0.98,
 )
 CHAIN = RoutingAgreement(
     rows=2,
     tokens=9,
-    index_percent=96.0,
-    best_index_percent=96.0,
-    routed_percent=99.0,
+    index_agreement=0.96,
+    best_index_agreement=0.96,
+    routed_agreement=0.99,
     margin=0.1,
     reference_margin=0.1,
     matched_cosine=0.99,
     added_cosine=0.99,
 )
-NOT_A_NUMBER = {"max_abs_error": None, "cosine": None, "lowest_cosine": None, "index_percent": None}
+NOT_A_NUMBER = {
+    "max_abs_error": None,
+    "cosine": None,
+    "lowest_cosine": None,
+    "index_agreement": None,
+}
 BENCH: dict[str, tuple[float, list[str]]] = {
     "max_router_overhead": (2.2, ["router overhead"]),
     "max_slowdown": (20, ["TTFT slowdown against a", "TPOT slowdown against a"]),
@@ -233,10 +233,10 @@ WORSE: dict[str, Any] = {
     "overhead": 3.0,
     "slowdown": 1.5,
     "router": ROUTER.model_copy(
-        update={"max_abs_error": 0.75, "cosine": 0.66, "index_percent": 65.0}
+        update={"max_abs_error": 0.75, "cosine": 0.66, "index_agreement": 0.65}
     ),
     "tokens": 64.0,
-    "chain": CHAIN.model_copy(update={"index_percent": 64.0}),
+    "chain": CHAIN.model_copy(update={"index_agreement": 0.64}),
 }
 NAN: dict[str, Any] = {
     "overhead": math.nan,

@@ -22,9 +22,9 @@ def test_token_agreement_by_hand() -> None:
     own = [_answer(1, 2, 9, 4), _answer(1, 2, 3), _answer()]
     agreement = token_agreement(own, reference)
     assert agreement.rows == 3
-    assert agreement.identical_percent == pytest.approx(100 / 3, abs=EXACT)
+    assert agreement.identical == pytest.approx(1 / 3, abs=EXACT)
     # 2 of 4 before the first difference, 2 of the longer 3, nothing to differ in
-    assert agreement.leading_percent == pytest.approx(100 * (0.5 + 2 / 3 + 1) / 3, abs=EXACT)
+    assert agreement.leading == pytest.approx((0.5 + 2 / 3 + 1) / 3, abs=EXACT)
 
 
 def test_a_map_agrees_with_itself() -> None:
@@ -32,8 +32,8 @@ def test_a_map_agrees_with_itself() -> None:
     agreement = routing_agreement([one], [one])
     assert agreement is not None
     assert (agreement.rows, agreement.tokens) == (1, 4)
-    assert agreement.index_percent == agreement.best_index_percent == 100.0
-    assert agreement.routed_percent == 100.0
+    assert agreement.index_agreement == agreement.best_index_agreement == 1.0
+    assert agreement.routed_agreement == 1.0
     assert agreement.margin == agreement.reference_margin == 0.5
     assert agreement.matched_cosine == pytest.approx(1.0, abs=EXACT)
     assert agreement.added_cosine == pytest.approx(1.0, abs=EXACT)
@@ -65,9 +65,9 @@ def test_routing_agreement_by_hand() -> None:
     own = replace(reference, sources=sources, gates=gates, matched=matched, added=added)
     agreement = routing_agreement([own], [reference])
     assert agreement is not None
-    assert agreement.index_percent == pytest.approx(100 * (1 + 0.5 + 0 + 1) / 4, abs=EXACT)
-    assert agreement.best_index_percent == pytest.approx(50.0, abs=EXACT)
-    assert agreement.routed_percent == pytest.approx(100 * 3 / 5, abs=EXACT)
+    assert agreement.index_agreement == pytest.approx((1 + 0.5 + 0 + 1) / 4, abs=EXACT)
+    assert agreement.best_index_agreement == pytest.approx(0.5, abs=EXACT)
+    assert agreement.routed_agreement == pytest.approx(3 / 5, abs=EXACT)
     assert agreement.matched_cosine == pytest.approx((1 + 1 - 1) / 3, abs=EXACT)
     assert agreement.added_cosine == pytest.approx((1 - 1 + 1) / 3, abs=EXACT)
 

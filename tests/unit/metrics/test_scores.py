@@ -48,12 +48,12 @@ def test_figures_and_recovery_by_hand() -> None:
     )
     assert figures["vqa"].rows == 2
     assert figures["statement"].consistency == 0.0
-    recoveries = [one.recovery.percent for one in figures.values() if one.recovery]
+    recoveries = [100 * one.recovery.value for one in figures.values() if one.recovery]
     assert recoveries == pytest.approx([50.0, 50.0, 100 * 5 / 7.5], abs=EXACT)
     overall = overall_recovery(ROWS, scores, base, seed=0)
     assert overall is not None
-    assert overall.percent == pytest.approx((50 + 50 + 200 / 3) / 3, abs=EXACT)
-    assert overall.low <= overall.percent <= overall.high
+    assert 100 * overall.value == pytest.approx((50 + 50 + 200 / 3) / 3, abs=EXACT)
+    assert overall.low <= overall.value <= overall.high
 
 
 def test_reference_has_no_recovery_and_zero_has_none() -> None:

@@ -15,9 +15,9 @@ from moir_edge.bundle.manifest import ComponentEntry, ModelFacts, SourceEntry
 
 def _run(**changes: Any) -> dict[str, Any]:
     return {
-        "recovery": {"percent": 99.9, "low": 99.6, "high": 100.2},
-        "identical_percent": 99.4,
-        "index_percent": 98.9,
+        "recovery": {"value": 0.999, "low": 0.996, "high": 1.002},
+        "identical": 0.994,
+        "index_agreement": 0.989,
         "matched_cosine": 0.9962,
         "seconds": 20.0,
         "cpu_seconds": 16.0,

@@ -92,8 +92,8 @@ def _candidate(name: str, ms: float) -> dict[str, Any]:
         "decode_ms_per_token": ms,
         "decode_limit_ms": 2.5,
         "router_overhead": {
-            "component_percent": 0.456,
-            "overhead": {"percent": 1.25, "low": -0.5, "high": 3.0},
+            "component_share": 0.00456,
+            "overhead": {"value": 0.0125, "low": -0.005, "high": 0.03},
         },
         "weights_bytes": 912_000_000,
         "peak_memory_bytes": 1_300_000_000,

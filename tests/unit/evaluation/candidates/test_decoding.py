@@ -112,7 +112,7 @@ def test_the_report_names_what_is_not_carried(
     assert "frobnicate=7 (this version does not know it)" in notice
     agreement = report.candidates[1].token_agreement
     assert agreement is not None
-    assert agreement.identical_percent == 100
+    assert agreement.identical == 1
 
 
 def test_different_generation_configs_are_named(

@@ -123,9 +123,9 @@ def test_compare_end_to_end(
     reference, exported = report.candidates
     assert (reference.kind, exported.kind) == ("checkpoint", "bundle")
     assert exported.token_agreement is not None
-    assert exported.token_agreement.identical_percent == 100.0
+    assert exported.token_agreement.identical == 1.0
     assert exported.routing is not None
-    assert exported.routing.index_percent == 100.0
+    assert exported.routing.index_agreement == 1.0
     # no torch in the bundle's process
     assert exported.peak_memory_bytes < reference.peak_memory_bytes
     assert exported.router_overhead is not None

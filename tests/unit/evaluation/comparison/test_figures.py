@@ -4,8 +4,9 @@ import pytest
 
 from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.comparison.figures import router_overhead
-from moir_edge.evaluation.comparison.schema import ComparisonReport, Samples
+from moir_edge.evaluation.comparison.schema import ComparisonReport
 from moir_edge.evaluation.measure import OverheadPairs
+from moir_edge.evaluation.records import Samples
 from moir_edge.metrics.records import Answer
 
 
@@ -33,10 +34,8 @@ def test_overhead_is_the_median_of_paired_differences() -> None:
         on=[_timed(11), _timed(22), _timed(999)], off=[_timed(10), _timed(20), _timed(30)]
     )
     figures = router_overhead(pairs, seed=0)
-    assert figures.overhead.percent == pytest.approx(
-        100 * 2 / 20, abs=1e-9
-    )  # the outlier has no say
-    assert figures.component_percent == pytest.approx(100 / 22, abs=1e-9)
+    assert figures.overhead.value == pytest.approx(2 / 20, abs=1e-9)  # the outlier has no say
+    assert figures.component_share == pytest.approx(1 / 22, abs=1e-9)
     assert figures.on.samples == (11, 22, 999)
 
 
@@ -55,7 +54,7 @@ def test_report_of_made_up_candidates(report: ComparisonReport) -> None:
     assert len(small.tpot.samples) == 24  # two further tokens each
     assert [change.id for change in small.changed] == ["vqa-0"]
     assert small.routing is not None
-    assert small.routing.best_index_percent == 75.0  # one of four swapped, see fakes.routing_row
+    assert small.routing.best_index_agreement == 0.75  # one of four swapped, see fakes.routing_row
 
 
 def test_report_survives_json(report: ComparisonReport) -> None:

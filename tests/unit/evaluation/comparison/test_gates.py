@@ -7,9 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from moir_edge.evaluation.comparison.gates import GateBounds, check_gates
-from moir_edge.evaluation.comparison.schema import ComparisonReport, GateResult
+from moir_edge.evaluation.comparison.schema import ComparisonReport
 from moir_edge.evaluation.deciding import Figure, gate_result
-from moir_edge.metrics.records import Percent
+from moir_edge.evaluation.records import GateResult
+from moir_edge.metrics.records import Interval
 
 
 def _failed(report: ComparisonReport, bounds: GateBounds) -> list[str]:
@@ -75,7 +76,7 @@ def test_what_is_not_finite_passes_no_bound(value: float, relation: Any) -> None
 
 def test_a_record_cannot_hold_what_json_would_turn_into_null() -> None:
     with pytest.raises(ValidationError, match="should be a finite number"):
-        Percent(percent=math.nan, low=0.0, high=1.0)
+        Interval(value=math.nan, low=0.0, high=1.0)
     with pytest.raises(ValidationError, match="should be a finite number"):
         GateBounds(max_router_overhead=math.nan)
 
@@ -99,7 +100,7 @@ def test_unknown_and_senseless_bounds_are_refused() -> None:
 
 
 def test_recovery_binds_the_mean_or_the_low_end(report: ComparisonReport) -> None:
-    recovery = Percent(percent=99.2, low=98.4, high=100.0)
+    recovery = Interval(value=0.992, low=0.984, high=1.0)
     small = report.candidates[2].model_copy(update={"recovery": recovery})
     pair = [report.reference, small]
     by_mean = check_gates(pair, GateBounds(min_recovery=99), rounds=2)
@@ -122,9 +123,9 @@ def test_the_ratio_of_times_is_that_of_pairs(report: ComparisonReport) -> None:
     assert small.ttft_ratio is not None
     own, base = small.ttft.samples, report.reference.ttft.samples
     ratios = sorted(a / b for a, b in zip(own, base, strict=True))
-    assert small.ttft_ratio.ratio == pytest.approx((ratios[5] + ratios[6]) / 2, rel=1e-12)
+    assert small.ttft_ratio.value == pytest.approx((ratios[5] + ratios[6]) / 2, rel=1e-12)
     assert small.ttft_ratio.pairs == 12
     assert report.reference.ttft_ratio is None
-    bounds = GateBounds(max_ttft_ratio=small.ttft_ratio.ratio)
+    bounds = GateBounds(max_ttft_ratio=small.ttft_ratio.value)
     undecided = check_gates([report.reference, small], bounds, rounds=2)
     assert [gate.outcome for gate in undecided] == ["undecided"]

@@ -69,10 +69,10 @@ def test_summary_leaves_raw_samples_out(report: ComparisonReport) -> None:
 
 
 def test_a_report_of_an_earlier_schema_is_refused_by_name(report: ComparisonReport) -> None:
-    old = report.model_dump(mode="json") | {"schema_version": 1}
+    old = report.model_dump(mode="json") | {"schema_version": 2}
     del old["provenance"]
     with pytest.raises(
-        DataError, match=r"compare report has schema version 1, .* reads 2; run `moir-edge compare`"
+        DataError, match=r"compare report has schema version 2, .* reads 3; run `moir-edge compare`"
     ):
         ComparisonReport.model_validate_json(json.dumps(old))
 

@@ -74,7 +74,7 @@ def test_parity_is_that_of_the_quantized_bundle(report: BenchReport) -> None:
         *("vision", "embedding", "router", "decoder")
     ]
     assert parity.component("router").max_abs_error == 0  # the same graph on the same inputs
-    assert parity.component("router").index_percent == 100
+    assert parity.component("router").index_agreement == 1
     assert 0 < parity.component("decoder").max_abs_error < 1
     assert parity.tokens.rows == ROWS_PER_LENGTH
     (pair,) = report.pairs
@@ -117,7 +117,7 @@ def test_engines_without_their_gpu_are_not_measured_and_fail(
     record = json.loads(capsys.readouterr().out)
     cpu, engine = record["subjects"]
     assert cpu["reason"] is None
-    assert cpu["parity"]["tokens"]["identical_percent"] == 100
+    assert cpu["parity"]["tokens"]["identical"] == 1
     assert [one["name"] for one in (cpu, engine)] == ["compiled on cpu", "compiled on tensorrt"]
     assert engine["reason"].startswith("not measured on this device: ")
     assert engine["timings"] == []

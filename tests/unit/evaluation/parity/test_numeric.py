@@ -10,7 +10,7 @@ import pytest
 
 from moir_edge.errors import NotFiniteError, ShapeError
 from moir_edge.evaluation.candidates import ComponentRun
-from moir_edge.evaluation.parity.numeric import ComponentFigures, index_shares
+from moir_edge.evaluation.parity.numeric import ComponentFigures
 from moir_edge.evaluation.parity.schema import ComponentParity
 from moir_edge.runtime.interface import RouterArrays
 
@@ -61,8 +61,8 @@ def test_a_run_against_itself_is_perfect() -> None:
     assert parity["vision"].prompts == 1  # the other prompt has no image
     assert parity["decoder"].prompts == 2
     assert parity["decoder"].vectors == 6
-    assert parity["router"].index_percent == 100
-    assert parity["decoder"].greedy_percent == 100
+    assert parity["router"].index_agreement == 1
+    assert parity["decoder"].greedy_agreement == 1
     assert parity["decoder"].precision == "int4"
 
 
@@ -84,9 +84,9 @@ def test_errors_and_agreement_by_hand() -> None:
     assert parity["vision"].max_abs_error == pytest.approx(0.25, abs=1e-6)
     assert parity["decoder"].cosine == pytest.approx((-1 + 1 + 1) / 3)
     assert parity["decoder"].lowest_cosine == pytest.approx(-1)
-    assert parity["decoder"].greedy_percent == pytest.approx(200 / 3)
+    assert parity["decoder"].greedy_agreement == pytest.approx(2 / 3)
     # routed tokens: {3, 4} keeps 3, {4, 3} keeps none, {1} keeps 1; the third is not routed
-    assert parity["router"].index_percent == pytest.approx(100 * (0.5 + 0 + 1) / 3)
+    assert parity["router"].index_agreement == pytest.approx((0.5 + 0 + 1) / 3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -101,7 +101,7 @@ def test_a_value_that_is_not_finite_leaves_no_figure(bad: float, first: bool) ->
         runs if first else runs[::-1], [reference, reference], {"decoder": "fp16"}
     )
     assert not decoder.is_finite
-    figures = (decoder.cosine, decoder.lowest_cosine, decoder.greedy_percent)
+    figures = (decoder.cosine, decoder.lowest_cosine, decoder.greedy_agreement)
     assert figures == (None, None, None)
 
 
@@ -113,7 +113,7 @@ def test_a_router_whose_figures_are_not_finite(name: str) -> None:
     run = replace(reference, routing=replace(reference.routing, **{name: values}))
     (router,) = component_parity([run], [reference], {"router": "fp32"})
     assert not router.is_finite
-    assert router.index_percent is None
+    assert router.index_agreement is None
 
 
 def test_a_reference_that_is_not_finite_is_refused() -> None:
@@ -142,8 +142,7 @@ def test_no_sources_no_index_agreement() -> None:
     none = replace(reference.routing, indices=np.full((1, 4, 1), -1))
     run = replace(reference, routing=none)
     (router,) = component_parity([run], [run], {"router": "fp32"})
-    assert router.index_percent is None
-    assert index_shares(none.indices, none.indices, none.gate > 0).size == 0
+    assert router.index_agreement is None
 
 
 def test_another_model_is_refused() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from moir_edge.evaluation.comparison.schema import Ratio, RouterOverhead, Samples
 from moir_edge.evaluation.parity.gates import BenchBounds, check_bench_gates
 from moir_edge.evaluation.parity.schema import (
     ComponentParity,
@@ -16,7 +15,8 @@ from moir_edge.evaluation.parity.schema import (
     SubjectParity,
     Timing,
 )
-from moir_edge.metrics.records import Percent, TokenAgreement
+from moir_edge.evaluation.records import RouterOverhead, Samples
+from moir_edge.metrics.records import Interval, PairedRatio, TokenAgreement
 
 
 def _subject(**fields: Any) -> Subject:
@@ -33,16 +33,16 @@ def _parity() -> SubjectParity:
         cosine=0.999,
         lowest_cosine=0.9,
         vectors=10,
-        index_percent=98.0,
+        index_agreement=0.98,
     )
-    tokens = TokenAgreement(rows=4, identical_percent=75.0, leading_percent=80.0)
+    tokens = TokenAgreement(rows=4, identical=0.75, leading=0.8)
     return SubjectParity(components=(router,), tokens=tokens, routing=None)
 
 
 def _overhead(percent: float) -> RouterOverhead:
     samples = Samples.of([1.0] * 20, "ms")
-    interval = Percent(percent=percent, low=percent, high=percent)
-    return RouterOverhead(on=samples, off=samples, overhead=interval, component_percent=None)
+    interval = Interval(value=percent / 100, low=percent / 100, high=percent / 100)
+    return RouterOverhead(on=samples, off=samples, overhead=interval, component_share=None)
 
 
 def _sentences(subject: Subject, pairs: list[SpeedPair], **bounds: float) -> list[str]:
@@ -71,7 +71,7 @@ def test_numbers() -> None:
 
 def test_a_component_that_is_not_finite_fails_every_bound() -> None:
     sound = _parity()
-    lost = {"max_abs_error": None, "cosine": None, "lowest_cosine": None, "index_percent": None}
+    lost = {"max_abs_error": None, "cosine": None, "lowest_cosine": None, "index_agreement": None}
     router = sound.components[0].model_copy(update=lost)
     subject = _subject(parity=sound.model_copy(update={"components": (router,)}))
     bounds = {"max_abs_error": 1e9, "min_cosine": -1.0, "min_index_agreement": 0.0}
@@ -103,7 +103,7 @@ def test_a_router_that_got_lost_fails_every_bound_on_it() -> None:
 
 
 def test_answers_that_end_at_once_are_not_fast() -> None:
-    ratio = Ratio(ratio=0.5, low=0.5, high=0.5, pairs=50)
+    ratio = PairedRatio(value=0.5, low=0.5, high=0.5, pairs=50)
     pair = SpeedPair(kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=None)
     samples = Samples.of([1.0], "ms")
     timing = Timing(prompt="8 words", ttft=samples, components={}, tpot=samples)
@@ -118,7 +118,7 @@ def test_answers_that_end_at_once_are_not_fast() -> None:
 
 
 def test_times() -> None:
-    ratio = Ratio(ratio=1.04, low=1.03, high=1.045, pairs=50)
+    ratio = PairedRatio(value=1.04, low=1.03, high=1.045, pairs=50)
     pair = SpeedPair(kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=None)
     assert _sentences(_subject(router=_overhead(3)), [pair], max_slowdown=5) == [
         "passed: b TTFT slowdown against a 4.00 % (3.00 to 4.50), bound <= 5 %"
@@ -132,7 +132,7 @@ def test_times() -> None:
 
 
 def test_times_whose_interval_holds_the_bound_are_undecided() -> None:
-    ratio = Ratio(ratio=1.04, low=1.0, high=1.08, pairs=50)
+    ratio = PairedRatio(value=1.04, low=1.0, high=1.08, pairs=50)
     pair = SpeedPair(
         kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=ratio
     )
@@ -144,7 +144,9 @@ def test_times_whose_interval_holds_the_bound_are_undecided() -> None:
         "about 150 more pairs (3 more rounds) would decide",
     ]
     assert _sentences(_subject(), [pair], max_slowdown=-1)[0].startswith("FAILED: b TTFT slowdown")
-    overhead = _overhead(1).model_copy(update={"overhead": Percent(percent=1, low=0, high=3)})
+    overhead = _overhead(1).model_copy(
+        update={"overhead": Interval(value=0.01, low=0.0, high=0.03)}
+    )
     assert _sentences(_subject(router=overhead), [], max_router_overhead=2) == [
         "UNDECIDED: b router overhead 1.00 % (0.00 to 3.00), bound <= 2 %; "
         "about 60 more pairs (3 more rounds) would decide"

@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from moir_edge.evaluation.candidates import TimedAnswer
-from moir_edge.evaluation.comparison.figures import paired_ratio
 from moir_edge.evaluation.parity.schema import Subject
 from moir_edge.evaluation.parity.speed import speed_pairs
+from moir_edge.metrics.bootstrap import paired_ratio
 from moir_edge.metrics.records import Answer
 
 
@@ -37,7 +37,7 @@ def test_ratio_is_the_median_of_paired_ratios_with_scipys_interval() -> None:
     times = base * random.normal(1.2, 0.1, size=40)
     ratio = paired_ratio(times.tolist(), base.tolist(), seed=0)
     assert ratio is not None
-    assert ratio.ratio == pytest.approx(np.median(times / base))
+    assert ratio.value == pytest.approx(np.median(times / base))
     assert ratio.pairs == 40
     peer = stats.bootstrap(
         (times / base,), np.median, n_resamples=4000, method="percentile", rng=random
@@ -50,7 +50,7 @@ def test_ratio_is_the_median_of_paired_ratios_with_scipys_interval() -> None:
 def test_pairs_without_a_time_on_both_sides_are_left_out() -> None:
     ratio = paired_ratio([2.0, None, 6.0], [1.0, 1.0, 2.0], seed=0)
     assert ratio is not None
-    assert (ratio.ratio, ratio.pairs) == (2.5, 2)
+    assert (ratio.value, ratio.pairs) == (2.5, 2)
     assert paired_ratio([], [1.0], seed=0) is None
     assert paired_ratio([None], [1.0], seed=0) is None
 
@@ -71,5 +71,5 @@ def test_who_is_compared_with_whom() -> None:
         ("b", "a", "bundle against bundle"),
         ("c", "a", "target against target"),
     ]
-    ratios = [(one.ttft and one.ttft.ratio, one.tpot and one.tpot.ratio) for one in pairs]
+    ratios = [(one.ttft and one.ttft.value, one.tpot and one.tpot.value) for one in pairs]
     assert ratios == [(None, None), (0.5, None), (2.0, 2.0), (3.0, None)]
