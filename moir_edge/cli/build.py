@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moir_edge.cli.common_options import JsonManifest
 from moir_edge.cli.export import print_summary
 from moir_edge.cli.progress import Quiet, show_progress
 
@@ -45,9 +46,7 @@ def build(
         ),
     ] = None,
     quiet: Quiet = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the manifest's summary as JSON.")
-    ] = False,
+    as_json: JsonManifest = False,
 ) -> None:
     """Compile the engines of a bundle: for RTX targets on any machine, for a Jetson on the device itself."""
     from moir_edge.bundle import open_bundle

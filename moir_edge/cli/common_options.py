@@ -1,12 +1,21 @@
-"""Flags that `compare`, `bench` and `diagnose` share."""
+"""Flags that several commands share: whole annotations, or options that differ by their help text alone."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-__all__ = ["AllowOther"]
+__all__ = [
+    "AllowOther",
+    "JsonManifest",
+    "JsonReport",
+    "Limit",
+    "MaxNewTokens",
+    "force_option",
+    "json_option",
+    "output_option",
+]
 
 AllowOther = Annotated[
     bool,
@@ -15,3 +24,24 @@ AllowOther = Annotated[
         help="Take bundles of another checkpoint; the report says at the top that the models differ.",
     ),
 ]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use the first rows only.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+
+
+def output_option(help: str = "Folder for the report.") -> Any:
+    """Return the option `-o`, which names what a command writes."""
+    return typer.Option("-o", "--output", help=help)
+
+
+def force_option(help: str = "Replace a report at -o.") -> Any:
+    """Return the option `--force`, which replaces what stands at the output."""
+    return typer.Option("--force", help=help)
+
+
+def json_option(help: str) -> Any:
+    """Return the option `--json`, which prints for programs."""
+    return typer.Option("--json", help=help)
+
+
+JsonReport = Annotated[bool, json_option("Print the report as JSON, without raw samples.")]
+JsonManifest = Annotated[bool, json_option("Print the manifest's summary as JSON.")]

@@ -1,117 +1,168 @@
-"""The flags of every command that reads a data set: annotate its parameters with them, pass them to `data_source`."""
+"""The flags of every command that reads data sets: a command takes `Data`, or `DataFlags` with a prefix of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moir_edge.cli.groups import Flags, Group, values_of
+
 if TYPE_CHECKING:
     from moir_edge.data.formats import DataSource
 
-__all__ = [
-    "Annotations",
-    "Data",
-    "DataColumns",
-    "DataFormat",
-    "DataPrompt",
-    "DataSplit",
-    "DataSubset",
-    "DataTask",
-    "Images",
-    "data_source",
-    "parse_columns",
-]
+__all__ = ["Data", "DataFlags", "OptionalData", "data_group", "parse_columns"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFlags(Flags):
+    """What the flags of one data set say, named as the fields of `DataSource` are."""
+
+    argument: str = "data"
+    path: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rows: JSON lines of image or images, prompt, context, answers, task; or what --data-format says."
+        ),
+    ] = None
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of --data: jsonl, vqa-v2, nlvr2, coco-captions, or hub for a folder or id of a hub data set."
+        ),
+    ] = None
+    annotations: Annotated[
+        Path | None, typer.Option(help="The answers, for the format vqa-v2.")
+    ] = None
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images; jsonl and hub name them themselves.")
+    ] = None
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Wording of the prompts, {text} for the question or statement; the request for captions."
+        ),
+    ] = None
+    split: Annotated[
+        str | None, typer.Option(help="Split of a hub data set, where it has several.")
+    ] = None
+    subset: Annotated[
+        str | None, typer.Option(help="Subset of a hub data set, where it has several.")
+    ] = None
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ROLE=COLUMN of a hub data set, as prompt=query or images=left,right; repeatable. Roles: images, "
+            "prompt, context, answers, id, group, task; known column names are found without.",
+        ),
+    ] = None
+    task: Annotated[
+        str | None,
+        typer.Option(help="Task of a hub data set: vqa (the default), statement or caption."),
+    ] = None
+
+    def source(self, *, answers: bool = True) -> DataSource:
+        """Return the source that the flags name.
+
+        Args:
+            answers: Whether the answers are of use.
+
+        Raises:
+            UnsupportedError: There are no data; or the format or a column's role is unknown.
+            DataError: The format needs a flag that is missing, or has no use for one that is given.
+        """
+        from moir_edge.data.formats import DataSource
+        from moir_edge.errors import UnsupportedError
+
+        if self.path is None:
+            given = [f"`{self.argument}.{name}`" for name in self._given()] or ["nothing"]
+            raise UnsupportedError(f"{' and '.join(given)} without `{self.argument}.path`; add it")
+        return DataSource(
+            path=self.path,
+            format=self.format or "jsonl",
+            annotations=self.annotations,
+            images=self.images,
+            prompt=self.prompt,
+            split=self.split,
+            subset=self.subset,
+            columns=parse_columns(self.columns or (), f"`{self.argument}.columns`"),
+            task=self.task,
+            answers=answers,
+            argument=self.argument,
+        )
+
+    def optional_source(self, *, answers: bool = True) -> DataSource | None:
+        """Return the source that the flags name; None where no flag is given. Arguments and errors are those of `source`."""
+        return self.source(answers=answers) if self.path or self._given() else None
+
+    def in_place_of(self, other: DataSource | None) -> DataSource | None:
+        """Return the source that the flags name; what they leave open is as in another source of the same format.
+
+        Raises:
+            UnsupportedError: As in `source`.
+            DataError: As in `source`.
+        """
+        if self.path is None or other is None or self.format not in (None, other.format):
+            return self.optional_source(answers=False)
+        return replace(
+            other,
+            path=self.path,
+            annotations=self.annotations,
+            images=self.images or other.images,
+            split=self.split,
+            argument=self.argument,
+        )
+
+    def _given(self) -> list[str]:
+        """Return the names of the flags that were given, the rows themselves left out."""
+        return [name for name, value in values_of(self).items() if value not in ("jsonl", [])]
+
+
+def data_group(
+    prefix: str,
+    argument: str,
+    *,
+    fields: Iterable[str] = ("format", "images", "prompt", "split", "subset", "columns", "task"),
+    help: Mapping[str, str],
+) -> Group:
+    """Return the group whose flags begin with a prefix, such as `--calib-data`, `--calib-format` and `--calib-images`.
+
+    Args:
+        prefix: What the flags begin with.
+        argument: What the flags fill in the Python API, such as `calibration.data`.
+        fields: The fields that the command takes besides `path`.
+        help: Help texts by field, where they differ from those of `Data`.
+    """
+    names = {name: f"{prefix}_{_FLAG_NAMES.get(name, name)}" for name in fields}
+    return Group(argument=argument, names={"path": f"{prefix}_data", **names}, help=help)
+
+
+_FLAG_NAMES = {"columns": "column"}
+_DATA_NAMES = {
+    "path": "data",
+    "format": "data_format",
+    "annotations": "annotations",
+    "images": "images",
+    **{
+        name: f"data_{_FLAG_NAMES.get(name, name)}"
+        for name in ("prompt", "split", "subset", "columns", "task")
+    },
+}
 
 Data = Annotated[
-    Path,
-    typer.Option(
-        "--data",
-        help="Rows: JSON lines of image or images, prompt, context, answers, task; or what --data-format says.",
+    DataFlags, Group(names=_DATA_NAMES, required=("path",), defaults={"format": "jsonl"})
+]
+OptionalData = Annotated[
+    DataFlags,
+    Group(
+        names=_DATA_NAMES,
+        defaults={"format": "jsonl"},
+        help={"path": "Rows to use in place of prompts made from a seed."},
     ),
 ]
-DataFormat = Annotated[
-    str,
-    typer.Option(
-        "--data-format",
-        help="Format of --data: jsonl, vqa-v2, nlvr2, coco-captions, or hub for a folder or id of a hub data set.",
-    ),
-]
-Annotations = Annotated[
-    Path | None, typer.Option("--annotations", help="The answers, for the format vqa-v2.")
-]
-Images = Annotated[
-    Path | None,
-    typer.Option("--images", help="Folder of the images; jsonl and hub name them themselves."),
-]
-DataPrompt = Annotated[
-    str | None,
-    typer.Option(
-        "--data-prompt",
-        help="Wording of the prompts, {text} for the question or statement; the request for captions.",
-    ),
-]
-DataSplit = Annotated[
-    str | None,
-    typer.Option("--data-split", help="Split of a hub data set, where it has several."),
-]
-DataSubset = Annotated[
-    str | None,
-    typer.Option("--data-subset", help="Subset of a hub data set, where it has several."),
-]
-DataColumns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--data-column",
-        help="ROLE=COLUMN of a hub data set, as prompt=query or images=left,right; repeatable. Roles: images, "
-        "prompt, context, answers, id, group, task; known column names are found without.",
-    ),
-]
-DataTask = Annotated[
-    str | None,
-    typer.Option(
-        "--data-task", help="Task of a hub data set: vqa (the default), statement or caption."
-    ),
-]
-
-
-def data_source(
-    data: Path,
-    data_format: str,
-    *,
-    annotations: Path | None = None,
-    images: Path | None = None,
-    prompt: str | None = None,
-    split: str | None = None,
-    subset: str | None = None,
-    columns: Sequence[str] | None = None,
-    task: str | None = None,
-    answers: bool = True,
-    flags: str = "data",
-) -> DataSource:
-    """Return the source that the flags name; the arguments are those of `DataSource`, `columns` as on the command line.
-
-    Raises:
-        UnsupportedError: The format or a column's role is unknown.
-        DataError: The format needs a flag that is missing, or has no use for one that is given.
-    """
-    from moir_edge.data.formats import DataSource
-
-    return DataSource(
-        path=data,
-        format=data_format,
-        annotations=annotations,
-        images=images,
-        prompt=prompt,
-        split=split,
-        subset=subset,
-        columns=parse_columns(columns or (), f"--{flags}-column"),
-        task=task,
-        answers=answers,
-        flags=flags,
-    )
 
 
 def parse_columns(options: Sequence[str], flag: str) -> dict[str, str]:

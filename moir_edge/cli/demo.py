@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from moir_edge.cli.common_options import force_option, json_option, output_option
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.threads_option import Threads
 from moir_edge.finite import json_text
@@ -47,19 +48,13 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")] = Path(
-        "demo-out"
-    ),
+    output: Annotated[Path, output_option("Folder to write.")] = Path("demo-out"),
     target: Annotated[str, typer.Option(help="Target whose engines are built.")] = "rtx-40",
     rows: Annotated[int, typer.Option(min=3, help="Rows of the test split to compare on.")] = 1200,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace an earlier demo at the output.")
-    ] = False,
+    force: Annotated[bool, force_option("Replace an earlier demo at the output.")] = False,
     quiet: Quiet = False,
     threads: Threads = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print where everything lies, as JSON.")
-    ] = False,
+    as_json: Annotated[bool, json_option("Print where everything lies, as JSON.")] = False,
 ) -> None:
     """Export, quantize, compile, run and compare the demo checkpoint, and report."""
     from moir_edge.demo import checkpoint_path

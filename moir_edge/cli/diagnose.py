@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moir_edge.cli.common_options import AllowOther
-from moir_edge.cli.data_options import (
-    Annotations,
-    Data,
-    DataColumns,
-    DataFormat,
-    DataPrompt,
-    DataSplit,
-    DataSubset,
-    DataTask,
-    Images,
-    data_source,
+from moir_edge.cli.common_options import (
+    AllowOther,
+    Limit,
+    MaxNewTokens,
+    force_option,
+    json_option,
+    output_option,
 )
+from moir_edge.cli.data_options import Data
+from moir_edge.cli.groups import with_groups
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.threads_option import Threads
 
@@ -31,10 +28,11 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("diagnose")(diagnose)
+    app.command("diagnose")(with_groups(diagnose))
 
 
 def diagnose(
+    *,
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -43,15 +41,7 @@ def diagnose(
         ),
     ],
     data: Data,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the report.")],
-    data_format: DataFormat = "jsonl",
-    annotations: Annotations = None,
-    images: Images = None,
-    data_prompt: DataPrompt = None,
-    data_split: DataSplit = None,
-    data_subset: DataSubset = None,
-    data_column: DataColumns = None,
-    data_task: DataTask = None,
+    output: Annotated[Path, output_option()],
     degrade: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,18 +58,18 @@ def diagnose(
     routing_rows: Annotated[
         int, typer.Option(min=0, help="Rows whose routing map is drawn; 0 for none.")
     ] = 3,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use the first rows only.")] = None,
+    limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    max_new_tokens: MaxNewTokens = 64,
     threads: Threads = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of noise, dropout, permutations and bootstrap.")
     ] = 0,
     allow_other: AllowOther = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a diagnosis at -o.")] = False,
+    force: Annotated[bool, force_option("Replace a diagnosis at -o.")] = False,
     quiet: Quiet = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the diagnosis as JSON, without routing maps.")
+        bool, json_option("Print the diagnosis as JSON, without routing maps.")
     ] = False,
 ) -> None:
     """Measure modality dominance: scores under degradation, Shapley shares, perceptual scores, attention."""
@@ -99,19 +89,8 @@ def diagnose(
         allow_other=allow_other,
         seed=seed,
     )
-    source = data_source(
-        data,
-        data_format,
-        annotations=annotations,
-        images=images,
-        prompt=data_prompt,
-        split=data_split,
-        subset=data_subset,
-        columns=data_column,
-        task=data_task,
-    )
     with show_progress("diagnose", quiet=quiet) as progress:
-        report = run(sources, source, output, settings, force=force, progress=progress)
+        report = run(sources, data.source(), output, settings, force=force, progress=progress)
     _show(report, output, as_json=as_json)
 
 

@@ -8,33 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moir_edge.cli.calibration_options import (
-    Balance,
-    CalibColumns,
-    CalibData,
-    CalibFormat,
-    CalibImages,
-    CalibPrompt,
-    CalibSplit,
-    CalibSubset,
-    CalibTask,
-    EvalData,
-    EvalFormat,
-    EvalImages,
-    EvalSplit,
-    calibration_settings,
-    calibration_source,
-    evaluation_source,
-    parse_smoothquant,
-)
-from moir_edge.cli.mix_options import (
-    HoldoutRows,
-    Sensitivity,
-    SensitivityRows,
-    TargetRecovery,
-    mix_lines,
-    mix_settings,
-)
+from moir_edge.cli.common_options import JsonManifest, force_option, output_option
+from moir_edge.cli.export_options import ExportFlags
+from moir_edge.cli.groups import with_groups
+from moir_edge.cli.mix_options import mix_lines
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.quantization_lines import fallback_lines, quantization_report
 from moir_edge.cli.threads_option import Threads
@@ -48,89 +25,20 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("export")(export)
+    app.command("export")(with_groups(export))
 
 
 def export(
+    *,
     checkpoint: Annotated[
         str, typer.Argument(help="Hugging Face VLM, with or without a router: folder or hub id.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")],
-    target: Annotated[
-        str, typer.Option(help="Device profile; `moir-edge targets` lists them.")
-    ] = "cpu",
-    precision: Annotated[
-        str, typer.Option(help="fp32, fp16, int8-weight-only, int8, fp8, int4 or nvfp4.")
-    ] = FP32,
-    component_precision: Annotated[
-        list[str] | None,
-        typer.Option(help="Precision of one component, as vision=fp32; repeatable."),
-    ] = None,
-    int4_method: Annotated[
-        str | None,
-        typer.Option(
-            help="INT4 weights by rtn, hqq, awq or gptq; the latter two need --calib-data. gptq with data, rtn without."
-        ),
-    ] = None,
-    calib_data: CalibData = None,
-    calib_format: CalibFormat = None,
-    calib_images: CalibImages = None,
-    calib_prompt: CalibPrompt = None,
-    calib_split: CalibSplit = None,
-    calib_subset: CalibSubset = None,
-    calib_column: CalibColumns = None,
-    calib_task: CalibTask = None,
-    balance: Balance = None,
-    calib_rows: Annotated[
-        int | None, typer.Option(min=1, help="Calibrate with the first rows only; 256 by default.")
-    ] = None,
-    calib_method: Annotated[
-        str | None,
-        typer.Option(help="Ranges by minmax, percentile, entropy or mse; mse by default."),
-    ] = None,
-    calib_cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder that keeps statistics: an interrupted calibration goes on."),
-    ] = None,
-    eval_data: EvalData = None,
-    eval_format: EvalFormat = None,
-    eval_images: EvalImages = None,
-    eval_split: EvalSplit = None,
-    smoothquant: Annotated[
-        str | None,
-        typer.Option(help="SmoothQuant exponent from 0 to 1, search, or off; 0.5 by default."),
-    ] = None,
-    min_snr: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Inputs that int8 (fp8: less 5) would leave under this, in dB, stay float; 30 by default.",
-        ),
-    ] = None,
-    max_bad_rows: Annotated[
-        int | None, typer.Option(min=0, help="Skip this many bad rows at most; 10 by default.")
-    ] = None,
-    target_recovery: TargetRecovery = None,
-    sensitivity: Sensitivity = False,
-    sensitivity_rows: SensitivityRows = None,
-    holdout_rows: HoldoutRows = None,
-    engines: Annotated[
-        bool, typer.Option(help="Compile the target's engines too; `build` does it later.")
-    ] = True,
-    parity_rtol: Annotated[
-        float | None,
-        typer.Option(
-            help="fp32: largest error against torch, as a share of each output's largest value; 1e-4 by default."
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a bundle that stands at the output.")
-    ] = False,
+    output: Annotated[Path, output_option("Bundle folder to write.")],
+    settings: ExportFlags,
+    force: Annotated[bool, force_option("Replace a bundle that stands at the output.")] = False,
     quiet: Quiet = False,
     threads: Threads = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the manifest's summary as JSON.")
-    ] = False,
+    as_json: JsonManifest = False,
 ) -> None:
     """Export a checkpoint to a bundle; RTX targets get their TensorRT-RTX engines too."""
     from moir_edge.bundle import check_bundle_output
@@ -138,43 +46,15 @@ def export(
     from moir_edge.targets import check_precision, get_target
 
     check_bundle_output(output, force=force)
-    overrides = parse_component_precision(component_precision or [])
-    profile = get_target(target)
-    check_precision(profile, precision)
+    overrides = parse_component_precision(settings.component_precision or [])
+    profile = get_target(settings.target)
+    check_precision(profile, settings.precision)
     for component, name in overrides.items():
         check_precision(profile, name, component=component)
     require("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
-    if engines and profile.builds_ahead_of_time:
+    if settings.engines and profile.builds_ahead_of_time:
         require("tensorrt_rtx")
-    data = calibration_source(
-        calib_data,
-        calib_format,
-        images=calib_images,
-        prompt=calib_prompt,
-        split=calib_split,
-        subset=calib_subset,
-        columns=calib_column,
-        task=calib_task,
-    )
-    calibration = calibration_settings(
-        data,
-        rows=calib_rows,
-        method=calib_method,
-        cache=calib_cache,
-        evaluation=evaluation_source(
-            data, eval_data, eval_format, images=eval_images, split=eval_split
-        ),
-        balance=balance,
-        smoothing=None if smoothquant is None else parse_smoothquant(smoothquant),
-        min_snr_db=min_snr,
-        max_bad_rows=max_bad_rows,
-    )
-    mix = mix_settings(
-        target_recovery,
-        sensitivity=sensitivity,
-        sensitivity_rows=sensitivity_rows,
-        holdout_rows=holdout_rows,
-    )
+    calibration, mix = settings.calibration.settings(), settings.mix.settings()
     from moir_edge.export import export_bundle
     from moir_edge.export.parity import PARITY_RTOL
 
@@ -182,14 +62,14 @@ def export(
         path = export_bundle(
             checkpoint,
             output,
-            target=target,
-            precision=precision,
+            target=settings.target,
+            precision=settings.precision,
             component_precision=overrides,
             calibration=calibration,
-            int4_method=int4_method,
-            engines=engines,
+            int4_method=settings.int4_method,
+            engines=settings.engines,
             mix=mix,
-            parity_rtol=PARITY_RTOL if parity_rtol is None else parity_rtol,
+            parity_rtol=PARITY_RTOL if settings.parity_rtol is None else settings.parity_rtol,
             force=force,
             progress=progress,
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moir_edge.cli.common_options import json_option
 from moir_edge.cli.quantization_lines import (
     quantization_report,
     quantization_table,
@@ -48,7 +49,7 @@ def inspect(
             help="List every layer: precision, weight error, input scale, clipping, SQNR, sensitivity, reason.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print everything as JSON.")] = False,
 ) -> None:
     """Show a bundle's components, engines and parity figures, and verify its files; with --layers also what TensorRT makes of them."""
     from moir_edge.bundle import open_bundle

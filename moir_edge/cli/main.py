@@ -87,7 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    verbose = "-v" in words or "--verbose" in words
     try:
         with invoked_as("moir-edge", words):
             result = build_app()(args=words, prog_name="moir-edge", standalone_mode=False)
@@ -95,9 +94,9 @@ def _run(words: list[str]) -> int:
     except TyperException as error:
         return _report_usage(error)
     except _Carried as carried:
-        return _report(carried.error, verbose=verbose)
+        return _report(carried.error, words)
     except (Exception, KeyboardInterrupt) as error:
-        return _report(error, verbose=verbose)
+        return _report(error, words)
 
 
 def _print_version(wanted: bool) -> None:
@@ -151,8 +150,8 @@ def _report_usage(error: TyperException) -> int:
     return USAGE_ERROR
 
 
-def _report(error: BaseException, *, verbose: bool) -> int:
-    if verbose:
+def _report(error: BaseException, words: list[str]) -> int:
+    if "-v" in words or "--verbose" in words:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
         text, code = "; ".join(filter(None, ["interrupted", str(error)])), INTERRUPTED
@@ -161,8 +160,18 @@ def _report(error: BaseException, *, verbose: bool) -> int:
             (str(error) if isinstance(error, MoirEdgeError) else _unexpected(error)),
             USAGE_ERROR,
         )
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
+    print(f"error: {_in_flags(' '.join(text.split()), words)}", file=sys.stderr)  # noqa: T201
     return code
+
+
+def _in_flags(text: str, words: list[str]) -> str:
+    """Return a message that names flags where it named fields of the Python API."""
+    from moir_edge.cli.field_names import FIELD, flags_by_field, with_flags
+
+    if not FIELD.search(text):
+        return text
+    commands = getattr(typer.main.get_command(build_app()), "commands", {})
+    return with_flags(text, flags_by_field(commands, words))
 
 
 def _unexpected(error: BaseException) -> str:

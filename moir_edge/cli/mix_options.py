@@ -3,74 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moir_edge.cli.groups import Flags, values_of
+
 if TYPE_CHECKING:
     from moir_edge.calibration import MixSettings
 
-__all__ = [
-    "HoldoutRows",
-    "Sensitivity",
-    "SensitivityRows",
-    "TargetRecovery",
-    "mix_lines",
-    "mix_settings",
-]
-
-TargetRecovery = Annotated[
-    float | None,
-    typer.Option(
-        help="Raise the precision of as few layers as keep this share of the fp32 score, in %, on the rows of "
-        "--calib-data after those that calibrate."
-    ),
-]
-Sensitivity = Annotated[
-    bool,
-    typer.Option(
-        "--sensitivity",
-        help="Measure what each layer costs in each precision, into reports/sensitivity.json and .svg; "
-        "--target-recovery does so too.",
-    ),
-]
-SensitivityRows = Annotated[
-    int | None,
-    typer.Option(min=1, help="Rows on which each layer is tried; 16 by default."),
-]
-HoldoutRows = Annotated[
-    int | None,
-    typer.Option(min=1, help="Rows on which recovery is measured, at most; 512 by default."),
-]
+__all__ = ["MixFlags", "mix_lines"]
 
 
-def mix_settings(
-    target_recovery: float | None,
-    *,
-    sensitivity: bool,
-    sensitivity_rows: int | None,
-    holdout_rows: int | None,
-) -> MixSettings | None:
-    """Return the settings, or None where nothing is to be measured.
+@dataclass(frozen=True, kw_only=True)
+class MixFlags(Flags):
+    """What the flags say of a search for a mix, named as the fields of `MixSettings` are."""
 
-    Raises:
-        UnsupportedError: An amount without anything that it is for.
-        DataError: The target is out of range.
-    """
-    from moir_edge.calibration.mixed.settings import MixSettings
-    from moir_edge.errors import UnsupportedError
+    argument: str = "mix"
+    target_recovery: Annotated[
+        float | None,
+        typer.Option(
+            help="Raise the precision of as few layers as keep this share of the fp32 score, in %, on the rows of "
+            "--calib-data after those that calibrate."
+        ),
+    ] = None
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Measure what each layer costs in each precision, into reports/sensitivity.json and .svg; "
+            "--target-recovery does so too.",
+        ),
+    ] = False
+    sensitivity_rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows on which each layer is tried; 16 by default.")
+    ] = None
+    held_out_rows: Annotated[
+        int | None,
+        typer.Option(
+            "--holdout-rows",
+            min=1,
+            help="Rows on which recovery is measured, at most; 512 by default.",
+        ),
+    ] = None
 
-    if holdout_rows is not None and target_recovery is None:
-        raise UnsupportedError("--holdout-rows is for --target-recovery; give that too")
-    if target_recovery is None and not sensitivity:
-        if sensitivity_rows is not None:
+    def settings(self) -> MixSettings | None:
+        """Return the settings, or None where nothing is to be measured.
+
+        Raises:
+            UnsupportedError: An amount without anything that it is for.
+            DataError: The target is out of range.
+        """
+        from moir_edge.calibration.mixed.settings import MixSettings
+        from moir_edge.errors import UnsupportedError
+
+        chosen = values_of(self)
+        measured = chosen.pop("sensitivity") or self.target_recovery is not None
+        if self.held_out_rows is not None and self.target_recovery is None:
+            raise UnsupportedError("--holdout-rows is for --target-recovery; give that too")
+        if self.sensitivity_rows is not None and not measured:
             raise UnsupportedError(
                 "--sensitivity-rows is for --sensitivity and --target-recovery; give one of them"
             )
-        return None
-    given = {"sensitivity_rows": sensitivity_rows, "held_out_rows": holdout_rows}
-    chosen: dict[str, Any] = {name: rows for name, rows in given.items() if rows is not None}
-    return MixSettings(target_recovery=target_recovery, **chosen)
+        return MixSettings(**chosen) if measured else None
 
 
 def mix_lines(record: Mapping[str, Any]) -> list[str]:

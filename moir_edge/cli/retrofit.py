@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moir_edge.cli.common_options import force_option, json_option, output_option
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.threads_option import Threads
 from moir_edge.finite import json_text
@@ -25,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def retrofit(
     checkpoint: Annotated[str, typer.Argument(help="Hugging Face VLM: a folder or a hub id.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new checkpoint.")],
+    output: Annotated[Path, output_option("Folder of the new checkpoint.")],
     kind: Annotated[str, typer.Option(help="Which router: token, channel or gate.")] = "token",
     density: Annotated[
         str | None, typer.Option(help="Token score: confidence (default) or entropy. Kind: token.")
@@ -54,12 +55,10 @@ def retrofit(
     merge: Annotated[
         str | None, typer.Option(help="add (default), concat or interpolate. Kind: token.")
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a checkpoint that stands at the output.")
-    ] = False,
+    force: Annotated[bool, force_option("Replace a checkpoint that stands at the output.")] = False,
     quiet: Quiet = False,
     threads: Threads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print the result as JSON.")] = False,
 ) -> None:
     """Attach a router to a VLM; until it is tuned, the logits stay as they were (channel: they change at once)."""
     from moir_edge.environment import require

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moir_edge.cli.common_options import json_option
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.standard_input import read_pictures, read_prompt
 from moir_edge.cli.threads_option import Threads
@@ -101,9 +102,7 @@ def run(
         bool, typer.Option(help="Prove every file of the bundle by its hash first.")
     ] = True,
     quiet: Quiet = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print answer, tokens and timings as JSON.")
-    ] = False,
+    as_json: Annotated[bool, json_option("Print answer, tokens and timings as JSON.")] = False,
 ) -> None:
     """Answer a prompt about images with a bundle; needs neither torch nor transformers."""
     _check_options(router, image or [], [routing_map, routing_json])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from moir_edge.cli.common_options import json_option
 from moir_edge.finite import json_text
 
 __all__ = ["register"]
@@ -19,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def targets(
-    as_json: bool = typer.Option(False, "--json", help="Print the table as a JSON list."),
+    as_json: Annotated[bool, json_option("Print the table as a JSON list.")] = False,
 ) -> None:
     """List the targets: SM, memory, precisions and engine builder."""
     from moir_edge.targets import TARGETS

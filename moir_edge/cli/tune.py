@@ -2,170 +2,136 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moir_edge.cli.data_options import (
-    Annotations,
-    Data,
-    DataColumns,
-    DataFormat,
-    DataPrompt,
-    DataSplit,
-    DataSubset,
-    DataTask,
-    Images,
-    data_source,
-)
+from moir_edge.cli.common_options import force_option, json_option, output_option
+from moir_edge.cli.data_options import Data, DataFlags, data_group
+from moir_edge.cli.groups import Flags, values_of, with_groups
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.threads_option import Threads
 from moir_edge.precisions import FP32
 
 if TYPE_CHECKING:
-    from moir_edge.tuning import TuneReport
+    from moir_edge.tuning import TuneReport, TuneSettings
 
 __all__ = ["register"]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command("tune")(tune)
+_EVALUATION_DATA = data_group(
+    "eval",
+    "eval_data",
+    fields=("annotations", "images", "split"),
+    help={
+        "path": "Rows on which the loss is measured, same format.",
+        "annotations": "The answers to --eval-data, where the format has them.",
+        "images": "Folder of the images of --eval-data; that of --images.",
+        "split": "Split of --eval-data, for the format hub.",
+    },
+)
 
 
-def tune(
-    checkpoint: Annotated[
-        str,
-        typer.Argument(help="Checkpoint, for --train router one with a router: folder or hub id."),
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new checkpoint.")],
-    data: Data,
-    data_format: DataFormat = "jsonl",
-    annotations: Annotations = None,
-    images: Images = None,
-    data_prompt: DataPrompt = None,
-    data_split: DataSplit = None,
-    data_subset: DataSubset = None,
-    data_column: DataColumns = None,
-    data_task: DataTask = None,
-    eval_data: Annotated[
-        Path | None, typer.Option(help="Rows on which the loss is measured, same format.")
-    ] = None,
-    eval_annotations: Annotated[
-        Path | None, typer.Option(help="The answers to --eval-data, where the format has them.")
-    ] = None,
-    eval_images: Annotated[
-        Path | None, typer.Option(help="Folder of the images of --eval-data; that of --images.")
-    ] = None,
-    eval_split: Annotated[
-        str | None, typer.Option(help="Split of --eval-data, for the format hub.")
-    ] = None,
+@dataclass(frozen=True, kw_only=True)
+class TuneFlags(Flags):
+    """What the flags say of a training, named as the fields of `TuneSettings` are."""
+
+    argument: str = "settings"
     train: Annotated[
         str,
         typer.Option(
             help="router (everything else stays frozen), lora (adapters on the language model too) or full."
         ),
-    ] = "router",
+    ] = "router"
     lora_rank: Annotated[
         int | None, typer.Option(min=1, help="Rank of the adapters of --train lora; 8 by default.")
-    ] = None,
+    ] = None
     mwam: Annotated[
         str | None, typer.Option(help="Balance the modalities: gradient, loss or hybrid.")
-    ] = None,
+    ] = None
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps, in place of --epochs.")
-    ] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 1.0,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per step.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the rows.")] = 0,
+    ] = None
+    epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 1.0
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per step.")] = 8
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the rows.")] = 0
     early_stop: Annotated[
         int | None,
         typer.Option(
             min=1, help="End after N evaluations without a lower loss; keep the best weights."
         ),
-    ] = None,
+    ] = None
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Steps between training checkpoints, and evaluations.")
-    ] = 100,
+    ] = 100
     dtype: Annotated[
         str,
         typer.Option(help="fp32, or bf16: faster training steps where the processor has bfloat16."),
-    ] = FP32,
+    ] = FP32
     degrade: Annotated[
         list[str] | None,
         typer.Option(
             help="Degrade training rows, as diagnose does: blur=3px, word-dropout=0.3, text-blank, …; repeatable, "
             "and one given twice comes up twice as often."
         ),
-    ] = None,
+    ] = None
     degrade_share: Annotated[
         float, typer.Option(help="Share of the rows that --degrade changes.")
-    ] = 0.5,
+    ] = 0.5
+
+    def settings(self) -> TuneSettings:
+        """Return the settings."""
+        from moir_edge.tuning import TuneSettings
+
+        return TuneSettings(**values_of(self) | {"degrade": tuple(self.degrade or ())})
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("tune")(with_groups(tune))
+
+
+def tune(
+    *,
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="Checkpoint, for --train router one with a router: folder or hub id."),
+    ],
+    output: Annotated[Path, output_option("Folder of the new checkpoint.")],
+    data: Data,
+    eval_data: Annotated[DataFlags, _EVALUATION_DATA],
+    training: TuneFlags,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was killed.")
     ] = False,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force", help="Replace a checkpoint at -o, discard an unfinished run of it."
-        ),
+        force_option("Replace a checkpoint at -o, discard an unfinished run of it."),
     ] = False,
     quiet: Quiet = False,
     threads: Threads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print the report as JSON.")] = False,
 ) -> None:
     """Tune a checkpoint on rows with answers; all but the router stays as it is unless --train lora or full."""
     from dataclasses import asdict
-    from functools import partial
 
-    from moir_edge.errors import DataError, MoirEdgeError
+    from moir_edge.errors import MoirEdgeError
     from moir_edge.finite import json_text
-    from moir_edge.tuning import TuneSettings, training_folder
+    from moir_edge.tuning import training_folder
     from moir_edge.tuning import tune as run
 
-    settings = TuneSettings(
-        train=train,
-        lora_rank=lora_rank,
-        mwam=mwam,
-        steps=steps,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        early_stop=early_stop,
-        checkpoint_every=checkpoint_every,
-        dtype=dtype,
-        degrade=tuple(degrade or ()),
-        degrade_share=degrade_share,
-    )
-    named = partial(
-        data_source, prompt=data_prompt, subset=data_subset, columns=data_column, task=data_task
-    )
-    source = named(data, data_format, annotations=annotations, images=images, split=data_split)
-    eval_source = None
-    if eval_data is not None:
-        eval_source = named(
-            eval_data,
-            data_format,
-            annotations=eval_annotations,
-            images=eval_images or images,
-            split=eval_split,
-            flags="eval",
-        )
-    elif eval_annotations is not None or eval_images is not None or eval_split is not None:
-        raise DataError(
-            "--eval-split, --eval-annotations and --eval-images belong to --eval-data; give it too"
-        )
+    source = data.source()
     try:
         with show_progress("tune", quiet=quiet) as progress:
             report = run(
                 checkpoint,
                 output,
                 source,
-                eval_data=eval_source,
-                settings=settings,
+                eval_data=eval_data.in_place_of(source),
+                settings=training.settings(),
                 resume=resume,
                 force=force,
                 progress=progress,

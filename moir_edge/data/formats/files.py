@@ -123,7 +123,7 @@ def find_image(source: DataSource, names: Sequence[str], where: str) -> Path:
     places = " nor as ".join(names)
     raise DataError(
         f"{where}: there is no image {places} in {folder}; "
-        f"give the folder that holds the images of this split as {source.flag('images')}"
+        f"give the folder that holds the images of this split as {source.field_name('images')}"
     )
 
 
@@ -142,7 +142,7 @@ def worded(source: DataSource, text: str) -> str:
         return text
     if PLACEHOLDER not in template:
         raise DataError(
-            f"{source.flag('prompt')} {template!r} has no place for the question; "
+            f"{source.field_name('prompt')} {template!r} has no place for the question; "
             f"write {PLACEHOLDER} where it goes"
         )
     return template.replace(PLACEHOLDER, text)
@@ -157,7 +157,7 @@ def caption_request(source: DataSource) -> str:
     request = CAPTION_REQUEST if source.prompt is None else source.prompt
     if PLACEHOLDER in request or not request.strip():
         raise DataError(
-            f"{source.flag('prompt')} {request!r} cannot be used for captions, which have no question: "
+            f"{source.field_name('prompt')} {request!r} cannot be used for captions, which have no question: "
             "write the whole request"
         )
     return request

@@ -44,16 +44,18 @@ class HubTable(DatasetFormat):
     def scan(self, source: DataSource) -> Iterator[PlacedRow]:
         """Give the rows of the split in their order."""
         self.check(source)
-        check_roles(source.columns, source.flag("column"))
+        check_roles(source.columns, source.field_name("columns"))
         table, split = _open(source)
         features = _features(table)
         place = f"{source.path} ({split})"
         pictures = [name for name, feature in features.items() if _holds_images(feature)]
-        columns = choose_columns(features, pictures, source.columns, place, source.flag("column"))
+        columns = choose_columns(
+            features, pictures, source.columns, place, source.field_name("columns")
+        )
         if source.task != "caption" and "prompt" not in columns:
             raise DataError(
                 f"{place} has no column that is known to hold the question (it has {', '.join(features)}); "
-                f"name it with {source.flag('column')} prompt=COLUMN, or give {source.flag('task')} caption"
+                f"name it with {source.field_name('columns')} prompt=COLUMN, or give {source.field_name('task')} caption"
             )
         for number, record in enumerate(_records(table, pictures, place)):
             where = f"{place} row {number}"
@@ -64,7 +66,7 @@ class HubTable(DatasetFormat):
         require("datasets")
         if source.path.is_file():
             raise DataError(
-                f"{source.path} is a file; give the folder that holds it, or another {source.flag('format')}"
+                f"{source.path} is a file; give the folder that holds it, or another {source.field_name('format')}"
             )
         name = str(source.path)
         if not source.path.is_dir() and (name.startswith(_LOCAL_STARTS) or name.count("/") > 1):
@@ -99,7 +101,7 @@ def _open(source: DataSource) -> tuple[Any, str]:
     if split not in splits:
         asked = "several splits" if split is None else f"no split {split!r}"
         raise DataError(
-            f"{source.path} has {asked}: give {source.flag('split')} with one of {', '.join(splits)}"
+            f"{source.path} has {asked}: give {source.field_name('split')} with one of {', '.join(splits)}"
         )
     return splits[split], split
 

@@ -123,7 +123,7 @@ class DataSource:
         columns: Role to column of a `hub` data set, such as ``{"prompt": "query"}``; see `moir_edge.data.formats.columns`.
         task: What all rows of a `hub` data set are: `vqa`, `statement` or `caption`.
         answers: Whether the answers are of use. Without, files that hold nothing else need not be given.
-        flags: How the flags of the command line begin that name these fields, for messages: `data`, `calib` or `eval`.
+        argument: As what the source is given, for messages: `data`, `eval_data`, `calibration.data` or `calibration.evaluation`.
 
     Raises:
         UnsupportedError: The format is unknown.
@@ -140,26 +140,23 @@ class DataSource:
     columns: Mapping[str, str] = field(default_factory=dict)
     task: str | None = None
     answers: bool = True
-    flags: str = "data"
+    argument: str = "data"
 
     def __post_init__(self) -> None:
         kind = get_format(self.format)
         _refuse_needless(self, kind)
         if kind.takes_images and self.images is None:
             raise DataError(
-                f"the format {kind.name} needs the folder of the images: give {self.flag('images')}"
+                f"the format {kind.name} needs the folder of the images: give {self.field_name('images')}"
             )
         if self.images is not None and not self.images.is_dir():
             raise DataError(
-                f"{self.flag('images')} {self.images} is no folder; give the one that holds them"
+                f"{self.field_name('images')} {self.images} is no folder; give the one that holds them"
             )
 
-    def flag(self, name: str) -> str:
-        """Return the flag that names a field, such as ``--data-split``, ``--images`` or ``--calib-images``."""
-        if name == "data":
-            return f"--{self.flags}" if self.flags == "data" else f"--{self.flags}-data"
-        bare = self.flags == "data" and name in ("images", "annotations")
-        return f"--{name}" if bare else f"--{self.flags}-{name}"
+    def field_name(self, name: str) -> str:
+        """Return how messages name a field, such as `data.split` or `calibration.data.images`."""
+        return f"`{self.argument}.{name}`"
 
     def check(self) -> None:
         """Raise `DataError` where the rows do not exist; cheap."""
@@ -270,12 +267,12 @@ def _refuse_needless(source: DataSource, kind: DatasetFormat) -> None:
         "prompt": (source.prompt, kind.takes_prompt),
         "split": (source.split, kind.takes_columns),
         "subset": (source.subset, kind.takes_columns),
-        "column": (source.columns or None, kind.takes_columns),
+        "columns": (source.columns or None, kind.takes_columns),
         "task": (source.task, kind.takes_columns),
     }
     for name, (value, is_taken) in given.items():
         if value is not None and not is_taken:
             raise DataError(
-                f"the format {kind.name} takes no {source.flag(name)}; "
-                f"leave it out or name another {source.flag('format')}"
+                f"the format {kind.name} takes no {source.field_name(name)}; "
+                f"leave it out or name another {source.field_name('format')}"
             )

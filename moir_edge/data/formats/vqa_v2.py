@@ -54,7 +54,7 @@ class VqaV2(DatasetFormat):
         elif source.answers and not split.startswith("test"):
             raise DataError(
                 f"{source.path} holds questions of {split}, whose answers lie in a file of their own: "
-                f"give {source.flag('annotations')}"
+                f"give {source.field_name('annotations')}"
             )
         for at, record in enumerate(questions):
             where = record_place(source.path, "questions", at, record, "question_id")
@@ -88,7 +88,7 @@ def _content(path: Path, key: str, other: str, source: DataSource) -> dict[str, 
     if key not in content and other in content:
         raise DataError(
             f"{path} holds the {other}, expected the {key}; "
-            f"the questions file is {source.flag('data')}, the annotations file {source.flag('annotations')}"
+            f"the questions file is {source.field_name('path')}, the annotations file {source.field_name('annotations')}"
         )
     return content
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moir_edge.cli.data_options import data_source, parse_columns
+from moir_edge.cli.data_options import DataFlags, parse_columns
 from moir_edge.cli.main import main
-from moir_edge.errors import DataError
+from moir_edge.errors import DataError, UnsupportedError
 
 
 def test_columns() -> None:
@@ -23,18 +23,45 @@ def test_columns() -> None:
 
 
 def test_source_has_every_flag() -> None:
-    source = data_source(
-        Path("user/name"),
-        "hub",
+    flags = DataFlags(
+        path=Path("user/name"),
+        format="hub",
         prompt="{text} One word.",
         split="train",
         subset="all",
         columns=["prompt=query"],
         task="vqa",
     )
+    source = flags.source()
     assert (source.path.as_posix(), source.split, source.subset) == ("user/name", "train", "all")
     assert (source.columns, source.task) == ({"prompt": "query"}, "vqa")
     assert source.prompt == "{text} One word."
+
+
+def test_flags_without_data() -> None:
+    assert DataFlags(format="jsonl").optional_source() is None
+    with pytest.raises(UnsupportedError, match=r"^nothing without `data\.path`; add it$"):
+        DataFlags().source()
+    lone = DataFlags(argument="calibration.data", split="train", task="vqa")
+    for read in (lone.source, lone.optional_source, lambda: lone.in_place_of(None)):
+        with pytest.raises(UnsupportedError) as caught:
+            read()
+        assert str(caught.value) == (
+            "`calibration.data.split` and `calibration.data.task` without `calibration.data.path`; add it"
+        )
+
+
+def test_evaluation_data_are_as_the_others_unless_they_say_so(tmp_path: Path) -> None:
+    first = DataFlags(
+        path=Path("user/name"), format="hub", split="train", prompt="{text} Now."
+    ).source()
+    own = DataFlags(argument="eval_data", path=tmp_path, split="test").in_place_of(first)
+    assert own is not None
+    assert (own.format, own.split, own.prompt) == ("hub", "test", "{text} Now.")
+    assert own.field_name("split") == "`eval_data.split`"
+    other = DataFlags(argument="eval_data", path=tmp_path, format="jsonl").in_place_of(first)
+    assert other is not None
+    assert (other.format, other.prompt, other.answers) == ("jsonl", None, False)
 
 
 @pytest.mark.parametrize(

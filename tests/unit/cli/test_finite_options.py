@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from moir_edge.calibration.mixed.settings import MixSettings
 from moir_edge.calibration.settings import CalibrationSettings
+from moir_edge.cli.groups import with_groups
 from moir_edge.cli.main import COMMANDS, main
 from moir_edge.errors import MoirEdgeError
 from moir_edge.evaluation import BenchBounds, GateBounds
@@ -38,7 +39,7 @@ def _float_options() -> list[tuple[str, str]]:
     return [
         (name, "--" + option.replace("_", "-"))
         for name, function in functions.items()
-        for option, kind in get_type_hints(function).items()
+        for option, kind in get_type_hints(with_groups(function)).items()
         if float in (kind, *get_args(kind))
     ]
 

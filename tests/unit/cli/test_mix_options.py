@@ -5,26 +5,25 @@ from typing import Any
 import pytest
 
 from moir_edge.calibration import MixSettings
-from moir_edge.cli.mix_options import mix_lines, mix_settings
+from moir_edge.cli.mix_options import MixFlags, mix_lines
 from moir_edge.errors import DataError, UnsupportedError
 
 
 def _settings(target: float | None, **given: Any) -> MixSettings | None:
-    plain: dict[str, Any] = {"sensitivity": False, "sensitivity_rows": None, "holdout_rows": None}
-    return mix_settings(target, **{**plain, **given})
+    return MixFlags(target_recovery=target, **given).settings()
 
 
 def test_nothing_is_measured_unless_asked_for() -> None:
     assert _settings(None) is None
     assert _settings(None, sensitivity=True) == MixSettings()
-    assert _settings(99, sensitivity_rows=4, holdout_rows=9) == MixSettings(
+    assert _settings(99, sensitivity_rows=4, held_out_rows=9) == MixSettings(
         target_recovery=99, sensitivity_rows=4, held_out_rows=9
     )
 
 
 def test_an_amount_of_nothing_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="--holdout-rows is for --target-recovery"):
-        _settings(None, sensitivity=True, holdout_rows=5)
+        _settings(None, sensitivity=True, held_out_rows=5)
     with pytest.raises(UnsupportedError, match="--sensitivity-rows is for --sensitivity and"):
         _settings(None, sensitivity_rows=5)
     with pytest.raises(DataError, match="target recovery is 0; expected more than 0"):

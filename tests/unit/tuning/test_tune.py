@@ -293,7 +293,7 @@ def test_refusals(
     assert "nothing to resume" in line(*_words(output, train_file, "--resume"))
     assert "--eval-data" in line(*_words(output, train_file, "--early-stop", 2))
     lone = line(*_words(output, train_file, "--eval-images", tmp_path))
-    assert "--eval-images belong to --eval-data; give it too" in lone
+    assert "--eval-images without --eval-data; add it" in lone
     remove_router(model)
     model.save_pretrained(tmp_path / "base")
     processor.save_pretrained(tmp_path / "base")

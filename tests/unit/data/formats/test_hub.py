@@ -166,9 +166,13 @@ def test_a_column_of_pictures_by_any_name_is_found_by_its_type(
 
 def test_splits(parquet: Callable[..., Path]) -> None:
     folder = parquet("train", "validation")
-    with pytest.raises(DataError, match="several splits: give --data-split with one of train, val"):
+    with pytest.raises(
+        DataError, match=r"several splits: give `data\.split` with one of train, val"
+    ):
         _read(folder)
-    with pytest.raises(DataError, match="no split 'dev': give --data-split with one of train, val"):
+    with pytest.raises(
+        DataError, match=r"no split 'dev': give `data\.split` with one of train, val"
+    ):
         _read(folder, split="dev")
     assert len(_read(folder, split="validation")) == 3
     assert len(_read(folder, split="train", limit=2)) == 2
@@ -232,8 +236,8 @@ def test_bad_rows_name_their_place(parquet: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"columns": {"prompt": "text"}}, r"no column 'text' for --data-column prompt=: .*question"),
-        ({"columns": {"question": "x"}}, "--data-column question=: "),
+        ({"columns": {"prompt": "text"}}, r"no column 'text' for `data.columns` prompt=: .*question"),
+        ({"columns": {"question": "x"}}, "`data.columns` question=: "),
         ({"task": "captions"}, "unknown task 'captions'"),
         ({"subset": "none"}, "cannot be loaded as a data set: BuilderConfig 'none' not found"),
         ({"prompt": "no place"}, "has no place for the question"),

@@ -44,18 +44,18 @@ def test_flags_that_do_not_fit_the_format(tmp_path: Path) -> None:
         takes_images = get_format(name).takes_images
         kind = {"format": name, "images": tmp_path} if takes_images else {"format": name}
         if takes_images:
-            with pytest.raises(DataError, match=f"{name} needs the folder of the images: give --images"):  # fmt: skip
+            with pytest.raises(DataError, match=rf"{name} needs the folder of the images: give `data\.images`"):  # fmt: skip
                 read_dataset(path, format=name)
         if name != "vqa-v2":
-            with pytest.raises(DataError, match=f"{name} takes no --annotations"):
+            with pytest.raises(DataError, match=rf"{name} takes no `data\.annotations`"):
                 read_dataset(path, annotations=path, **kind)  # type: ignore[arg-type]
         if name != "hub":
             for flag, value in HUB_FLAGS.items():
-                with pytest.raises(DataError, match=f"{name} takes no --data-{flag}"):
+                with pytest.raises(DataError, match=rf"{name} takes no `data\.{flag}"):
                     read_dataset(path, **kind, **value)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="jsonl takes no --images"):
+    with pytest.raises(DataError, match=r"jsonl takes no `data\.images`"):
         read_dataset(path, images=tmp_path)
-    with pytest.raises(DataError, match="jsonl takes no --data-prompt"):
+    with pytest.raises(DataError, match=r"jsonl takes no `data\.prompt`"):
         read_dataset(path, prompt="{text}")
     with pytest.raises(DataError, match="gone is no folder"):
         read_dataset(path, format="nlvr2", images=tmp_path / "gone")
@@ -85,7 +85,7 @@ def test_answers_that_nobody_needs_are_not_asked_for(tmp_path: Path) -> None:
     """Calibration takes the questions of VQA-v2 without their annotations, and NLVR2 and COCO without labels."""
     asked = write(tmp_path / "questions.json", questions())
     touch(tmp_path, *(f"COCO_val2014_{number:012d}.jpg" for number in (262148, 393225)))
-    with pytest.raises(DataError, match="give --annotations"):
+    with pytest.raises(DataError, match=r"give `data\.annotations`"):
         DataSource(path=asked, format="vqa-v2", images=tmp_path).read()
     rows = DataSource(path=asked, format="vqa-v2", images=tmp_path, answers=False).read()
     assert [row.answers for row in rows] == [(), (), ()]

@@ -113,7 +113,7 @@ def _nameless(folder: Path) -> None:
         ),
         (
             lambda at: write(at / "questions.json", annotations()),
-            "questions.json holds the annotations, expected the questions; the questions file is --data",
+            "questions.json holds the annotations, expected the questions; the questions file is `data.path`",
         ),
         (
             lambda at: write(at / "annotations.json", questions()),
@@ -154,7 +154,9 @@ def test_bad_files_are_named_in_one_line(
 
 
 def test_missing_flags(folder: Path) -> None:
-    with pytest.raises(DataError, match="answers lie in a file of their own: give --annotations"):
+    with pytest.raises(
+        DataError, match=r"answers lie in a file of their own: give `data\.annotations`"
+    ):
         _read(folder, annotations=None)
     with pytest.raises(DataError, match=r"has no place for the question; write \{text\}"):
         _read(folder, prompt="Answer shortly.")

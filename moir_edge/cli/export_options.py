@@ -1,0 +1,49 @@
+"""The flags of `export` that say what a bundle is to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from moir_edge.cli.calibration_options import CalibrationFlags
+from moir_edge.cli.groups import Flags
+from moir_edge.cli.mix_options import MixFlags
+from moir_edge.precisions import FP32
+
+__all__ = ["ExportFlags"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFlags(Flags):
+    """What the flags say of a bundle, named as the fields of `ExportSettings` are."""
+
+    argument: str = "settings"
+    target: Annotated[str, typer.Option(help="Device profile; `moir-edge targets` lists them.")] = (
+        "cpu"
+    )
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16, int8-weight-only, int8, fp8, int4 or nvfp4.")
+    ] = FP32
+    component_precision: Annotated[
+        list[str] | None,
+        typer.Option(help="Precision of one component, as vision=fp32; repeatable."),
+    ] = None
+    int4_method: Annotated[
+        str | None,
+        typer.Option(
+            help="INT4 weights by rtn, hqq, awq or gptq; the latter two need --calib-data. gptq with data, rtn without."
+        ),
+    ] = None
+    calibration: CalibrationFlags
+    mix: MixFlags
+    engines: Annotated[
+        bool, typer.Option(help="Compile the target's engines too; `build` does it later.")
+    ] = True
+    parity_rtol: Annotated[
+        float | None,
+        typer.Option(
+            help="fp32: largest error against torch, as a share of each output's largest value; 1e-4 by default."
+        ),
+    ] = None
