@@ -23,10 +23,9 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "Checkpoint": "loading",
-        "load_checkpoint": "loading",
-        "load_processor": "processor",
-        "require_chat_template": "exportable",
-        "write_checkpoint": "saving",
+        "loading": ["Checkpoint", "load_checkpoint"],
+        "processor": ["load_processor"],
+        "exportable": ["require_chat_template"],
+        "saving": ["write_checkpoint"],
     },
 )

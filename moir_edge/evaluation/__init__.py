@@ -29,15 +29,10 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "BenchBounds": "parity",
-        "BenchReport": "parity",
-        "BenchSettings": "parity",
-        "ComparisonReport": "comparison.schema",
-        "DiagnoseSettings": "diagnosis",
-        "DiagnosisReport": "diagnosis",
-        "GateBounds": "comparison.gates",
-        "bench": "parity",
-        "compare": "comparison.run",
-        "diagnose": "diagnosis",
+        "parity": ["BenchBounds", "BenchReport", "BenchSettings", "bench"],
+        "comparison.schema": ["ComparisonReport"],
+        "diagnosis": ["DiagnoseSettings", "DiagnosisReport", "diagnose"],
+        "comparison.gates": ["GateBounds"],
+        "comparison.run": ["compare"],
     },
 )

@@ -24,12 +24,9 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "Checkpoint": "components",
-        "TracedModel": "components",
-        "assemble": "assembly",
-        "export_bundle": "bundle",
-        "load_checkpoint": "bundle",
-        "trace_components": "components",
+        "components": ["Checkpoint", "TracedModel", "trace_components"],
+        "assembly": ["assemble"],
+        "bundle": ["export_bundle", "load_checkpoint"],
     },
 )
 

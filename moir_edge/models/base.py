@@ -38,9 +38,9 @@ class Architecture(ABC):
     language_model: ClassVar[str]
     lm_head: ClassVar[str] = "lm_head"
 
-    @abstractmethod
     def image_size(self, config: Any) -> int:
         """Return the side of the square tile that the vision tower takes, in px."""
+        return int(config.vision_config.image_size)
 
     @abstractmethod
     def image_grid(self, config: Any) -> ImageGrid:

@@ -22,10 +22,6 @@ class Llava(Architecture):
     towers: ClassVar[tuple[str, ...]] = ("clip_vision_model", "siglip_vision_model")
     language_model: ClassVar[str] = "model.language_model"
 
-    def image_size(self, config: Any) -> int:
-        """Return the side of the image, in px."""
-        return int(config.vision_config.image_size)
-
     def image_grid(self, config: Any) -> ImageGrid:
         """Return the tower's patches; `default` drops its first row of features, a class token only if it has one."""
         patch = int(config.vision_config.patch_size)

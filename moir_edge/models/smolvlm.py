@@ -22,10 +22,6 @@ class SmolVlm(Architecture):
     towers: ClassVar[tuple[str, ...]] = ("smolvlm_vision", "smolvlm")
     language_model: ClassVar[str] = "model.text_model"
 
-    def image_size(self, config: Any) -> int:
-        """Return the side of one tile, in px."""
-        return int(config.vision_config.image_size)
-
     def image_grid(self, config: Any) -> ImageGrid:
         """Return the patches of one tile, squares of them made one token each by the pixel shuffle."""
         cell = int(config.vision_config.patch_size) * int(config.scale_factor)

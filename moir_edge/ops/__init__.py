@@ -26,13 +26,8 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "DOMAIN": "schema",
-        "OPS": "schema",
-        "VERSION": "schema",
-        "onnx_schemas": "schema",
-        "function_protos": "functions",
-        "ROUTER_INPUTS": "graph",
-        "ROUTER_OUTPUTS": "graph",
-        "router_graph": "graph",
+        "schema": ["DOMAIN", "OPS", "VERSION", "onnx_schemas"],
+        "functions": ["function_protos"],
+        "graph": ["ROUTER_INPUTS", "ROUTER_OUTPUTS", "router_graph"],
     },
 )

@@ -136,22 +136,12 @@ class Router(nn.Module):
         Raises:
             ShapeError: The shapes do not fit each other or the router's width.
         """
-        self.check(inputs_embeds, image_positions, text_positions, text_mask)
+        self._check(inputs_embeds, image_positions, text_positions, text_mask)
         with torch.autocast(device_type=inputs_embeds.device.type, enabled=False):
             return self.route(inputs_embeds, image_positions, text_positions, text_mask)
 
-    def check(self, embeds: Tensor, image: Tensor, text: Tensor, mask: Tensor) -> None:
-        """Refuse shapes that do not fit each other or the router's width.
-
-        Args:
-            embeds: (batch, sequence, hidden).
-            image: (batch, image_tokens).
-            text: (batch, text_tokens).
-            mask: (batch, text_tokens).
-
-        Raises:
-            ShapeError: Says what was got and what was expected.
-        """
+    def _check(self, embeds: Tensor, image: Tensor, text: Tensor, mask: Tensor) -> None:
+        """Raise `ShapeError` if the shapes do not fit each other or the router's width."""
         name = f"{self.config.kind} router"
         if embeds.ndim != 3 or embeds.shape[-1] != self.hidden_size:
             raise ShapeError(

@@ -63,15 +63,7 @@ class InformationRouter(nn.Module):
         return _linear(self.projection, weighted)
 
     def forward(self, visual: Tensor, text: Tensor) -> Tensor:
-        """Fuse the vectors: (…, output_dim).
-
-        Args:
-            visual: (…, visual_dim).
-            text: (…, text_dim), the same leading axes.
-
-        Raises:
-            ShapeError: A width is not the module's, or the leading axes differ.
-        """
+        """Fuse the vectors: (…, output_dim); arguments and errors are those of `weights`."""
         return self.fuse(visual, text, self.weights(visual, text))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.router.base import Router, RouterOutput
+from moir_edge.router.positions import prompt_positions
 from moir_edge.transformers_cache import cached_tokens
 
 __all__ = ["Routing", "RoutingHooks"]
@@ -130,8 +131,7 @@ class RoutingHooks:
                     "apart; pass input_ids, or wrap the call in router_disabled(model)"
                 )
             return None
-        image = ids == self._image_token_id
-        if not image.any():
+        if not (ids == self._image_token_id).any():
             return None
         labels = given.get("labels")
         if labels is None and self.router.training:
@@ -139,48 +139,18 @@ class RoutingHooks:
                 "router: a training forward without labels would route the answer tokens and leak them; pass labels "
                 "with -100 on the prompt, or call model.eval()"
             )
-        present = _padding(given.get("attention_mask"), ids)
-        image &= present
-        text = self._text(ids, present, image)
-        if labels is not None:
-            text &= labels == -100
-        image_positions, image_valid = pack(image)
-        text_positions, text_mask = pack(text)
-        return image_positions.where(image_valid, -1), text_positions.where(text_mask, 0), text_mask
-
-    def _text(self, ids: Tensor, present: Tensor, image: Tensor) -> Tensor:
-        """Return where text tokens stand, by the rule of `prompt_positions`; all (batch, sequence)."""
-        text = present & (ids != self._image_token_id)
-        text &= ~torch.isin(ids, ids.new_tensor(self._special_ids))
-        newline = torch.isin(ids, ids.new_tensor(self._newline_ids))
-        return text & ~(newline & _between_images(image, image | (text & ~newline)))
-
-
-def pack(member: Tensor) -> tuple[Tensor, Tensor]:
-    """Move the positions of the True entries of each row to the left, in order.
-
-    Args:
-        member: (batch, sequence) bool.
-
-    Returns:
-        Positions (batch, width) int64 and which of them are valid; width is the largest count, at least 1.
-    """
-    counts = member.sum(dim=1)
-    width = max(1, int(counts.max()))
-    order = torch.argsort((~member).to(torch.int8), dim=1, stable=True)[:, :width]
-    return order, torch.arange(width, device=member.device) < counts[:, None]
-
-
-def _between_images(image: Tensor, solid: Tensor) -> Tensor:
-    """Return the places whose nearest solid tokens on both sides are image tokens, all (batch, sequence) bool."""
-    before = _last_solid_is_image(image, solid)
-    return before & _last_solid_is_image(image.flip(1), solid.flip(1)).flip(1)
-
-
-def _last_solid_is_image(image: Tensor, solid: Tensor) -> Tensor:
-    places = torch.arange(solid.shape[1], device=solid.device).where(solid, -1)
-    latest = places.cummax(dim=1).values
-    return (latest >= 0) & image.gather(1, latest.clamp(min=0))
+        found = prompt_positions(
+            ids.cpu(),
+            _padding(given.get("attention_mask"), ids).cpu(),
+            self._image_token_id,
+            self._special_ids,
+            self._newline_ids,
+            answers=None if labels is None else (labels != -100).cpu(),
+        )
+        image_positions, text_positions, mask = (
+            torch.from_numpy(part).to(ids.device) for part in found
+        )
+        return image_positions, text_positions, mask
 
 
 def _is_first_forward(given: dict[str, Any]) -> bool:

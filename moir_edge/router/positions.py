@@ -38,6 +38,8 @@ def prompt_positions(
     image_token_id: int,
     special_ids: Iterable[int],
     newline_ids: Iterable[int] = (),
+    *,
+    answers: npt.ArrayLike | None = None,
 ) -> PromptPositions:
     """Find the image tokens and the text tokens of a prompt.
 
@@ -51,6 +53,7 @@ def prompt_positions(
         image_token_id: The id that stands where an image feature goes.
         special_ids: The tokenizer's special token ids.
         newline_ids: Ids of the tokens that hold line ends alone; none makes every newline a text token.
+        answers: (batch, sequence), True at tokens of the answer, which are not text tokens; None for a prompt alone.
 
     Raises:
         ShapeError: The ids are not two-dimensional, or the mask has another shape.
@@ -67,6 +70,8 @@ def prompt_positions(
     newline = np.isin(ids, np.fromiter(newline_ids, np.int64))
     text = mask & ~special & (ids != image_token_id)
     text &= ~(newline & _between_images(image, image | (text & ~newline)))
+    if answers is not None:
+        text &= ~np.asarray(answers, bool)
     image_positions, image_valid = _pack(image)
     text_positions, text_mask = _pack(text)
     return PromptPositions(

@@ -17,11 +17,9 @@ __all__ = ["EdgeModel", "Generation", "RoutingMap", "TextStream", "Timings", "lo
 __getattr__ = lazy_names(
     __name__,
     {
-        "EdgeModel": "model",
-        "TextStream": "model",
-        "load": "model",
-        "Generation": "generation",
-        "RoutingMap": "routing",
-        "Timings": "timing",
+        "model": ["EdgeModel", "TextStream", "load"],
+        "generation": ["Generation"],
+        "routing": ["RoutingMap"],
+        "timing": ["Timings"],
     },
 )

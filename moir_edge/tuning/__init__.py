@@ -31,16 +31,11 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "BRANCHES": "mwam",
-        "MODES": "balance",
-        "BranchBalance": "balance",
-        "Mwam": "mwam",
-        "allocation_weight": "balance",
-        "frequency_ratio": "frequency",
-        "scale_gradient": "balance",
-        "TuneReport": "run",
-        "TuneSettings": "settings",
-        "training_folder": "unfinished",
-        "tune": "run",
+        "mwam": ["BRANCHES", "Mwam"],
+        "balance": ["MODES", "BranchBalance", "allocation_weight", "scale_gradient"],
+        "frequency": ["frequency_ratio"],
+        "run": ["TuneReport", "tune"],
+        "settings": ["TuneSettings"],
+        "unfinished": ["training_folder"],
     },
 )

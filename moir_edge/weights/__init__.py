@@ -25,11 +25,9 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "check_files": "files",
-        "check_finite": "whole",
-        "generative_class": "classes",
-        "load_whole": "whole",
-        "resolve_checkpoint": "source",
-        "weights_sha256": "source",
+        "files": ["check_files"],
+        "whole": ["check_finite", "load_whole"],
+        "classes": ["generative_class"],
+        "source": ["resolve_checkpoint", "weights_sha256"],
     },
 )

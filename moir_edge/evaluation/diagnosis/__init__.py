@@ -22,10 +22,8 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "DiagnoseSettings": "settings",
-        "DiagnosisReport": "schema",
-        "SourceDiagnosis": "schema",
-        "diagnose": "run",
-        "diagnose_rows": "run",
+        "settings": ["DiagnoseSettings"],
+        "schema": ["DiagnosisReport", "SourceDiagnosis"],
+        "run": ["diagnose", "diagnose_rows"],
     },
 )

@@ -17,9 +17,9 @@ __all__ = ["BenchBounds", "BenchReport", "BenchSettings", "bench"]
 __getattr__ = lazy_names(
     __name__,
     {
-        "BenchBounds": "gates",
-        "BenchReport": "schema",
-        "BenchSettings": "settings",
-        "bench": "run",
+        "gates": ["BenchBounds"],
+        "schema": ["BenchReport"],
+        "settings": ["BenchSettings"],
+        "run": ["bench"],
     },
 )

@@ -27,13 +27,9 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "SWITCH": "support",
-        "fused_obstacle": "support",
-        "switched_off": "support",
-        "route_fused": "torch_op",
-        "Traffic": "traffic",
-        "router_traffic": "traffic",
-        "RouterWeights": "weights",
-        "stack_weights": "weights",
+        "support": ["SWITCH", "fused_obstacle", "switched_off"],
+        "torch_op": ["route_fused"],
+        "traffic": ["Traffic", "router_traffic"],
+        "weights": ["RouterWeights", "stack_weights"],
     },
 )
