@@ -10,7 +10,7 @@ import typer
 from moir_edge.cli.calibration_options import CalibrationFlags
 from moir_edge.cli.groups import Flags
 from moir_edge.cli.mix_options import MixFlags
-from moir_edge.precisions import FP32
+from moir_edge.precisions import EXPORTED, FP32
 
 __all__ = ["ExportFlags"]
 
@@ -24,7 +24,7 @@ class ExportFlags(Flags):
         "cpu"
     )
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, int8-weight-only, int8, fp8, int4 or nvfp4.")
+        str, typer.Option(help=f"{', '.join(EXPORTED[:-1])} or {EXPORTED[-1]}.")
     ] = FP32
     component_precision: Annotated[
         list[str] | None,
