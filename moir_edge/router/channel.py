@@ -11,8 +11,6 @@ from moir_edge.router.pooled import Enriched, PooledRouter, masked_mean
 
 __all__ = ["ChannelRouter", "channel_energy"]
 
-# Both constants are shared by the numpy reference and the ONNX body (moir_edge/ops), which spell them anew.
-
 
 def channel_energy(tokens: Tensor, valid: Tensor) -> Tensor:
     """Return the centred energy Σ_t (x_td − mean_d)² of each channel over the valid tokens, (batch, hidden).

@@ -11,6 +11,7 @@ import pytest
 
 from moir_edge.calibration.formats import FORMATS
 from moir_edge.precisions import EXPORTED, PRECISIONS, PrecisionName, Product, lacks_gpu_form
+from moir_edge.targets import TARGETS
 
 ROOT = Path(__file__).parents[2] / "moir_edge"
 # Where the name of a precision stands as a text, and why.
@@ -57,3 +58,12 @@ def test_every_fall_back_ends_in_a_float(name: str) -> None:
     assert seen[-1] == "fp32"
     assert FORMATS[name].storage.bitwidth == PRECISIONS[name].bits
     assert (FORMATS[name].activation is not None) == PRECISIONS[name].needs_data
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_has_only_what_its_sm_computes(name: str) -> None:
+    target = TARGETS[name]
+    assert set(target.hardware_precisions) <= set(PRECISIONS)
+    for row in PRECISIONS.values():
+        if target.sm is not None and row.hardware in target.hardware_precisions:
+            assert row.first_sm <= target.sm
