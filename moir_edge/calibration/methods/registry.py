@@ -95,7 +95,7 @@ def get_method(name: str) -> WeightMethod:
 
 
 def default_method(*, has_data: bool) -> str:
-    """Return the method where none is asked for: by `docs/quantization.md`'s figures the best with data, and without."""
+    """Return the default method, the best by the figures of `docs/quantization-measurements.md`."""
     return "gptq" if has_data else "rtn"
 
 
