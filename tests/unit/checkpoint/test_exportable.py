@@ -16,7 +16,7 @@ from moir_edge.checkpoint import load_checkpoint, load_processor
 from moir_edge.checkpoint.exportable import check_config
 from moir_edge.cli.main import main
 from moir_edge.errors import DataError, MoirEdgeError, UnsupportedError
-from moir_edge.evaluation.candidates.base import load_candidate, spec_of
+from moir_edge.evaluation.candidates import load_candidate, spec_of
 from moir_edge.export import export_bundle
 from moir_edge.tuning import tune
 

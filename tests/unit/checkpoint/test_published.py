@@ -16,7 +16,7 @@ import moir_edge
 from moir_edge.checkpoint import load_checkpoint
 from moir_edge.cli.main import main
 from moir_edge.data.rows import read_rows
-from moir_edge.evaluation.candidates.base import load_candidate, spec_of
+from moir_edge.evaluation.candidates import load_candidate, spec_of
 from moir_edge.export.facts import model_facts
 from moir_edge.runtime.chat import user_message
 from moir_edge.runtime.processor import Processor
