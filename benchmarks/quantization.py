@@ -174,7 +174,7 @@ def measure(
         MoirEdgeError: An export or the comparison failed.
     """
     from moir_edge.demo import demo_rows, write_jsonl
-    from moir_edge.evaluation.comparison.run import compare
+    from moir_edge.evaluation import CompareSettings, compare
 
     data = write_jsonl(demo_rows("test", count=rows), folder / "data")
     exports = _export(checkpoint, folder, configurations, calibration_rows, progress)
@@ -182,9 +182,7 @@ def measure(
         exports.reference,
         exports.bundles,
         data,
-        latency_rows=1,
-        latency_repeats=1,
-        threads=1,
+        settings=CompareSettings(latency_rows=1, latency_repeats=1, threads=1),
         progress=progress,
     )
     return [

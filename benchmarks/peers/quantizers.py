@@ -216,12 +216,11 @@ def _component_bytes(bundle: Path) -> int:
 
 def _compare(reference: Path, bundles: Sequence[Path], data: Path) -> ComparisonReport:
     """Score all bundles on the rows; latency is not what is asked here, so one row is timed."""
-    from moir_edge.evaluation.comparison.run import compare
+    from moir_edge.evaluation import CompareSettings, compare
 
     with show_progress("quantizers") as progress:
-        return compare(
-            reference, bundles, data, threads=1, latency_rows=1, latency_repeats=1, progress=progress
-        )  # fmt: skip
+        settings = CompareSettings(threads=1, latency_rows=1, latency_repeats=1)
+        return compare(reference, bundles, data, settings=settings, progress=progress)
 
 
 def _figures(candidate: Any) -> dict[str, Any]:

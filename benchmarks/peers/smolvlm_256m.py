@@ -156,6 +156,7 @@ def figures(
     reads = decode_bytes(bundle.manifest, context)
     if pairs is None:
         raise DataError(f"{source} has no router; delete it, and the next run makes it anew")
+    overhead = router_overhead(pairs, seed=0)
     return {
         "name": "moir-edge" if is_bundle else "transformers eager",
         "precision": facts.precision,
@@ -167,7 +168,7 @@ def figures(
         "decode_ms_per_token": decode_ms,
         "decode_limit_ms": limit_ms(reads, bandwidth),
         "decode_bytes_per_token": reads,
-        "router_overhead": router_overhead(pairs, seed=0).model_dump(mode="json"),
+        "router_overhead": overhead.model_dump(mode="json") if overhead else None,
         "weights_bytes": facts.weights_bytes,
         "peak_memory_bytes": peak_memory_bytes,
         "libraries_memory_bytes": candidate.loaded.libraries_memory_bytes,

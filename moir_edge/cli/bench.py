@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,10 +19,8 @@ from moir_edge.cli.data_options import OptionalData
 from moir_edge.cli.gate_options import BenchGates
 from moir_edge.cli.groups import with_groups
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.reports import show_report
 from moir_edge.cli.threads_option import Threads
-
-if TYPE_CHECKING:
-    from moir_edge.evaluation import BenchReport
 
 __all__ = ["register"]
 
@@ -78,6 +76,7 @@ def bench(
     from moir_edge.errors import DataError
     from moir_edge.evaluation import BenchSettings
     from moir_edge.evaluation import bench as run
+    from moir_edge.evaluation.parity.tables import print_bench
 
     source = data.optional_source()
     if source is None and limit is not None:
@@ -102,23 +101,6 @@ def bench(
     )
     with show_progress("bench", quiet=quiet) as progress:
         report = run(settings, output, force=force, progress=progress)
-    _show(report, output, as_json=as_json)
+    show_report(report, print_bench, output, as_json=as_json)
     if not report.passed:
         raise typer.Exit(1)
-
-
-def _show(report: BenchReport, output: Path | None, *, as_json: bool) -> None:
-    """Print the report; beside JSON, failed gates go to standard error."""
-    from moir_edge.cli.terminal import table_console
-    from moir_edge.evaluation.parity.output import HTML_NAME, summary_json
-    from moir_edge.evaluation.parity.tables import print_bench
-
-    if as_json:
-        typer.echo(summary_json(report))
-        for gate in report.gates:
-            if not gate.passed:
-                typer.echo(gate.sentence(), err=True)
-        return
-    print_bench(report, table_console())
-    if output is not None:
-        typer.echo(f"report: {output / HTML_NAME}")

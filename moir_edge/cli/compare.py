@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,10 +19,8 @@ from moir_edge.cli.data_options import Data
 from moir_edge.cli.gate_options import CompareGates
 from moir_edge.cli.groups import with_groups
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.reports import show_report
 from moir_edge.cli.threads_option import Threads
-
-if TYPE_CHECKING:
-    from moir_edge.evaluation import ComparisonReport
 
 __all__ = ["register"]
 
@@ -57,42 +55,31 @@ def compare(
     as_json: JsonReport = False,
 ) -> None:
     """Compare a checkpoint with bundles: size, latency, memory, accuracy, router; exit 1 if a gate fails."""
+    from moir_edge.evaluation import CompareSettings
     from moir_edge.evaluation import compare as run
+    from moir_edge.evaluation.comparison.table import print_report
 
+    settings = CompareSettings(
+        limit=limit,
+        latency_rows=latency_rows,
+        latency_repeats=latency_repeats,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        threads=threads,
+        seed=seed,
+        allow_other=allow_other,
+    )
     with show_progress("compare", quiet=quiet) as progress:
         report = run(
             checkpoint,
             bundles,
             data.source(),
             output,
-            limit=limit,
-            latency_rows=latency_rows,
-            latency_repeats=latency_repeats,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            threads=threads,
-            seed=seed,
+            settings,
             bounds=gates.bounds(),
-            allow_other=allow_other,
             force=force,
             progress=progress,
         )
-    _show(report, output, as_json=as_json)
+    show_report(report, print_report, output, as_json=as_json)
     if not report.passed:
         raise typer.Exit(1)
-
-
-def _show(report: ComparisonReport, output: Path, *, as_json: bool) -> None:
-    """Print the report; beside JSON, failed gates go to standard error."""
-    from moir_edge.cli.terminal import table_console
-    from moir_edge.evaluation.comparison.output import HTML_NAME, summary_json
-    from moir_edge.evaluation.comparison.table import print_report
-
-    if as_json:
-        typer.echo(summary_json(report))
-        for gate in report.gates:
-            if not gate.passed:
-                typer.echo(gate.sentence(), err=True)
-    else:
-        print_report(report, table_console())
-        typer.echo(f"report: {output / HTML_NAME}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,10 +18,8 @@ from moir_edge.cli.common_options import (
 from moir_edge.cli.data_options import Data
 from moir_edge.cli.groups import with_groups
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.reports import show_report
 from moir_edge.cli.threads_option import Threads
-
-if TYPE_CHECKING:
-    from moir_edge.evaluation import DiagnosisReport
 
 __all__ = ["register"]
 
@@ -76,6 +74,7 @@ def diagnose(
     from moir_edge.data.degradations import DEFAULTS
     from moir_edge.evaluation import DiagnoseSettings
     from moir_edge.evaluation import diagnose as run
+    from moir_edge.evaluation.diagnosis.table import print_diagnosis
 
     settings = DiagnoseSettings(
         degradations=tuple(degrade or DEFAULTS),
@@ -91,16 +90,4 @@ def diagnose(
     )
     with show_progress("diagnose", quiet=quiet) as progress:
         report = run(sources, data.source(), output, settings, force=force, progress=progress)
-    _show(report, output, as_json=as_json)
-
-
-def _show(report: DiagnosisReport, output: Path, *, as_json: bool) -> None:
-    from moir_edge.cli.terminal import table_console
-    from moir_edge.evaluation.diagnosis.output import HTML_NAME, summary_json
-    from moir_edge.evaluation.diagnosis.table import print_diagnosis
-
-    if as_json:
-        typer.echo(summary_json(report))
-    else:
-        print_diagnosis(report, table_console())
-        typer.echo(f"report: {output / HTML_NAME}")
+    show_report(report, print_diagnosis, output, as_json=as_json)

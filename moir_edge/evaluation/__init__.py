@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from moir_edge.evaluation.comparison.gates import GateBounds
     from moir_edge.evaluation.comparison.run import compare
     from moir_edge.evaluation.comparison.schema import ComparisonReport
+    from moir_edge.evaluation.comparison.settings import CompareSettings
     from moir_edge.evaluation.diagnosis import DiagnoseSettings, DiagnosisReport, diagnose
     from moir_edge.evaluation.parity import BenchBounds, BenchReport, BenchSettings, bench
 
@@ -17,6 +18,7 @@ __all__ = [
     "BenchBounds",
     "BenchReport",
     "BenchSettings",
+    "CompareSettings",
     "ComparisonReport",
     "DiagnoseSettings",
     "DiagnosisReport",
@@ -31,6 +33,7 @@ __getattr__ = lazy_names(
     {
         "parity": ["BenchBounds", "BenchReport", "BenchSettings", "bench"],
         "comparison.schema": ["ComparisonReport"],
+        "comparison.settings": ["CompareSettings"],
         "diagnosis": ["DiagnoseSettings", "DiagnosisReport", "diagnose"],
         "comparison.gates": ["GateBounds"],
         "comparison.run": ["compare"],

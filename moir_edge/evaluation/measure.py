@@ -7,19 +7,23 @@ from dataclasses import dataclass, field
 
 from moir_edge.data.rows import Row
 from moir_edge.evaluation.candidates import TimedAnswer
+from moir_edge.evaluation.machine import CpuTimes, describe_machine
 from moir_edge.evaluation.process import Measured
+from moir_edge.evaluation.provenance import Machine
 from moir_edge.metrics.records import Answer, RoutingRow
 from moir_edge.progress import Progress
 
 __all__ = [
     "LatencyPlan",
     "OverheadPairs",
+    "TimedCandidate",
     "batches",
     "latency_sample",
     "measure_answers",
     "measure_latency",
     "measure_overhead",
     "measure_routing",
+    "measure_times",
 ]
 
 
@@ -72,7 +76,7 @@ def measure_latency(
 ) -> list[list[TimedAnswer]]:
     """Time every candidate on the same rows at batch 1, in turns, so that a disturbance hits all of them.
 
-    Each row goes through all candidates before the next row; who begins changes from row to row.
+    Each row goes through all candidates before the next row; the starting candidate rotates.
 
     Returns:
         Per candidate, one answer per row and round, in order.
@@ -112,6 +116,47 @@ def measure_overhead(
                 (pair.on if router else pair.off).append(timed)
         progress("router on and off", turn + 1, len(schedule))
     return pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedCandidate:
+    """Raw times of one candidate.
+
+    Attributes:
+        timed: Answers of the latency phase, one per row and round.
+        overhead: Pairs with the router on and off; None without a router.
+        peak_memory_bytes: Peak resident memory at the end of the latency phase.
+    """
+
+    timed: Sequence[TimedAnswer]
+    overhead: OverheadPairs | None
+    peak_memory_bytes: int
+
+
+def measure_times(
+    candidates: Sequence[Measured], plan: LatencyPlan, load_before: float, progress: Progress
+) -> tuple[list[TimedCandidate], Machine]:
+    """Time all candidates in turns; peak memory is read after that, before anything is run in batches.
+
+    Args:
+        candidates: Loaded candidates.
+        plan: What is timed.
+        load_before: Load average before the candidates were loaded.
+        progress: Called as ``progress(stage, done, total)``.
+
+    Returns:
+        One record per candidate, and the machine as it was during this phase.
+    """
+    cpu = CpuTimes()
+    timed = measure_latency(candidates, plan, progress)
+    peaks = [one.peak_memory() for one in candidates]
+    overheads = measure_overhead(candidates, plan, progress)
+    machine = describe_machine(load_before, cpu.steal_percent())
+    found = [
+        TimedCandidate(timed=answers, overhead=pairs, peak_memory_bytes=peak)
+        for answers, pairs, peak in zip(timed, overheads, peaks, strict=True)
+    ]
+    return found, machine
 
 
 def batches(rows: Sequence[Row], batch_size: int) -> list[list[int]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
-from moir_edge.errors import DataError
 from moir_edge.invocation import command_line
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ __all__ = [
     "ModelIdentity",
     "Provenance",
     "Providers",
-    "VersionedReport",
     "data_facts",
 ]
 
@@ -193,49 +191,3 @@ def data_facts(source: DataSource, rows: Sequence[Row]) -> DataFacts:
     """Say which files were read, and how many rows of each task they gave."""
     tasks = Counter(row.task for row in rows)
     return DataFacts.model_validate({**source.record(), "rows": len(rows), "tasks": dict(tasks)})
-
-
-class VersionedReport(_Record):
-    """Base of the reports on disk: a file of another schema version is refused by name.
-
-    Attributes:
-        command: The command that writes such reports.
-        current_version: Schema version that this moir-edge reads and writes.
-        notices: What a reader must know before the figures; printed at the top of terminal output and page.
-    """
-
-    command: ClassVar[str]
-    current_version: ClassVar[int]
-
-    schema_version: int
-    created: str
-    version: str
-    notices: tuple[str, ...] = ()
-    provenance: Provenance
-
-    @property
-    def machine(self) -> Machine:
-        """The machine, its load and its package versions."""
-        return self.provenance.machine
-
-    @property
-    def data(self) -> DataFacts | None:
-        """The rows; None where prompts were made from a seed."""
-        return self.provenance.data
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_other_versions(cls, record: Any) -> Any:
-        """Refuse a record of another schema version before its fields are looked at.
-
-        Raises:
-            DataError: The version differs.
-        """
-        if isinstance(record, dict):
-            version = record.get("schema_version", cls.current_version)
-            if version != cls.current_version:
-                raise DataError(
-                    f"this {cls.command} report has schema version {version}, this moir-edge reads "
-                    f"{cls.current_version}; run `moir-edge {cls.command}` again"
-                )
-        return record

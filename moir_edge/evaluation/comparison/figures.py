@@ -16,7 +16,7 @@ from moir_edge.evaluation.comparison.schema import (
     ChangedAnswer,
     RowResult,
 )
-from moir_edge.evaluation.measure import OverheadPairs
+from moir_edge.evaluation.measure import OverheadPairs, TimedCandidate
 from moir_edge.evaluation.process import Measured
 from moir_edge.evaluation.records import RouterOverhead, Samples
 from moir_edge.metrics.agreement import compare_routing, token_agreement
@@ -35,17 +35,13 @@ class RawResult:
 
     Attributes:
         candidate: The candidate.
-        timed: Answers of the latency phase.
-        overhead: Pairs with the router on and off; None without a router.
-        peak_memory_bytes: Peak resident memory at the end of the latency phase.
+        times: Its raw times and peak memory.
         answers: One per row of the data.
         maps: Routing maps of the routing sample; None without a router.
     """
 
     candidate: Measured
-    timed: Sequence[TimedAnswer]
-    overhead: OverheadPairs | None
-    peak_memory_bytes: int
+    times: TimedCandidate
     answers: Sequence[Answer]
     maps: Sequence[RoutingRow] | None
 
@@ -64,8 +60,8 @@ def candidate_report(
     spec, loaded = raw.candidate.spec, raw.candidate.loaded
     scores = row_scores(rows, raw.answers)
     base = None if reference is None else row_scores(rows, reference.answers)
-    token_ms = [ms for timed in raw.timed for ms in timed.token_ms]
-    rates = [1000 * len(t.token_ms) / sum(t.token_ms) for t in raw.timed if t.token_ms]
+    token_ms = [ms for timed in raw.times.timed for ms in timed.token_ms]
+    rates = [1000 * len(t.token_ms) / sum(t.token_ms) for t in raw.times.timed if t.token_ms]
     routing, reason = compare_routing(raw.maps, reference.maps) if reference else (None, None)
     return CandidateReport(
         name=spec.name,
@@ -77,14 +73,14 @@ def candidate_report(
         has_router=loaded.facts.has_router,
         weights_bytes=loaded.facts.weights_bytes,
         load_seconds=loaded.load_seconds,
-        peak_memory_bytes=raw.peak_memory_bytes,
+        peak_memory_bytes=raw.times.peak_memory_bytes,
         libraries_memory_bytes=loaded.libraries_memory_bytes,
-        ttft=Samples.of([timed.ttft_ms for timed in raw.timed], "ms"),
+        ttft=Samples.of([timed.ttft_ms for timed in raw.times.timed], "ms"),
         ttft_ratio=_ttft_ratio(raw, reference, seed),
         tpot=Samples.of(token_ms, "ms") if token_ms else None,
         decode_rate=Samples.of(rates, "tokens/s") if rates else None,
-        components=component_samples(raw.timed),
-        router_overhead=router_overhead(raw.overhead, seed=seed) if raw.overhead else None,
+        components=component_samples(raw.times.timed),
+        router_overhead=router_overhead(raw.times.overhead, seed=seed),
         tasks=task_figures(rows, scores, base, seed=seed),
         recovery=None if base is None else overall_recovery(rows, scores, base, seed=seed),
         token_agreement=token_agreement(raw.answers, reference.answers) if reference else None,
@@ -95,13 +91,15 @@ def candidate_report(
     )
 
 
-def router_overhead(pairs: OverheadPairs, *, seed: int) -> RouterOverhead:
-    """Compare paired times to first token with the router on and off.
+def router_overhead(pairs: OverheadPairs | None, *, seed: int) -> RouterOverhead | None:
+    """Compare paired times to first token with the router on and off; None without a router.
 
     Args:
-        pairs: At least one pair.
+        pairs: At least one pair; None without a router.
         seed: Seed of the bootstrap over pairs.
     """
+    if pairs is None:
+        return None
     on = np.array([timed.ttft_ms for timed in pairs.on])
     off = np.array([timed.ttft_ms for timed in pairs.off])
 
@@ -121,7 +119,7 @@ def router_overhead(pairs: OverheadPairs, *, seed: int) -> RouterOverhead:
 def _ttft_ratio(raw: RawResult, reference: RawResult | None, seed: int) -> PairedRatio | None:
     if reference is None:
         return None
-    own, base = ([one.ttft_ms for one in result.timed] for result in (raw, reference))
+    own, base = ([one.ttft_ms for one in result.times.timed] for result in (raw, reference))
     return paired_ratio(own, base, seed=seed)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import datetime, timezone
 from pathlib import Path
 
 from moir_edge.data.formats import DataSource, as_source
@@ -14,29 +13,27 @@ from moir_edge.evaluation.candidates import CandidateSpec, specs_of
 from moir_edge.evaluation.candidates.decoding import decoding_notices
 from moir_edge.evaluation.comparison.figures import RawResult, candidate_report
 from moir_edge.evaluation.comparison.gates import GateBounds, check_gates
-from moir_edge.evaluation.comparison.output import check_output, write_report
+from moir_edge.evaluation.comparison.page import render_html
 from moir_edge.evaluation.comparison.schema import CandidateReport, ComparisonReport, Settings
+from moir_edge.evaluation.comparison.settings import CompareSettings
 from moir_edge.evaluation.identity import identify_same, same_notices
-from moir_edge.evaluation.machine import CpuTimes, busy_notices, describe_machine, load_average
+from moir_edge.evaluation.machine import busy_notices, load_average
 from moir_edge.evaluation.measure import (
     LatencyPlan,
     latency_sample,
     measure_answers,
-    measure_latency,
-    measure_overhead,
     measure_routing,
+    measure_times,
 )
-from moir_edge.evaluation.process import CandidateProcess, Measured
+from moir_edge.evaluation.opening import loaded_processes, open_candidates, providers_of
+from moir_edge.evaluation.process import Measured
 from moir_edge.evaluation.provenance import Machine, Provenance, Providers, data_facts
+from moir_edge.evaluation.writing import check_output, write_report
 from moir_edge.metrics.bootstrap import RESAMPLES
 from moir_edge.progress import Progress, silent
 from moir_edge.threads import default_threads
-from moir_edge.version import __version__
 
 __all__ = ["compare"]
-
-WARM_UP_ROWS = 3
-ROUTING_ROWS = 200
 
 
 def compare(
@@ -44,17 +41,9 @@ def compare(
     bundles: Sequence[str | Path],
     data: str | Path | DataSource,
     output: str | Path | None = None,
+    settings: CompareSettings | None = None,
     *,
-    limit: int | None = None,
-    latency_rows: int = 30,
-    latency_repeats: int = 3,
-    routing_rows: int = ROUTING_ROWS,
-    batch_size: int = 32,
-    max_new_tokens: int = 64,
-    threads: int | None = None,
-    seed: int = 0,
     bounds: GateBounds | None = None,
-    allow_other: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ComparisonReport:
@@ -69,16 +58,8 @@ def compare(
         bundles: What to compare with it: bundles, or further checkpoints.
         data: JSON lines, see `read_rows`, or a source in another format.
         output: Folder for `report.json` and `report.html`; None writes nothing.
-        limit: Use only the first rows of the data.
-        latency_rows: Rows that are timed, spread over the tasks.
-        latency_repeats: Rounds over those rows.
-        routing_rows: Rows whose routing maps are compared.
-        batch_size: Rows per batch when all rows are answered.
-        max_new_tokens: Longest answer, in tokens.
-        threads: Threads of one operation; None takes every core of this process.
-        seed: Seed of the bootstrap.
+        settings: What is measured and how; None for the defaults.
         bounds: Gates.
-        allow_other: Take candidates that are different models; the report says so at the top.
         force: Replace a report that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
 
@@ -87,36 +68,24 @@ def compare(
             replaced.
         MoirEdgeError: A candidate cannot be loaded or run.
     """
-    if output is not None:
-        check_output(Path(output), force=force)
+    settings = settings or CompareSettings()
+    check_output(ComparisonReport, output, force=force)
     source = as_source(data)
     source.check()
-    specs = _specs([checkpoint, *bundles], threads or default_threads(), max_new_tokens)
-    models = identify_same(specs, allow_other=allow_other)
-    rows = source.read(limit=limit)
-    settings = Settings(
-        threads=specs[0].threads,
-        batch_size=_positive("batch_size", batch_size),
-        max_new_tokens=_positive("max_new_tokens", max_new_tokens),
-        latency_rows=min(_positive("latency_rows", latency_rows), len(rows)),
-        latency_repeats=_positive("latency_repeats", latency_repeats),
-        warm_up_rows=WARM_UP_ROWS,
-        routing_rows=min(_positive("routing_rows", routing_rows), len(rows)),
-        bootstrap_resamples=RESAMPLES,
-        seed=seed,
-    )
-    candidates, providers, machine = _measure(specs, rows, settings, progress or silent)
+    specs = _specs([checkpoint, *bundles], settings)
+    models = identify_same(specs, allow_other=settings.allow_other)
+    rows = source.read(limit=settings.limit)
+    used = _used(settings, specs[0].threads, len(rows))
+    candidates, providers, machine = _measure(specs, rows, used, progress or silent)
+    provenance = Provenance.of(models, providers, data_facts(source, rows), machine)
+    notices = (*same_notices(models), *busy_notices(machine), *decoding_notices(specs))
     report = ComparisonReport(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        version=__version__,
-        notices=(*same_notices(models), *busy_notices(machine), *decoding_notices(specs)),
-        provenance=Provenance.of(models, providers, data_facts(source, rows), machine),
-        settings=settings,
+        **ComparisonReport.header(provenance, notices),
+        settings=used,
         candidates=tuple(candidates),
-        gates=tuple(check_gates(candidates, bounds or GateBounds(), rounds=latency_repeats)),
+        gates=tuple(check_gates(candidates, bounds or GateBounds(), rounds=used.latency_repeats)),
     )
-    if output is not None:
-        write_report(report, Path(output), force=force)
+    write_report(report, render_html, output, force=force)
     return report
 
 
@@ -125,14 +94,10 @@ def _measure(
 ) -> tuple[list[CandidateReport], Providers, Machine]:
     load_before = load_average()
     with ExitStack() as stack:
-        processes: list[Measured] = []
-        for at, spec in enumerate(specs):
-            progress("loading", at, len(specs))
-            processes.append(stack.enter_context(CandidateProcess(spec, rows)))
-        progress("loading", len(specs), len(specs))
-        providers = {one.spec.name: one.loaded.facts.providers for one in processes}
+        opened = open_candidates(stack, specs, rows, progress)
+        processes = loaded_processes(opened)
         reports, machine = measure_all(processes, rows, settings, progress, load_before)
-    return reports, providers, machine
+    return reports, providers_of(opened), machine
 
 
 def measure_all(
@@ -153,17 +118,11 @@ def measure_all(
         warm_up=settings.warm_up_rows,
         max_new_tokens=settings.max_new_tokens,
     )
-    cpu = CpuTimes()
-    timed = measure_latency(candidates, plan, progress)
-    peaks = [candidate.peak_memory() for candidate in candidates]
-    overheads = measure_overhead(candidates, plan, progress)
-    machine = describe_machine(load_before, cpu.steal_percent())
+    times, machine = measure_times(candidates, plan, load_before, progress)
     raw = [
         RawResult(
             candidate=candidate,
-            timed=timed[at],
-            overhead=overheads[at],
-            peak_memory_bytes=peaks[at],
+            times=times[at],
             answers=measure_answers(candidate, rows, settings.batch_size, progress),
             maps=measure_routing(
                 candidate, rows, settings.routing_rows, settings.batch_size, progress
@@ -180,14 +139,28 @@ def measure_all(
     return reports, machine
 
 
-def _specs(sources: Sequence[str | Path], threads: int, max_new_tokens: int) -> list[CandidateSpec]:
-    specs = specs_of(sources, threads=threads, max_new_tokens=max_new_tokens, hub={0})
+def _specs(sources: Sequence[str | Path], settings: CompareSettings) -> list[CandidateSpec]:
+    specs = specs_of(
+        sources,
+        threads=settings.threads or default_threads(),
+        max_new_tokens=settings.max_new_tokens,
+        hub={0},
+    )
     if len(specs) == 1:
         raise DataError("nothing to compare: give at least one bundle besides the reference")
     return specs
 
 
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise DataError(f"{name.replace('_', '-')} must be at least 1, got {value}")
-    return value
+def _used(settings: CompareSettings, threads: int, rows: int) -> Settings:
+    """Return the settings as they are measured with, for the report."""
+    return Settings(
+        threads=threads,
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+        latency_rows=min(settings.latency_rows, rows),
+        latency_repeats=settings.latency_repeats,
+        warm_up_rows=settings.warm_up_rows,
+        routing_rows=min(settings.routing_rows, rows),
+        bootstrap_resamples=RESAMPLES,
+        seed=settings.seed,
+    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from moir_edge.evaluation.provenance import VersionedReport
 from moir_edge.evaluation.records import GateResult, RouterOverhead, Samples
+from moir_edge.evaluation.writing import VersionedReport, report_kind, report_text
 from moir_edge.metrics.records import (
     Interval,
     PairedRatio,
@@ -14,6 +14,7 @@ from moir_edge.metrics.records import (
     TaskFigures,
     TokenAgreement,
 )
+from moir_edge.staging import FolderKind
 
 __all__ = [
     "COMPONENT_ORDER",
@@ -114,6 +115,7 @@ class ComparisonReport(VersionedReport):
     """A whole comparison; the first candidate is the reference."""
 
     command: ClassVar[str] = "compare"
+    kind: ClassVar[FolderKind] = report_kind("report", "report", "candidates", "gates")
     current_version: ClassVar[int] = REPORT_SCHEMA_VERSION
 
     schema_version: int = REPORT_SCHEMA_VERSION
@@ -130,3 +132,9 @@ class ComparisonReport(VersionedReport):
     def passed(self) -> bool:
         """Whether every gate held (also where there is none)."""
         return all(gate.passed for gate in self.gates)
+
+    def summary(self) -> str:
+        """Return the report as JSON without raw samples and single rows, which `report.json` keeps."""
+        return report_text(
+            self, exclude={"candidates": {"__all__": {"rows", "changed"}}}, samples=False
+        )

@@ -8,13 +8,13 @@ from moir_edge.lazy import lazy_names
 
 if TYPE_CHECKING:
     from moir_edge.evaluation.diagnosis.run import diagnose, diagnose_rows
-    from moir_edge.evaluation.diagnosis.schema import DiagnosisReport, SourceDiagnosis
+    from moir_edge.evaluation.diagnosis.schema import CandidateDiagnosis, DiagnosisReport
     from moir_edge.evaluation.diagnosis.settings import DiagnoseSettings
 
 __all__ = [
+    "CandidateDiagnosis",
     "DiagnoseSettings",
     "DiagnosisReport",
-    "SourceDiagnosis",
     "diagnose",
     "diagnose_rows",
 ]
@@ -23,7 +23,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "settings": ["DiagnoseSettings"],
-        "schema": ["DiagnosisReport", "SourceDiagnosis"],
+        "schema": ["DiagnosisReport", "CandidateDiagnosis"],
         "run": ["diagnose", "diagnose_rows"],
     },
 )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from moir_edge.evaluation.diagnosis.figures import (
     PERCEPTUAL_REQUESTS,
     SHAPLEY_REQUESTS,
-    SourceFigures,
+    CandidateFigures,
 )
 from moir_edge.evaluation.diagnosis.perceptual import (
     FULL,
@@ -24,13 +24,13 @@ from moir_edge.evaluation.diagnosis.shares import SHAPLEY_CONDITIONS, dominance,
 from moir_edge.evaluation.diagnosis.values import Statistic, ValueTable
 from moir_edge.metrics.records import Interval
 
-__all__ = ["source_changes"]
+__all__ = ["candidate_changes"]
 
 Floats = NDArray[np.float64]
 
 
-def source_changes(
-    own: SourceFigures, reference: SourceFigures, settings: DiagnoseSettings
+def candidate_changes(
+    own: CandidateFigures, reference: CandidateFigures, settings: DiagnoseSettings
 ) -> dict[str, dict[str, Interval]]:
     """Return the differences of one source's figures to the reference's.
 
@@ -54,7 +54,7 @@ def source_changes(
 
 
 def _paired(
-    own: SourceFigures, reference: SourceFigures, rows: Sequence[int], seed: int
+    own: CandidateFigures, reference: CandidateFigures, rows: Sequence[int], seed: int
 ) -> ValueTable:
     """Put the scores of both sources on the chosen rows into one table."""
     scores = {

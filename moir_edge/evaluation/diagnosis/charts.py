@@ -10,9 +10,9 @@ from moir_edge.charts.axes import AXIS, RIGHT, WIDTH, grid_x, grid_y, label, lin
 from moir_edge.charts.dots import Dot, DotRow, dot_chart
 from moir_edge.charts.svg import Scale, draw, marker, padded_range
 from moir_edge.evaluation.diagnosis.schema import (
+    CandidateDiagnosis,
     DiagnosisReport,
     LayerAttention,
-    SourceDiagnosis,
 )
 from moir_edge.evaluation.diagnosis.text import condition_detail, condition_name
 from moir_edge.evaluation.diagnosis.values import OVERALL
@@ -21,14 +21,14 @@ from moir_edge.metrics.records import Interval
 
 __all__ = ["layer_chart", "perceptual_chart", "score_chart", "share_chart"]
 
-Pick = Callable[[SourceDiagnosis], Interval | None]
+Pick = Callable[[CandidateDiagnosis], Interval | None]
 
 
 def score_chart(report: DiagnosisReport) -> str:
     """Draw the mean score of every source on clean rows and under each degradation."""
     rows = [
         _row(report, condition_name(one), condition_detail(one), _overall_of(one.label))
-        for one in report.sources[0].conditions
+        for one in report.candidates[0].conditions
     ]
     caption = "mean score over the tasks, 95 % interval (%)"
     return dot_chart("Scores under degradation", rows, (0.0, 100.0), base=None, caption=caption)
@@ -36,7 +36,7 @@ def score_chart(report: DiagnosisReport) -> str:
 
 def share_chart(report: DiagnosisReport) -> str | None:
     """Draw the share of the images by task; None where no source has one."""
-    scopes = report.sources[0].shares
+    scopes = report.candidates[0].shares
     rows = [
         _row(report, _scope_name(scope), _rows_of(report, scope), _share_of(scope))
         for scope in scopes
@@ -52,7 +52,7 @@ def perceptual_chart(report: DiagnosisReport) -> str | None:
     """Draw the perceptual scores by task and modality; None where there are none."""
     rows = [
         _row(report, _scope_name(scope), f"{side} permuted", _perceptual_of(scope, side))
-        for scope in report.sources[0].perceptual
+        for scope in report.candidates[0].perceptual
         for side in ("image", "text")
     ]
     span = _span(rows, 0.0, 100.0)
@@ -64,7 +64,7 @@ def perceptual_chart(report: DiagnosisReport) -> str | None:
 
 def layer_chart(report: DiagnosisReport) -> str | None:
     """Draw the modality dominance index by layer; None where no source has attention."""
-    measured = [(at, one.attention) for at, one in enumerate(report.sources) if one.attention]
+    measured = [(at, one.attention) for at, one in enumerate(report.candidates) if one.attention]
     if not measured:
         return None
     height, top, left = 330, 20, 70
@@ -81,7 +81,7 @@ def layer_chart(report: DiagnosisReport) -> str | None:
     parts = [_layer_ticks(x, last, height), grid_y(y, left, WIDTH - RIGHT, base=1)]
     described = []
     for at, attention in measured:
-        name = report.sources[at].name
+        name = report.candidates[at].name
         parts += _layer_line(at, attention.layers, x, y, name)
         described += [
             f"{name}, layer {layer}: MDI {mdi.value:.2f}"
@@ -125,7 +125,7 @@ def _layer_ticks(x: Scale, last: int, height: int) -> str:
 
 
 def _row(report: DiagnosisReport, name: str, detail: str, pick: Pick) -> DotRow:
-    dots = tuple(_dot(at, one.name, name, pick(one)) for at, one in enumerate(report.sources))
+    dots = tuple(_dot(at, one.name, name, pick(one)) for at, one in enumerate(report.candidates))
     return DotRow(name=name, detail=detail, dots=dots)
 
 

@@ -31,7 +31,7 @@ from moir_edge.evaluation.diagnosis.values import OVERALL, ValueTable, unit_scor
 from moir_edge.metrics.records import Answer
 from moir_edge.metrics.scores import Scores, row_scores, task_figures
 
-__all__ = ["PERCEPTUAL_REQUESTS", "SHAPLEY_REQUESTS", "SourceFigures"]
+__all__ = ["PERCEPTUAL_REQUESTS", "SHAPLEY_REQUESTS", "CandidateFigures"]
 
 SHAPLEY_REQUESTS = {BOTH: CLEAN, IMAGE_ONLY: TEXT_BLANK, TEXT_ONLY: IMAGE_BLANK, NEITHER: NEITHER}
 """Condition of the shares -> the request that answers it."""
@@ -39,7 +39,7 @@ PERCEPTUAL_REQUESTS = {FULL: CLEAN, IMAGE_PERMUTED: IMAGE_PERMUTED, TEXT_PERMUTE
 """Condition of the perceptual scores -> the request that answers it."""
 
 
-class SourceFigures:
+class CandidateFigures:
     """The figures of one source.
 
     Args:

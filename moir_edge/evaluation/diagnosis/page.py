@@ -37,12 +37,12 @@ def _context(report: DiagnosisReport) -> dict[str, Any]:
         "headline": headline,
         "figures": figure_rows(report),
         "tasks": task_rows(report),
-        "changes": change_rows(report) if len(report.sources) > 1 else [],
-        "layers": [(one, layer_rows(one)) for one in report.sources],
+        "changes": change_rows(report) if len(report.candidates) > 1 else [],
+        "layers": [(one, layer_rows(one)) for one in report.candidates],
         "charts": _charts(report),
         "maps": [
             (at, one, [(example, _data_url(example)) for example in one.routing])
-            for at, one in enumerate(report.sources)
+            for at, one in enumerate(report.candidates)
             if one.routing
         ],
     }

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 
 from moir_edge.data.formats import DataSource, as_source
@@ -17,26 +16,26 @@ from moir_edge.errors import BundleError, DataError, UnsupportedError
 from moir_edge.evaluation.candidates import Candidate, CandidateSpec, load_candidate, specs_of
 from moir_edge.evaluation.candidates.checkpoint import CheckpointCandidate
 from moir_edge.evaluation.candidates.decoding import decoding_notices
-from moir_edge.evaluation.diagnosis.changes import source_changes
-from moir_edge.evaluation.diagnosis.figures import SourceFigures
-from moir_edge.evaluation.diagnosis.output import check_output, write_diagnosis
+from moir_edge.evaluation.diagnosis.changes import candidate_changes
+from moir_edge.evaluation.diagnosis.figures import CandidateFigures
+from moir_edge.evaluation.diagnosis.page import render_html
 from moir_edge.evaluation.diagnosis.plan import Plan, answer_plan, make_plan
 from moir_edge.evaluation.diagnosis.schema import (
     CLEAN,
     Attention,
+    CandidateDiagnosis,
     DiagnosisReport,
     RoutingExample,
-    SourceDiagnosis,
 )
 from moir_edge.evaluation.diagnosis.settings import DiagnoseSettings
 from moir_edge.evaluation.identity import identify_pairs, pair_notices
 from moir_edge.evaluation.machine import CpuTimes, describe_machine, load_average
 from moir_edge.evaluation.measure import latency_sample
 from moir_edge.evaluation.provenance import Provenance, Providers, data_facts
+from moir_edge.evaluation.writing import check_output, write_report
 from moir_edge.metrics.records import Answer
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.threads import default_threads
-from moir_edge.version import __version__
 
 __all__ = ["diagnose", "diagnose_candidate", "diagnose_rows"]
 
@@ -68,8 +67,7 @@ def diagnose(
         MoirEdgeError: A source cannot be loaded or run.
     """
     settings = settings or DiagnoseSettings()
-    if output is not None:
-        check_output(Path(output), force=force)
+    check_output(DiagnosisReport, output, force=force)
     source = as_source(data)
     every = source.read(limit=settings.limit)
     rows = [row for row in every if row.answers]
@@ -82,17 +80,14 @@ def diagnose(
     load_before, cpu = load_average(), CpuTimes()
     diagnosed, providers = _diagnose_all(specs, rows, settings, progress or silent)
     machine = describe_machine(load_before, cpu.steal_percent())
+    provenance = Provenance.of(models, providers, data_facts(source, rows), machine)
     report = DiagnosisReport(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        version=__version__,
-        notices=(*pair_notices(models), *decoding_notices(specs)),
-        provenance=Provenance.of(models, providers, data_facts(source, rows), machine),
+        **DiagnosisReport.header(provenance, (*pair_notices(models), *decoding_notices(specs))),
         unscored_rows=len(every) - len(rows),
         settings=settings,
-        sources=diagnosed,
+        candidates=diagnosed,
     )
-    if output is not None:
-        write_diagnosis(report, Path(output), force=force)
+    write_report(report, render_html, output, force=force)
     return report
 
 
@@ -102,7 +97,7 @@ def diagnose_rows(
     settings: DiagnoseSettings | None = None,
     *,
     progress: Progress | None = None,
-) -> tuple[SourceDiagnosis, ...]:
+) -> tuple[CandidateDiagnosis, ...]:
     """Diagnose models on rows that are in memory; see `diagnose`.
 
     Args:
@@ -147,13 +142,13 @@ def _diagnose_all(
     rows: Sequence[Row],
     settings: DiagnoseSettings,
     progress: Progress,
-) -> tuple[tuple[SourceDiagnosis, ...], Providers]:
+) -> tuple[tuple[CandidateDiagnosis, ...], Providers]:
     """Load and diagnose one source after the other; the first is what the others are compared with."""
     with tempfile.TemporaryDirectory(prefix="moir-edge-diagnose-") as folder:
         plan = make_plan(rows, settings, ImageStore(Path(folder)))
-        diagnosed: list[SourceDiagnosis] = []
+        diagnosed: list[CandidateDiagnosis] = []
         providers: dict[str, Mapping[str, str]] = {}
-        reference: SourceFigures | None = None
+        reference: CandidateFigures | None = None
         for spec in specs:
             with _threads_restored():
                 with single_step(progress, f"{spec.name}: loading"):
@@ -172,9 +167,9 @@ def diagnose_candidate(
     spec: CandidateSpec,
     plan: Plan,
     settings: DiagnoseSettings,
-    reference: SourceFigures | None,
+    reference: CandidateFigures | None,
     progress: Progress,
-) -> tuple[SourceDiagnosis, SourceFigures]:
+) -> tuple[CandidateDiagnosis, CandidateFigures]:
     """Ask a loaded model everything.
 
     Args:
@@ -195,8 +190,8 @@ def diagnose_candidate(
     attention, no_attention = _attention(candidate, spec.name, plan, answers, settings, progress)
     with single_step(progress, f"{spec.name}: routing maps"):
         routing, no_routing = _routing(candidate, plan, settings)
-    figures = SourceFigures(plan, answers, settings)
-    diagnosed = SourceDiagnosis(
+    figures = CandidateFigures(plan, answers, settings)
+    diagnosed = CandidateDiagnosis(
         name=spec.name,
         source=spec.source,
         kind=spec.kind,
@@ -208,7 +203,7 @@ def diagnose_candidate(
         perceptual=figures.perceptual(),
         attention=attention,
         attention_reason=no_attention,
-        changes=source_changes(figures, reference, settings) if reference else {},
+        changes=candidate_changes(figures, reference, settings) if reference else {},
         routing=routing,
         routing_reason=no_routing,
         seconds=time.perf_counter() - start,

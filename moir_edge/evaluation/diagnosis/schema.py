@@ -8,20 +8,21 @@ from pydantic import Field
 
 from moir_edge.data.degradations import CLEAN
 from moir_edge.evaluation.diagnosis.settings import DiagnoseSettings
-from moir_edge.evaluation.provenance import VersionedReport
+from moir_edge.evaluation.writing import VersionedReport, report_kind, report_text
 from moir_edge.metrics.records import Interval, Record, TaskFigures
+from moir_edge.staging import FolderKind
 
 __all__ = [
     "CLEAN",
     "DIAGNOSIS_SCHEMA_VERSION",
     "Attention",
+    "CandidateDiagnosis",
     "ConditionFigures",
     "DiagnosisReport",
     "LayerAttention",
     "Perceptual",
     "RoutingExample",
     "Shares",
-    "SourceDiagnosis",
 ]
 
 DIAGNOSIS_SCHEMA_VERSION = 3
@@ -141,7 +142,7 @@ class RoutingExample(Record):
     picture_png: bytes = Field(default=b"", exclude=True, repr=False)
 
 
-class SourceDiagnosis(Record):
+class CandidateDiagnosis(Record):
     """All figures of one source.
 
     Attributes:
@@ -151,7 +152,7 @@ class SourceDiagnosis(Record):
         attention: None where it was not measured.
         attention_reason: Why not.
         changes: `overall` or a task -> name of a figure -> its difference to the first source's, see
-            `source_changes`; empty for the first source.
+            `candidate_changes`; empty for the first source.
         routing: Routing maps of a few rows; empty where there is no router.
         routing_reason: Why there are none.
         seconds: Wall time of the diagnosis of this source.
@@ -189,9 +190,16 @@ class DiagnosisReport(VersionedReport):
     """A whole diagnosis, sources side by side."""
 
     command: ClassVar[str] = "diagnose"
+    kind: ClassVar[FolderKind] = report_kind(
+        "diagnosis", "diagnosis", "candidates", "unscored_rows"
+    )
     current_version: ClassVar[int] = DIAGNOSIS_SCHEMA_VERSION
 
     schema_version: int = DIAGNOSIS_SCHEMA_VERSION
     unscored_rows: int
     settings: DiagnoseSettings
-    sources: tuple[SourceDiagnosis, ...]
+    candidates: tuple[CandidateDiagnosis, ...]
+
+    def summary(self) -> str:
+        """Return the diagnosis as JSON without the routing maps, which `diagnosis.json` keeps."""
+        return report_text(self, exclude={"candidates": {"__all__": {"routing"}}})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from moir_edge.data.degradations import DEFAULTS, Degradation, parse_degradation
 from moir_edge.errors import DataError
+from moir_edge.evaluation.settings import require_at_least
 
 __all__ = ["DiagnoseSettings"]
 
@@ -49,15 +50,8 @@ class DiagnoseSettings:
             if labels.count(label) > 1:
                 raise DataError(f"degradation {label} is given twice; name each one once")
         object.__setattr__(self, "degradations", labels)
-        for name in ("limit", "batch_size", "max_new_tokens", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise DataError(f"{name.replace('_', '-')} must be at least 1, got {value}")
-        for name in ("attention_rows", "routing_rows", "seed"):
-            if getattr(self, name) < 0:
-                raise DataError(
-                    f"{name.replace('_', '-')} must not be negative, got {getattr(self, name)}"
-                )
+        require_at_least(self, 1, ("limit", "batch_size", "max_new_tokens", "threads"))
+        require_at_least(self, 0, ("attention_rows", "routing_rows", "seed"))
 
     def parsed(self) -> tuple[Degradation, ...]:
         """Return the degradations."""

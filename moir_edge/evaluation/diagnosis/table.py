@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from moir_edge.evaluation.diagnosis.schema import (
     CLEAN,
+    CandidateDiagnosis,
     ConditionFigures,
     DiagnosisReport,
     LayerAttention,
-    SourceDiagnosis,
 )
 from moir_edge.evaluation.diagnosis.text import (
     change_text,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["change_rows", "figure_rows", "layer_rows", "print_diagnosis", "task_rows"]
 
-Cell = Callable[[SourceDiagnosis], str]
+Cell = Callable[[CandidateDiagnosis], str]
 TableRows = list[tuple[str, list[str]]]
 
 _CHANGES = {
@@ -47,7 +47,7 @@ _CHANGES = {
 def figure_rows(report: DiagnosisReport) -> TableRows:
     """Return the main figures as (name, one cell per source): scores over all tasks, shares, perceptual scores, MDI."""
     columns: list[tuple[str, Cell]] = [
-        (condition_title(one), _overall(one.label)) for one in report.sources[0].conditions
+        (condition_title(one), _overall(one.label)) for one in report.candidates[0].conditions
     ]
     columns += [
         ("share of images", lambda one: interval_text(one.shares[OVERALL].share_image)),
@@ -60,23 +60,23 @@ def figure_rows(report: DiagnosisReport) -> TableRows:
             ("perceptual, text", lambda one: interval_text(one.perceptual[OVERALL].text)),
         ]
     columns += [(f"MDI layer {layer}", _mdi(layer)) for layer in _shown(report)]
-    return [(name, [cell(one) for one in report.sources]) for name, cell in columns]
+    return [(name, [cell(one) for one in report.candidates]) for name, cell in columns]
 
 
 def task_rows(report: DiagnosisReport) -> TableRows:
     """Return the score of every task under every condition, in the task's own scale."""
-    first = report.sources[0]
+    first = report.candidates[0]
     return [
         (
             f"{condition_title(one)}: {task} {figures.metric.removeprefix('VQA ')}",
-            [_score(source, one.label, task) for source in report.sources],
+            [_score(source, one.label, task) for source in report.candidates],
         )
         for one in first.conditions
         for task, figures in one.tasks.items()
     ]
 
 
-def layer_rows(source: SourceDiagnosis) -> list[tuple[LayerAttention, list[str]]]:
+def layer_rows(source: CandidateDiagnosis) -> list[tuple[LayerAttention, list[str]]]:
     """Return the shown layers of a source with MDI, AEI of text and image, and attention mass on both, as cells."""
     if source.attention is None:
         return []
@@ -97,7 +97,7 @@ def layer_rows(source: SourceDiagnosis) -> list[tuple[LayerAttention, list[str]]
 
 def change_rows(report: DiagnosisReport) -> TableRows:
     """Return the differences to the first source over all tasks, in points; one cell per further source."""
-    first, *others = report.sources
+    first, *others = report.candidates
     names = {one.label: condition_title(one) for one in first.conditions} | _CHANGES
     rows = [
         (title, [change_text(one.changes[OVERALL].get(name)) for one in others])
@@ -120,21 +120,21 @@ def print_diagnosis(report: DiagnosisReport, console: Console) -> None:
         report: The diagnosis.
         console: Where to print.
     """
-    names = [one.name for one in report.sources]
+    names = [one.name for one in report.candidates]
     print_notices(report.notices, console)
     console.print(data_title(report.data), highlight=False, markup=False)
     print_figures(console, "All tasks (95 % interval)", names, figure_rows(report))
     print_figures(console, "By task", names, task_rows(report))
-    if len(report.sources) > 1:
+    if len(report.candidates) > 1:
         print_figures(
             console, f"Difference to {names[0]}, in points", names[1:], change_rows(report)
         )
-    for source in report.sources:
+    for source in report.candidates:
         for what, reason in _reasons(source):
             console.print(f"{source.name}: {what} not measured: {reason}", highlight=False)
 
 
-def _reasons(source: SourceDiagnosis) -> list[tuple[str, str]]:
+def _reasons(source: CandidateDiagnosis) -> list[tuple[str, str]]:
     """Return which figures over all tasks are missing, and why."""
     perceptual = source.perceptual.get(OVERALL)
     reasons = {
@@ -151,7 +151,7 @@ def _overall(name: str) -> Cell:
 
 
 def _mdi(layer: int) -> Cell:
-    def cell(source: SourceDiagnosis) -> str:
+    def cell(source: CandidateDiagnosis) -> str:
         attention = source.attention
         if attention is None or layer not in attention.shown:
             return NOT_MEASURED
@@ -160,11 +160,11 @@ def _mdi(layer: int) -> Cell:
     return cell
 
 
-def _score(source: SourceDiagnosis, name: str, task: str) -> str:
+def _score(source: CandidateDiagnosis, name: str, task: str) -> str:
     figures = source.condition(name).tasks[task]
     digits = 2 if figures.metric == "CIDEr-D" else 1
     return f"{score_text(figures)} ({figures.low:.{digits}f}–{figures.high:.{digits}f})"
 
 
 def _shown(report: DiagnosisReport) -> list[int]:
-    return sorted({at for one in report.sources if one.attention for at in one.attention.shown})
+    return sorted({at for one in report.candidates if one.attention for at in one.attention.shown})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moir_edge.evaluation.diagnosis.schema import CLEAN, ConditionFigures, SourceDiagnosis
+from moir_edge.evaluation.diagnosis.schema import CLEAN, CandidateDiagnosis, ConditionFigures
 from moir_edge.evaluation.diagnosis.values import OVERALL
 from moir_edge.evaluation.report.text import NOT_MEASURED
 from moir_edge.metrics.records import Interval
@@ -47,7 +47,7 @@ def condition_detail(condition: ConditionFigures) -> str:
     return f"{condition.quantity} {span} {condition.unit}".rstrip()
 
 
-def headline(source: SourceDiagnosis) -> str:
+def headline(source: CandidateDiagnosis) -> str:
     """Return one sentence that says which modality a source leans on."""
     shares = source.shares[OVERALL]
     if shares.share_image is None or shares.dominance is None:

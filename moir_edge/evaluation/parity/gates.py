@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from moir_edge.bundle import COMPONENTS
 from moir_edge.evaluation.comparison.gates import overhead_figure
 from moir_edge.evaluation.deciding import Evidence, Figure, gate_result
-from moir_edge.evaluation.parity.schema import SpeedPair, Subject, SubjectParity
+from moir_edge.evaluation.parity.schema import BenchCandidate, NumericParity, SpeedPair
 from moir_edge.evaluation.records import GateResult
 from moir_edge.metrics.agreement import NO_ROUTER
 from moir_edge.metrics.records import PairedRatio
@@ -22,8 +22,8 @@ class BenchBounds(BaseModel):
     """Bounds of one run; None asks for nothing.
 
     Attributes:
-        max_router_overhead: Most time that the router adds to the time to first token of any subject, in %.
-        max_slowdown: Most time that a subject takes over its baseline's, to the first token and per further token,
+        max_router_overhead: Most time that the router adds to the time to first token of any candidate, in %.
+        max_slowdown: Most time that a candidate takes over its baseline's, to the first token and per further token,
             in %; negative demands a speed-up.
         max_abs_error: Largest absolute difference of any component.
         min_cosine: Least mean cosine of every component.
@@ -53,54 +53,56 @@ class BenchBounds(BaseModel):
 
 
 def check_bench_gates(
-    subjects: Sequence[Subject],
+    candidates: Sequence[BenchCandidate],
     pairs: Sequence[SpeedPair],
     bounds: BenchBounds,
     *,
     compared: Iterable[str],
     rounds: int,
 ) -> list[GateResult]:
-    """Check every subject and pair; a figure that could not be measured fails its gate.
+    """Check every candidate and pair; a figure that could not be measured fails its gate.
 
     Args:
-        subjects: All of them.
+        candidates: All of them.
         pairs: Their comparisons in time.
         bounds: What to ask for.
-        compared: Names of the subjects whose numbers are to be compared, measured or not.
+        compared: Names of the candidates whose numbers are to be compared, measured or not.
         rounds: Rounds over the timed prompts that the times were taken in.
     """
     wanted = set(compared)
     results = [
-        gate_result(subject.name, figure, bound)
-        for subject in subjects
+        gate_result(candidate.name, figure, bound)
+        for candidate in candidates
         for figure, bound in (
-            *_router(subject, bounds, rounds),
-            *(_numbers(subject, bounds) if subject.name in wanted else ()),
+            *_router(candidate, bounds, rounds),
+            *(_numbers(candidate, bounds) if candidate.name in wanted else ()),
         )
     ]
-    answered = {subject.name for subject in subjects if _has_tpot(subject)}
+    answered = {candidate.name for candidate in candidates if _has_tpot(candidate)}
     return results + [
-        gate_result(pair.subject, figure, bound)
+        gate_result(pair.candidate, figure, bound)
         for pair in pairs
         for figure, bound in _speed(pair, bounds, rounds, has_tpot=pair.baseline in answered)
     ]
 
 
-def _router(subject: Subject, bounds: BenchBounds, rounds: int) -> Iterator[tuple[Figure, float]]:
+def _router(
+    candidate: BenchCandidate, bounds: BenchBounds, rounds: int
+) -> Iterator[tuple[Figure, float]]:
     if bounds.max_router_overhead is None:
         return
     percent: float | None = None
     reason = None
-    if subject.reason is None and subject.router is None:
+    if candidate.reason is None and candidate.router is None:
         # No router, no cost; but one that got lost on the way is not a cheap one.
-        lost = subject.parity is not None and "router" in subject.parity.missing
+        lost = candidate.parity is not None and "router" in candidate.parity.missing
         percent, reason = (None, NO_ROUTER) if lost else (0.0, None)
-    figure = overhead_figure(subject.router, rounds, percent, reason)
+    figure = overhead_figure(candidate.router, rounds, percent, reason)
     yield figure, bounds.max_router_overhead
 
 
-def _numbers(subject: Subject, bounds: BenchBounds) -> Iterator[tuple[Figure, float]]:
-    parity = subject.parity
+def _numbers(candidate: BenchCandidate, bounds: BenchBounds) -> Iterator[tuple[Figure, float]]:
+    parity = candidate.parity
     for component in COMPONENTS if parity is None else parity.expected():
         yield from _component(component, parity, bounds)
     if bounds.min_token_agreement is not None:
@@ -111,7 +113,7 @@ def _numbers(subject: Subject, bounds: BenchBounds) -> Iterator[tuple[Figure, fl
             yield figure, bounds.min_index_agreement
 
 
-def _indices(parity: SubjectParity | None) -> Iterator[Figure]:
+def _indices(parity: NumericParity | None) -> Iterator[Figure]:
     """Yield the router's index agreement on the reference's inputs and in the whole chain."""
     alone = parity.component("router") if parity else None
     chain = parity.routing if parity else None
@@ -126,7 +128,7 @@ def _indices(parity: SubjectParity | None) -> Iterator[Figure]:
 
 
 def _component(
-    name: str, parity: SubjectParity | None, bounds: BenchBounds
+    name: str, parity: NumericParity | None, bounds: BenchBounds
 ) -> Iterator[tuple[Figure, float]]:
     one = parity.component(name) if parity else None
     reason = NO_ROUTER if parity and name == "router" and one is None else None
@@ -152,8 +154,8 @@ def _speed(
         yield _slowdown(f"TPOT slowdown {against}", pair.tpot, rounds), bounds.max_slowdown
 
 
-def _has_tpot(subject: Subject) -> bool:
-    return any(timing.tpot is not None for timing in subject.timings)
+def _has_tpot(candidate: BenchCandidate) -> bool:
+    return any(timing.tpot is not None for timing in candidate.timings)
 
 
 def _slowdown(name: str, ratio: PairedRatio | None, rounds: int) -> Figure:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from moir_edge.evaluation.measure import measure_answers, measure_routing
 from moir_edge.evaluation.parity.numeric import ComponentFigures
 from moir_edge.evaluation.parity.prompts import Prompts
-from moir_edge.evaluation.parity.schema import SubjectParity
+from moir_edge.evaluation.parity.schema import NumericParity
 from moir_edge.evaluation.process import CandidateProcess
 from moir_edge.metrics.agreement import compare_routing, token_agreement
 from moir_edge.metrics.records import Answer, RoutingRow
@@ -26,7 +26,7 @@ def measure_numbers(
     *,
     decode_steps: int,
     progress: Progress,
-) -> list[SubjectParity]:
+) -> list[NumericParity]:
     """Compare bundles with the reference on all prompts.
 
     Args:
@@ -85,9 +85,9 @@ def _chain(process: CandidateProcess, prompts: Prompts, progress: Progress) -> _
     )
 
 
-def _against(truth: _Chain, chain: _Chain, figures: ComponentFigures) -> SubjectParity:
+def _against(truth: _Chain, chain: _Chain, figures: ComponentFigures) -> NumericParity:
     routing, reason = compare_routing(chain.maps, truth.maps)
-    return SubjectParity(
+    return NumericParity(
         components=figures.summary(),
         tokens=token_agreement(chain.answers, truth.answers),
         routing=routing,

@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from moir_edge.bundle import COMPONENTS
-from moir_edge.evaluation.provenance import VersionedReport
 from moir_edge.evaluation.records import GateResult, RouterOverhead, Samples
+from moir_edge.evaluation.writing import VersionedReport, report_kind, report_text
 from moir_edge.metrics.records import PairedRatio, Record, RoutingAgreement, TokenAgreement
+from moir_edge.staging import FolderKind
 
 __all__ = [
     "BENCH_SCHEMA_VERSION",
     "BOUNDARY",
-    "NOT_ON_THIS_DEVICE",
+    "BenchCandidate",
     "BenchReport",
     "ComponentParity",
+    "NumericParity",
     "PairKind",
     "PromptFacts",
     "SpeedPair",
-    "Subject",
-    "SubjectParity",
     "Timing",
 ]
 
@@ -30,8 +30,6 @@ BOUNDARY = (
     "and on a GPU every copy in and out"
 )
 """What is inside a time; the same for everything that is measured."""
-
-NOT_ON_THIS_DEVICE = "not measured on this device"
 
 PairKind = Literal[
     "engine against ONNX Runtime",
@@ -60,7 +58,7 @@ class PromptFacts(Record):
 
 
 class Timing(Record):
-    """Times of one subject on one kind of prompt at batch 1.
+    """Times of one candidate on one kind of prompt at batch 1.
 
     Attributes:
         prompt: The label.
@@ -108,15 +106,15 @@ class ComponentParity(Record):
         return self.max_abs_error is not None
 
 
-class SubjectParity(Record):
-    """Everything numeric about one subject against the reference.
+class NumericParity(Record):
+    """Everything numeric about one candidate against the reference.
 
     Attributes:
         components: Component by component, on the reference's inputs.
         tokens: Greedy answers of the whole chain.
         routing: The router's choices within the whole chain; None without a router on both sides.
         routing_reason: Why there is no `routing`, where the reference has one.
-        missing: Components that the reference ran on these prompts and the subject lacks.
+        missing: Components that the reference ran on these prompts and the candidate lacks.
     """
 
     components: tuple[ComponentParity, ...]
@@ -135,7 +133,7 @@ class SubjectParity(Record):
         return next((one for one in self.components if one.component == name), None)
 
 
-class Subject(Record):
+class BenchCandidate(Record):
     """One bundle on one provider.
 
     Attributes:
@@ -163,22 +161,22 @@ class Subject(Record):
     libraries_memory_bytes: int | None = None
     timings: tuple[Timing, ...] = ()
     router: RouterOverhead | None = None
-    parity: SubjectParity | None = None
+    parity: NumericParity | None = None
 
 
 class SpeedPair(Record):
-    """Two subjects timed in turns on the same prompts.
+    """Two candidates timed in turns on the same prompts.
 
     Attributes:
         kind: What the pair differs in.
-        subject: Whose time is above the line.
+        candidate: Whose time is above the line.
         baseline: Whose is below.
         ttft: Median of the paired ratios of the time to first token; None where either was not measured.
         tpot: The same of the mean time of each further token of an answer.
     """
 
     kind: PairKind
-    subject: str
+    candidate: str
     baseline: str
     ttft: PairedRatio | None
     tpot: PairedRatio | None
@@ -193,6 +191,7 @@ class BenchReport(VersionedReport):
     """
 
     command: ClassVar[str] = "bench"
+    kind: ClassVar[FolderKind] = report_kind("bench report", "bench", "prompts", "candidates")
     current_version: ClassVar[int] = BENCH_SCHEMA_VERSION
 
     schema_version: int = BENCH_SCHEMA_VERSION
@@ -204,7 +203,7 @@ class BenchReport(VersionedReport):
     seed: int
     prompts: tuple[PromptFacts, ...]
     reference: str | None = None
-    subjects: tuple[Subject, ...]
+    candidates: tuple[BenchCandidate, ...]
     pairs: tuple[SpeedPair, ...]
     gates: tuple[GateResult, ...]
 
@@ -212,3 +211,7 @@ class BenchReport(VersionedReport):
     def passed(self) -> bool:
         """Whether every gate held (also where there is none)."""
         return all(gate.passed for gate in self.gates)
+
+    def summary(self) -> str:
+        """Return the report as JSON without raw samples, which `bench.json` keeps."""
+        return report_text(self, samples=False)

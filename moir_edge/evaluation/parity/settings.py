@@ -9,6 +9,7 @@ from typing import get_args
 from moir_edge.data.formats import DataSource
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.evaluation.parity.gates import BenchBounds
+from moir_edge.evaluation.settings import require_at_least
 
 __all__ = ["BenchSettings"]
 
@@ -69,17 +70,9 @@ class BenchSettings:
             raise DataError("no bundle given; name at least one")
         if not self.prompt_words:
             raise DataError("no prompt length given; name at least one")
-        for name in ("timed_rows", "repeats", "max_new_tokens", "limit", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise DataError(f"{name.replace('_', '-')} must be at least 1, got {value}")
-        for name, least, values in (
-            ("prompt-words", 1, self.prompt_words),
-            ("images", 0, (self.images,)),
-            ("decode-steps", 0, (self.decode_steps,)),
-        ):
-            if min(values) < least:
-                raise DataError(f"{name} must be at least {least}, got {min(values)}")
+        names = ("timed_rows", "repeats", "max_new_tokens", "limit", "threads", "prompt_words")
+        require_at_least(self, 1, names)
+        require_at_least(self, 0, ("images", "decode_steps"))
 
     def _check_providers(self) -> None:
         from moir_edge.runtime.providers import Provider

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moir_edge.evaluation.comparison.schema import COMPONENT_ORDER
+from moir_edge.evaluation.opening import NOT_ON_THIS_DEVICE
 from moir_edge.evaluation.parity.schema import (
-    NOT_ON_THIS_DEVICE,
+    BenchCandidate,
     BenchReport,
     ComponentParity,
+    NumericParity,
     PromptFacts,
     SpeedPair,
-    Subject,
-    SubjectParity,
     Timing,
 )
 from moir_edge.evaluation.report.terminal import print_figures
@@ -49,11 +49,11 @@ class ReportTable:
 
 def report_tables(report: BenchReport) -> list[ReportTable]:
     """Return every table that has something to show, in their order."""
-    names = [one.name for one in report.subjects]
-    tables = [ReportTable("Subjects", names, list(_subject_rows(report)))]
+    names = [one.name for one in report.candidates]
+    tables = [ReportTable("Candidates", names, list(_candidate_rows(report)))]
     for facts in report.prompts:
         tables.append(ReportTable(_prompt_title(facts), names, list(_timing_rows(report, facts))))
-    compared = [one for one in report.subjects if one.parity is not None]
+    compared = [one for one in report.candidates if one.parity is not None]
     if compared:
         title = f"Numbers against {report.reference}, component by component on its inputs"
         head = [
@@ -92,14 +92,14 @@ def print_bench(report: BenchReport, console: Console) -> None:
     print_notices(report.notices, console)
     for one in report_tables(report):
         print_figures(console, one.title, one.head, one.rows)
-    for subject in report.subjects:
-        if subject.reason is not None:
-            console.print(f"{subject.name}: {subject.reason}", highlight=False, markup=False)
+    for candidate in report.candidates:
+        if candidate.reason is not None:
+            console.print(f"{candidate.name}: {candidate.reason}", highlight=False, markup=False)
     print_gates(report.gates, console)
 
 
-def _subject_rows(report: BenchReport) -> Iterator[Row]:
-    cells: dict[str, Callable[[Subject], str | None]] = {
+def _candidate_rows(report: BenchReport) -> Iterator[Row]:
+    cells: dict[str, Callable[[BenchCandidate], str | None]] = {
         "precision": lambda one: one.precision,
         "target": lambda one: one.target,
         "runs on": lambda one: one.backend,
@@ -110,13 +110,13 @@ def _subject_rows(report: BenchReport) -> Iterator[Row]:
         "router overhead": lambda one: interval_text(one.router.overhead) if one.router else None,
     }
     for name, cell in cells.items():
-        yield name, [_or_not_here(one, cell(one)) for one in report.subjects]
+        yield name, [_or_not_here(one, cell(one)) for one in report.candidates]
 
 
-def _or_not_here(subject: Subject, text: str | None) -> str:
+def _or_not_here(candidate: BenchCandidate, text: str | None) -> str:
     if text is not None:
         return text
-    return NOT_MEASURED if subject.reason is None else NOT_ON_THIS_DEVICE
+    return NOT_MEASURED if candidate.reason is None else NOT_ON_THIS_DEVICE
 
 
 def _prompt_title(facts: PromptFacts) -> str:
@@ -130,8 +130,8 @@ def _span(least: int, most: int) -> str:
 
 def _timing_rows(report: BenchReport, facts: PromptFacts) -> Iterator[Row]:
     timings = [
-        next((one for one in subject.timings if one.prompt == facts.label), None)
-        for subject in report.subjects
+        next((one for one in candidate.timings if one.prompt == facts.label), None)
+        for candidate in report.candidates
     ]
     present = {name for one in timings if one for name in one.components}
     cells: dict[str, TimingCell] = {
@@ -150,9 +150,9 @@ def _part(name: str) -> TimingCell:
     )
 
 
-def _component_rows(subject: Subject) -> Iterator[Row]:
-    for one in subject.parity.components if subject.parity else ():
-        yield f"{subject.name}: {one.component}", _component_cells(one)
+def _component_rows(candidate: BenchCandidate) -> Iterator[Row]:
+    for one in candidate.parity.components if candidate.parity else ():
+        yield f"{candidate.name}: {one.component}", _component_cells(one)
 
 
 def _component_cells(one: ComponentParity) -> list[str]:
@@ -167,7 +167,7 @@ def _component_cells(one: ComponentParity) -> list[str]:
     ]
 
 
-def _chain_cells(parity: SubjectParity) -> list[str]:
+def _chain_cells(parity: NumericParity) -> list[str]:
     routing = parity.routing
     return [
         str(parity.tokens.rows),
@@ -182,7 +182,7 @@ def _chain_cells(parity: SubjectParity) -> list[str]:
 def _pair_row(pair: SpeedPair) -> Row:
     ttft = NOT_ON_THIS_DEVICE if pair.ttft is None else ratio_text(pair.ttft)
     tpot = NOT_MEASURED if pair.tpot is None else ratio_text(pair.tpot)
-    return f"{pair.subject} / {pair.baseline}", [pair.kind, ttft, tpot]
+    return f"{pair.candidate} / {pair.baseline}", [pair.kind, ttft, tpot]
 
 
 def _percent(value: float | None, digits: int) -> str:

@@ -19,10 +19,10 @@ from moir_edge.evaluation.comparison.schema import CandidateReport, ComparisonRe
 from moir_edge.evaluation.identity import identify_same
 from moir_edge.evaluation.parity.gates import BenchBounds, check_bench_gates
 from moir_edge.evaluation.parity.schema import (
+    BenchCandidate,
     ComponentParity,
+    NumericParity,
     SpeedPair,
-    Subject,
-    SubjectParity,
     Timing,
 )
 from moir_edge.evaluation.records import GateResult, RouterOverhead, Samples
@@ -196,8 +196,8 @@ def _bench(
     chain_reason: str | None = None,
     measured: bool = True,
 ) -> list[GateResult]:
-    """Check one gate of `bench` on a subject that is sound where nothing else is said."""
-    parity = SubjectParity.model_construct(
+    """Check one gate of `bench` on a candidate that is sound where nothing else is said."""
+    parity = NumericParity.model_construct(
         components=() if router is None else (router,),
         tokens=_tokens(tokens),
         routing=chain,
@@ -206,7 +206,7 @@ def _bench(
     )
     known = {"target": "cpu", "precision": "int4", "provider": None, "engines": ()}
     timing = Timing(prompt="8 words", ttft=ONE, components={}, tpot=ONE)
-    subject = Subject.model_construct(
+    candidate = BenchCandidate.model_construct(
         name="b",
         source="b",
         reason=None if measured else "not measured on this device: no GPU",
@@ -216,11 +216,11 @@ def _bench(
     )
     ratio = None if slowdown is None else _ratio(slowdown)
     pair = SpeedPair.model_construct(
-        kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=ratio
+        kind="bundle against bundle", candidate="b", baseline="a", ttft=ratio, tpot=ratio
     )
-    baseline = Subject.model_construct(name="a", source="a", timings=(timing,), **known)
+    baseline = BenchCandidate.model_construct(name="a", source="a", timings=(timing,), **known)
     found = check_bench_gates(
-        [baseline, subject],
+        [baseline, candidate],
         [pair],
         BenchBounds(**{gate: BENCH[gate][0]}),
         compared=["b"],

@@ -12,9 +12,9 @@ import pytest
 
 from moir_edge.bundle import open_bundle, seal
 from moir_edge.data.rows import Row
+from moir_edge.evaluation import CompareSettings, compare
 from moir_edge.evaluation.candidates import load_candidate, spec_of
 from moir_edge.evaluation.candidates.decoding import decoding_notices
-from moir_edge.evaluation.comparison.run import compare
 from moir_edge.metrics.records import Answer
 from moir_edge.runtime.tokenizer import Tokenizer
 
@@ -101,10 +101,7 @@ def test_the_report_names_what_is_not_carried(
         folders[0],
         [folders[1]],
         data,
-        latency_rows=1,
-        latency_repeats=1,
-        max_new_tokens=4,
-        threads=1,
+        settings=CompareSettings(latency_rows=1, latency_repeats=1, max_new_tokens=4, threads=1),
     )
     # A busy machine has a notice of its own.
     (notice,) = [one for one in report.notices if "generation_config" in one]

@@ -10,8 +10,8 @@ import pytest
 
 from moir_edge.data.rows import Row
 from moir_edge.errors import UnsupportedError
+from moir_edge.evaluation import CompareSettings, compare
 from moir_edge.evaluation.candidates import Candidate, load_candidate, spec_of
-from moir_edge.evaluation.comparison.run import compare
 
 pytestmark = pytest.mark.slow  # traces and exports a model once, some seconds on an idle machine
 
@@ -115,10 +115,7 @@ def test_compare_end_to_end(
         [bundle],
         data,
         tmp_path / "report",
-        latency_rows=2,
-        latency_repeats=1,
-        max_new_tokens=4,
-        threads=1,
+        CompareSettings(latency_rows=2, latency_repeats=1, max_new_tokens=4, threads=1),
     )
     reference, exported = report.candidates
     assert (reference.kind, exported.kind) == ("checkpoint", "bundle")

@@ -15,8 +15,8 @@ import pytest
 from moir_edge.cli.main import main
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
+from moir_edge.evaluation import CompareSettings, compare, opening
 from moir_edge.evaluation.candidates import CandidateSpec
-from moir_edge.evaluation.comparison import run as comparison
 from moir_edge.evaluation.comparison.schema import ComparisonReport
 from moir_edge.invocation import command_line
 
@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for row in make_rows(tmp_path)
     ]
     (tmp_path / "eval.jsonl").write_text("\n".join(lines))
-    monkeypatch.setattr(comparison, "CandidateProcess", _FakeProcess)
+    monkeypatch.setattr(opening, "CandidateProcess", _FakeProcess)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -66,13 +66,11 @@ def _main(*words: str) -> int:
 
 def test_python_api(folder: Path) -> None:
     stages: list[str] = []
-    report = comparison.compare(
+    report = compare(
         folder / "big",
         [folder / "small", folder / "other" / "big"],
         folder / "eval.jsonl",
-        limit=6,
-        latency_rows=3,
-        latency_repeats=1,
+        settings=CompareSettings(limit=6, latency_rows=3, latency_repeats=1),
         progress=lambda stage, *_: stages.append(stage),
     )
     # two folders of one name are told apart by their path
@@ -172,7 +170,7 @@ def test_existing_output_is_refused_before_anything_is_loaded(
         raise AssertionError("a candidate was loaded")
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "CandidateProcess", explode)
+        patch.setattr(opening, "CandidateProcess", explode)
         assert _main() == 2
     assert "report exists; give another -o or replace it with --force" in (capsys.readouterr().err)
     assert _main("--force") == 0
@@ -187,7 +185,7 @@ def test_bundles_of_two_checkpoints_are_refused_before_anything_is_loaded(
         raise AssertionError("a candidate was loaded")
 
     with monkeypatch.context() as patch:
-        patch.setattr(comparison, "CandidateProcess", explode)
+        patch.setattr(opening, "CandidateProcess", explode)
         assert _main() == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: small is another model than big, their weights differ: ")
@@ -231,9 +229,9 @@ def test_a_busy_machine_is_said_at_the_top(
 
 def test_nothing_to_compare_and_bad_counts(folder: Path) -> None:
     with pytest.raises(DataError, match="give at least one bundle besides the reference"):
-        comparison.compare("big", [], "eval.jsonl")
+        compare("big", [], "eval.jsonl")
     with pytest.raises(DataError, match="batch-size must be at least 1, got 0"):
-        comparison.compare("big", ["small"], "eval.jsonl", batch_size=0)
+        CompareSettings(batch_size=0)
 
 
 def test_official_format_from_the_command_line(

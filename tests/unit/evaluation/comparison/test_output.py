@@ -7,20 +7,16 @@ from pathlib import Path
 import pytest
 
 from moir_edge.errors import DataError, EnvironmentProblem, NotFiniteError
-from moir_edge.evaluation.comparison.output import (
-    check_output,
-    report_text,
-    summary_json,
-    write_report,
-)
+from moir_edge.evaluation.comparison.page import render_html
 from moir_edge.evaluation.comparison.schema import ComparisonReport
+from moir_edge.evaluation.writing import check_output, report_text, write_report
 
 
 def test_report_folder_is_written_and_replaced_by_force(
     report: ComparisonReport, tmp_path: Path
 ) -> None:
     output = tmp_path / "deep" / "report"
-    write_report(report, output)
+    write_report(report, render_html, output)
     assert sorted(path.name for path in output.iterdir()) == [
         ".moir-edge.json",
         "report.html",
@@ -28,8 +24,8 @@ def test_report_folder_is_written_and_replaced_by_force(
     ]
     assert ComparisonReport.model_validate_json((output / "report.json").read_text()) == report
     with pytest.raises(DataError, match="exists; give another -o or replace it with --force"):
-        write_report(report, output)
-    write_report(report, output, force=True)
+        write_report(report, render_html, output)
+    write_report(report, render_html, output, force=True)
     assert [path.name for path in output.parent.iterdir()] == ["report"]
 
 
@@ -38,31 +34,28 @@ def test_force_spares_what_is_no_report(report: ComparisonReport, tmp_path: Path
     with pytest.raises(
         DataError, match="is not a report that moir-edge wrote, so --force will not replace it"
     ):
-        write_report(report, tmp_path, force=True)
+        write_report(report, render_html, tmp_path, force=True)
     assert (tmp_path / "precious.txt").exists()
 
 
 def test_empty_folder_is_free(tmp_path: Path) -> None:
-    check_output(tmp_path, force=False)
+    check_output(ComparisonReport, tmp_path, force=False)
 
 
-def test_nothing_half_written_stays(
-    report: ComparisonReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
+def test_nothing_half_written_stays(report: ComparisonReport, tmp_path: Path) -> None:
+    def full(_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("moir_edge.evaluation.comparison.page.render_html", full)
     with pytest.raises(
         EnvironmentProblem, match=r"disk full while writing .*; nothing was left behind"
     ):
-        write_report(report, tmp_path / "report")
+        write_report(report, full, tmp_path / "report")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_summary_leaves_raw_samples_out(report: ComparisonReport) -> None:
-    summary = json.loads(summary_json(report))
-    assert '"samples"' not in summary_json(report)
+    summary = json.loads(report.summary())
+    assert '"samples"' not in report.summary()
     assert "rows" not in summary["candidates"][0]
     assert summary["candidates"][0]["ttft"]["median"] == report.reference.ttft.median
     assert summary["gates"][0]["figure"] == "recovery"
@@ -87,4 +80,4 @@ def test_no_report_holds_a_figure_that_is_not_finite(
     with pytest.raises(NotFiniteError, match=message):
         report_text(bad)
     with pytest.raises(NotFiniteError, match=message):
-        summary_json(bad)
+        bad.summary()

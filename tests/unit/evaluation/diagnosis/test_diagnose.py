@@ -19,7 +19,6 @@ from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.evaluation import DiagnoseSettings, DiagnosisReport, diagnose
 from moir_edge.evaluation.candidates import load_candidate, spec_of
 from moir_edge.evaluation.diagnosis import diagnose_rows
-from moir_edge.evaluation.diagnosis.output import summary_json
 from moir_edge.evaluation.diagnosis.page import render_html
 from moir_edge.evaluation.diagnosis.routing import routing_examples
 from moir_edge.evaluation.diagnosis.table import print_diagnosis
@@ -48,7 +47,7 @@ def report(demo_checkpoint: Path, bundle: Path, demo_file: Path, folder: Path) -
 
 
 def test_conditions_and_strengths(report: DiagnosisReport) -> None:
-    own = report.sources[0]
+    own = report.candidates[0]
     assert [one.label for one in own.conditions] == ["clean", *SETTINGS.degradations]
     assert own.condition("blur@3").strength == pytest.approx((3 * 96 / 224, 3 * 96 / 224))
     assert own.condition("blur=3.4px").strength == (3.4, 3.4)
@@ -59,7 +58,7 @@ def test_conditions_and_strengths(report: DiagnosisReport) -> None:
 
 
 def test_clean_scores_are_those_of_the_trained_model(report: DiagnosisReport) -> None:
-    clean = report.sources[0].condition("clean")
+    clean = report.candidates[0].condition("clean")
     # the model card states 98.7, 95.4 and 6.21; two rows a task leave room for one miss
     assert clean.tasks["vqa"].score >= 50
     assert clean.tasks["statement"].score >= 50
@@ -69,7 +68,7 @@ def test_clean_scores_are_those_of_the_trained_model(report: DiagnosisReport) ->
         10 * clean.tasks["caption"].score,
     ]
     assert 100 * clean.overall.value == pytest.approx(np.mean(tasks))
-    blurred = report.sources[0].condition("blur=3.4px").tasks["caption"]
+    blurred = report.candidates[0].condition("blur=3.4px").tasks["caption"]
     assert blurred.recovery is not None
     assert 100 * blurred.recovery.value == pytest.approx(
         100 * blurred.score / clean.tasks["caption"].score
@@ -77,7 +76,7 @@ def test_clean_scores_are_those_of_the_trained_model(report: DiagnosisReport) ->
 
 
 def test_shares_come_from_the_blanked_conditions(report: DiagnosisReport) -> None:
-    own = report.sources[0]
+    own = report.candidates[0]
     for scope, shares in own.shares.items():
         assert set(shares.values) == {"both", "image only", "text only", "neither"}
         if scope == "overall":
@@ -90,7 +89,7 @@ def test_shares_come_from_the_blanked_conditions(report: DiagnosisReport) -> Non
 
 
 def test_what_cannot_be_measured_says_why(report: DiagnosisReport) -> None:
-    checkpoint, bundle = report.sources
+    checkpoint, bundle = report.candidates
     assert checkpoint.attention is not None
     assert checkpoint.attention.rows == 3
     assert [one.layer for one in checkpoint.attention.layers] == [0, 1, 2, 3]
@@ -102,7 +101,7 @@ def test_what_cannot_be_measured_says_why(report: DiagnosisReport) -> None:
 
 
 def test_changes_are_differences_to_the_first_source(report: DiagnosisReport) -> None:
-    first, other = report.sources
+    first, other = report.candidates
     assert first.changes == {}
     for label in ("clean", *SETTINGS.degradations):
         difference = other.condition(label).overall.value - first.condition(label).overall.value
@@ -114,7 +113,7 @@ def test_the_same_seed_gives_the_same_figures(
     report: DiagnosisReport, demo_checkpoint: Path, demo_data: list[Row]
 ) -> None:
     (again,) = diagnose_rows([demo_checkpoint], demo_data, SETTINGS)
-    first = report.sources[0]
+    first = report.candidates[0]
     assert again.model_dump(exclude={"seconds"}) == first.model_dump(exclude={"seconds"})
 
 
@@ -146,7 +145,10 @@ def test_checkpoint_and_bundle_draw_the_same_routing_map(
     for ours, theirs in zip(torch_maps, bundle_maps, strict=True):
         assert ours.map["routed"]
         for token, other in zip(ours.map["routed"], theirs.map["routed"], strict=True):
-            assert (token["position"], token["sources"]) == (other["position"], other["sources"])
+            assert (token["position"], token["sources"]) == (
+                other["position"],
+                other["sources"],
+            )
             # float32 kernels of torch and ONNX Runtime sum in another order
             assert token["gate"] == pytest.approx(other["gate"], abs=1e-4)
         assert ours.picture_png.startswith(b"\x89PNG")
@@ -184,10 +186,10 @@ def test_the_folder_holds_json_and_a_page_that_needs_no_network(
         "diagnosis.json",
     ]
     record = json.loads((folder / "diagnosis.json").read_text())
-    assert record["sources"][0]["routing"][0]["map"]["routed"]
+    assert record["candidates"][0]["routing"][0]["map"]["routed"]
     read = DiagnosisReport.model_validate(record)
     assert read.settings == SETTINGS
-    assert read.sources[0].shares == report.sources[0].shares
+    assert read.candidates[0].shares == report.candidates[0].shares
     page = (folder / "diagnosis.html").read_text()
     assert page.count("data:image/png;base64,") == 2  # one row of either source
     assert 'src="http' not in page
@@ -197,12 +199,12 @@ def test_the_folder_holds_json_and_a_page_that_needs_no_network(
         ElementTree.fromstring(svg)
     # read back, the pictures are gone and the page still stands
     assert "data:image/png" not in render_html(read)
-    assert "routing" not in json.loads(summary_json(report))["sources"][0]
+    assert "routing" not in json.loads(report.summary())["candidates"][0]
 
 
 def test_the_page_escapes_names(report: DiagnosisReport) -> None:
-    first = report.sources[0].model_copy(update={"name": "<b>&"})
-    page = render_html(report.model_copy(update={"sources": (first, report.sources[1])}))
+    first = report.candidates[0].model_copy(update={"name": "<b>&"})
+    page = render_html(report.model_copy(update={"candidates": (first, report.candidates[1])}))
     assert "<b>&" not in page
     assert "&lt;b&gt;&amp;" in page
 
@@ -232,7 +234,7 @@ def test_command_line(
     assert main([*words, *few, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     written = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
-    assert printed["sources"][0]["conditions"] == written["sources"][0]["conditions"]
+    assert printed["candidates"][0]["conditions"] == written["candidates"][0]["conditions"]
     assert printed["settings"]["degradations"] == ["blur=2px"]
     assert main([*words, *few]) == 2
     assert "--force" in capsys.readouterr().err

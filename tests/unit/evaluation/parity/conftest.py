@@ -1,4 +1,4 @@
-"""A second bundle of the tiny checkpoint, and subjects without a model."""
+"""A second bundle of the tiny checkpoint, and candidates without a model."""
 
 from __future__ import annotations
 

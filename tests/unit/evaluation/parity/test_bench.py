@@ -19,10 +19,11 @@ from moir_edge.cli.main import main
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.evaluation import BenchBounds, BenchSettings, bench
 from moir_edge.evaluation.parity import run as run_module
-from moir_edge.evaluation.parity.output import write_bench
+from moir_edge.evaluation.parity.page import render_html
 from moir_edge.evaluation.parity.prompts import ROWS_PER_LENGTH, prompts_of
 from moir_edge.evaluation.parity.schema import BenchReport
 from moir_edge.evaluation.parity.tables import print_bench
+from moir_edge.evaluation.writing import write_report
 
 QUICK: dict[str, Any] = {"prompt_words": (3,), "repeats": 2, "max_new_tokens": 3, "threads": 1}
 FLAGS = ["--prompt-words", "3", "--repeats", "2", "--max-new-tokens", "3", "--threads", "1"]
@@ -51,21 +52,21 @@ def test_prompts_have_the_words_and_images_asked_for_and_repeat(
 
 
 def test_latency_is_measured_per_prompt_and_component(report: BenchReport) -> None:
-    for subject in report.subjects:
-        (timing,) = subject.timings
+    for candidate in report.candidates:
+        (timing,) = candidate.timings
         assert timing.prompt == "3 words"
         assert len(timing.ttft.samples) == 2
         parts = [timing.components[name].samples for name in timing.components]
         # the parts of a time to first token sum up to it, sample by sample
         sums = [sum(sample) for sample in zip(*parts, strict=True)]
         assert sums == pytest.approx(timing.ttft.samples)
-        assert subject.router is not None
-        assert len(subject.router.on.samples) == 2
-        assert subject.peak_memory_bytes > subject.libraries_memory_bytes > 0
+        assert candidate.router is not None
+        assert len(candidate.router.on.samples) == 2
+        assert candidate.peak_memory_bytes > candidate.libraries_memory_bytes > 0
 
 
 def test_parity_is_that_of_the_quantized_bundle(report: BenchReport) -> None:
-    reference, quantized = report.subjects
+    reference, quantized = report.candidates
     assert report.reference == reference.name
     assert reference.parity is None
     parity = quantized.parity
@@ -78,7 +79,7 @@ def test_parity_is_that_of_the_quantized_bundle(report: BenchReport) -> None:
     assert 0 < parity.component("decoder").max_abs_error < 1
     assert parity.tokens.rows == ROWS_PER_LENGTH
     (pair,) = report.pairs
-    assert (pair.subject, pair.baseline) == ("quantized", "bundle")
+    assert (pair.candidate, pair.baseline) == ("quantized", "bundle")
     assert pair.ttft is not None
     assert pair.ttft.pairs == 2
 
@@ -93,7 +94,7 @@ def test_gates_and_exit_are_those_of_the_figures(report: BenchReport) -> None:
 
 
 def test_report_folder_holds_every_table(report: BenchReport, tmp_path: Path) -> None:
-    write_bench(report, tmp_path / "out")
+    write_report(report, render_html, tmp_path / "out")
     page = (tmp_path / "out" / "bench.html").read_text()
     for text in (
         "quantized: decoder</th><td>int8-weight-only</td>",
@@ -106,7 +107,7 @@ def test_report_folder_holds_every_table(report: BenchReport, tmp_path: Path) ->
     again = BenchReport.model_validate_json((tmp_path / "out" / "bench.json").read_text())
     assert again == report
     with pytest.raises(DataError, match="--force"):
-        write_bench(report, tmp_path / "out")
+        write_report(report, render_html, tmp_path / "out")
 
 
 def test_engines_without_their_gpu_are_not_measured_and_fail(
@@ -115,7 +116,7 @@ def test_engines_without_their_gpu_are_not_measured_and_fail(
     words = ["bench", str(compiled), "--parity", "--reference", str(compiled), *FLAGS, "--json"]
     assert main(words) == 0  # nothing was asked of it
     record = json.loads(capsys.readouterr().out)
-    cpu, engine = record["subjects"]
+    cpu, engine = record["candidates"]
     assert cpu["reason"] is None
     assert cpu["parity"]["tokens"]["identical"] == 1
     assert [one["name"] for one in (cpu, engine)] == ["compiled on cpu", "compiled on tensorrt"]
@@ -134,7 +135,7 @@ def test_engines_without_their_gpu_are_not_measured_and_fail(
 
 def test_bundles_are_compared_without_torch(bundle: Path, quantized: Path, tmp_path: Path) -> None:
     absent = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
-    # every interpreter below this one reads it at its start, those of the subjects too
+    # every interpreter below this one reads it at its start, those of the candidates too
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys\nsys.modules.update(dict.fromkeys({absent!r}))\n"
     )
@@ -148,7 +149,7 @@ def test_bundles_are_compared_without_torch(bundle: Path, quantized: Path, tmp_p
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["subjects"][1]["parity"]["tokens"]["rows"] == ROWS_PER_LENGTH
+    assert json.loads(done.stdout)["candidates"][1]["parity"]["tokens"]["rows"] == ROWS_PER_LENGTH
 
 
 def test_a_checkpoint_is_a_reference_too(
@@ -175,14 +176,14 @@ def test_rows_of_a_data_set(
     record = json.loads(capsys.readouterr().out)
     (facts,) = record["prompts"]
     assert (facts["label"], facts["rows"], facts["timed_rows"]) == ("data", 5, 2)
-    assert record["subjects"][0]["parity"] is None
+    assert record["candidates"][0]["parity"] is None
     assert (tmp_path / "out" / "bench.html").is_file()
 
 
 def test_what_cannot_be_asked_is_refused_before_anything_is_loaded(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run_module, "open_subject", None)
+    monkeypatch.setattr(run_module, "open_candidates", None)
     lines = {
         ("--provider", "tensort"): "unknown provider 'tensort'",
         ("--min-cosine", "0.9"): "given without parity; add --parity",
@@ -232,7 +233,7 @@ def test_a_bundle_or_reference_of_other_weights_is_refused_before_anything_is_lo
     def explode(*_: Any) -> None:
         raise AssertionError("a bundle was loaded")
 
-    monkeypatch.setattr(run_module, "open_subject", explode)
+    monkeypatch.setattr(run_module, "open_candidates", explode)
     other = str(_other(bundle, tmp_path / "other"))
     own = open_bundle(bundle).manifest.source.sha256
     for words, name in (
@@ -298,10 +299,10 @@ def test_terminal_shows_names_as_they_are(report: BenchReport) -> None:
 
     from rich.console import Console
 
-    odd = report.subjects[1].model_copy(update={"name": "int8 [bold]"})
+    odd = report.candidates[1].model_copy(update={"name": "int8 [bold]"})
     screen = io.StringIO()
     print_bench(
-        report.model_copy(update={"subjects": (report.subjects[0], odd)}),
+        report.model_copy(update={"candidates": (report.candidates[0], odd)}),
         Console(file=screen, width=160),
     )
     shown = screen.getvalue()

@@ -9,22 +9,22 @@ from pydantic import ValidationError
 
 from moir_edge.evaluation.parity.gates import BenchBounds, check_bench_gates
 from moir_edge.evaluation.parity.schema import (
+    BenchCandidate,
     ComponentParity,
+    NumericParity,
     SpeedPair,
-    Subject,
-    SubjectParity,
     Timing,
 )
 from moir_edge.evaluation.records import RouterOverhead, Samples
 from moir_edge.metrics.records import Interval, PairedRatio, TokenAgreement
 
 
-def _subject(**fields: Any) -> Subject:
+def _candidate(**fields: Any) -> BenchCandidate:
     known = {"name": "b", "source": "b", "target": "cpu", "precision": "int4", "provider": None}
-    return Subject(**{**known, "engines": (), **fields})
+    return BenchCandidate(**{**known, "engines": (), **fields})
 
 
-def _parity() -> SubjectParity:
+def _parity() -> NumericParity:
     router = ComponentParity(
         component="router",
         precision="fp32",
@@ -36,7 +36,7 @@ def _parity() -> SubjectParity:
         index_agreement=0.98,
     )
     tokens = TokenAgreement(rows=4, identical=0.75, leading=0.8)
-    return SubjectParity(components=(router,), tokens=tokens, routing=None)
+    return NumericParity(components=(router,), tokens=tokens, routing=None)
 
 
 def _overhead(percent: float) -> RouterOverhead:
@@ -45,25 +45,25 @@ def _overhead(percent: float) -> RouterOverhead:
     return RouterOverhead(on=samples, off=samples, overhead=interval, component_share=None)
 
 
-def _sentences(subject: Subject, pairs: list[SpeedPair], **bounds: float) -> list[str]:
-    gates = check_bench_gates([subject], pairs, BenchBounds(**bounds), compared=["b"], rounds=1)
+def _sentences(candidate: BenchCandidate, pairs: list[SpeedPair], **bounds: float) -> list[str]:
+    gates = check_bench_gates([candidate], pairs, BenchBounds(**bounds), compared=["b"], rounds=1)
     return [gate.sentence() for gate in gates]
 
 
 def test_no_bounds_no_gates() -> None:
-    assert _sentences(_subject(parity=_parity()), []) == []
+    assert _sentences(_candidate(parity=_parity()), []) == []
 
 
 def test_numbers() -> None:
-    subject = _subject(parity=_parity())
-    assert _sentences(subject, [], min_cosine=0.9995, max_abs_error=0.5) == [
+    candidate = _candidate(parity=_parity())
+    assert _sentences(candidate, [], min_cosine=0.9995, max_abs_error=0.5) == [
         "passed: b router max abs error 0.5, bound <= 0.5",
         "FAILED: b router cosine 0.999, bound >= 0.9995",
     ]
-    assert _sentences(subject, [], min_token_agreement=76) == [
+    assert _sentences(candidate, [], min_token_agreement=76) == [
         "FAILED: b token agreement 75.00 %, bound >= 76 %"
     ]
-    assert _sentences(subject, [], min_index_agreement=98) == [
+    assert _sentences(candidate, [], min_index_agreement=98) == [
         "passed: b router indices, same inputs 98.00 %, bound >= 98 %",
         "FAILED: b router indices, whole chain not measured, bound >= 98 %",
     ]
@@ -73,9 +73,9 @@ def test_a_component_that_is_not_finite_fails_every_bound() -> None:
     sound = _parity()
     lost = {"max_abs_error": None, "cosine": None, "lowest_cosine": None, "index_agreement": None}
     router = sound.components[0].model_copy(update=lost)
-    subject = _subject(parity=sound.model_copy(update={"components": (router,)}))
+    candidate = _candidate(parity=sound.model_copy(update={"components": (router,)}))
     bounds = {"max_abs_error": 1e9, "min_cosine": -1.0, "min_index_agreement": 0.0}
-    assert _sentences(subject, [], **bounds) == [
+    assert _sentences(candidate, [], **bounds) == [
         "FAILED: b router max abs error not finite, bound <= 1e+09",
         "FAILED: b router cosine not finite, bound >= -1",
         "FAILED: b router indices, same inputs not finite, bound >= 0 %",
@@ -86,14 +86,14 @@ def test_a_component_that_is_not_finite_fails_every_bound() -> None:
 def test_a_router_that_got_lost_fails_every_bound_on_it() -> None:
     reason = "not measured: no router, and the reference has one"
     lost = {"components": (), "missing": ("router",), "routing_reason": reason}
-    subject = _subject(parity=_parity().model_copy(update=lost))
+    candidate = _candidate(parity=_parity().model_copy(update=lost))
     bounds = {
         "max_router_overhead": 9.0,
         "max_abs_error": 1e9,
         "min_cosine": -1.0,
         "min_index_agreement": 0.0,
     }
-    assert _sentences(subject, [], **bounds) == [
+    assert _sentences(candidate, [], **bounds) == [
         f"FAILED: b router overhead {reason}, bound <= 9 %",
         f"FAILED: b router max abs error {reason}, bound <= 1e+09",
         f"FAILED: b router cosine {reason}, bound >= -1",
@@ -104,12 +104,14 @@ def test_a_router_that_got_lost_fails_every_bound_on_it() -> None:
 
 def test_answers_that_end_at_once_are_not_fast() -> None:
     ratio = PairedRatio(value=0.5, low=0.5, high=0.5, pairs=50)
-    pair = SpeedPair(kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=None)
+    pair = SpeedPair(
+        kind="bundle against bundle", candidate="b", baseline="a", ttft=ratio, tpot=None
+    )
     samples = Samples.of([1.0], "ms")
     timing = Timing(prompt="8 words", ttft=samples, components={}, tpot=samples)
-    baseline = _subject(name="a", source="a", timings=(timing,))
+    baseline = _candidate(name="a", source="a", timings=(timing,))
     gates = check_bench_gates(
-        [baseline, _subject()], [pair], BenchBounds(max_slowdown=5), compared=["b"], rounds=1
+        [baseline, _candidate()], [pair], BenchBounds(max_slowdown=5), compared=["b"], rounds=1
     )
     assert [gate.sentence() for gate in gates] == [
         "passed: b TTFT slowdown against a -50.00 % (-50.00 to -50.00), bound <= 5 %",
@@ -119,14 +121,16 @@ def test_answers_that_end_at_once_are_not_fast() -> None:
 
 def test_times() -> None:
     ratio = PairedRatio(value=1.04, low=1.03, high=1.045, pairs=50)
-    pair = SpeedPair(kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=None)
-    assert _sentences(_subject(router=_overhead(3)), [pair], max_slowdown=5) == [
+    pair = SpeedPair(
+        kind="bundle against bundle", candidate="b", baseline="a", ttft=ratio, tpot=None
+    )
+    assert _sentences(_candidate(router=_overhead(3)), [pair], max_slowdown=5) == [
         "passed: b TTFT slowdown against a 4.00 % (3.00 to 4.50), bound <= 5 %"
     ]
-    assert _sentences(_subject(router=_overhead(3)), [pair], max_router_overhead=2) == [
+    assert _sentences(_candidate(router=_overhead(3)), [pair], max_router_overhead=2) == [
         "FAILED: b router overhead 3.00 % (3.00 to 3.00), bound <= 2 %"
     ]
-    assert _sentences(_subject(), [], max_router_overhead=2) == [
+    assert _sentences(_candidate(), [], max_router_overhead=2) == [
         "passed: b router overhead 0.00 %, bound <= 2 %"  # no router, no cost
     ]
 
@@ -134,29 +138,31 @@ def test_times() -> None:
 def test_times_whose_interval_holds_the_bound_are_undecided() -> None:
     ratio = PairedRatio(value=1.04, low=1.0, high=1.08, pairs=50)
     pair = SpeedPair(
-        kind="bundle against bundle", subject="b", baseline="a", ttft=ratio, tpot=ratio
+        kind="bundle against bundle", candidate="b", baseline="a", ttft=ratio, tpot=ratio
     )
     # 0.04 to the end, 0.02 to the bound: twice as narrow takes four times the pairs
-    assert _sentences(_subject(router=_overhead(3)), [pair], max_slowdown=6) == [
+    assert _sentences(_candidate(router=_overhead(3)), [pair], max_slowdown=6) == [
         "UNDECIDED: b TTFT slowdown against a 4.00 % (0.00 to 8.00), bound <= 6 %; "
         "about 150 more pairs (3 more rounds) would decide",
         "UNDECIDED: b TPOT slowdown against a 4.00 % (0.00 to 8.00), bound <= 6 %; "
         "about 150 more pairs (3 more rounds) would decide",
     ]
-    assert _sentences(_subject(), [pair], max_slowdown=-1)[0].startswith("FAILED: b TTFT slowdown")
+    assert _sentences(_candidate(), [pair], max_slowdown=-1)[0].startswith(
+        "FAILED: b TTFT slowdown"
+    )
     overhead = _overhead(1).model_copy(
         update={"overhead": Interval(value=0.01, low=0.0, high=0.03)}
     )
-    assert _sentences(_subject(router=overhead), [], max_router_overhead=2) == [
+    assert _sentences(_candidate(router=overhead), [], max_router_overhead=2) == [
         "UNDECIDED: b router overhead 1.00 % (0.00 to 3.00), bound <= 2 %; "
         "about 60 more pairs (3 more rounds) would decide"
     ]
 
 
 def test_what_this_device_cannot_measure_fails() -> None:
-    absent = _subject(reason="not measured on this device: no GPU")
+    absent = _candidate(reason="not measured on this device: no GPU")
     pair = SpeedPair(
-        kind="engine against ONNX Runtime", subject="b", baseline="a", ttft=None, tpot=None
+        kind="engine against ONNX Runtime", candidate="b", baseline="a", ttft=None, tpot=None
     )
     bounds = {
         "max_router_overhead": 2.0,
@@ -180,7 +186,9 @@ def test_what_this_device_cannot_measure_fails() -> None:
 
 
 def test_the_reference_is_not_held_against_itself() -> None:
-    gates = check_bench_gates([_subject()], [], BenchBounds(min_cosine=0.9), compared=[], rounds=1)
+    gates = check_bench_gates(
+        [_candidate()], [], BenchBounds(min_cosine=0.9), compared=[], rounds=1
+    )
     assert gates == []
 
 

@@ -1,4 +1,4 @@
-"""Ratios of paired times, and which subjects are paired."""
+"""Ratios of paired times, and which candidates are paired."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import pytest
 from scipy import stats
 
 from moir_edge.evaluation.candidates import TimedAnswer
-from moir_edge.evaluation.parity.schema import Subject
+from moir_edge.evaluation.parity.schema import BenchCandidate
 from moir_edge.evaluation.parity.speed import speed_pairs
 from moir_edge.metrics.bootstrap import paired_ratio
 from moir_edge.metrics.records import Answer
 
 
-def _subject(
+def _candidate(
     name: str, source: str, *, provider: str | None = None, target: str = "cpu"
-) -> Subject:
-    return Subject(
+) -> BenchCandidate:
+    return BenchCandidate(
         name=name,
         source=source,
         target=target,
@@ -56,16 +56,16 @@ def test_pairs_without_a_time_on_both_sides_are_left_out() -> None:
 
 
 def test_who_is_compared_with_whom() -> None:
-    subjects = [
-        _subject("a", "a"),
-        _subject("a on tensorrt", "a", provider="tensorrt"),
-        _subject("a on cuda", "a", provider="cuda"),
-        _subject("b", "b"),
-        _subject("c", "c", target="rtx-40"),
+    candidates = [
+        _candidate("a", "a"),
+        _candidate("a on tensorrt", "a", provider="tensorrt"),
+        _candidate("a on cuda", "a", provider="cuda"),
+        _candidate("b", "b"),
+        _candidate("c", "c", target="rtx-40"),
     ]
     timed = [[_timed(10, 4, 6)], None, [_timed(5)], [_timed(20, 10)], [_timed(30)]]
-    pairs = speed_pairs(subjects, timed, seed=0)
-    assert [(one.subject, one.baseline, one.kind) for one in pairs] == [
+    pairs = speed_pairs(candidates, timed, seed=0)
+    assert [(one.candidate, one.baseline, one.kind) for one in pairs] == [
         ("a on tensorrt", "a", "engine against ONNX Runtime"),
         ("a on cuda", "a", "provider against provider"),
         ("b", "a", "bundle against bundle"),

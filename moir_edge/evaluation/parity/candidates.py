@@ -1,18 +1,18 @@
-"""The subjects of a run: every bundle on every provider, each in a process of its own, with the reference besides."""
+"""The candidates of `bench`: every bundle on every provider, and the reference beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.data.rows import Row
-from moir_edge.errors import BundleError, DataError, EnvironmentProblem, UnsupportedError
+from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates import CandidateSpec, spec_of, specs_of
 from moir_edge.evaluation.identity import identify_same
-from moir_edge.evaluation.parity.schema import NOT_ON_THIS_DEVICE
+from moir_edge.evaluation.opening import Opened, loaded_processes
 from moir_edge.evaluation.parity.settings import BenchSettings
 from moir_edge.evaluation.parity.speed import ENGINE_PROVIDERS
 from moir_edge.evaluation.process import CandidateProcess
@@ -22,35 +22,16 @@ from moir_edge.runtime.providers import graph_provider
 from moir_edge.threads import default_threads
 
 __all__ = [
-    "Opened",
     "identify_models",
     "open_bundles",
     "open_reference",
-    "open_subject",
-    "plan_subjects",
+    "plan_candidates",
 ]
 
 _NO_REFERENCE = (
     "parity needs an fp32 reference to compare numbers with; "
     "give --reference CHECKPOINT or BUNDLE, or name an fp32 bundle besides others"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A subject that was tried.
-
-    Attributes:
-        spec: What was to be loaded.
-        bundle: Its bundle.
-        process: The process that holds it; None where it could not be loaded.
-        reason: Why not.
-    """
-
-    spec: CandidateSpec
-    bundle: Bundle
-    process: CandidateProcess | None
-    reason: str | None = None
 
 
 def identify_models(settings: BenchSettings) -> tuple[ModelIdentity, ...]:
@@ -85,7 +66,7 @@ def open_bundles(settings: BenchSettings) -> dict[str, Bundle]:
     return bundles
 
 
-def plan_subjects(settings: BenchSettings, bundles: dict[str, Bundle]) -> list[CandidateSpec]:
+def plan_candidates(settings: BenchSettings, bundles: Mapping[str, Bundle]) -> list[CandidateSpec]:
     """Return what is to be loaded: each bundle on each provider.
 
     Without providers each bundle is run by the runtime's own choice. Under parity, engines of a bundle that has some stand
@@ -132,29 +113,11 @@ def _reference_spec(settings: BenchSettings, reference: str) -> CandidateSpec:
     )
 
 
-def open_subject(
-    stack: ExitStack, spec: CandidateSpec, bundle: Bundle, rows: Sequence[Row]
-) -> Opened:
-    """Load a subject; a provider that this device lacks is a reason and no error.
-
-    Raises:
-        MoirEdgeError: The bundle cannot be loaded by the runtime's own choice.
-    """
-    try:
-        process = stack.enter_context(CandidateProcess(spec, rows))
-    except (EnvironmentProblem, BundleError, UnsupportedError) as error:
-        if spec.provider is None:
-            raise
-        return Opened(
-            spec=spec, bundle=bundle, process=None, reason=f"{NOT_ON_THIS_DEVICE}: {error}"
-        )
-    return Opened(spec=spec, bundle=bundle, process=process)
-
-
 def open_reference(
     stack: ExitStack,
     settings: BenchSettings,
-    subjects: Sequence[Opened],
+    opened: Sequence[Opened],
+    bundles: Mapping[str, Bundle],
     rows: Sequence[Row],
     folder: Path,
 ) -> CandidateProcess:
@@ -167,18 +130,18 @@ def open_reference(
         DataError: There is none, or it has another shape.
     """
     if settings.reference is None:
-        return _first_fp32(subjects)
+        return _first_fp32(opened, bundles)
     spec = _reference_spec(settings, settings.reference)
     if spec.kind == "checkpoint":
         spec = replace(spec, source=str(_exported(settings.reference, folder)), kind="bundle")
-    _check_shape(open_bundle(spec.source), subjects[0].bundle)
+    _check_shape(open_bundle(spec.source), next(iter(bundles.values())))
     return stack.enter_context(CandidateProcess(replace(spec, provider="cpu"), rows))
 
 
-def _first_fp32(subjects: Sequence[Opened]) -> CandidateProcess:
-    for one in subjects:
-        if one.process is not None and one.bundle.manifest.precision == FP32:
-            return one.process
+def _first_fp32(opened: Sequence[Opened], bundles: Mapping[str, Bundle]) -> CandidateProcess:
+    for process in loaded_processes(opened):
+        if bundles[process.spec.source].manifest.precision == FP32:
+            return process
     raise DataError(_NO_REFERENCE)
 
 

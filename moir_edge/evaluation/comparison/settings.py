@@ -1,0 +1,51 @@
+"""Settings of `compare`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moir_edge.evaluation.settings import require_at_least
+
+__all__ = ["CompareSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """How candidates are compared, checked before anything is loaded.
+
+    Attributes:
+        limit: Use the first rows of the data only; None for all.
+        latency_rows: Rows that are timed, spread over the tasks.
+        latency_repeats: Rounds over those rows.
+        warm_up_rows: Rows answered and thrown away before the first round.
+        routing_rows: Rows whose routing maps are compared.
+        batch_size: Rows per batch when all rows are answered.
+        max_new_tokens: Longest answer, in tokens.
+        threads: Threads of one operation; None takes every core of this process.
+        seed: Seed of the bootstrap.
+        allow_other: Take candidates that are different models; the report says so at the top.
+
+    Raises:
+        DataError: A number is out of range.
+    """
+
+    limit: int | None = None
+    latency_rows: int = 30
+    latency_repeats: int = 3
+    warm_up_rows: int = 3
+    routing_rows: int = 200
+    batch_size: int = 32
+    max_new_tokens: int = 64
+    threads: int | None = None
+    seed: int = 0
+    allow_other: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = (
+            "batch_size",
+            "max_new_tokens",
+            "latency_rows",
+            "latency_repeats",
+            "routing_rows",
+        )
+        require_at_least(self, 1, (*numbers, "limit", "threads"))
