@@ -150,7 +150,7 @@ def _observe(models: Mapping[str, ir.Model], work: Path, rows: int) -> dict[str,
         write_rows(work, rows), Processor(folder, facts), limit=rows, max_bad_rows=0
     )
     components = {"vision": True, "decoder": True}
-    return collect(models, facts, data, components=components, decode_steps=0, limit=rows)
+    return collect(models, facts, data, components=components, decode_steps=0)
 
 
 @contextmanager

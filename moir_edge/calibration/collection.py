@@ -37,7 +37,6 @@ def collect(
     *,
     components: Mapping[str, bool],
     decode_steps: int,
-    limit: int,
     cache: Path | None = None,
     stage: str = "calibrate",
     progress: Progress = silent,
@@ -50,10 +49,9 @@ def collect(
         rows: The data; read to its end.
         components: Those to watch; True to gather Σ x xᵀ too.
         decode_steps: Greedy tokens after each prompt.
-        limit: The most rows that `rows` yields, for the progress and the name of the saved state.
         cache: Folder for the state, saved every 32 rows and at the end, and taken up from there; None saves nothing.
         stage: Name of the work, for the progress.
-        progress: Called as ``progress(stage, done, limit)``.
+        progress: Called as ``progress(stage, done, rows.limit)``.
 
     Returns:
         Statistics by component and activation.
@@ -62,15 +60,14 @@ def collect(
         DataError: No row can be used, the saved state is of other rows, or an activation is not finite.
     """
     with tempfile.TemporaryDirectory(prefix="moir-edge-calibration-") as folder:
-        identity = _write_tapped(
-            graphs, components, Path(folder), (decode_steps, limit, *rows.balance.conditions)
-        )
+        settings = (decode_steps, rows.limit, *rows.balance.conditions)
+        identity = _write_tapped(graphs, components, Path(folder), settings)
         state = _initial_state(graphs, components, cache, identity)
         watcher = _Watcher(state.observers)
         sessions = TappedSessions(
             Path(folder), dict.fromkeys(graphs, FP32), facts, watch=watcher, tiles_per_run=1
         )
-        progress(stage, 0, limit)
+        progress(stage, 0, rows.limit)
         for row in rows:
             if state.wants(rows):
                 watcher.where = row.where
@@ -79,9 +76,9 @@ def collect(
                 state.advance(rows)
                 if rows.count % _SAVE_EVERY == 0:
                     state.save()
-            progress(stage, rows.count, limit)
+            progress(stage, rows.count, rows.limit)
     state.finish(rows)
-    if rows.count < limit:  # fewer rows than asked for: the stage ends here
+    if rows.count < rows.limit:  # fewer rows than asked for: the stage ends here
         progress(stage, rows.count, rows.count)
     return state.observers
 

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from moir_edge.graphs.editing import node_of
+
 __all__ = ["WeightUse", "find_weight_uses", "is_head", "reason_to_leave"]
 
 # Scales and an extra node cost more than a smaller weight would save.
@@ -75,20 +77,17 @@ class WeightUse:
         old = self.node.outputs[0]
         ids = self.node.inputs[1]
         rank = len(ids.shape) if ids is not None and ids.shape is not None else 2
-        gather = ir.node(
-            "Gather", inputs=[weight, ids], attributes={"axis": 1}, name=f"{self.node.name}/columns"
+        gather = node_of(
+            "Gather", [weight, ids], f"{self.node.name}/columns", attributes={"axis": 1}
         )
-        gather.outputs[0].name = f"{self.node.name}/columns"
-        gather.outputs[0].dtype = ir.DataType.FLOAT
-        move = ir.node(
+        move = node_of(
             "Transpose",
-            inputs=[gather.outputs[0]],
+            gather.outputs,
+            f"{self.node.name}/hidden_last",
             attributes={"perm": [*range(1, rank + 1), 0]},
-            name=f"{self.node.name}/hidden_last",
         )
-        new = move.outputs[0]
         graph.insert_before(self.node, [gather, move])
-        _take_over(graph, old, new)
+        _take_over(graph, old, move.outputs[0])
         graph.remove(self.node, safe=True)
 
 

@@ -126,7 +126,6 @@ class _Run:
             rows,
             components=components,
             decode_steps=settings.decode_steps,
-            limit=limit,
             cache=settings.cache,
             stage=stage,
             progress=self.progress,

@@ -16,6 +16,7 @@ from moir_edge.calibration.grids import E4M3, INT8, Grid
 from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.scales import QuantizedArray, quantize_array
 from moir_edge.errors import UnsupportedError
+from moir_edge.graphs.editing import add_constant, node_of, remove_unused
 
 __all__ = [
     "GraphRewriter",
@@ -43,7 +44,7 @@ class GraphRewriter:
         self._graph = graph
         self._stored: dict[str, tuple[list[ir.Value], QuantizedArray]] = {}
         self._activations: dict[tuple[ir.Value, Grid], ir.Value] = {}
-        self._replaced: dict[str, ir.Value] = {}
+        self._replaced: list[str] = []
         self._numbers = count()
 
     def quantize_weight(
@@ -60,11 +61,10 @@ class GraphRewriter:
             constants = [constants[0], scale]
         # One node per use: the runtimes fuse a DequantizeLinear only with its single consumer.
         weight = self._node(
-            "DequantizeLinear", constants, use.node, ir.DataType.FLOAT, granularity.attributes
+            "DequantizeLinear", constants, use.node, constants[0], attributes=granularity.attributes
         )
-        weight.shape = constants[0].shape
         use.connect(self._graph, weight)
-        self._replaced[use.name] = use.value
+        self._replaced.append(use.name)
         return array
 
     def quantize_activation(
@@ -90,9 +90,7 @@ class GraphRewriter:
 
     def remove_unused(self) -> None:
         """Drop the float weights that nothing reads any more."""
-        for name, value in self._replaced.items():
-            if not value.uses() and name in self._graph.initializers:
-                self._graph.initializers.pop(name)
+        remove_unused(self._graph, self._replaced)
 
     def _zero_point(self, grid: Grid, signed: bool) -> ir.Value:
         """Return the zero point, whose type is that of the stored numbers."""
@@ -106,9 +104,7 @@ class GraphRewriter:
         """Put a `DequantizeLinear` before one use that widens the blocks' own scales."""
         name = f"{use.name}_outer_scale"
         outer_scale = self._constant(name, np.float32(outer), ir.DataType.FLOAT)
-        wide = self._node("DequantizeLinear", [scale, outer_scale], use.node, ir.DataType.FLOAT)
-        wide.shape = scale.shape
-        return wide
+        return self._node("DequantizeLinear", [scale, outer_scale], use.node, scale)
 
     def _through_8_bits(
         self, value: ir.Value, before: ir.Node, scale: float, zero: ir.Value
@@ -116,10 +112,8 @@ class GraphRewriter:
         stored = zero.dtype or ir.DataType.UNDEFINED
         name = f"activation{len(self._activations)}"
         step = self._constant(f"{name}_scale", np.float32(scale), ir.DataType.FLOAT)
-        narrow = self._node("QuantizeLinear", [value, step, zero], before, stored)
-        floats = self._node("DequantizeLinear", [narrow, step, zero], before, ir.DataType.FLOAT)
-        narrow.shape = floats.shape = value.shape
-        return floats
+        narrow = self._node("QuantizeLinear", [value, step, zero], before, value, dtype=stored)
+        return self._node("DequantizeLinear", [narrow, step, zero], before, value)
 
     def _store(
         self,
@@ -148,26 +142,25 @@ class GraphRewriter:
         op_type: str,
         inputs: list[ir.Value],
         before: ir.Node,
-        dtype: ir.DataType,
+        like: ir.Value,
+        *,
+        dtype: ir.DataType = ir.DataType.FLOAT,
         attributes: dict[str, int] | None = None,
     ) -> ir.Value:
         # Short, for it stands twice in the file: on a small model names are a percent of the bytes.
-        name = f"dq{next(self._numbers)}"
-        node = ir.node(
-            op_type, inputs=inputs, attributes=attributes or {}, name=f"{before.name}/{name}"
+        output = f"dq{next(self._numbers)}"
+        name = f"{before.name}/{output}"
+        node = node_of(
+            op_type, inputs, name, output=output, like=like, dtype=dtype, attributes=attributes
         )
-        output = node.outputs[0]
-        output.name = name
-        if dtype is not None:
-            output.dtype = dtype
         self._graph.insert_before(before, node)
-        return output
+        return node.outputs[0]
 
     def _constant(
         self, name: str, array: npt.NDArray[Any] | np.generic, dtype: ir.DataType
     ) -> ir.Value:
         if name not in self._graph.initializers:
-            self._graph.initializers[name] = _initializer(name, np.asarray(array), dtype)
+            add_constant(self._graph, name, array, dtype)
         return self._graph.initializers[name]
 
 
@@ -205,19 +198,9 @@ def sign_activations(graph: ir.Graph) -> None:
 
 
 def _replace_zero_point(graph: ir.Graph, name: str, value: ir.Value, users: set[ir.Node]) -> None:
-    signed = _initializer(f"{name}_signed", np.asarray(np.int8(0)), ir.DataType.INT8)
-    graph.initializers[str(signed.name)] = signed
+    signed = add_constant(graph, f"{name}_signed", np.int8(0), ir.DataType.INT8)
     value.replace_all_uses_with(signed)
     graph.initializers.pop(name)
     for node in users:
         if node.op_type == "QuantizeLinear":
             node.outputs[0].type = ir.TensorType(ir.DataType.INT8)
-
-
-def _initializer(name: str, array: npt.NDArray[Any], dtype: ir.DataType) -> ir.Value:
-    return ir.Value(
-        name=name,
-        type=ir.TensorType(dtype),
-        shape=ir.Shape(array.shape),
-        const_value=ir.Tensor(array.astype(dtype.numpy()), dtype=dtype, name=name),
-    )

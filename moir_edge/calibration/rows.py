@@ -66,6 +66,7 @@ class CalibrationRows:
 
     Attributes:
         path: Of the data set.
+        limit: As given.
         balance: As given.
         count: Rows yielded so far.
         sha256: Hash of the content of the rows yielded so far, in order, and of their conditions; image files count by
@@ -91,7 +92,7 @@ class CalibrationRows:
         self.bad_rows: list[BadRow] = []
         self.conditions: Counter[str] = Counter()
         self._processor = processor
-        self._limit = limit
+        self.limit = limit
         self._max_bad_rows = max_bad_rows
 
     def __iter__(self) -> Iterator[CalibrationRow]:
@@ -101,7 +102,7 @@ class CalibrationRows:
             DataError: The data cannot be read, hold no row that can be used, or too many that cannot.
         """
         for where, row in self._source.scan():
-            if self.count >= self._limit:
+            if self.count >= self.limit:
                 return
             try:
                 yield self._accept(where, row)

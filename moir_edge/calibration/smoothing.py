@@ -21,6 +21,7 @@ from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.ranges import LEVELS
 from moir_edge.calibration.scales import quantize_array
 from moir_edge.calibration.taps import find_activations
+from moir_edge.graphs.editing import constant
 
 __all__ = ["ALPHAS", "apply_fold", "find_fold", "smooth"]
 
@@ -182,12 +183,7 @@ def _replace_input(
 ) -> None:
     """Give one input of a node another constant of the same name; nothing else reads the old one."""
     name = str(old.name)
-    new = ir.Value(
-        name=name,
-        type=ir.TensorType(ir.DataType.FLOAT),
-        shape=ir.Shape(array.shape),
-        const_value=ir.Tensor(array.astype(np.float32), name=name),
-    )
+    new = constant(name, array, ir.DataType.FLOAT)
     node.replace_input_with(index, new)
     graph.initializers.pop(name)
     graph.initializers[name] = new

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses, is_head, reason_to_leave
 from moir_edge.errors import DataError
+from moir_edge.graphs.editing import node_of
 from moir_edge.graphs.sessions import TAP_PREFIX
 from moir_edge.threads import session_options
 
@@ -79,15 +80,11 @@ def add_taps(model: ir.Model, names: Iterable[str]) -> ir.Model:
     values = {value.name: value for node in graph for value in node.outputs}
     values |= {value.name: value for value in graph.inputs}
     for name in names:
-        node = ir.node("Identity", inputs=[values[name]], name=f"{TAP_PREFIX}{name}")
-        output = node.outputs[0]
-        output.name, output.type, output.shape = (
-            f"{TAP_PREFIX}{name}",
-            values[name].type or ir.TensorType(ir.DataType.FLOAT),
-            values[name].shape,
-        )
+        value = values[name]
+        dtype = value.dtype or ir.DataType.FLOAT
+        node = node_of("Identity", [value], f"{TAP_PREFIX}{name}", like=value, dtype=dtype)
         graph.append(node)
-        graph.outputs.append(output)
+        graph.outputs.append(node.outputs[0])
     return copy
 
 

@@ -12,6 +12,7 @@ from onnxscript import optimizer
 
 from moir_edge.bundle import TensorSpec
 from moir_edge.errors import UnsupportedError
+from moir_edge.graphs.editing import constant
 from moir_edge.graphs.naming import name_parameters, number_values
 
 __all__ = [
@@ -113,12 +114,7 @@ def _replace_by_transposed(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> 
     output = node.outputs[0]
     only_use = len(weight.uses()) == 1
     new_name = name if only_use else f"{name}.T"
-    value = ir.Value(
-        name=new_name,
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(array.shape),
-        const_value=ir.Tensor(array, dtype=tensor.dtype, name=new_name),
-    )
+    value = constant(new_name, array, tensor.dtype)
     output.replace_all_uses_with(value)
     graph.remove(node, safe=True)
     if only_use:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from moir_edge.errors import UnsupportedError
+from moir_edge.graphs.editing import add_constant, node_of, remove_unused
 
 __all__ = ["HALF_MAX", "HALF_OPERATORS", "WIDE_OPERATORS", "to_half"]
 
@@ -68,7 +69,7 @@ def to_half(model: ir.Model, *, keep_fp32: Sequence[str] = ()) -> None:
     for node in list(model.graph):
         converter.convert(node, wide=_is_kept(node, keep_fp32))
     converter.restore_outputs()
-    converter.remove_unused()
+    remove_unused(model.graph)
 
 
 def _is_kept(node: ir.Node, patterns: Sequence[str]) -> bool:
@@ -149,30 +150,17 @@ class _Converter:
         tensor = value.const_value
         if tensor is None:
             raise UnsupportedError(f"the constant {value.name!r} has no value")
-        array = np.clip(tensor.numpy(), -HALF_MAX, HALF_MAX).astype(dtype.numpy())
-        name = f"{value.name}_half"
-        copy = ir.Value(
-            name=name,
-            type=ir.TensorType(dtype),
-            shape=value.shape,
-            const_value=ir.Tensor(array, dtype=dtype, name=name),
-        )
-        self._graph.initializers[name] = copy
-        return copy
+        array = np.clip(tensor.numpy(), -HALF_MAX, HALF_MAX)
+        return add_constant(self._graph, f"{value.name}_half", array, dtype)
 
     def _cast(self, value: ir.Value, dtype: ir.DataType, before: ir.Node | None) -> ir.Value:
-        suffix = "half" if dtype == _HALF else "float"
-        node = ir.node(
-            "Cast", inputs=[value], attributes={"to": dtype}, name=f"{value.name}/{suffix}"
-        )
-        output = node.outputs[0]
-        output.name, output.shape = f"{value.name}/{suffix}", value.shape
-        output.type = ir.TensorType(dtype)
+        name = f"{value.name}/{'half' if dtype == _HALF else 'float'}"
+        node = node_of("Cast", [value], name, like=value, dtype=dtype, attributes={"to": dtype})
         if before is None:
             self._graph.append(node)
         else:
             self._graph.insert_before(before, node)
-        return output
+        return node.outputs[0]
 
     def restore_outputs(self) -> None:
         """Cast float16 graph outputs back to float32 under their own names."""
@@ -184,12 +172,6 @@ class _Converter:
             restored = self._cast(output, _FLOAT, before=None)
             restored.name, restored.shape = name, output.shape
             self._graph.outputs[index] = restored
-
-    def remove_unused(self) -> None:
-        """Drop the float32 constants that nothing reads any more."""
-        for name, value in list(self._graph.initializers.items()):
-            if not value.uses() and not value.is_graph_output():
-                self._graph.initializers.pop(name)
 
 
 def _has_large_factor(node: ir.Node) -> bool:

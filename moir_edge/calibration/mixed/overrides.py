@@ -7,7 +7,6 @@ run without further inputs is the float model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from moir_edge.calibration.mixed.layers import ActivationRounding, Layer, LayerTable, LayerUse
+from moir_edge.graphs.editing import add_constant, node_of, remove_unused
 
 __all__ = ["TRIAL_SESSION", "TrialGraphs"]
 
@@ -47,7 +47,7 @@ class TrialGraphs:
         for number, layer in enumerate(table.layers):
             self._add(layer, number)
         for model in self.models.values():
-            _remove_unused(model.graph)
+            remove_unused(model.graph)
 
     def feeds(self, layer: Layer, precision: str) -> dict[str, dict[str, Array]] | None:
         """Return the inputs, by component, under which one layer is in a precision and all else in float32.
@@ -82,9 +82,9 @@ class TrialGraphs:
         old = node.inputs[index]
         if old is None or old.const_value is None:
             raise ValueError(f"{use.node} has no constant weight")
-        # A tensor of its own around the same numbers: a tensor has one name, and the float graph's keeps its own.
-        tensor = ir.Tensor(old.const_value.numpy(), dtype=old.const_value.dtype, name=name)
-        node.replace_input_with(index, _input(graph, name, tensor))
+        # A tensor of its own around the same numbers: it has one name, and the float graph's keeps its own.
+        weight = _input(graph, name, old.const_value.numpy(), old.const_value.dtype)
+        node.replace_input_with(index, weight)
         self._weights[use] = name
 
     def _add_switch(self, use: LayerUse, rounding: ActivationRounding, name: str) -> None:
@@ -94,46 +94,21 @@ class TrialGraphs:
         value = node.inputs[0]
         if value is None:
             return
-        switch = _input(graph, name, ir.Tensor(np.array(False), name=name))
-        scale = _constant(graph, f"{name}.scale", rounding.scale, ir.DataType.FLOAT)
-        zero = _constant(graph, f"{name}.zero", rounding.zero_point, rounding.dtype)
-        integers = _node("QuantizeLinear", [value, scale, zero], f"{name}.q", rounding.dtype)
-        floats = _node("DequantizeLinear", [integers.outputs[0], scale, zero], f"{name}.dq")
-        chosen = _node("Where", [switch, floats.outputs[0], value], f"{name}.x")
-        for one in (integers, floats, chosen):
-            one.outputs[0].shape = value.shape
+        switch = _input(graph, name, np.array(False), ir.DataType.BOOL)
+        scale = add_constant(graph, f"{name}.scale", rounding.scale, ir.DataType.FLOAT)
+        zero = add_constant(graph, f"{name}.zero", rounding.zero_point, rounding.dtype)
+        integers = node_of(
+            "QuantizeLinear", [value, scale, zero], f"{name}.q", like=value, dtype=rounding.dtype
+        )
+        read = [integers.outputs[0], scale, zero]
+        floats = node_of("DequantizeLinear", read, f"{name}.dq", like=value)
+        chosen = node_of("Where", [switch, floats.outputs[0], value], f"{name}.x", like=value)
         graph.insert_before(node, [integers, floats, chosen])
         node.replace_input_with(0, chosen.outputs[0])
 
 
-def _input(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+def _input(graph: ir.Graph, name: str, array: Array, dtype: ir.DataType) -> ir.Value:
     """Add an input with a default."""
-    value = _initializer(name, tensor)
-    graph.initializers[name] = value
+    value = add_constant(graph, name, array, dtype)
     graph.inputs.append(value)
     return value
-
-
-def _constant(graph: ir.Graph, name: str, array: Array, dtype: ir.DataType) -> ir.Value:
-    value = _initializer(name, ir.Tensor(array, dtype=dtype, name=name))
-    graph.initializers[name] = value
-    return value
-
-
-def _initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    shape = ir.Shape(tensor.shape.numpy())
-    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
-
-
-def _node(
-    op_type: str, inputs: Sequence[ir.Value], name: str, dtype: ir.DataType = ir.DataType.FLOAT
-) -> ir.Node:
-    node = ir.node(op_type, inputs=inputs, name=name)
-    node.outputs[0].name, node.outputs[0].dtype = name, dtype
-    return node
-
-
-def _remove_unused(graph: ir.Graph) -> None:
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            graph.initializers.pop(name)

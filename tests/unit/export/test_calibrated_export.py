@@ -59,7 +59,6 @@ def _collect(
         options.pop("rows", None) or _rows(routed, data, limit),
         components={"vision": False, "decoder": True},
         decode_steps=options.pop("decode_steps", 2),
-        limit=limit,
         cache=cache,
         **options,
     )
