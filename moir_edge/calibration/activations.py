@@ -11,18 +11,11 @@ from moir_edge.calibration.formats import LayerFormat
 from moir_edge.calibration.grids import Grid
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse
-from moir_edge.calibration.ranges import (
-    CalibrationMethod,
-    clipped_share,
-    find_range,
-    signal_to_noise_db,
-)
+from moir_edge.calibration.ranges import clipped_share, find_range, signal_to_noise_db
+from moir_edge.calibration.settings import CalibrationMethod
 from moir_edge.calibration.summary import ActivationScale
 
-__all__ = ["MIN_SNR_DB", "ActivationScales"]
-
-MIN_SNR_DB = 30.0
-"""Signal to noise under which an activation is not worth 8 bits: its error would be 3 % of it, as of a 5-bit one."""
+__all__ = ["ActivationScales"]
 
 
 class ActivationScales:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from moir_edge.calibration.formats import LayerFormat, get_format
 from moir_edge.calibration.patterns import WeightUse, is_head, reason_to_leave
@@ -51,7 +50,8 @@ def choose_layer(
     """
     if reason := reason_to_leave(use, exclude):
         return LayerChoice(format=None, reason=reason)
-    named = _named_precision(use, precisions or {})
+    given = (precisions or {}).items()
+    named = next((name for pattern, name in given if use.is_named(pattern)), None)
     if named == FP32:
         return LayerChoice(format=None, reason="chosen by name")
     format_ = get_format(named or precision)
@@ -76,11 +76,3 @@ def _fixed(precision: str, reason: str) -> LayerChoice:
     """Return INT8 by weight alone, with the reason where that is not what was asked for."""
     fixed = get_format(INT8_WEIGHT_ONLY)
     return LayerChoice(format=fixed, reason="" if precision == fixed.precision else reason)
-
-
-def _named_precision(use: WeightUse, precisions: Mapping[str, str]) -> str | None:
-    names = (use.node.name or "", use.name)
-    for pattern, precision in precisions.items():
-        if any(fnmatchcase(name, pattern) for name in names):
-            return precision
-    return None

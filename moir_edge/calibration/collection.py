@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,16 @@ from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.bundle.reader import file_sha256
 from moir_edge.calibration.rows import CalibrationRow, CalibrationRows
 from moir_edge.calibration.state import CollectionState
-from moir_edge.calibration.taps import GraphObservers, add_taps, new_observers, update_observers
+from moir_edge.calibration.taps import (
+    GraphObservers,
+    add_taps,
+    find_activations,
+    new_observers,
+    update_observers,
+)
 from moir_edge.finite import json_text
 from moir_edge.graphs.sessions import TappedSessions, greedy_tokens
-from moir_edge.graphs.writing import write_graphs
+from moir_edge.graphs.writing import written_graphs
 from moir_edge.precisions import FP32
 from moir_edge.progress import Progress, silent
 
@@ -59,13 +64,13 @@ def collect(
     Raises:
         DataError: No row can be used, the saved state is of other rows, or an activation is not finite.
     """
-    with tempfile.TemporaryDirectory(prefix="moir-edge-calibration-") as folder:
+    with written_graphs(_tapped(graphs, components)) as folder:
         settings = (decode_steps, rows.limit, *rows.balance.conditions)
-        identity = _write_tapped(graphs, components, Path(folder), settings)
+        identity = _identity(folder, [settings, sorted(components.items())])
         state = _initial_state(graphs, components, cache, identity)
         watcher = _Watcher(state.observers)
         sessions = TappedSessions(
-            Path(folder), dict.fromkeys(graphs, FP32), facts, watch=watcher, tiles_per_run=1
+            folder, dict.fromkeys(graphs, FP32), facts, watch=watcher, tiles_per_run=1
         )
         progress(stage, 0, rows.limit)
         for row in rows:
@@ -98,20 +103,18 @@ def _initial_state(
     return CollectionState(path, observers)
 
 
-def _write_tapped(
-    graphs: Mapping[str, ir.Model],
-    components: Mapping[str, bool],
-    folder: Path,
-    settings: tuple[int | str, ...],
-) -> str:
-    """Write the graphs with their taps and return a hash of all that the statistics depend on but the rows."""
-    tapped = {
-        name: add_taps(model, new_observers(model.graph)) if name in components else model
+def _tapped(graphs: Mapping[str, ir.Model], components: Mapping[str, bool]) -> dict[str, ir.Model]:
+    """Return the graphs, the watched ones with taps."""
+    return {
+        name: add_taps(model, find_activations(model.graph)) if name in components else model
         for name, model in graphs.items()
     }
-    write_graphs(tapped, folder)
+
+
+def _identity(folder: Path, settings: Sequence[Any]) -> str:
+    """Return a hash of all that the statistics depend on but the rows."""
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    record = json_text([_VERSION, settings, sorted(components.items()), hashes])
+    record = json_text([_VERSION, *settings, hashes])
     return hashlib.sha256(record.encode()).hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from moir_edge.calibration.granularity import Granularity
 from moir_edge.calibration.grids import E2M1, E4M3
-from moir_edge.calibration.scales import QuantizedArray, require_finite
+from moir_edge.calibration.scales import QuantizedArray, column_groups, require_finite
 
 __all__ = ["quantize_float"]
 
@@ -19,7 +19,6 @@ _LEAST_SCALE = np.float32(2.0**-24)
 _NEIGHBOURS = range(-2, 5)
 # Codes of positive E4M3 numbers: 2⁻⁹ is 1 and 448 is 126.
 _FIRST_CODE, _LAST_CODE, _ONE_CODE = 1, 126, 0x38
-# Columns are handled in slices of about this many weights, which keeps the temporaries small.
 _SLICE_ELEMENTS = 1 << 19
 
 _Floats = npt.NDArray[np.float32]
@@ -61,10 +60,8 @@ def _in_blocks(weight: _Floats, block: int) -> QuantizedArray:
     outer = _outer_scale(float(np.abs(weight).max(initial=0.0)))
     values = np.empty((rows, columns), ml_dtypes.float4_e2m1fn)
     codes = np.empty((rows // block, columns), np.uint8)
-    width = max(1, _SLICE_ELEMENTS // rows)
-    for start in range(0, columns, width):
-        part = slice(start, start + width)
-        groups = (weight[:, part] / np.float32(outer)).reshape(rows // block, block, -1)
+    for part, plain in column_groups(weight, block, _SLICE_ELEMENTS):
+        groups = plain / np.float32(outer)
         codes[:, part] = _best_codes(groups)
         values[:, part] = E2M1.round(groups / _scales(codes[:, part])[:, None]).reshape(rows, -1)
     scale = codes.view(ml_dtypes.float8_e4m3fn)

@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 
-from moir_edge.calibration.activations import MIN_SNR_DB, ActivationScales
+from moir_edge.calibration.activations import ActivationScales
 from moir_edge.calibration.choices import LayerChoice, choose_layer
 from moir_edge.calibration.floats import quantize_float
 from moir_edge.calibration.formats import FORMATS, LayerFormat, get_format
@@ -27,16 +28,13 @@ from moir_edge.calibration.granularity import Granularity, PerBlock
 from moir_edge.calibration.methods.registry import LayerMethods, MethodChoice, get_method
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses
-from moir_edge.calibration.ranges import CalibrationMethod
 from moir_edge.calibration.rewriting import GraphRewriter, WeightQuantizer, require_opset
+from moir_edge.calibration.settings import MIN_SNR_DB, CalibrationMethod
 from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight
 from moir_edge.calibration.weight_report import describe_weight
 from moir_edge.precisions import FP32, INT4, INT8
 
 __all__ = ["LayerOptions", "quantize_layers"]
-
-# The version of the file format that came with an opset.
-_IR_VERSIONS = {23: 11}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +219,8 @@ def _raise_opset(model: ir.Model, entries: Sequence[QuantizedWeight]) -> None:
     needed = max((one.facts.opset for one in _formats(entries)), default=0)
     if needed > model.opset_imports[""]:
         model.opset_imports[""] = needed
-        model.ir_version = max(model.ir_version, _IR_VERSIONS[needed])
+        opset = onnx.helper.make_opsetid("", needed)
+        model.ir_version = max(model.ir_version, onnx.helper.find_min_ir_version_for([opset]))
 
 
 def _entry(use: WeightUse, precision: str, *, reason: str) -> QuantizedWeight:

@@ -51,6 +51,10 @@ class WeightUse:
         source = self.node.inputs[0]
         return "" if source is None else str(source.name)
 
+    def is_named(self, pattern: str) -> bool:
+        """Say whether a name, or a pattern as ``*.lm_head.*``, is that of the node or of the initializer."""
+        return any(fnmatchcase(name, pattern) for name in (self.node.name or "", self.name))
+
     def matrix(self) -> npt.NDArray[np.float32]:
         """Return the weight as (K, N) float32; K is hidden and N the vocabulary for a table."""
         if self.value.const_value is None:
@@ -185,8 +189,7 @@ def reason_to_leave(use: WeightUse, exclude: Sequence[str]) -> str:
         use: From `find_weight_uses`.
         exclude: Names, or patterns as ``*.lm_head.*``, of nodes and initializers.
     """
-    names = (use.node.name or "", use.name)
-    if any(fnmatchcase(name, pattern) for name in names for pattern in exclude):
+    if any(use.is_named(pattern) for pattern in exclude):
         return "excluded by the caller"
     if use.obstacle:
         return use.obstacle

@@ -14,7 +14,7 @@ from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.summary import QuantizationSummary
 from moir_edge.errors import UnsupportedError
 
-__all__ = ["quantize"]
+__all__ = ["quantize", "require_statistics"]
 
 ModelT = TypeVar("ModelT", onnx.ModelProto, ir.Model)
 
@@ -37,12 +37,21 @@ def quantize(
     Raises:
         UnsupportedError: Another precision, an opset under 21, or ``int8`` or ``fp8`` without statistics.
     """
-    if get_format(precision).activation and observers is None:
-        raise UnsupportedError(
-            f"{precision} needs statistics: give observers=observe(model, feeds)"
-        )
+    require_statistics(precision, observers)
     copy = ir.from_proto(model) if isinstance(model, onnx.ModelProto) else model.clone()
     summary = quantize_layers(copy, precision, observers=observers, options=options)
     if isinstance(model, onnx.ModelProto):
         return ir.to_proto(copy), summary
     return copy, summary
+
+
+def require_statistics(precision: str, observers: Mapping[str, ActivationObserver] | None) -> None:
+    """Refuse a precision that stores activations without statistics of them.
+
+    Raises:
+        UnsupportedError: There are none, or the precision is unknown.
+    """
+    if get_format(precision).activation and observers is None:
+        raise UnsupportedError(
+            f"{precision} needs statistics: give observers=observe(model, feeds)"
+        )

@@ -6,27 +6,15 @@ For the float E4M3 as for INT8; a float has its own exponent, so that its error 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from moir_edge.calibration.grids import INT8, Grid
 from moir_edge.calibration.observers import BINS, ActivationObserver
-from moir_edge.errors import UnsupportedError, closest
+from moir_edge.calibration.settings import CalibrationMethod, check_method
 
-__all__ = [
-    "CALIBRATION_METHODS",
-    "LEVELS",
-    "CalibrationMethod",
-    "clipped_share",
-    "find_range",
-    "signal_to_noise_db",
-]
-
-CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]
-CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
-"""The ways to choose a range."""
+__all__ = ["LEVELS", "clipped_share", "find_range", "signal_to_noise_db"]
 
 LEVELS = 127
 """Positive integers of a symmetric INT8 scale: range = LEVELS × scale."""
@@ -55,10 +43,7 @@ def find_range(observer: ActivationObserver, method: CalibrationMethod, grid: Gr
     Raises:
         UnsupportedError: Another method.
     """
-    if method not in _METHODS:
-        raise UnsupportedError(
-            f"unknown calibration method {method!r}: {closest(method, CALIBRATION_METHODS)}"
-        )
+    check_method(method)
     if observer.largest == 0:
         return grid.largest
     found = _METHODS[method](observer, grid)

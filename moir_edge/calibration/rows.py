@@ -20,7 +20,6 @@ from moir_edge.data.formats import DataSource, as_source
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 from moir_edge.finite import json_text
-from moir_edge.runtime.chat import user_message
 from moir_edge.runtime.processor import ModelInputs, Processor
 
 __all__ = ["BadRow", "CalibrationRow", "CalibrationRows", "refuse_overlap", "row_sha256"]
@@ -199,8 +198,7 @@ def refuse_overlap(
 
 
 def _encode(processor: Processor, row: Row) -> ModelInputs:
-    messages = user_message(row.prompt, images=len(row.images), context=row.context)
-    inputs = processor([messages], [row.images])
+    inputs = processor([row.conversation], [row.images])
     if inputs.pixel_values is not None and not np.isfinite(inputs.pixel_values).all():
         raise DataError(
             "its images hold a NaN or an infinity after preprocessing; check the image processor's mean and std"

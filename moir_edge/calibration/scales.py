@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,15 @@ import numpy.typing as npt
 from moir_edge.calibration.granularity import Granularity
 from moir_edge.errors import DataError
 
-__all__ = ["QuantizedArray", "integer_range", "quantize_array", "quantize_groups", "require_finite"]
+__all__ = [
+    "QuantizedArray",
+    "column_groups",
+    "fitted_scale",
+    "integer_range",
+    "quantize_array",
+    "quantize_groups",
+    "require_finite",
+]
 
 # Share of the largest magnitude that the integer range is stretched over. Clipping the largest weight pays in
 # four bits, where the step is wide; in eight bits it hardly does.
@@ -20,7 +29,6 @@ _CLIP_RATIOS = {
     8: (1.0, 0.97, 0.94, 0.9),
 }
 _LEAST_SQUARES_STEPS = 3
-# Columns are handled in slices of about this many weights, which keeps the temporaries in cache and small.
 _SLICE_ELEMENTS = 1 << 17
 
 _Floats = npt.NDArray[np.float32]
@@ -97,10 +105,7 @@ def quantize_array(
     row_weights = None if importance is None else _row_weights(importance, block)
     values = np.empty((rows, columns), np.int8)
     scale = np.empty((rows // block, columns), np.float32)
-    width = max(1, _SLICE_ELEMENTS // rows)
-    for start in range(0, columns, width):
-        part = slice(start, start + width)
-        groups = weight[:, part].reshape(rows // block, block, -1)
+    for part, groups in column_groups(weight, block):
         integers, scale[:, part] = quantize_groups(groups, bits, row_weights)
         values[:, part] = integers.reshape(rows, -1)
     scale = scale.reshape(granularity.scale_shape(weight.shape))
@@ -132,6 +137,45 @@ def quantize_groups(
     for _ in range(_LEAST_SQUARES_STEPS):
         search.offer(search.least_squares())
     return search.integers, np.maximum(search.scale * unit, least)
+
+
+def column_groups(
+    weight: _Floats, block: int, elements: int | None = None
+) -> Iterator[tuple[slice, _Floats]]:
+    """Yield a weight in slices of columns, which keeps the temporaries of a search in cache and small.
+
+    Args:
+        weight: (K, N).
+        block: Rows per group.
+        elements: About how many weights a slice has; None for 2¹⁷.
+
+    Yields:
+        The columns, and their weights (K / block, block, columns).
+    """
+    rows, columns = weight.shape
+    width = max(1, (elements or _SLICE_ELEMENTS) // rows)
+    for start in range(0, columns, width):
+        part = slice(start, start + width)
+        yield part, weight[:, part].reshape(rows // block, block, -1)
+
+
+def fitted_scale(
+    numbers: _Floats, groups: _Floats, otherwise: _Floats, weighted: _Floats | None = None
+) -> _Floats:
+    """Return the scale of least squared error for given numbers, Σ w·q / Σ q², where there is one.
+
+    Args:
+        numbers: (blocks, rows, columns), what the scale multiplies.
+        groups: The weights, same shape.
+        otherwise: (blocks, columns), the scale of a group that no positive one fits.
+        weighted: The numbers times the weight of their error; None where all count alike.
+    """
+    weighted = numbers if weighted is None else weighted
+    power = (weighted * numbers).sum(axis=1)
+    overlap = (weighted * groups).sum(axis=1)
+    useful = (power > 0) & (overlap > 0)
+    best: _Floats = np.where(useful, overlap / np.where(useful, power, 1), otherwise)
+    return best
 
 
 def integer_range(bits: int) -> tuple[int, int]:
@@ -170,11 +214,7 @@ class _Search:
     def least_squares(self) -> _Floats:
         """Return the best scale for the integers as they are, where there is one."""
         weighted = self._weighted(self.integers)
-        power = (weighted * self.integers).sum(axis=1)
-        overlap = (weighted * self._groups).sum(axis=1)
-        useful = (power > 0) & (overlap > 0)
-        best: _Floats = np.where(useful, overlap / np.where(useful, power, 1), self.scale)
-        return best
+        return fitted_scale(self.integers, self._groups, self.scale, weighted)
 
     def _round(self, scale: _Floats) -> tuple[_Floats, _Floats]:
         lowest, highest = integer_range(self._bits)

@@ -5,14 +5,34 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from moir_edge.calibration.balance import parse_balance
 from moir_edge.data.formats import DataSource, as_source
 from moir_edge.errors import DataError, UnsupportedError, closest
 
-__all__ = ["CalibrationSettings"]
+__all__ = [
+    "CALIBRATION_METHODS",
+    "MIN_SNR_DB",
+    "CalibrationMethod",
+    "CalibrationSettings",
+    "check_method",
+]
 
-_METHODS = ("minmax", "percentile", "entropy", "mse")
+CalibrationMethod = Literal["minmax", "percentile", "entropy", "mse"]
+CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
+"""The ways to choose the range of an activation."""
+
+MIN_SNR_DB = 30.0
+"""Signal to noise under which an activation is not worth 8 bits: its error would be 3 % of it, as of a 5-bit one."""
+
+
+def check_method(name: str) -> None:
+    """Raise `UnsupportedError` for a name that is not in `CALIBRATION_METHODS`."""
+    if name not in CALIBRATION_METHODS:
+        raise UnsupportedError(
+            f"unknown calibration method {name!r}: {closest(name, CALIBRATION_METHODS)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +63,7 @@ class CalibrationSettings:
     rows: int = 256
     method: str = "mse"
     smoothing: float | str = 0.5
-    min_snr_db: float = 30.0
+    min_snr_db: float = MIN_SNR_DB
     max_bad_rows: int = 10
     decode_steps: int = 4
     cache: Path | None = None
@@ -58,10 +78,7 @@ class CalibrationSettings:
                     as_source(data).check()
             except DataError as error:
                 raise DataError(f"{name} data: {error}") from error
-        if self.method not in _METHODS:
-            raise UnsupportedError(
-                f"unknown calibration method {self.method!r}: {closest(self.method, _METHODS)}"
-            )
+        check_method(self.method)
         for name, least in (("rows", 1), ("max_bad_rows", 0), ("decode_steps", 0)):
             value = getattr(self, name)
             if value < least:

@@ -137,13 +137,13 @@ def _factors(observer: ActivationObserver, weights: Sequence[Floats], alpha: flo
 
 def _search(observer: ActivationObserver, weights: Sequence[Floats]) -> float | None:
     """Return the exponent of least expected error, or None where no migration is best."""
-    untouched = np.ones(len(observer.channel_max), np.float32)
-    best, least = None, _expected_error(observer, weights, untouched)
-    for alpha in ALPHAS:
-        error = _expected_error(observer, weights, _factors(observer, weights, alpha))
-        if error < least:
-            best, least = alpha, error
-    return best
+
+    def error(alpha: float | None) -> float:
+        untouched = np.ones(len(observer.channel_max), np.float32)
+        factors = untouched if alpha is None else _factors(observer, weights, alpha)
+        return _expected_error(observer, weights, factors)
+
+    return min((None, *ALPHAS), key=error)
 
 
 def _expected_error(

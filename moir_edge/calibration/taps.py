@@ -14,8 +14,7 @@ from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses, is_head, reason_to_leave
 from moir_edge.errors import DataError
 from moir_edge.graphs.editing import node_of
-from moir_edge.graphs.sessions import TAP_PREFIX
-from moir_edge.threads import session_options
+from moir_edge.graphs.sessions import TAP_PREFIX, cpu_session
 
 __all__ = [
     "MAX_GRAM_CHANNELS",
@@ -104,16 +103,11 @@ def observe(
     Raises:
         DataError: There is no feed, or an activation is not finite.
     """
-    import onnxruntime
-
     float_model = ir.from_proto(model) if isinstance(model, onnx.ModelProto) else model
     observers = new_observers(float_model.graph, gram=gram)
     if not observers:
         return observers
-    tapped = ir.to_proto(add_taps(float_model, observers)).SerializeToString()
-    session = onnxruntime.InferenceSession(
-        tapped, session_options(), providers=["CPUExecutionProvider"]
-    )
+    session = cpu_session(add_taps(float_model, observers))
     runs = 0
     for runs, feed in enumerate(feeds, start=1):
         arrays = session.run([f"{TAP_PREFIX}{name}" for name in observers], dict(feed))

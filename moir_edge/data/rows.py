@@ -81,6 +81,13 @@ class Row:
         return f"{self.context} {self.prompt}" if self.context else self.prompt
 
     @property
+    def conversation(self) -> list[dict[str, Any]]:
+        """The row as one user turn, as the runtime's chat template takes it."""
+        from moir_edge.runtime.chat import user_message
+
+        return user_message(self.prompt, images=len(self.images), context=self.context)
+
+    @property
     def target(self) -> str | None:
         """The answer that tuning teaches; None where the row carries none.
 

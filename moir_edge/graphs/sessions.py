@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import onnxruntime as ort
 
 from moir_edge.bundle import ModelFacts
@@ -25,7 +26,7 @@ from moir_edge.runtime.timing import Stopwatch
 from moir_edge.targets import session_config
 from moir_edge.threads import session_options
 
-__all__ = ["TAP_PREFIX", "Prompt", "PromptRun", "TappedSessions", "Watch", "greedy_tokens"]
+__all__ = ["TAP_PREFIX", "PromptRun", "TappedSessions", "Watch", "cpu_session", "greedy_tokens"]
 
 TAP_PREFIX = "tap/"
 """How the names of outputs begin that only a watcher reads."""
@@ -34,15 +35,6 @@ Array = npt.NDArray[Any]
 
 Watch = Callable[[str, Mapping[str, Array]], None]
 """Called as ``watch(component, values)`` after each run, with the tapped values by name without `TAP_PREFIX`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """A batch of prompts, padded on the left; see `moir_edge.runtime.interface.PromptArrays`."""
-
-    input_ids: Ints
-    attention_mask: Ints
-    pixel_values: Floats | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +127,12 @@ class TappedSessions(GraphSessions):
         return embeds
 
     def _open(self, folder: Path, precisions: Mapping[str, str]) -> dict[str, TappedComponent]:
-        return {
-            name: TappedComponent(
-                name, _session(folder / f"{name}.onnx", name, precision, self._entries), self._watch
-            )
-            for name, precision in precisions.items()
-        }
+        found = {}
+        for name, precision in precisions.items():
+            entries = {**session_config(name, precision, ort.__version__), **self._entries}
+            session = cpu_session(session_source(folder / f"{name}.onnx", precision), entries)
+            found[name] = TappedComponent(name, session, self._watch)
+        return found
 
 
 class TappedComponent(Component):
@@ -205,13 +197,23 @@ def greedy_tokens(logits: Floats, where: str) -> Ints:
     return np.asarray(logits.argmax(axis=-1), np.int64)
 
 
-def _session(
-    path: Path, component: str, precision: str, entries: Mapping[str, str]
+def cpu_session(
+    graph: str | bytes | ir.Model,
+    entries: Mapping[str, str] | None = None,
+    *,
+    optimized: bool = True,
 ) -> ort.InferenceSession:
+    """Open a graph in ONNX Runtime on the CPU.
+
+    Args:
+        graph: Its path, its bytes, or the graph itself, under 2 GB.
+        entries: Configuration entries of the session.
+        optimized: Let ONNX Runtime rewrite the graph.
+    """
     options = session_options()
-    config = {**session_config(component, precision, ort.__version__), **entries}
-    for key, value in config.items():
+    for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
-    return ort.InferenceSession(
-        session_source(path, precision), options, providers=["CPUExecutionProvider"]
-    )
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    source = ir.to_proto(graph).SerializeToString() if isinstance(graph, ir.Model) else graph
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +15,7 @@ import onnx_ir as ir
 
 from moir_edge.graphs.naming import number_values
 
-__all__ = ["EXTERNAL_BYTES", "WrittenGraph", "write_graphs"]
+__all__ = ["EXTERNAL_BYTES", "WrittenGraph", "write_graphs", "written_graphs"]
 
 # Smaller tensors, for which a file name and place cost more than they save, and every integer constant that a shape
 # may need stay in the graph.
@@ -75,6 +77,14 @@ def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> dict[str, Writ
     """
     store = _Store(folder)
     return {name: _write_graph(name, model.clone(), store) for name, model in models.items()}
+
+
+@contextmanager
+def written_graphs(models: Mapping[str, ir.Model]) -> Iterator[Path]:
+    """Write graphs as `write_graphs` does to a folder that lasts as long as the block, and yield it."""
+    with tempfile.TemporaryDirectory(prefix="moir-edge-graphs-") as folder:
+        write_graphs(models, Path(folder))
+        yield Path(folder)
 
 
 def _write_graph(name: str, model: ir.Model, store: _Store) -> WrittenGraph:

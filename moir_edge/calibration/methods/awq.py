@@ -119,13 +119,12 @@ def _search(
     layers: Sequence[tuple[Floats, Granularity]], moments: InputMoments, bits: int
 ) -> Migration | None:
     """Return the exponent of least error over the weights of one activation, or None where none gains."""
-    best, least = None, _output_error(layers, moments, np.ones_like(layers[0][0][:, 0]), bits)
-    for alpha in ALPHAS:
-        factors = _factors(moments, alpha)
-        error = _output_error(layers, moments, factors, bits)
-        if error < least:
-            best, least = Migration(alpha=alpha, factors=factors), error
-    return best
+    untouched = np.ones_like(layers[0][0][:, 0])
+    tried = [Migration(alpha=alpha, factors=_factors(moments, alpha)) for alpha in ALPHAS]
+    return min(
+        (None, *tried),
+        key=lambda one: _output_error(layers, moments, one.factors if one else untouched, bits),
+    )
 
 
 def _factors(moments: InputMoments, alpha: float) -> Floats:

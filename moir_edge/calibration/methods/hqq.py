@@ -17,7 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.calibration.granularity import Granularity
-from moir_edge.calibration.scales import QuantizedArray, require_finite
+from moir_edge.calibration.scales import (
+    QuantizedArray,
+    column_groups,
+    fitted_scale,
+    require_finite,
+)
 
 __all__ = ["quantize_half_quadratic", "shrink"]
 
@@ -25,7 +30,6 @@ NORM = 0.7
 BETA = 10.0
 KAPPA = 1.01
 STEPS = 20
-_SLICE_ELEMENTS = 1 << 17
 
 Floats = npt.NDArray[np.float32]
 
@@ -43,10 +47,7 @@ def quantize_half_quadratic(weight: Floats, granularity: Granularity, bits: int)
     values = np.empty((rows, columns), np.uint8)
     scale = np.empty((rows // block, columns), np.float32)
     zero = np.empty((rows // block, columns), np.uint8)
-    width = max(1, _SLICE_ELEMENTS // rows)
-    for start in range(0, columns, width):
-        part = slice(start, start + width)
-        groups = weight[:, part].reshape(rows // block, block, -1)
+    for part, groups in column_groups(weight, block):
         integers, scale[:, part], zero[:, part] = _quantize_groups(groups, 2**bits - 1)
         values[:, part] = integers.reshape(rows, -1)
     shape = granularity.scale_shape(weight.shape)
@@ -119,9 +120,6 @@ def _finish(
     for _ in range(2):
         integers = _round(scaled, step, zero, highest)
         centred = integers - zero
-        power = np.square(centred).sum(axis=1, keepdims=True)
-        overlap = (centred * scaled).sum(axis=1, keepdims=True)
-        useful = (power > 0) & (overlap > 0)
-        step = np.where(useful, overlap / np.where(useful, power, 1), step).astype(np.float32)
+        step = fitted_scale(centred, scaled, step[:, 0])[:, None]
     errors = np.square(scaled - centred * step).sum(axis=1, keepdims=True)
     return integers, step, zero, errors

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from moir_edge.threads import session_options
+from moir_edge.graphs.sessions import cpu_session
 
 __all__ = ["constant_bytes", "evaluate_constant"]
 
@@ -38,11 +38,8 @@ def evaluate_constant(value: ir.Value) -> npt.NDArray[Any]:
         [_proto(one) for one in constants],
     )
     opset = nodes[-1].graph.opset_imports.get("", 21) if nodes and nodes[-1].graph else 21
-    model = onnx.helper.make_model(
-        graph,
-        opset_imports=[onnx.helper.make_opsetid("", opset)],
-        ir_version=_IR_VERSIONS[opset >= 23],
-    )
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model_gen_version(graph, opset_imports=opsets)
     types = {tensor.data_type for tensor in graph.initializer}
     result: npt.NDArray[Any]
     if onnx.TensorProto.FLOAT4E2M1 in types:  # no kernel on a CPU
@@ -51,22 +48,9 @@ def evaluate_constant(value: ir.Value) -> npt.NDArray[Any]:
         outputs = cast("list[Any]", ReferenceEvaluator(model).run(None, {}))
         result = np.asarray(outputs[0], np.float32)
     else:
-        result = _session(model).run(None, {})[0]
+        # As written: a rewrite would compute the constants in an order of its own.
+        result = cpu_session(model.SerializeToString(), optimized=False).run(None, {})[0]
     return result
-
-
-def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime
-
-    options = session_options()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-# The IR version that came with opset 21, and with 23 and its 4-bit floats.
-_IR_VERSIONS = (10, 11)
 
 
 def _makers(value: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:

@@ -11,16 +11,16 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from moir_edge.calibration.formats import get_format
 from moir_edge.calibration.layers import LayerOptions, quantize_layers
 from moir_edge.calibration.mixed.divergence import kl_divergence
 from moir_edge.calibration.mixed.layers import Layer, LayerTable, Quantizer
 from moir_edge.calibration.mixed.overrides import TRIAL_SESSION, TrialGraphs
-from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
+from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost, try_layers
 from moir_edge.calibration.observers import ActivationObserver
+from moir_edge.calibration.quantize import require_statistics
 from moir_edge.calibration.summary import QuantizationSummary
-from moir_edge.errors import DataError, UnsupportedError
-from moir_edge.threads import session_options
+from moir_edge.errors import DataError
+from moir_edge.graphs.sessions import cpu_session
 
 __all__ = ["measure_layers", "sensitivity"]
 
@@ -58,10 +58,7 @@ def sensitivity(
         UnsupportedError: An unknown precision, or one that needs statistics without them.
         DataError: There is no feed, or no output of that name.
     """
-    if get_format(precision).activation and observers is None:
-        raise UnsupportedError(
-            f"{precision} needs statistics: give observers=observe(model, feeds)"
-        )
+    require_statistics(precision, observers)
     graph = ir.from_proto(model) if isinstance(model, onnx.ModelProto) else model
     names = [str(value.name) for value in graph.graph.outputs]
     if output not in names:
@@ -98,34 +95,18 @@ def measure_layers(
     if not feeds:
         raise DataError("there is nothing to measure with: no feed was given")
     trials = TrialGraphs(table)
-    run = _Run(_session(trials.models[_COMPONENT]), feeds, output)
+    run = _Run(cpu_session(trials.models[_COMPONENT], TRIAL_SESSION), feeds, output)
 
-    def kl(layer: Layer, precision: str) -> float:
+    def cost(layer: Layer, precision: str, size: int) -> PrecisionCost:
         further = trials.feeds(layer, precision)
         if further is not None:
-            return run.kl(further[_COMPONENT])
-        return run.kl({}, _session(table.alone(layer, precision)[_COMPONENT]))
+            kl = run.kl(further[_COMPONENT])
+        else:
+            alone = table.alone(layer, precision)[_COMPONENT]
+            kl = run.kl({}, cpu_session(alone, TRIAL_SESSION))
+        return PrecisionCost(precision=precision, bytes=size, kl=kl)
 
-    return tuple(
-        LayerSensitivity.of(
-            layer,
-            [
-                PrecisionCost(precision=name, bytes=size, kl=kl(layer, name))
-                for name, size in zip(layer.precisions[:-1], layer.bytes, strict=False)
-            ],
-        )
-        for layer in table.layers
-    )
-
-
-def _session(model: ir.Model) -> Any:
-    import onnxruntime
-
-    options = session_options()
-    for key, value in TRIAL_SESSION.items():
-        options.add_session_config_entry(key, value)
-    content = ir.to_proto(model).SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return try_layers(table.layers, cost)
 
 
 class _Run:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +14,9 @@ from moir_edge.calibration.mixed.layers import Layer, LayerTable
 from moir_edge.calibration.mixed.overrides import TRIAL_SESSION, TrialGraphs
 from moir_edge.calibration.mixed.probes import Probe, TrialOutputs, probe, replay
 from moir_edge.calibration.mixed.prompts import PromptBatch
-from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
+from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost, try_layers
 from moir_edge.graphs.sessions import TappedSessions
-from moir_edge.graphs.writing import write_graphs
+from moir_edge.graphs.writing import written_graphs
 from moir_edge.metrics.routed import RoutingFigures
 from moir_edge.precisions import FP32
 from moir_edge.progress import Progress
@@ -82,13 +80,13 @@ def measure_sensitivity(
         progress: Called as ``progress("sensitivity", done, trials)``.
     """
     trials = TrialGraphs(table)
-    with tempfile.TemporaryDirectory(prefix="moir-edge-sensitivity-") as folder:
-        write_graphs({**graphs, **trials.models}, Path(folder))
+    with written_graphs({**graphs, **trials.models}) as folder:
         sessions = TappedSessions(
-            Path(folder), dict.fromkeys(graphs, FP32), facts, session_entries=TRIAL_SESSION
+            folder, dict.fromkeys(graphs, FP32), facts, session_entries=TRIAL_SESSION
         )
         known = [_probe(sessions, batch, answer_tokens) for batch in batches]
-        layers = _try_all(_Trier(sessions, known, trials, table), table.layers, progress)
+        trier = _Trier(sessions, known, trials, table)
+        layers = try_layers(table.layers, trier.cost, progress=progress)
     losses = np.concatenate([one.loss for one in known])
     answers = [answer for _, own in batches for answer in own]
     return ModelSensitivity(
@@ -106,22 +104,6 @@ def _probe(sessions: TappedSessions, batch: Batch, answer_tokens: int) -> Probe:
     return probe(sessions, prompts, answers, min(answer_tokens, room))
 
 
-def _try_all(
-    trier: _Trier, layers: Sequence[Layer], progress: Progress
-) -> tuple[LayerSensitivity, ...]:
-    total = sum(len(layer.precisions) - 1 for layer in layers)
-    done, found = 0, []
-    for layer in layers:
-        costs = []
-        for precision, size in zip(layer.precisions[:-1], layer.bytes, strict=False):
-            progress("sensitivity", done, total)
-            costs.append(_cost(precision, size, trier.known, trier.outputs(layer, precision)))
-            done += 1
-        found.append(LayerSensitivity.of(layer, costs))
-    progress("sensitivity", total, total)
-    return tuple(found)
-
-
 @dataclass(frozen=True)
 class _Trier:
     """Runs the known batches with one layer in another precision."""
@@ -131,31 +113,31 @@ class _Trier:
     trials: TrialGraphs
     table: LayerTable
 
-    def outputs(self, layer: Layer, precision: str) -> list[TrialOutputs]:
+    def cost(self, layer: Layer, precision: str, size: int) -> PrecisionCost:
+        """Return what one layer costs in one precision that takes so many bytes."""
+        outputs = self._outputs(layer, precision)
+        increase = np.concatenate(
+            [got.loss - own.loss for got, own in zip(outputs, self.known, strict=True)]
+        )
+        routing = _routing(self.known, outputs)
+        return PrecisionCost(
+            precision=precision,
+            bytes=size,
+            kl=float(np.concatenate([one.kl for one in outputs]).mean()),
+            loss_increase=float(increase.mean()),
+            index_agreement=routing.get("index_agreement"),
+            matched_token_cosine=routing.get("matched_token_cosine"),
+        )
+
+    def _outputs(self, layer: Layer, precision: str) -> list[TrialOutputs]:
         feeds = self.trials.feeds(layer, precision)
         if feeds is not None:
             self.sessions.feed_further(feeds)
             return [replay(self.sessions, one, feeds) for one in self.known]
         models = self.table.alone(layer, precision)
-        with tempfile.TemporaryDirectory(prefix="moir-edge-sensitivity-") as folder:
-            write_graphs(models, Path(folder))
-            sessions = self.sessions.replaced(Path(folder), dict.fromkeys(models, FP32))
+        with written_graphs(models) as folder:
+            sessions = self.sessions.replaced(folder, dict.fromkeys(models, FP32))
             return [replay(sessions, one, models) for one in self.known]
-
-
-def _cost(
-    precision: str, size: int, known: Sequence[Probe], outputs: Sequence[TrialOutputs]
-) -> PrecisionCost:
-    loss = np.concatenate([one.loss for one in known])
-    routing = _routing(known, outputs)
-    return PrecisionCost(
-        precision=precision,
-        bytes=size,
-        kl=float(np.concatenate([one.kl for one in outputs]).mean()),
-        loss_increase=float((np.concatenate([one.loss for one in outputs]) - loss).mean()),
-        index_agreement=routing.get("index_agreement"),
-        matched_token_cosine=routing.get("matched_token_cosine"),
-    )
 
 
 def _routing(known: Sequence[Probe], outputs: Sequence[TrialOutputs]) -> Mapping[str, Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
-from moir_edge.runtime.chat import user_message
 from moir_edge.runtime.processor import EncodedPrompt, ModelInputs, Processor
 
 __all__ = ["PromptBatch", "answer_ids", "prompt_batches"]
@@ -40,7 +38,7 @@ def prompt_batches(rows: Sequence[Row], processor: Processor, size: int) -> Iter
     """
     for start in range(0, len(rows), size):
         own = tuple(rows[start : start + size])
-        turns = [_turn(row) for row in own]
+        turns = [row.conversation for row in own]
         yield PromptBatch(rows=own, inputs=processor(turns, [row.images for row in own]))
 
 
@@ -58,7 +56,9 @@ def answer_ids(row: Row, prompt: EncodedPrompt, processor: Processor) -> tuple[i
         return ()
     answer = {"role": "assistant", "content": [{"type": "text", "text": row.target}]}
     try:
-        whole = processor.chat_template.render([*_turn(row), answer], add_generation_prompt=False)
+        whole = processor.chat_template.render(
+            [*row.conversation, answer], add_generation_prompt=False
+        )
     except DataError:
         return ()
     if not whole.startswith(prompt.text):
@@ -68,10 +68,6 @@ def answer_ids(row: Row, prompt: EncodedPrompt, processor: Processor) -> tuple[i
     if ids[: len(before)] != before or len(ids) == len(before):
         return ()
     return _until_end(ids[len(before) :], processor.facts.eos_token_ids)
-
-
-def _turn(row: Row) -> list[dict[str, Any]]:
-    return user_message(row.prompt, images=len(row.images), context=row.context)
 
 
 def _tokens(processor: Processor, text: str) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,8 +10,9 @@ from moir_edge.calibration.mixed.layers import Layer
 from moir_edge.errors import NotFiniteError
 from moir_edge.finite import is_finite
 from moir_edge.precisions import FP32
+from moir_edge.progress import Progress, silent
 
-__all__ = ["LayerSensitivity", "PrecisionCost"]
+__all__ = ["LayerSensitivity", "PrecisionCost", "try_layers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,3 +89,28 @@ class LayerSensitivity:
                 for cost in self.costs
             ],
         }
+
+
+def try_layers(
+    layers: Sequence[Layer],
+    cost: Callable[[Layer, str, int], PrecisionCost],
+    *,
+    progress: Progress = silent,
+) -> tuple[LayerSensitivity, ...]:
+    """Measure every layer in every precision that it may take but ``fp32``.
+
+    Args:
+        layers: In the order of the result.
+        cost: Called as ``cost(layer, precision, bytes)``.
+        progress: Called as ``progress("sensitivity", done, trials)``.
+    """
+    total, done, found = sum(len(one.precisions) - 1 for one in layers), 0, []
+    for layer in layers:
+        costs = []
+        for precision, size in zip(layer.precisions[:-1], layer.bytes, strict=False):
+            progress("sensitivity", done, total)
+            costs.append(cost(layer, precision, size))
+            done += 1
+        found.append(LayerSensitivity.of(layer, costs))
+    progress("sensitivity", total, total)
+    return tuple(found)

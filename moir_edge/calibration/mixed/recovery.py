@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections import deque
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 
 from moir_edge.calibration.mixed.prompts import PromptBatch, prompt_batches
 from moir_edge.data.rows import Row
-from moir_edge.graphs.sessions import TappedSessions, greedy_tokens
-from moir_edge.graphs.writing import write_graphs
+from moir_edge.graphs.sessions import TappedSessions
+from moir_edge.graphs.writing import written_graphs
 from moir_edge.metrics import mean_interval
 from moir_edge.metrics.agreement import leading_share
 from moir_edge.metrics.records import Answer, Interval
 from moir_edge.metrics.scores import overall_recovery, row_scores
 from moir_edge.precisions import FP32
+from moir_edge.runtime.generation import GenerationRun
+from moir_edge.runtime.generation_config import GenerationRules
 from moir_edge.runtime.processor import Processor
+from moir_edge.runtime.settings import GenerationSettings
+from moir_edge.runtime.timing import Stopwatch
 
 __all__ = ["HeldOut", "Measure"]
 
 Measure = Literal["task score", "token agreement"]
-_STAGE = "recovery on the held-out rows"
 _SEED = 0
 _BATCH = 16
 
@@ -87,27 +88,26 @@ class HeldOut:
 
     def _run(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> list[Answer]:
         """Return the answers to all rows."""
-        with tempfile.TemporaryDirectory(prefix="moir-edge-mix-") as folder:
-            write_graphs(graphs, Path(folder))
-            sessions = TappedSessions(Path(folder), precisions, self._facts)
+        with written_graphs(graphs) as folder:
+            sessions = TappedSessions(folder, precisions, self._facts)
             batches = prompt_batches(self._rows, self._processor, _BATCH)
             return [answer for batch in batches for answer in self._batch(sessions, batch)]
 
     def _batch(self, sessions: TappedSessions, batch: PromptBatch) -> list[Answer]:
         """Answer greedily, each row up to its end token."""
-        room = self._facts.context_length - batch.width
-        ends = np.array(self._facts.eos_token_ids)
-        embeds = sessions.prompt(batch.inputs).embeds
-        logits, state = sessions.prefill(embeds, batch.inputs.attention_mask)
-        tokens: list[Any] = [greedy_tokens(logits, _STAGE)]
-        ended = np.isin(tokens[-1], ends)
-        while len(tokens) < min(self._max_new_tokens, room) and not ended.all():
-            tokens.append(greedy_tokens(sessions.decode(tokens[-1], state), _STAGE))
-            ended |= np.isin(tokens[-1], ends)
-        return [self._answer(row) for row in np.stack(tokens, axis=1).tolist()]
-
-    def _answer(self, tokens: Sequence[int]) -> Answer:
+        run = GenerationRun(
+            sessions=sessions,
+            facts=self._facts,
+            tokenizer=self._processor.tokenizer,
+            inputs=batch.inputs,
+            settings=GenerationSettings(),
+            rules=GenerationRules(max_new_tokens=self._max_new_tokens),
+            watch=Stopwatch(),
+        )
+        deque(run, maxlen=0)
         ends = self._facts.eos_token_ids
-        stop = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
-        ids = tuple(tokens[:stop])
-        return Answer(text=self._processor.tokenizer.decode(ids).strip(), token_ids=ids)
+        done = run.result
+        return [
+            Answer(text=text.strip(), token_ids=tuple(one for one in ids if one not in ends))
+            for text, ids in zip(done.texts, done.token_ids, strict=True)
+        ]

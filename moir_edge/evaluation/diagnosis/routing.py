@@ -87,12 +87,10 @@ class _CheckpointMaps:
         import torch
 
         from moir_edge.router import last_routing
-        from moir_edge.runtime.chat import user_message
         from moir_edge.runtime.routing import routing_maps
 
         images = row_images(row)
-        message = user_message(row.prompt, images=len(images), context=row.context)
-        inputs = self._processor([message], [images])
+        inputs = self._processor([row.conversation], [images])
         encoded = self._candidate.encode([row])
         if not np.array_equal(encoded["input_ids"].numpy(), inputs.input_ids):
             raise UnsupportedError(

@@ -139,14 +139,12 @@ def _picture(random: np.random.Generator, path: Path, size: int) -> Path:
 
 def _token_counts(bundle: Bundle, prompts: Prompts) -> Sequence[int]:
     """Return the tokens of every timed prompt, image tokens included."""
-    from moir_edge.runtime.chat import user_message
     from moir_edge.runtime.processor import Processor
 
     processor = Processor(bundle.path, bundle.manifest.model)
     counts: list[int] = []
     for at in prompts.timed:
         row = prompts.rows[at]
-        message = user_message(row.prompt, images=len(row.images), context=row.context)
         with naming(row):
-            counts += processor([message], [list(row.images)]).prompt_lengths
+            counts += processor([row.conversation], [list(row.images)]).prompt_lengths
     return counts

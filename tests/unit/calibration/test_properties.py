@@ -7,14 +7,9 @@ import pytest
 
 from moir_edge.calibration import PerOutputChannel
 from moir_edge.calibration.observers import ActivationObserver
-from moir_edge.calibration.ranges import (
-    CALIBRATION_METHODS,
-    CalibrationMethod,
-    clipped_share,
-    find_range,
-    signal_to_noise_db,
-)
+from moir_edge.calibration.ranges import clipped_share, find_range, signal_to_noise_db
 from moir_edge.calibration.scales import quantize_array
+from moir_edge.calibration.settings import CALIBRATION_METHODS, CalibrationMethod
 
 CHANNELS = 16
 KINDS = ("normal", "heavy", "wide channel", "constant", "huge", "tiny", "one value", "half empty")

@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 
 from moir_edge.calibration.observers import ActivationObserver
-from moir_edge.calibration.ranges import (
-    CALIBRATION_METHODS,
-    CalibrationMethod,
-    clipped_share,
-    find_range,
-    signal_to_noise_db,
-)
+from moir_edge.calibration.ranges import clipped_share, find_range, signal_to_noise_db
+from moir_edge.calibration.settings import CALIBRATION_METHODS, CalibrationMethod
 from moir_edge.errors import UnsupportedError
 
 DISTRIBUTIONS = ("normal", "laplace", "student", "one wide channel")

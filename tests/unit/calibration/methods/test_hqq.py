@@ -125,7 +125,7 @@ def test_scale_of_the_weight_changes_nothing() -> None:
 
 def test_slices_of_columns_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = quantize_half_quadratic(_weight(), BLOCK, 4)
-    monkeypatch.setattr("moir_edge.calibration.methods.hqq._SLICE_ELEMENTS", 64 * 7)
+    monkeypatch.setattr("moir_edge.calibration.scales._SLICE_ELEMENTS", 64 * 7)
     sliced = quantize_half_quadratic(_weight(), BLOCK, 4)
     assert np.array_equal(whole.values, sliced.values)
 
