@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from moir_edge.calibration.granularity import PerBlock, PerOutputChannel
-from moir_edge.calibration.layers import LayerOptions
 from moir_edge.calibration.mixed.graphs import sensitivity
 from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost
 from moir_edge.calibration.mixed.settings import MixSettings
 from moir_edge.calibration.observers import ActivationObserver
+from moir_edge.calibration.options import LayerOptions
 from moir_edge.calibration.quantize import quantize
 from moir_edge.calibration.settings import CalibrationSettings
 from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from moir_edge.calibration.formats import LayerFormat
 from moir_edge.calibration.grids import Grid
 from moir_edge.calibration.observers import ActivationObserver
+from moir_edge.calibration.options import LayerOptions
 from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.ranges import clipped_share, find_range, signal_to_noise_db
-from moir_edge.calibration.settings import CalibrationMethod
 from moir_edge.calibration.summary import ActivationScale
 
 __all__ = ["ActivationScales"]
@@ -23,23 +23,19 @@ class ActivationScales:
 
     Args:
         observers: Statistics by name of the activation.
-        method: How ranges are chosen, see `moir_edge.calibration.ranges.find_range`.
-        min_snr_db: An activation that 8 bits would leave with less signal to noise gets no scale; for a float format less
-            the allowance that it has.
+        options: How ranges are chosen, and the signal to noise under which an activation gets no scale; for a float
+            format less the allowance that it has.
         smoothing: SmoothQuant exponents by activation, for the summary only.
     """
 
     def __init__(
         self,
         observers: Mapping[str, ActivationObserver],
-        *,
-        method: CalibrationMethod,
-        min_snr_db: float,
+        options: LayerOptions,
         smoothing: Mapping[str, float],
     ) -> None:
         self._observers = observers
-        self._method = method
-        self._min_snr_db = min_snr_db
+        self._options = options
         self._smoothing = smoothing
         self._scales: dict[tuple[str, Grid], ActivationScale] = {}
 
@@ -57,14 +53,15 @@ class ActivationScales:
         if (name, grid) not in self._scales:
             self._scales[name, grid] = self._choose(name, grid)
         scale = self._scales[name, grid]
-        ratio, least = scale.signal_to_noise_db, self._min_snr_db - format_.facts.snr_allowance_db
+        ratio = scale.signal_to_noise_db
+        least = self._options.min_snr_db - format_.facts.snr_allowance_db
         if ratio is not None and ratio < least:
             return None, f"8 bits would leave its input under {least:g} dB"
         return scale, ""
 
     def _choose(self, name: str, grid: Grid) -> ActivationScale:
         observer = self._observers[name]
-        limit = find_range(observer, self._method, grid)
+        limit = find_range(observer, self._options.method, grid)
         ratio = signal_to_noise_db(observer, limit, grid) if observer.largest else None
         return ActivationScale(
             scale=limit / grid.largest,

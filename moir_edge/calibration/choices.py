@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moir_edge.calibration.formats import LayerFormat, get_format
+from moir_edge.calibration.options import LayerOptions
 from moir_edge.calibration.patterns import WeightUse, is_head, reason_to_leave
 from moir_edge.precisions import FP32, INT8_WEIGHT_ONLY
 
@@ -25,14 +25,7 @@ class LayerChoice:
     reason: str = ""
 
 
-def choose_layer(
-    use: WeightUse,
-    precision: str,
-    *,
-    block_size: int,
-    exclude: Sequence[str] = (),
-    precisions: Mapping[str, str] | None = None,
-) -> LayerChoice:
+def choose_layer(use: WeightUse, precision: str, options: LayerOptions) -> LayerChoice:
     """Return the format of one layer, before its activation has been looked at.
 
     Token tables and the head, which the table's bytes may be, are INT8 by weight alone unless they are given
@@ -41,16 +34,14 @@ def choose_layer(
     Args:
         use: From `find_weight_uses`.
         precision: What was asked for.
-        block_size: Rows per scale of a block format.
-        exclude: Names, or patterns as ``*.lm_head.*``, of nodes and initializers to leave in float32.
-        precisions: Precision by name or pattern of a node or initializer; the first that matches holds.
+        options: Names the layers to leave out or to give a precision of their own.
 
     Raises:
         UnsupportedError: An unknown precision.
     """
-    if reason := reason_to_leave(use, exclude):
+    if reason := reason_to_leave(use, options.exclude):
         return LayerChoice(format=None, reason=reason)
-    given = (precisions or {}).items()
+    given = options.precisions.items()
     named = next((name for pattern, name in given if use.is_named(pattern)), None)
     if named == FP32:
         return LayerChoice(format=None, reason="chosen by name")
@@ -59,7 +50,7 @@ def choose_layer(
         return _fixed(precision, "token tables take one INT8 scale per token")
     if is_head(use.node) and named is None:
         return _fixed(precision, _HEAD[format_.activation is not None])
-    size = format_.rows_per_scale(block_size)
+    size = format_.rows_per_scale(options.block_size)
     if format_.blocks and use.shape[0] % size:
         why = f"K = {use.shape[0]} is no multiple of the block size {size}"
         return LayerChoice(format=get_format(format_.fallback), reason=why)

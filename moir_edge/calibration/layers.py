@@ -14,59 +14,27 @@ constant only directly before its `DequantizeLinear`, and ONNX Runtime fuses onl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 
 from moir_edge.calibration.activations import ActivationScales
-from moir_edge.calibration.choices import LayerChoice, choose_layer
+from moir_edge.calibration.choices import choose_layer
 from moir_edge.calibration.floats import quantize_float
 from moir_edge.calibration.formats import FORMATS, LayerFormat, get_format
-from moir_edge.calibration.granularity import Granularity, PerBlock
+from moir_edge.calibration.granularity import Granularity
 from moir_edge.calibration.methods.registry import LayerMethods, MethodChoice, get_method
 from moir_edge.calibration.observers import ActivationObserver
+from moir_edge.calibration.options import LayerOptions
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses
 from moir_edge.calibration.rewriting import GraphRewriter, WeightQuantizer, require_opset
-from moir_edge.calibration.settings import MIN_SNR_DB, CalibrationMethod
 from moir_edge.calibration.summary import ActivationScale, QuantizationSummary, QuantizedWeight
 from moir_edge.calibration.weight_report import describe_weight
 from moir_edge.precisions import FP32, INT4, INT8
 
 __all__ = ["LayerOptions", "quantize_layers"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerOptions:
-    """How layers are quantized, whatever their precision.
-
-    Attributes:
-        block_size: Rows per scale of ``int4``: 16, 32, 64, 128 or 256; ``nvfp4`` has 16.
-        method: How ranges of activations are chosen, see `moir_edge.calibration.ranges.find_range`.
-        signed: int8 activations with zero point 0, which TensorRT asks for; else the same grid as uint8 with 128, in
-            which ONNX Runtime is several times faster on x86-64.
-        min_snr_db: An activation that 8 bits would leave with less signal to noise stays float.
-        exclude: Names, or patterns as ``*.lm_head.*``, of nodes and initializers to leave in float32.
-        precisions: Precision by name or pattern of a node or initializer, ``fp32`` among them, in place of the
-            graph's; the first that matches holds.
-        int4_method: How INT4 weights are found: a name of `moir_edge.calibration.methods.registry.METHODS`.
-    """
-
-    block_size: int = 32
-    method: CalibrationMethod = "mse"
-    signed: bool = True
-    min_snr_db: float = MIN_SNR_DB
-    exclude: Sequence[str] = ()
-    precisions: Mapping[str, str] = field(default_factory=dict)
-    int4_method: str = "rtn"
-
-    def __post_init__(self) -> None:
-        get_method(self.int4_method)
-        PerBlock(block_size=self.block_size)
-        for precision in self.precisions.values():
-            if precision != FP32:
-                get_format(precision)
 
 
 def quantize_layers(
@@ -100,12 +68,7 @@ def quantize_layers(
     get_format(precision)
     require_opset(model)
     options = options or LayerOptions()
-    scales = ActivationScales(
-        observers or {},
-        method=options.method,
-        min_snr_db=options.min_snr_db,
-        smoothing=smoothing or {},
-    )
+    scales = ActivationScales(observers or {}, options, smoothing or {})
     methods = LayerMethods(get_method(options.int4_method), observers or {})
     layers = _Layers(GraphRewriter(model.graph), precision, options, scales, methods)
     methods.migrate(model.graph, layers.int4_granularity)
@@ -132,14 +95,14 @@ class _Layers:
 
     def int4_granularity(self, use: WeightUse) -> Granularity | None:
         """Return which weights of a layer share a scale if it becomes INT4, None if it does not."""
-        format_ = self._choose(use).format
+        format_ = choose_layer(use, self.precision, self.options).format
         if format_ is None or format_.storage != ir.DataType.INT4:
             return None
         return format_.granularity(self.options.block_size)
 
     def quantize(self, use: WeightUse) -> QuantizedWeight:
         """Rewrite one layer and say what became of it."""
-        choice = self._choose(use)
+        choice = choose_layer(use, self.precision, self.options)
         if choice.format is None:
             return _entry(use, FP32, reason=choice.reason)
         format_, activation, reason = self._activation(use, choice.format)
@@ -166,15 +129,6 @@ class _Layers:
         array = self.rewriter.quantize_weight(use, format_, granularity, quantizer)
         scales = describe_weight(weight, array, format_.facts.bits, moments)
         return {"relative_error": array.relative_error, "scales": scales}
-
-    def _choose(self, use: WeightUse) -> LayerChoice:
-        return choose_layer(
-            use,
-            self.precision,
-            block_size=self.options.block_size,
-            exclude=self.options.exclude,
-            precisions=self.options.precisions,
-        )
 
     def _method(self, use: WeightUse, format_: LayerFormat) -> MethodChoice:
         if format_.storage == ir.DataType.INT4:

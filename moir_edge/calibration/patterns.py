@@ -182,7 +182,7 @@ def is_head(node: ir.Node) -> bool:
     return value.name == "logits"
 
 
-def reason_to_leave(use: WeightUse, exclude: Sequence[str]) -> str:
+def reason_to_leave(use: WeightUse, exclude: Sequence[str] = ()) -> str:
     """Return why a weight stays float, or nothing.
 
     Args:

@@ -39,7 +39,6 @@ def smooth(
     observers: Mapping[str, ActivationObserver],
     *,
     alpha: float | None = None,
-    exclude: Sequence[str] = (),
 ) -> dict[str, float]:
     """Migrate every activation that a division can be folded into and that weights alone read, in place.
 
@@ -50,13 +49,12 @@ def smooth(
         observers: Statistics of its activations; channel maxima and second moments are used.
         alpha: Exponent in [0, 1] for all of them; None takes for each the one of `ALPHAS` with the least expected
             error of the products, or none at all if that has less.
-        exclude: Names, or patterns, of nodes and initializers that quantization leaves alone.
 
     Returns:
         Exponent by name of the activation, for those that were migrated.
     """
     chosen: dict[str, float] = {}
-    for name, uses in find_activations(model.graph, exclude).items():
+    for name, uses in find_activations(model.graph).items():
         fold = find_fold(uses)
         if not fold or name not in observers or not observers[name].largest:
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,14 +33,10 @@ GraphObservers = dict[str, ActivationObserver]
 """Name of an activation to its statistics."""
 
 
-def find_activations(graph: ir.Graph, exclude: Sequence[str] = ()) -> dict[str, list[WeightUse]]:
+def find_activations(graph: ir.Graph) -> dict[str, list[WeightUse]]:
     """Return the activations that a weight fit for quantization multiplies, with those weights, in graph order.
 
     The head's is not among them: the head stays weight-only.
-
-    Args:
-        graph: A float graph.
-        exclude: Names, or patterns, of nodes and initializers to leave alone.
     """
     found: dict[str, list[WeightUse]] = {}
     for use in find_weight_uses(graph):
@@ -48,7 +44,7 @@ def find_activations(graph: ir.Graph, exclude: Sequence[str] = ()) -> dict[str, 
         if (
             use.kind in ("matmul", "transposed")
             and source is not None
-            and not reason_to_leave(use, exclude)
+            and not reason_to_leave(use)
             and not is_head(use.node)
         ):
             found.setdefault(str(source.name), []).append(use)
