@@ -113,7 +113,7 @@ class RoutingAgreement(Record):
 
     Attributes:
         rows: Prompts compared.
-        tokens: Routed tokens compared.
+        tokens: Tokens that the reference routes; figures on sources leave out those for which it names none.
         index_agreement: Mean share of the reference's source positions that are found again.
         best_index_agreement: Tokens whose best source is the same.
         routed_agreement: Tokens routed by both, of those routed by either.

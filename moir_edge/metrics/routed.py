@@ -112,10 +112,11 @@ class RoutingFigures:
         }
 
     def _source_figures(self, overlaps: Array) -> dict[str, float]:
-        margins = np.concatenate(self._margins)
+        margins, cosine = np.concatenate(self._margins), np.concatenate(self._cosines)
+        # Without a source on both sides there is nothing to compare, and nothing was found.
         return {
             "index_agreement": float(overlaps.mean()),
-            "matched_token_cosine": float(np.concatenate(self._cosines).mean()),
+            "matched_token_cosine": float(cosine.mean()) if cosine.size else 0.0,
             "margin_median": float(np.median(margins)),
             "margin_minimum": float(margins.min()),
             "graph_margin_median": float(np.median(np.concatenate(self._own_margins))),

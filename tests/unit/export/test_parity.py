@@ -182,6 +182,15 @@ def test_routing_that_is_not_finite_has_no_figures(name: str, side: str) -> None
     assert str(caught.value) == f"router_{name} of the {side}: 1 of 3 values is NaN or infinite"
 
 
+def test_a_graph_that_names_no_source_finds_none() -> None:
+    figures = RoutingFigures()
+    lost = _EXPECTED | {"indices": np.full((1, 3, 2), -1)}
+    figures.compare(_routed(_EXPECTED), _routed(lost))
+    summary = figures.summary()
+    assert summary is not None
+    assert (summary["index_agreement"], summary["matched_token_cosine"]) == (0.0, 0.0)
+
+
 def test_no_routing_gives_no_figures() -> None:
     assert RoutingFigures().summary() is None
 
