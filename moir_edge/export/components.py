@@ -18,6 +18,7 @@ from moir_edge.export.tracing import ComponentSpec, trace
 from moir_edge.export.wrappers import DecoderGraph, EmbeddingGraph
 from moir_edge.graphs.naming import number_values
 from moir_edge.progress import Progress, silent
+from moir_edge.runtime.interface import cache_names
 
 __all__ = ["TracedModel", "component_specs", "trace_components"]
 
@@ -147,9 +148,8 @@ def _decoder(checkpoint: Checkpoint, facts: ModelFacts) -> ComponentSpec:
 
 def _cache(facts: ModelFacts, prefix: str, axis: str) -> list[TensorSpec]:
     return [
-        _float(f"{prefix}.{layer}.{part}", "batch", facts.num_kv_heads, axis, facts.head_dim)
-        for layer in range(facts.num_layers)
-        for part in ("key", "value")
+        _float(name, "batch", facts.num_kv_heads, axis, facts.head_dim)
+        for name in cache_names(prefix, facts.num_layers)
     ]
 
 

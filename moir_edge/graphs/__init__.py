@@ -1,1 +1,1 @@
-"""ONNX graphs: names, files, half precision, and the chain that runs them."""
+"""ONNX graphs: names, files, half precision, editing, and sessions that run them with taps."""

@@ -6,13 +6,26 @@ computes. What is small and is needed here (logits, the router's figures) comes 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Embeds", "Floats", "Ints", "PromptArrays", "RouterArrays", "Sessions"]
+__all__ = [
+    "ROUTER_FIGURES",
+    "Embeds",
+    "Floats",
+    "Ints",
+    "PromptArrays",
+    "RouterArrays",
+    "Sessions",
+    "cache_names",
+]
+
+ROUTER_FIGURES = ("router_scores", "router_indices", "router_margin", "router_gate")
+"""Outputs of the graph `router` besides the embeddings."""
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -57,6 +70,17 @@ class RouterArrays:
     indices: Ints
     margin: Floats
     gate: Floats
+
+    @classmethod
+    def of(cls, places: Mapping[str, Any], figures: Iterable[npt.NDArray[Any]]) -> RouterArrays:
+        """Join what the graph was given with its outputs in the order of `ROUTER_FIGURES`."""
+        names = [name.removeprefix("router_") for name in ROUTER_FIGURES]
+        return cls(**places, **dict(zip(names, figures, strict=True)))
+
+
+def cache_names(prefix: str, layers: int) -> list[str]:
+    """Return the decoder's names of keys and values, such as ``present.0.key``, layer by layer."""
+    return [f"{prefix}.{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
 
 
 class Sessions(Protocol):

@@ -12,7 +12,14 @@ import numpy.typing as npt
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import UnsupportedError
 from moir_edge.runtime.component import Component
-from moir_edge.runtime.interface import Embeds, Floats, Ints, RouterArrays
+from moir_edge.runtime.interface import (
+    ROUTER_FIGURES,
+    Embeds,
+    Floats,
+    Ints,
+    RouterArrays,
+    cache_names,
+)
 from moir_edge.runtime.positions import token_positions
 from moir_edge.runtime.providers import GraphProvider, open_graph
 
@@ -20,8 +27,6 @@ if TYPE_CHECKING:
     from moir_edge.bundle import Bundle
 
 __all__ = ["DecoderState", "GraphSessions"]
-
-_ROUTER_FIGURES = ("router_scores", "router_indices", "router_margin", "router_gate")
 
 
 @dataclass
@@ -69,11 +74,9 @@ class GraphSessions:
         self._files = tuple(files)
         self._tiles_per_run = tiles_per_run
         self._device = "cpu" if provider == "cpu" else "cuda"  # ONNX Runtime's name of the memory
-        parts = [
-            f"{layer}.{part}" for layer in range(facts.num_layers) for part in ("key", "value")
-        ]
-        self._past_names = [f"past_key_values.{part}" for part in parts]
-        self._outputs = {"logits": "cpu"} | {f"present.{part}": self._device for part in parts}
+        self._past_names = cache_names("past_key_values", facts.num_layers)
+        present = cache_names("present", facts.num_layers)
+        self._outputs = {"logits": "cpu", **dict.fromkeys(present, self._device)}
 
     @classmethod
     def of(
@@ -170,11 +173,9 @@ class GraphSessions:
         }
         routed, *figures = self.components["router"].values(
             {"inputs_embeds": inputs_embeds, **places},
-            {"routed_embeds": self._device, **dict.fromkeys(_ROUTER_FIGURES, "cpu")},
+            {"routed_embeds": self._device, **dict.fromkeys(ROUTER_FIGURES, "cpu")},
         )
-        named = zip(_ROUTER_FIGURES, figures, strict=True)
-        arrays = {name.removeprefix("router_"): value.numpy() for name, value in named}
-        return routed, RouterArrays(**places, **arrays)
+        return routed, RouterArrays.of(places, (value.numpy() for value in figures))
 
     def to_numpy(self, embeds: Embeds) -> Floats:
         """Copy embeddings to the host; those that are there already are returned as they are."""

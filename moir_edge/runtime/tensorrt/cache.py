@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.runtime.interface import cache_names
 from moir_edge.runtime.tensorrt.cuda import Cuda
 from moir_edge.runtime.tensorrt.memory import ALIGNMENT, DeviceArray, DeviceMemory
 
@@ -104,12 +105,9 @@ class KeyValues:
     def named(self, prefix: str) -> dict[str, DeviceArray]:
         """Return the tensors by the names of the graph, ``{prefix}.{layer}.key`` and ``.value``."""
         step, shape = self.layout.tensor_bytes, self.layout.shape
-        parts = [
-            f"{n}.{part}" for n in range(self.layout.tensors // 2) for part in ("key", "value")
-        ]
         return {
-            f"{prefix}.{part}": DeviceArray(self._block, self.address + index * step, shape, _ITEM)
-            for index, part in enumerate(parts)
+            name: DeviceArray(self._block, self.address + index * step, shape, _ITEM)
+            for index, name in enumerate(cache_names(prefix, self.layout.tensors // 2))
         }
 
     def clear(self, cuda: Cuda) -> None:

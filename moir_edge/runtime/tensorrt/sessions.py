@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import UnsupportedError
-from moir_edge.runtime.interface import Floats, Ints, RouterArrays
+from moir_edge.runtime.interface import ROUTER_FIGURES, Floats, Ints, RouterArrays
 from moir_edge.runtime.positions import token_positions
 from moir_edge.runtime.tensorrt.cache import KeyValues, cache_layout
 from moir_edge.runtime.tensorrt.cuda import Cuda
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineSessions"]
 
-_ROUTER_FIGURES = ("router_scores", "router_indices", "router_margin", "router_gate")
 _PREFILL_PROFILE = 0
 
 
@@ -143,13 +142,9 @@ class EngineSessions:
             embeds = self._memory.rows(inputs_embeds, rows)
             outputs = self._router.run({"inputs_embeds": embeds, **feeds})
             routed.append(outputs["routed_embeds"])
-            figures.append(self._memory.download(*(outputs[name] for name in _ROUTER_FIGURES)))
+            figures.append(self._memory.download(*(outputs[name] for name in ROUTER_FIGURES)))
         whole = [np.concatenate(parts) for parts in zip(*figures, strict=True)]
-        named = {
-            name.removeprefix("router_"): array
-            for name, array in zip(_ROUTER_FIGURES, whole, strict=True)
-        }
-        return self._memory.joined(routed), RouterArrays(**places, **named)
+        return self._memory.joined(routed), RouterArrays.of(places, whole)
 
     def prefill(
         self, inputs_embeds: DeviceArray, attention_mask: Ints

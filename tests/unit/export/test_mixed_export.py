@@ -8,22 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from PIL import Image
 from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
+import moir_edge
 from moir_edge.bundle import open_bundle
 from moir_edge.calibration import CalibrationSettings, MixSettings
 from moir_edge.calibration.mixed.layers import LayerTable
 from moir_edge.calibration.mixed.measure import measure_sensitivity
 from moir_edge.calibration.mixed.prompts import PromptBatch, answer_ids, prompt_batches
+from moir_edge.calibration.mixed.recovery import HeldOut
 from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.errors import DataError, ToleranceError, UnsupportedError
 from moir_edge.export import assemble, export_bundle
 from moir_edge.export.precisions import apply_precision
 from moir_edge.graphs.sessions import TappedSessions
 from moir_edge.graphs.writing import write_graphs
+from moir_edge.metrics.records import Answer
+from moir_edge.metrics.scores import row_scores
 from moir_edge.runtime.processor import Processor
 
 PLAN = {"vision": "int8-weight-only", "embedding": "int8-weight-only", "decoder": "int4"}
@@ -198,6 +203,46 @@ def _export(routed: Any, data: Path, output: Path, target: float | None, **optio
 
 def _report(bundle: Path) -> Any:
     return json.loads((bundle / "reports" / "sensitivity.json").read_text(encoding="utf-8"))
+
+
+def test_held_out_rows_are_answered_as_the_device_answers_them(
+    routed: Any,
+    data: Path,
+    processor: Processor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[list[Answer]] = []
+
+    def recorded(rows: Any, answers: list[Answer]) -> Any:
+        seen.append(answers)
+        return row_scores(rows, answers)
+
+    monkeypatch.setattr("moir_edge.calibration.mixed.recovery.row_scores", recorded)
+    rows = [one.row for one in CalibrationRows(data, processor, limit=5, max_bad_rows=0)]
+    HeldOut(rows, processor, max_new_tokens=4, graphs=routed.graphs)
+    model = moir_edge.load(assemble(routed, tmp_path / "fp32"), threads=1)
+    ends = routed.facts.eos_token_ids
+    for row, answer in zip(rows, seen[0], strict=True):
+        alone = model.generate(row.prompt, list(row.images), max_new_tokens=4)
+        assert answer.token_ids == tuple(one for one in alone.token_ids[0] if one not in ends)
+        assert answer.text == alone.texts[0].strip()
+
+
+def test_a_graph_whose_logits_are_not_finite_has_no_recovery(
+    routed: Any, data: Path, processor: Processor
+) -> None:
+    rows = [one.row for one in CalibrationRows(data, processor, limit=2, max_bad_rows=0)]
+    held_out = HeldOut(rows, processor, max_new_tokens=2, graphs=routed.graphs)
+    broken = routed.graphs["decoder"].clone()
+    for value in broken.graph.initializers.values():
+        tensor = value.const_value
+        if tensor.dtype == ir.DataType.FLOAT and len(tensor.shape) == 2:
+            value.const_value = ir.Tensor(np.full_like(tensor.numpy(), np.nan), name=value.name)
+    with pytest.raises(DataError, match=r"^the decoder gave nan for token 0 \(row 0, step 0\): "):
+        held_out.recovery(
+            {**routed.graphs, "decoder": broken}, dict.fromkeys(routed.graphs, "fp32")
+        )
 
 
 def _tensor_bytes(bundle: Path) -> int:
