@@ -1,4 +1,4 @@
-"""What the demo router's density and sources mean on scenes whose content is known.
+"""Measure the demo router's density and sources on scenes whose content is known.
 
     python -m benchmarks.density [--rows 80] [--fresh 5] [--json] [--card FOLDER]
 
@@ -40,7 +40,7 @@ _ROWS = 80
 
 @dataclass(frozen=True, kw_only=True)
 class DensityFigures:
-    """What a router's densities and sources look like over the cells of some rows.
+    """Densities and sources of a router over the cells of some rows.
 
     Attributes:
         cells: Cells of all images.

@@ -1,4 +1,4 @@
-"""Which engines compile, how large they are and what they cost: `python -m benchmarks.engines -o FILE`.
+"""Compile the matrix of engines and measure size and cost: `python -m benchmarks.engines -o FILE`.
 
 Builds the demo checkpoint, or the geometry of SmolVLM-256M, for every RTX target in every precision it has, with no GPU, and
 records size, time and peak memory of each build next to the estimate. A precision that a target lacks is listed with

@@ -1,4 +1,4 @@
-"""Which of transformers' vision-language classes take a router: a tiny model of each, retrofitted and run.
+"""Retrofit and run a tiny model of each vision-language class of transformers.
 
     python -m benchmarks.families [--only TYPE …] [--docs docs/families.md] [--json]
 
@@ -29,7 +29,7 @@ BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What became of one class.
+    """Result of one class.
 
     Attributes:
         model_type: Its type in transformers.

@@ -1,4 +1,4 @@
-"""What `benchmarks.fused_router` times on a GPU: the router in each form, a large copy, and a prefill."""
+"""Candidates of `benchmarks.fused_router` on a GPU: the router in each form, a large copy, a prefill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each precision and method costs the demo: `python -m benchmarks.quantization -o FILE`.
+"""Measure each precision and method on the demo: `python -m benchmarks.quantization -o FILE`.
 
 Exports the demo checkpoint once per row of a table, compares all bundles with the fp32 one on the test split, and prints the
 table that `docs/quantization-measurements.md` shows. Exit code 1 if a row misses its recovery.

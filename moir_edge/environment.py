@@ -1,4 +1,4 @@
-"""Which extra of the package brings which import, so that a missing one is named with its remedy."""
+"""Name the extra that brings a missing import."""
 
 from __future__ import annotations
 

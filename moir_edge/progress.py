@@ -1,4 +1,4 @@
-"""How long work reports what it has done: one callback type, and the callback that prints nothing."""
+"""Callback by which long work reports progress, and one that prints nothing."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Target:
 
     @property
     def router_precision(self) -> str:
-        """What the router computes in: fp32, and fp16 only where the builder compiles no product in fp32."""
+        """Precision of the router: fp32, and fp16 only where the builder does not compile products in fp32."""
         return FP16 if self.builds_ahead_of_time and FP32 not in self.hardware_precisions else FP32
 
     def to_dict(self) -> dict[str, Any]:

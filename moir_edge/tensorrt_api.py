@@ -1,4 +1,4 @@
-"""What `tensorrt` (on the device) and `tensorrt_rtx` (ahead of time) call differently, in one place.
+"""Names that differ between `tensorrt` (on the device) and `tensorrt_rtx` (ahead of time).
 
 The two modules offer nearly the same classes, and so do TensorRT 10.3 and 11 among themselves. Code that builds or runs engines
 takes the module as an argument, calls what all of them have, and asks here for the rest. Nothing is imported before it is

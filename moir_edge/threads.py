@@ -1,4 +1,4 @@
-"""How many CPU threads one operation takes: decided here for ONNX Runtime, torch and the BLAS behind numpy.
+"""Choose the number of CPU threads of one operation, for ONNX Runtime, torch and numpy's BLAS.
 
 More threads than cores cost more than they bring, because each operation waits for its slowest thread, and threads that spin while
 they wait take the time of those that work.

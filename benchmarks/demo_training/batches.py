@@ -31,7 +31,7 @@ _SIZE_INDEX = {name: index + 1 for index, name in enumerate(SIZES)}
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How strongly training images differ from clean ones.
+    """Strength of the augmentation of training images.
 
     Attributes:
         rotation_deg: Largest rotation of a digit.

@@ -21,7 +21,7 @@ _TEMPLATE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one checkpoint is made.
+    """Recipe of one checkpoint.
 
     Attributes:
         model_type: The Hugging Face `model_type`.

@@ -15,7 +15,7 @@ __all__ = ["Outcome", "Twins"]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one case gave: the tokens of transformers, those of the bundle, and those without the setting."""
+    """Result of one case: tokens of transformers, of the bundle, and without the setting."""
 
     case: Case
     expected: tuple[int, ...]

@@ -18,7 +18,7 @@ Cell = Callable[[ArmFigures], str]
 
 
 class Study:
-    """What the page shows.
+    """Content of the page.
 
     Args:
         settings: The study's settings.

@@ -24,7 +24,7 @@ __all__ = ["Job", "Run", "read_run", "run_jobs"]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one run came to; scores are in %, shares in [0, 1].
+    """Result of one run; scores are in %, shares in [0, 1].
 
     Attributes:
         arm: Name of the arm.

@@ -12,7 +12,7 @@ IMAGE_BLANK, TEXT_BLANK = "image-blank", "text-blank"
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """What every arm gets.
+    """Budget of every arm.
 
     Attributes:
         seeds: Of the weights at attachment and of the order of the rows.

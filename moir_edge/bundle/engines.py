@@ -1,4 +1,4 @@
-"""Which graph an engine was compiled from, and whether it may run here: no engine is loaded on trust.
+"""Check that an engine belongs to its graph and to this machine before it is loaded.
 
 An engine holds machine code for one GPU architecture, written by one version of one builder from one graph. Each of the four is
 recorded when it is built; whoever loads it asks `check_engine` first, which needs the manifest alone.

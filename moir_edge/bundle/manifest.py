@@ -103,7 +103,7 @@ class SourceEntry(_Entry):
 
 
 class ImageGrid(_Entry):
-    """How the image tokens of one square tile lie on it, row after row.
+    """Grid of the image tokens on one square tile, row after row.
 
     Attributes:
         side: Cells per row, and rows.
@@ -137,7 +137,7 @@ class ImageGrid(_Entry):
 
 
 class ModelFacts(_Entry):
-    """What the runtime must know of the model and cannot read from the graphs."""
+    """Facts of the model that the runtime cannot read from the graphs."""
 
     model_type: str
     hidden_size: int
@@ -161,7 +161,7 @@ class ModelFacts(_Entry):
 
     @property
     def grid(self) -> ImageGrid:
-        """How the image tokens of a tile lie on it."""
+        """Grid of the image tokens on a tile."""
         return self.image_grid or ImageGrid.of_tokens(self.tokens_per_tile)
 
 

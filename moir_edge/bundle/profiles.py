@@ -1,4 +1,4 @@
-"""How large each named axis may be in a compiled engine: one table, derived from the model's facts."""
+"""Shape ranges of the named axes in a compiled engine, derived from the model's facts."""
 
 from __future__ import annotations
 

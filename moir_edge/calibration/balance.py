@@ -19,7 +19,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Balance:
-    """Which row is seen under which condition: each under one, every condition equally often.
+    """Assignment of rows to conditions: each row to one, every condition equally often.
 
     Rows are taken in blocks of one per condition, and each block hands the conditions out in an order of its own: a
     file whose tasks or questions alternate does not tie one of them to one condition.

@@ -1,4 +1,4 @@
-"""Which precision each layer of a graph takes: the one asked for, one given for it by name, or the one it falls back to."""
+"""Choose the precision of each layer: as asked, as given by name, or the fall-back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LayerChoice", "choose_layer"]
 
 @dataclass(frozen=True, kw_only=True)
 class LayerChoice:
-    """What becomes of one layer.
+    """Decision for one layer.
 
     Attributes:
         format: How it is stored; None leaves it in float32.

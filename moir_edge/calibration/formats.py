@@ -1,4 +1,4 @@
-"""What each precision means for one layer: how its weight is stored, and whether its activation is stored so too."""
+"""Storage formats of a layer's weight and activation, by precision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FORMATS", "LayerFormat", "get_format"]
 
 @dataclass(frozen=True, kw_only=True)
 class LayerFormat:
-    """How one layer is stored.
+    """Storage format of one layer.
 
     Attributes:
         facts: What is known of the precision.

@@ -1,4 +1,4 @@
-"""How many weights share one scale: the granularities of weight quantization, as ONNX `DequantizeLinear` means them."""
+"""Granularities of weight quantization, as ONNX `DequantizeLinear` defines them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the layers of a graph are quantized: validated on construction."""
+"""Options of the quantization of layers, validated on construction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["LayerOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class LayerOptions:
-    """How layers are quantized, whatever their precision.
+    """Options of the quantization of layers, whatever their precision.
 
     Attributes:
         block_size: Rows per scale of ``int4``: 16, 32, 64, 128 or 256; ``nvfp4`` has 16.

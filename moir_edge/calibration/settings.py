@@ -1,4 +1,4 @@
-"""How a model is calibrated: validated on construction, before any long work."""
+"""Settings of calibration, validated before any long work."""
 
 from __future__ import annotations
 

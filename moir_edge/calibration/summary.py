@@ -1,4 +1,4 @@
-"""What a quantization pass did to each weight and the activation that it multiplies, and why it left some alone."""
+"""Summary of a quantization pass: each weight, its activation, and the reason where it stays float."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ActivationScale", "QuantizationSummary", "QuantizedWeight"]
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationScale:
-    """How the first input of a node is stored in 8 bits, with figures from the calibration data.
+    """Scale of a node's first input in 8 bits, with figures from the calibration data.
 
     Attributes:
         scale: What a stored one stands for.

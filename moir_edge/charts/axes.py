@@ -1,4 +1,4 @@
-"""What the charts of every page share: their measures, axes, row names and labels."""
+"""Parts that the charts of every page share: measures, axes, row names and labels."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Dot:
 
 @dataclass(frozen=True, kw_only=True)
 class DotRow:
-    """A row: its name, a second line of text, and a dot per candidate, None where there is no figure."""
+    """Row of a chart: name, second line of text, and a dot per candidate, None without a figure."""
 
     name: str
     detail: str

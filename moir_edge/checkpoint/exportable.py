@@ -1,4 +1,4 @@
-"""What the exporter asks of a checkpoint, checked on its small files before the weights are read."""
+"""Check what export needs of a checkpoint in its small files, before the weights are read."""
 
 from __future__ import annotations
 

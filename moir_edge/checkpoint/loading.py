@@ -47,7 +47,7 @@ class Checkpoint:
 
     @property
     def architecture(self) -> Architecture:
-        """What the exporter knows of its `model_type`.
+        """Facts of the checkpoint's `model_type`.
 
         Raises:
             UnsupportedError: moir-edge does not export this type.
@@ -72,7 +72,7 @@ class Checkpoint:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is used in place of a setting of the checkpoint that cannot hold, a sentence each."""
+        """Settings of the checkpoint that were replaced, one sentence each."""
         note = padding_note(self.model, self.tokenizer)
         return (note,) if note else ()
 

@@ -43,7 +43,7 @@ _EVALUATION_DATA = data_group(
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationFlags(Flags):
-    """What the flags say of a calibration, named as the fields of `CalibrationSettings` are."""
+    """Flags of a calibration, named as the fields of `CalibrationSettings`."""
 
     argument: str = "calibration"
     data: Annotated[DataFlags, _CALIBRATION_DATA]

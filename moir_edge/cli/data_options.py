@@ -19,7 +19,7 @@ __all__ = ["Data", "DataFlags", "OptionalData", "data_group", "parse_columns"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataFlags(Flags):
-    """What the flags of one data set say, named as the fields of `DataSource` are."""
+    """Flags of one data set, named as the fields of `DataSource`."""
 
     argument: str = "data"
     path: Annotated[

@@ -17,7 +17,7 @@ __all__ = ["ExportFlags"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportFlags(Flags):
-    """What the flags say of a bundle, named as the fields of `ExportSettings` are."""
+    """Flags of an export, named as the fields of `ExportSettings`."""
 
     argument: str = "settings"
     target: Annotated[str, typer.Option(help="Device profile; `moir-edge targets` lists them.")] = (

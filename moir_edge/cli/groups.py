@@ -28,7 +28,7 @@ class Flags:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """How one command takes a group, written as ``Annotated[SomeFlags, Group(…)]``.
+    """Use of a group of flags by one command, written as ``Annotated[SomeFlags, Group(…)]``.
 
     Attributes:
         argument: In place of the group's own.

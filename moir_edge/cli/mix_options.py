@@ -18,7 +18,7 @@ __all__ = ["MixFlags", "mix_lines"]
 
 @dataclass(frozen=True, kw_only=True)
 class MixFlags(Flags):
-    """What the flags say of a search for a mix, named as the fields of `MixSettings` are."""
+    """Flags of a search for a mix, named as the fields of `MixSettings`."""
 
     argument: str = "mix"
     target_recovery: Annotated[

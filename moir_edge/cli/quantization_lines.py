@@ -1,4 +1,4 @@
-"""What quantization made of each layer, as the terminal shows it: a table, and the layers that are not what was asked for."""
+"""Show quantized layers in the terminal: a table, and the layers that fell back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `-` stands for: a prompt or an image that comes by standard input."""
+"""Read a prompt or an image from standard input where `-` is given."""
 
 from __future__ import annotations
 

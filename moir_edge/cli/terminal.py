@@ -1,4 +1,4 @@
-"""What all commands share on the terminal: the console for tables, and what becomes of a table that does not fit."""
+"""Consoles for tables, shared by all commands, and tables that do not fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDTH_BEHIND_A_PIPE = 120
 
 
 def table_console() -> Console:
-    """Return a console on standard output, wide enough for a table where there is no terminal to ask."""
+    """Return a console on standard output, wide enough for a table where there is not a terminal."""
     from rich.console import Console
 
     console = Console()

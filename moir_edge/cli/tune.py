@@ -36,7 +36,7 @@ _EVALUATION_DATA = data_group(
 
 @dataclass(frozen=True, kw_only=True)
 class TuneFlags(Flags):
-    """What the flags say of a training, named as the fields of `TuneSettings` are."""
+    """Flags of a training, named as the fields of `TuneSettings`."""
 
     argument: str = "settings"
     train: Annotated[

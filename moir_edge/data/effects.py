@@ -1,4 +1,4 @@
-"""What the degradations do to one image or one text field.
+"""Degrade one image or one text field.
 
 Source of the levels: ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261) for blur, noise and JPEG, whose
 images are 224 px wide; its Gaussian blur is 1, 2, 3, 4, 6 px. Word dropout has no standard table.

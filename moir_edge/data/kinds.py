@@ -35,7 +35,7 @@ _KINDS: dict[str, DegradationKind] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """What the strength of a degradation is measured in.
+    """Quantity in which the strength of a degradation is measured.
 
     Attributes:
         name: Such as ``"sigma"``.
@@ -74,7 +74,7 @@ class DegradationKind:
 
     @property
     def modality(self) -> Modality:
-        """Which modality it takes information from."""
+        """The modality that loses information."""
         return "text" if self.image_effect is None else "image"
 
 

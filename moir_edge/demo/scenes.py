@@ -61,7 +61,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What one image shows: items in reading order over a dark background (RGB, 0..255) with a faint texture."""
+    """Content of one image: items in reading order over a dark background (RGB, 0..255) with a faint texture."""
 
     items: tuple[Item, ...]
     background: tuple[int, int, int]

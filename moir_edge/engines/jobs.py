@@ -1,4 +1,4 @@
-"""What one engine build is asked and what it answers, as plain data that passes between processes."""
+"""Request and answer of one engine build, as plain data that passes between processes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class BuildJob:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOutcome:
-    """What a build cost.
+    """Cost of a build.
 
     Attributes:
         builder_version: Version of the module that compiled it.

@@ -36,7 +36,7 @@ class Layer:
 
     @property
     def computes(self) -> bool:
-        """Whether it works on activations or weights; constants and the arithmetic of shapes and masks do not."""
+        """Whether the layer works on activations or weights, rather than on shapes, masks or constants."""
         return self.kind != "CONSTANT" and self.output not in ("INT64", "INT32", "BOOL", "")
 
 

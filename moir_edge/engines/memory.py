@@ -1,4 +1,4 @@
-"""How much memory a build takes, told before it starts, so that a board is not driven into its out-of-memory killer."""
+"""Estimate the memory of a build before it starts, so that a board does not run out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which engines need not be compiled: those of a bundle whose graphs, builder, GPU and shapes are the same."""
+"""Find engines that can be kept: same graph, builder, GPU and shapes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["EngineStock", "Reuse"]
 
 @dataclass(frozen=True, kw_only=True)
 class Reuse:
-    """What can be done with an engine that is there already.
+    """Use that can be made of an existing engine.
 
     Attributes:
         entry: The engine's entry, with the graph that it belongs to from now on.

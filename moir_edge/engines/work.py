@@ -39,7 +39,7 @@ TIMING_CACHE = "timing.cache"
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What kind of engines to build.
+    """Options of the engines to build.
 
     Attributes:
         strip_weights: Leave the weights out; they are taken from the bundle's graphs when an engine is loaded.

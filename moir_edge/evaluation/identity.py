@@ -1,4 +1,4 @@
-"""Which model each candidate is: bundles and checkpoints of one report must come from the same weights and router."""
+"""Identify candidates: all of one report must come from the same weights and router."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _checkpoints(models: Sequence[ModelIdentity]) -> list[ModelIdentity]:
 
 
 def _strangers(models: Sequence[ModelIdentity]) -> list[ModelIdentity]:
-    """Return the bundles that come from none of the checkpoints; none where there is no checkpoint."""
+    """Return the bundles that come from none of the checkpoints; nothing without a checkpoint."""
     checkpoints = _checkpoints(models)
     return [
         one

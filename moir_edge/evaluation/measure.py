@@ -29,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyPlan:
-    """Which rows are timed and how.
+    """Plan of the timed rows.
 
     Attributes:
         rows: Indices of the rows, a fair share of every task.
@@ -206,7 +206,7 @@ def measure_routing(
 
 
 def _shape(row: Row) -> tuple[int, str, int]:
-    """What makes rows cost alike: images, the task (which tells the answer's length), the prompt's length."""
+    """Return what makes rows cost alike: images, task (which tells the answer's length) and prompt length."""
     return len(row.images), row.task, len(row.text)
 
 

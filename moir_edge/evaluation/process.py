@@ -29,7 +29,7 @@ _ENTRY = "moir_edge.evaluation.worker:main"
 
 
 class Measured(Protocol):
-    """What the measuring code needs of a candidate, wherever it runs; rows are named by their index."""
+    """Interface of a candidate to the measuring code; rows are named by their index."""
 
     spec: CandidateSpec
     loaded: Loaded

@@ -36,7 +36,7 @@ class _Record(BaseModel):
 
 
 class ComponentOrigin(_Record):
-    """How one component of a bundle was quantized.
+    """Quantization of one component of a bundle.
 
     Attributes:
         precision: What its weights are stored in.
@@ -68,7 +68,7 @@ class CalibrationOrigin(_Record):
 
 
 class BundleOrigin(_Record):
-    """How a bundle was made, as its manifest says.
+    """Origin of a bundle, as its manifest says.
 
     Attributes:
         manifest_sha256: SHA-256 of `manifest.json`, which names the hash of every other file.
@@ -152,7 +152,7 @@ class DataFacts(_Record):
 
 
 class Provenance(_Record):
-    """What was measured, on what, by which command.
+    """Models, data, machine and command of a report.
 
     Attributes:
         command: The command line as typed, quoted for a shell; None where Python called.

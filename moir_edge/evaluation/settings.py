@@ -11,7 +11,7 @@ __all__ = ["require_at_least"]
 
 
 def require_at_least(settings: Any, least: int, names: Iterable[str]) -> None:
-    """Refuse settings with a number that is too small; None is no number, and of a tuple every entry counts.
+    """Refuse settings with a number that is too small; None is skipped, and every entry of a tuple counts.
 
     Args:
         settings: Holds the numbers as attributes.

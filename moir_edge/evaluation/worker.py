@@ -1,4 +1,4 @@
-"""What the process of one candidate runs: it loads the candidate, then obeys commands from a socket."""
+"""Worker of one candidate: loads the candidate, then obeys commands from a socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runtime must know of a model, read from its configs and tokenizer."""
+"""Read the facts of a model that the runtime needs from its configs and tokenizer."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class BundleProgram:
 
     @property
     def manifest(self) -> Manifest:
-        """What the bundle holds, its engines included."""
+        """The bundle's manifest, engines included."""
         return open_bundle(self.path, verify=False).manifest
 
 

@@ -1,4 +1,4 @@
-"""What is to become of each component of a bundle: decided, and refused where it must be, before any long work."""
+"""Decide each component's precision; reject impossible combinations before any long work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which precision each component gets, and how a graph is brought to it."""
+"""Choose each component's precision, and convert a graph to it."""
 
 from __future__ import annotations
 

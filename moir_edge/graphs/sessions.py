@@ -39,7 +39,7 @@ Watch = Callable[[str, Mapping[str, Array]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class PromptRun:
-    """What passes between the components on the way to the decoder.
+    """Values that pass between the components on the way to the decoder.
 
     Attributes:
         image_features: (images, tokens, hidden), or None without images.

@@ -27,7 +27,7 @@ _NAMED_OPERATORS = frozenset({"MatMul", "Gemm", "Conv", "Gather"})
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenGraph:
-    """What lies on disk for one component.
+    """Files of one component.
 
     Attributes:
         graph: File name of the ONNX graph.

@@ -1,4 +1,4 @@
-"""How far a candidate does the same as the reference: token sequences, and the router's choices."""
+"""Compare a candidate with the reference: token sequences, and the router's choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the router did to a batch of prompts, and how far two routers do the same."""
+"""Router outputs on a batch of prompts, and the agreement of two routers."""
 
 from __future__ import annotations
 

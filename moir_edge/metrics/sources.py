@@ -1,4 +1,4 @@
-"""How far two routers take from the same sources: the one rule for `compare`, `bench`, calibration and export.
+"""Agreement of two routers on sources: the one rule for `compare`, `bench`, calibration and export.
 
 - Figures count the tokens that the reference routes.
 - A token for which the reference names no source is left out of the figures on sources: there is nothing to find again.

@@ -1,4 +1,4 @@
-"""What the exporter must know of one Hugging Face `model_type`, in one class per type.
+"""Facts of a Hugging Face `model_type` that export needs, one class per type.
 
 A module of this package imports no torch at its top level: facts are read from configs, and the methods that
 take a model receive it from a caller that has torch already.

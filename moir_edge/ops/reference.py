@@ -1,4 +1,4 @@
-"""What the custom ops compute, in plain numpy: written for reading, and independent of the torch code."""
+"""The custom ops in plain numpy, written for reading and independent of the torch code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every router kind shares: its inputs, the checks on them, and the form of its result."""
+"""Parts that every router kind shares: inputs, checks and the form of the result."""
 
 from __future__ import annotations
 

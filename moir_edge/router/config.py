@@ -1,4 +1,4 @@
-"""What a router is made of: the settings that go into a checkpoint's config, a bundle's manifest and every hash."""
+"""Settings of a router, as they go into a checkpoint's config, a bundle's manifest and every hash."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class RouterConfig(BaseModel):
 
     @property
     def sources(self) -> int:
-        """How many sources a token names, the last axis of `RouterOutput.indices`: top_k, or 1 where it names none."""
+        """Number of sources per token, the last axis of `RouterOutput.indices`: top_k, or 1 without sources."""
         return self.top_k if self.kind == "token" else 1
 
     @property

@@ -1,4 +1,4 @@
-"""Which tokens of a vocabulary are the frame of a prompt: marks, which never take part in routing, and newlines."""
+"""Find the frame tokens of a prompt: marks, which never take part in routing, and newlines."""
 
 from __future__ import annotations
 

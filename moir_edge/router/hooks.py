@@ -20,7 +20,7 @@ __all__ = ["Routing", "RoutingHooks"]
 
 @dataclass(frozen=True)
 class Routing:
-    """What the router did in one prefill.
+    """Router outputs of one prefill.
 
     Attributes:
         output: The router's result; its first `image_tokens` entries are image tokens.
@@ -173,7 +173,7 @@ def _has_images(given: dict[str, Any]) -> bool:
 
 
 def _padding(mask: Tensor | None, ids: Tensor) -> Tensor:
-    """Return which tokens are no padding, (batch, sequence) bool, from a 2-D or an expanded 4-D attention mask."""
+    """Return which tokens are not padding, (batch, sequence) bool, from a 2-D or expanded 4-D attention mask."""
     if mask is None:
         return torch.ones_like(ids, dtype=torch.bool)
     length = ids.shape[1]

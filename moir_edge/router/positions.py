@@ -1,4 +1,4 @@
-"""Which tokens of a prompt take part in routing, in numpy alone: the device runtime and the torch hook share this rule."""
+"""Find the tokens of a prompt that take part in routing, in numpy, for the runtime and the torch hook."""
 
 from __future__ import annotations
 

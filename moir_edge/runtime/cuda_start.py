@@ -1,4 +1,4 @@
-"""Whether ONNX Runtime's CUDA provider can start on this machine, found out before a session asks for it.
+"""Check that ONNX Runtime's CUDA provider can start here, before a session asks for it.
 
 A session whose provider lacks a library is made on the CPU instead, and native code writes the reason to stderr. So the
 libraries and the driver are looked for first, and what is missing gets its name.

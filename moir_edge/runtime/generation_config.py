@@ -1,4 +1,4 @@
-"""What a checkpoint's `generation_config.json` says of its answers: read, checked, and sorted into applied and not carried."""
+"""Read a checkpoint's `generation_config.json`, check it, and sort its keys into applied and not applied."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _shortened(value: Any) -> str:
 
 
 def read_generation_config(folder: Path) -> dict[str, Any]:
-    """Return the keys of a folder's `generation_config.json` that have a value; none where there is no file.
+    """Return the keys of a folder's `generation_config.json` that have a value; nothing without a file.
 
     Raises:
         DataError: The file does not hold a JSON object.

@@ -1,4 +1,4 @@
-"""What generation needs of whatever runs the four graphs: ONNX Runtime, or TensorRT's engines.
+"""Interface between generation and what runs the four graphs: ONNX Runtime, or TensorRT's engines.
 
 Embeddings pass from image to router to decoder without generation looking at them, so each implementation keeps them where it
 computes. What is small and is needed here (logits, the router's figures) comes as numpy arrays.
@@ -51,7 +51,7 @@ class PromptArrays(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RouterArrays:
-    """What the router says of one batch; first N image tokens, then M text tokens.
+    """Router outputs on one batch; first N image tokens, then M text tokens.
 
     Attributes:
         image_positions: (batch, N) int64, sequence positions, negative where the row has fewer.
@@ -92,7 +92,7 @@ class Sessions(Protocol):
 
     @property
     def backend(self) -> str:
-        """What computes, with its version, for reports."""
+        """Name and version of the library that computes, for reports."""
 
     def component_providers(self) -> dict[str, str]:
         """Return what runs each component, as the library says after loading; it may not be what was asked for."""

@@ -1,4 +1,4 @@
-"""What stands in the prompt for an image: one function per Hugging Face `model_type`."""
+"""Placeholders of an image in the prompt: one function per Hugging Face `model_type`."""
 
 from __future__ import annotations
 

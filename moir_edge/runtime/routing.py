@@ -1,4 +1,4 @@
-"""What the router did to one prompt, in words a person can read: token, word, image cell, sources."""
+"""Routing map of one prompt in readable form: token, word, image cell, sources."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ class RoutingMap:
         return [(index, view) for index, views in enumerate(self.prompt.images) for view in views]
 
     def _bounds(self, position: int) -> tuple[int, int]:
-        """Return the characters between the nearest tokens that are no part of the user's text."""
+        """Return the characters between the nearest tokens that do not belong to the user's text."""
         text_places = set(self.positions[self.image_tokens :].tolist())
         before, after = position, position
         while before - 1 in text_places:

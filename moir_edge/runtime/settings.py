@@ -1,4 +1,4 @@
-"""What the caller of one answer asks for, checked, and how it joins what the checkpoint's generation config says."""
+"""Settings of one answer, checked, and joined with the checkpoint's generation config."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GenerationOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
-    """How an answer is generated; None takes what the checkpoint's generation config says.
+    """Settings of one answer; None takes the value of the checkpoint's generation config.
 
     Attributes:
         max_new_tokens: Tokens at most, at least 1; the context length may end an answer earlier. Where neither the

@@ -1,4 +1,4 @@
-"""Which tokens may be drawn: temperature and the filters that follow it, as `transformers` applies them, in numpy.
+"""Temperature and the filters on drawn tokens, in numpy, as `transformers` applies them.
 
 Each filter takes the scores of one row, (vocab,) float32, and returns them with minus infinity for what is ruled out.
 

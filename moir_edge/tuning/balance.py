@@ -43,7 +43,7 @@ def allocation_weight(relative: float) -> float:
 
 
 class BranchBalance:
-    """Running frequency ratios of the branches, and the weights that follow from them; there are no parameters.
+    """Running frequency ratios of the branches, and the weights derived from them; without parameters.
 
     F̂ ← ½F̂ + ½F (the first F as it is), T_m = F̂_m / (mean_c F̂_c + σ), K_m by `allocation_weight`.
     """

@@ -1,4 +1,4 @@
-"""Stop a run whose loss, gradient or weights are no longer finite: its further steps and its checkpoint would be worthless."""
+"""Stop a run whose loss, gradient or weights are not finite any more."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ IMAGES = "images"
 
 @dataclass(frozen=True, kw_only=True)
 class TuneReport:
-    """What a run did; `tuning.json` in the new checkpoint holds the same.
+    """Result of a run; `tuning.json` in the new checkpoint holds the same.
 
     Attributes:
         settings: The settings of the run.
@@ -154,7 +154,7 @@ def _write(loaded: Any, output: str | Path, report: TuneReport, *, force: bool) 
 
 @contextmanager
 def _plain_attention_on_cpu(model: Any) -> Iterator[None]:
-    """Train with attention as plain matrix products where there is no GPU.
+    """Train with attention as plain matrix products on a machine without a GPU.
 
     torch's fused attention has a slow backward pass on the CPU: a step of the demo takes twice as long with it.
     """

@@ -1,4 +1,4 @@
-"""What a tuning run is told, checked before anything is loaded."""
+"""Settings of `tune`, validated before anything is loaded."""
 
 from __future__ import annotations
 

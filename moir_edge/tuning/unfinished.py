@@ -1,4 +1,4 @@
-"""The folder of a run that is not done: where it lies, what run it belongs to, and who may go on with it or discard it."""
+"""The folder of an unfinished run: its place, its identity, and who may resume or discard it."""
 
 from __future__ import annotations
 

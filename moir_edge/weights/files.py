@@ -1,4 +1,4 @@
-"""What can be told of a checkpoint from its files alone, before a weight is read: what is missing, cut short or foreign."""
+"""Check a checkpoint's files before a weight is read: missing, cut short or foreign."""
 
 from __future__ import annotations
 

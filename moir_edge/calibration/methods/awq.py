@@ -40,7 +40,7 @@ MomentsOf = Callable[[str], InputMoments | None]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Migration:
-    """What was folded into one activation.
+    """Factors folded into one activation.
 
     Attributes:
         alpha: The exponent.

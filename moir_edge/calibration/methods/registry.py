@@ -67,7 +67,7 @@ class WeightMethod:
 
     @property
     def needs_data(self) -> bool:
-        """Whether it goes by statistics of the activations."""
+        """Whether the method uses statistics of the activations."""
         return self.calibrated is not None
 
 
@@ -101,7 +101,7 @@ def default_method(*, has_data: bool) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodChoice:
-    """How one layer's weight is found.
+    """Method that quantizes one layer's weight.
 
     Attributes:
         name: The method.

@@ -56,7 +56,7 @@ class MixInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """Which layers leave their component's precision, and the report.
+    """Layers that leave their component's precision, and the report.
 
     Attributes:
         precisions: Component name to node name to precision; only what is raised.
@@ -68,7 +68,7 @@ class Mix:
 
     @property
     def digest(self) -> dict[str, Any]:
-        """What the manifest keeps: the data, and target, figure and amounts where a mix was chosen."""
+        """The part that the manifest keeps: data, and target, figure and amounts of a chosen mix."""
         own = {name: value for name, value in self.record.get("mix", {}).items() if name != "tried"}
         return {"data": self.record["data"], **own}
 

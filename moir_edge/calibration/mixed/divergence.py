@@ -1,4 +1,4 @@
-"""How far one distribution over tokens is from another, and from the token that came: in nats, in float64."""
+"""Divergence of two distributions over tokens, and cross entropy of the next token, in nats and float64."""
 
 from __future__ import annotations
 

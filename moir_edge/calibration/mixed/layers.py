@@ -71,7 +71,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationRounding:
-    """How a format stores a layer's input: the operands of its `QuantizeLinear`."""
+    """Operands of the `QuantizeLinear` that stores a layer's input."""
 
     scale: Array
     zero_point: Array

@@ -1,4 +1,4 @@
-"""What the float model does on a few rows, kept so that a trial runs only what comes after the layer that it changes."""
+"""Run the float model on a few rows, so that a trial runs only from its layer on."""
 
 from __future__ import annotations
 

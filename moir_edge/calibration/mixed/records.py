@@ -1,4 +1,4 @@
-"""What sensitivity is measured in, per layer and precision; plain data for the report and the search."""
+"""Records of the sensitivity of each layer in each precision, for the report and the search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of the float model's score a set of quantized graphs keeps on rows that calibrated nothing."""
+"""Measure the recovery of quantized graphs on held-out rows."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class HeldOut:
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """Number of rows."""
         return len(self._rows)
 
     def recovery(self, graphs: Mapping[str, ir.Model], precisions: Mapping[str, str]) -> Interval:

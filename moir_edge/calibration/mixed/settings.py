@@ -1,4 +1,4 @@
-"""How sensitivity is measured and a mix is chosen: validated on construction, before any long work."""
+"""Settings of sensitivity and of a mix, validated before any long work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["MixSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class MixSettings:
-    """What to measure of the layers, and what to choose by it.
+    """Settings of the sensitivity measurement and of the choice of a mix.
 
     Attributes:
         target_recovery: Raise as few layers as reach this share of the float model's score, in %; None measures only.

@@ -1,4 +1,4 @@
-"""Which column of a table holds what: names that published data sets use, and what the user says in their place."""
+"""Find the columns of a table by the names of published data sets, or by the user's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the published formats share: JSON files with checked keys, images in one of several places, worded prompts."""
+"""Parts that the published formats share: JSON with checked keys, places of images, worded prompts."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ PlacedRow: TypeAlias = "tuple[str, Row | DataError]"
 
 
 class DatasetFormat(ABC):
-    """How one published format becomes rows; stateless.
+    """Reader of one published format; stateless.
 
     Attributes:
         name: What `--data-format` takes.

@@ -1,4 +1,4 @@
-"""What is compared: a torch checkpoint or a bundle, behind one protocol, each in a process of its own."""
+"""Candidates: a torch checkpoint or a bundle behind one protocol, each in a process of its own."""
 
 from __future__ import annotations
 

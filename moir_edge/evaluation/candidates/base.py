@@ -36,7 +36,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateSpec:
-    """What to load.
+    """Description of a candidate to load.
 
     Attributes:
         name: How reports call it, unique in one comparison.
@@ -57,7 +57,7 @@ class CandidateSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateFacts:
-    """What a candidate says of itself once loaded.
+    """Facts of a loaded candidate.
 
     Attributes:
         precision: Of the whole, such as ``"fp32"``.
@@ -96,7 +96,7 @@ class TimedAnswer:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the parent learns when a candidate stands ready; the memory is that of the process before loading."""
+    """Report of a candidate that is ready; the memory is that of the process before loading."""
 
     facts: CandidateFacts
     load_seconds: float
@@ -117,7 +117,7 @@ class Candidate(Protocol):
 
     @property
     def facts(self) -> CandidateFacts:
-        """What it is."""
+        """Facts of this candidate."""
 
     def answer(self, rows: Sequence[Row]) -> list[Answer]:
         """Answer a batch of rows, the router on if there is one."""

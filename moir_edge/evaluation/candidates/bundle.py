@@ -48,7 +48,7 @@ class BundleCandidate:
 
     @property
     def facts(self) -> CandidateFacts:
-        """What it is."""
+        """Facts of this candidate."""
         manifest = self._model.manifest
         components = manifest.components
         files = self._model.sessions.files()

@@ -62,7 +62,7 @@ class CheckpointCandidate:
 
     @property
     def facts(self) -> CandidateFacts:
-        """What it is."""
+        """Facts of this candidate."""
         import torch
 
         return CandidateFacts(
@@ -120,7 +120,7 @@ class CheckpointCandidate:
 
     @property
     def spec(self) -> CandidateSpec:
-        """What was loaded."""
+        """The loaded description."""
         return self._spec
 
     @property

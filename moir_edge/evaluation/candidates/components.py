@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentRun:
-    """What each component gave for one prompt.
+    """Outputs of each component for one prompt.
 
     Attributes:
         image_features: `vision`: (tiles, tokens, hidden); None for a prompt without images.

@@ -84,7 +84,7 @@ def decoding_notices(specs: Sequence[CandidateSpec]) -> tuple[str, ...]:
 
 
 def _greedy(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what changes a greedy answer of a fixed length; empty where there is no config to compare."""
+    """Return the settings that change a greedy answer of a fixed length; empty without a config."""
     if not config:
         return {}
     return GenerationRules.of(config).model_dump(exclude=_NOT_GREEDY)

@@ -1,4 +1,4 @@
-"""Bounds that a candidate must keep, and what came of them."""
+"""Gate bounds and their results."""
 
 from __future__ import annotations
 

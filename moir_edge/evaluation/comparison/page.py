@@ -98,7 +98,7 @@ def _thumbnails(change: ChangedAnswer) -> list[str]:
 
 
 def _thumbnail(path: Path) -> str | None:
-    """Return a small PNG as a data URL, or None if the picture is no longer there."""
+    """Return a small PNG as a data URL, or None if the picture is gone."""
     from moir_edge.errors import DataError
     from moir_edge.runtime.images import read_image
 

@@ -98,7 +98,7 @@ class CandidateReport(Record):
 
 
 class Settings(Record):
-    """How it was measured."""
+    """Settings as measured."""
 
     threads: int
     batch_size: int
@@ -130,7 +130,7 @@ class ComparisonReport(VersionedReport):
 
     @property
     def passed(self) -> bool:
-        """Whether every gate held (also where there is none)."""
+        """Whether every gate passed; True without gates."""
         return all(gate.passed for gate in self.gates)
 
     def summary(self) -> str:

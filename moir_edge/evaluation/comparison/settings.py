@@ -11,7 +11,7 @@ __all__ = ["CompareSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """How candidates are compared, checked before anything is loaded.
+    """Settings of a comparison, validated before anything is loaded.
 
     Attributes:
         limit: Use the first rows of the data only; None for all.

@@ -1,4 +1,4 @@
-"""What changed from the first source to another one, with intervals over rows drawn in pairs."""
+"""Differences of a candidate to the first one, with intervals over rows drawn in pairs."""
 
 from __future__ import annotations
 

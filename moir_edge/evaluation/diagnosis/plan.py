@@ -1,4 +1,4 @@
-"""What every source is asked: the data rows, their degraded versions, and versions with one modality permuted."""
+"""Plan of the questions: the data rows, degraded versions, and versions with one modality permuted."""
 
 from __future__ import annotations
 

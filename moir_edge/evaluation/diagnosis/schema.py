@@ -124,7 +124,7 @@ class Attention(Record):
 
 
 class RoutingExample(Record):
-    """What the router did to one row.
+    """Routing map of one row.
 
     Attributes:
         id: The row.

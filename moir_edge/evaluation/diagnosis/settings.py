@@ -1,4 +1,4 @@
-"""What a diagnosis is told, checked before anything is loaded."""
+"""Settings of `diagnose`, validated before anything is loaded."""
 
 from __future__ import annotations
 

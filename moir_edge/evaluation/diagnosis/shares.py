@@ -1,4 +1,4 @@
-"""What each modality contributes to the score: exact Shapley shares of two modalities, and perceptual scores."""
+"""Contribution of each modality to the score: exact Shapley shares, and perceptual scores."""
 
 from __future__ import annotations
 

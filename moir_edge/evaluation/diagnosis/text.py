@@ -1,4 +1,4 @@
-"""How figures of a diagnosis are spelled, the same in the terminal and on the page."""
+"""Spell the figures of a diagnosis, alike in the terminal and on the page."""
 
 from __future__ import annotations
 

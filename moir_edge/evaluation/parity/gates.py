@@ -1,4 +1,4 @@
-"""Bounds on latency and parity, and what came of them."""
+"""Gate bounds on latency and parity, and their results."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def _components(
 
 @dataclass(frozen=True)
 class _Chain:
-    """What a bundle does on its own: answers, and routing maps where it has a router and every prompt an image."""
+    """Answers of a bundle, and routing maps where it has a router and every prompt an image."""
 
     answers: list[Answer]
     maps: list[RoutingRow] | None

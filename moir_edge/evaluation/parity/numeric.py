@@ -132,7 +132,7 @@ class ComponentFigures:
 
 @dataclass
 class _Gathered:
-    """What is kept of one component: per prompt the largest error, NaN if not finite, and its vectors' cosines."""
+    """Figures of one component: per prompt the largest error (NaN if not finite) and the cosines of its vectors."""
 
     errors: list[float] = field(default_factory=list)
     cosines: list[Floats] = field(default_factory=list)

@@ -209,7 +209,7 @@ class BenchReport(VersionedReport):
 
     @property
     def passed(self) -> bool:
-        """Whether every gate held (also where there is none)."""
+        """Whether every gate passed; True without gates."""
         return all(gate.passed for gate in self.gates)
 
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""What a run of `bench` is told, checked before anything is loaded."""
+"""Settings of `bench`, validated before anything is loaded."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ __all__ = ["render_template"]
 def render_template(
     name: str, context: Mapping[str, Any], filters: Mapping[str, Callable[..., str]]
 ) -> str:
-    """Return a page; everything that is no `Markup` is escaped, and an unknown name is an error.
+    """Return a page; everything but `Markup` is escaped, and an unknown name is an error.
 
     Args:
         name: File in the folder `templates`.

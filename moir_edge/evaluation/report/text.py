@@ -1,4 +1,4 @@
-"""How figures are spelled, the same in the terminal and on the page."""
+"""Spell figures, alike in the terminal and on the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernels of the fused token router share: their layout, the router's constants, and the tiling of tokens.
+"""Parts that the fused kernels share: memory layout, the router's constants, and the tiling of tokens.
 
 Score every token, order each side, look up and enrich. Two dependencies span the grid, and each ends a kernel: a token's rank among the weak and the log-density prior need the
 scores of a whole side, and a lookup needs the keys of a whole side. Everything else stays in registers.

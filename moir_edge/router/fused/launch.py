@@ -21,7 +21,7 @@ __all__ = ["Tiles", "compile_options", "kernel_constants", "launch"]
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """How much one program of a kernel works on at a time: powers of two, at least 16 as tensor cores want.
+    """Tile sizes of a kernel's program: powers of two, at least 16 as tensor cores require.
 
     With the defaults every supported rank compiles for SM 80 and later without register spills and within the shared
     memory of SM 86; they were not tuned on a GPU.

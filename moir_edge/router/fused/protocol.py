@@ -1,4 +1,4 @@
-"""What the fused kernels read of a token router: its settings, its weights and its mode."""
+"""Interface of a token router to the fused kernels: settings, weights and mode."""
 
 from __future__ import annotations
 

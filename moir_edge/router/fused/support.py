@@ -1,4 +1,4 @@
-"""Whether the fused kernels serve a router call, and if not, why: one sentence that a person can act on."""
+"""Decide whether the fused kernels serve a router call; if not, give the reason in one sentence."""
 
 from __future__ import annotations
 

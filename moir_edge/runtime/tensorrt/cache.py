@@ -1,4 +1,4 @@
-"""How the keys and values of all layers lie in one piece of device memory, so that one copy moves a token of all of them."""
+"""Layout of all keys and values in one piece of device memory, so that one copy moves a token."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ class Context:
             raise EnvironmentProblem(f"{self._engine.name} does not run: {self._engine.reason()}")
 
     def may_be_captured(self) -> bool:
-        """Whether a run can be recorded by CUDA; True where TensorRT cannot tell beforehand."""
+        """Whether CUDA can record a run; True where TensorRT cannot tell beforehand."""
         ask = getattr(self._handle, "is_stream_capturable", None)
         return True if ask is None else bool(ask(self._engine.memory.cuda.stream))
 

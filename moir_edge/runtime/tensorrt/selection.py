@@ -1,4 +1,4 @@
-"""Which of a bundle's engines this machine runs, and what to do where it runs none of them."""
+"""Select the engines of a bundle that this machine runs, or say what to do without one."""
 
 from __future__ import annotations
 
