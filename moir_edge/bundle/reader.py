@@ -68,7 +68,7 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     manifest_path = folder / MANIFEST_NAME
     if not manifest_path.is_file():
         raise BundleError(
-            f"{folder} is no bundle: it has no {MANIFEST_NAME}; make one with `moir-edge export`"
+            f"{folder} is not a bundle: it lacks {MANIFEST_NAME}; make one with `moir-edge export`"
         )
     bundle = Bundle(folder, _parse(manifest_path))
     if verify:

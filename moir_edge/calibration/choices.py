@@ -29,7 +29,7 @@ def choose_layer(use: WeightUse, precision: str, options: LayerOptions) -> Layer
     """Return the format of one layer, before its activation has been looked at.
 
     Token tables and the head, which the table's bytes may be, are INT8 by weight alone unless they are given
-    a precision by name; a block format falls back where K is no multiple of the block size.
+    a precision by name; a block format falls back where K is not a multiple of the block size.
 
     Args:
         use: From `find_weight_uses`.
@@ -52,7 +52,7 @@ def choose_layer(use: WeightUse, precision: str, options: LayerOptions) -> Layer
         return _fixed(precision, _HEAD[format_.activation is not None])
     size = format_.rows_per_scale(options.block_size)
     if format_.blocks and use.shape[0] % size:
-        why = f"K = {use.shape[0]} is no multiple of the block size {size}"
+        why = f"K = {use.shape[0]} is not a multiple of the block size {size}"
         return LayerChoice(format=get_format(format_.fallback), reason=why)
     return LayerChoice(format=format_, reason="chosen by name" if named else "")
 

@@ -61,7 +61,7 @@ class PerBlock:
         """Return how many rows share a scale.
 
         Raises:
-            ShapeError: K is no multiple of the block size.
+            ShapeError: K is not a multiple of the block size.
         """
         rows, _ = _matrix(weight_shape)
         if rows % self.block_size or rows < self.block_size:

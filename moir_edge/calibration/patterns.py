@@ -58,7 +58,7 @@ class WeightUse:
     def matrix(self) -> npt.NDArray[np.float32]:
         """Return the weight as (K, N) float32; K is hidden and N the vocabulary for a table."""
         if self.value.const_value is None:
-            raise ValueError(f"{self.name} is no initializer")
+            raise ValueError(f"{self.name} is not an initializer")
         array = np.asarray(self.value.const_value.numpy(), dtype=np.float32)
         return array if self.kind == "matmul" else np.ascontiguousarray(array.T)
 

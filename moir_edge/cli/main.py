@@ -22,19 +22,20 @@ from moir_edge.invocation import invoked_as
 
 __all__ = ["COMMANDS", "build_app", "main"]
 
-COMMANDS = (
-    "retrofit",
-    "tune",
-    "diagnose",
-    "export",
-    "build",
-    "run",
-    "bench",
-    "compare",
-    "inspect",
-    "targets",
-    "demo",
-)
+_SUMMARIES = {
+    "retrofit": "Attach a router to a vision-language model",
+    "tune": "Train the router on rows with answers",
+    "diagnose": "Measure modality dominance",
+    "export": "Export a checkpoint to a bundle",
+    "build": "Compile the engines of a bundle",
+    "run": "Answer a prompt about images with a bundle",
+    "bench": "Time bundles in turns, compare their numbers",
+    "compare": "Compare a checkpoint with bundles",
+    "inspect": "Show and verify a bundle",
+    "targets": "List the targets and their precisions",
+    "demo": "Run the whole chain on the demo checkpoint",
+}
+COMMANDS = tuple(_SUMMARIES)
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -139,6 +140,7 @@ def _register(app: typer.Typer, name: str) -> None:
 
         return
     module.register(app)
+    app.registered_commands[-1].short_help = _SUMMARIES.get(name)
 
 
 def _report_usage(error: TyperException) -> int:

@@ -103,7 +103,7 @@ def add_engines(
         The bundle folder.
 
     Raises:
-        BundleError: A folder is no bundle, a file has changed, or `refit` has no engines of the target.
+        BundleError: A folder is not a bundle, a file has changed, or `refit` has no engines of the target.
         UnsupportedError: As in `build_engines`.
     """
     opened = open_bundle(bundle)

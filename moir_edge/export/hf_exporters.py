@@ -173,7 +173,7 @@ class _BundleExporter(HfExporter):
         """Open a saved bundle; every file is verified.
 
         Raises:
-            BundleError: The folder is no bundle, or a file is missing or has changed.
+            BundleError: The folder is not a bundle, or a file is missing or has changed.
         """
         return BundleProgram(open_bundle(path).path)
 

@@ -49,7 +49,7 @@ def load(
         verify: Prove every file by its hash first (about 1 GB/s).
 
     Raises:
-        BundleError: The folder is no bundle, incomplete, changed, or of a newer schema.
+        BundleError: The folder is not a bundle, incomplete, changed, or of a newer schema.
         EnvironmentProblem: The provider is not available.
         UnsupportedError: The model type is not one that this version runs.
         DataError: `threads` or `verify` has a wrong type, or `threads` is below 1.

@@ -178,7 +178,7 @@ def test_newer_schema(fails: Failure, copy: Path, demo_image: Path) -> None:
 
 
 def test_folder_that_is_no_bundle(fails: Failure, tmp_path: Path) -> None:
-    assert "is no bundle" in fails("run", tmp_path, "--prompt", "what ?")
+    assert "is not a bundle" in fails("run", tmp_path, "--prompt", "what ?")
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ class DataSource:
             )
         if self.images is not None and not self.images.is_dir():
             raise DataError(
-                f"{self.field_name('images')} {self.images} is no folder; give the one that holds them"
+                f"{self.field_name('images')} {self.images} is not a folder; give the one that holds them"
             )
 
     def field_name(self, name: str) -> str:

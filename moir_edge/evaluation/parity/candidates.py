@@ -39,7 +39,7 @@ def identify_models(settings: BenchSettings) -> tuple[ModelIdentity, ...]:
 
     Raises:
         DataError: Two of them are different models and `allow_other` is off, or one is given twice.
-        BundleError: One is no bundle.
+        BundleError: One is not a bundle.
     """
     for path in settings.bundles:
         open_bundle(
@@ -56,7 +56,7 @@ def open_bundles(settings: BenchSettings) -> dict[str, Bundle]:
     """Open and verify every bundle, by its path as given.
 
     Raises:
-        BundleError: One is no bundle, or damaged.
+        BundleError: One is not a bundle, or damaged.
         DataError: One has another shape than the first, so that the same prompts do not fit both.
     """
     bundles = {str(path): open_bundle(path) for path in settings.bundles}

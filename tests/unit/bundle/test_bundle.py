@@ -127,7 +127,7 @@ def test_broken_manifest_is_one_clear_error(tmp_path: Path, text: str, message: 
 
 
 def test_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="is not a bundle"):
         open_bundle(tmp_path)
 
 

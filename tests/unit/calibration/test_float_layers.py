@@ -173,7 +173,7 @@ def test_nvfp4_stores_blocks_with_scales_of_their_own(make_decoder: MakeDecoder)
     entries = {weight.node: weight for weight in summary.weights}
     assert entries["up"].precision == "nvfp4"
     assert entries["back"].precision == "int8-weight-only"
-    assert entries["back"].reason == "K = 40 is no multiple of the block size 16"
+    assert entries["back"].reason == "K = 40 is not a multiple of the block size 16"
     # packed: two weights to a byte
     tensor = next(t for t in model.graph.initializer if t.name == "up.weight_float4e2m1")
     assert len(tensor.raw_data) == 64 * 128 / 2

@@ -104,7 +104,7 @@ def test_int4_falls_back_per_weight_and_says_why(make_decoder: MakeDecoder) -> N
     assert by_node["up"].precision == "int4"
     assert by_node["up"].reason == ""
     assert by_node["back"].precision == "int8-weight-only"
-    assert by_node["back"].reason == "K = 40 is no multiple of the block size 32"
+    assert by_node["back"].reason == "K = 40 is not a multiple of the block size 32"
     assert by_node["head"].precision == "int8-weight-only"
     assert "head" in by_node["head"].reason
     assert by_node["head"].shape == (64, 96)

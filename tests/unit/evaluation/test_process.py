@@ -90,7 +90,7 @@ def test_worker_ends_when_loading_fails_or_the_parent_is_gone(rows: list[Row]) -
 
 
 def test_errors_of_the_process_keep_class_and_text(rows: list[Row], tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"is no bundle: it has no manifest\.json"):
+    with pytest.raises(BundleError, match=r"is not a bundle: it lacks manifest\.json"):
         CandidateProcess(_spec(tmp_path), rows)
 
 

@@ -280,7 +280,7 @@ def test_a_newer_or_missing_bundle_is_refused(
     code, _, err = run("-i", photo, "-p", PROMPT, bundle=bundle)
     assert (code, "schema version 99" in err) == (2, True)
     code, _, err = run("-i", photo, "-p", PROMPT, bundle=tmp_path / "absent")
-    assert (code, "is no bundle" in err) == (2, True)
+    assert (code, "is not a bundle" in err) == (2, True)
 
 
 def test_a_map_that_cannot_be_written_is_refused_before_the_bundle_is_opened(

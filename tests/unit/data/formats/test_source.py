@@ -57,7 +57,7 @@ def test_flags_that_do_not_fit_the_format(tmp_path: Path) -> None:
         read_dataset(path, images=tmp_path)
     with pytest.raises(DataError, match=r"jsonl takes no `data\.prompt`"):
         read_dataset(path, prompt="{text}")
-    with pytest.raises(DataError, match="gone is no folder"):
+    with pytest.raises(DataError, match="gone is not a folder"):
         read_dataset(path, format="nlvr2", images=tmp_path / "gone")
 
 
