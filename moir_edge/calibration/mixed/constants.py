@@ -58,7 +58,9 @@ def _makers(value: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
     node = value.producer()
     if node is None:
         if value.const_value is None:
-            raise ValueError(f"{value.name!r} is not a constant: it depends on an input of the graph")
+            raise ValueError(
+                f"{value.name!r} is not a constant: it depends on an input of the graph"
+            )
         return [], [value]
     nodes: list[ir.Node] = []
     constants: dict[str, ir.Value] = {}
