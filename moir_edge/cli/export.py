@@ -34,7 +34,7 @@ def export(
         str, typer.Argument(help="Hugging Face VLM, with or without a router: folder or hub id.")
     ],
     output: Annotated[Path, output_option("Bundle folder to write.")],
-    settings: ExportFlags,
+    bundle: ExportFlags,
     force: Annotated[bool, force_option("Replace a bundle that stands at the output.")] = False,
     quiet: Quiet = False,
     threads: Threads = None,
@@ -46,58 +46,20 @@ def export(
     from moir_edge.targets import check_precision, get_target
 
     check_bundle_output(output, force=force)
-    overrides = parse_component_precision(settings.component_precision or [])
-    profile = get_target(settings.target)
-    check_precision(profile, settings.precision)
+    overrides = bundle.precisions()
+    profile = get_target(bundle.target)
+    check_precision(profile, bundle.precision)
     for component, name in overrides.items():
         check_precision(profile, name, component=component)
     require("torch", "transformers", "onnx", "onnxscript", "onnx_ir")
-    if settings.engines and profile.builds_ahead_of_time:
+    if bundle.engines and profile.builds_ahead_of_time:
         require("tensorrt_rtx")
-    calibration, mix = settings.calibration.settings(), settings.mix.settings()
+    chosen = bundle.settings()
     from moir_edge.export import export_bundle
-    from moir_edge.export.parity import PARITY_RTOL
 
     with show_progress("export", quiet=quiet) as progress:
-        path = export_bundle(
-            checkpoint,
-            output,
-            target=settings.target,
-            precision=settings.precision,
-            component_precision=overrides,
-            calibration=calibration,
-            int4_method=settings.int4_method,
-            engines=settings.engines,
-            mix=mix,
-            parity_rtol=PARITY_RTOL if settings.parity_rtol is None else settings.parity_rtol,
-            force=force,
-            progress=progress,
-        )
+        path = export_bundle(checkpoint, output, chosen, force=force, progress=progress)
     print_summary(path, as_json=as_json)
-
-
-def parse_component_precision(options: list[str]) -> dict[str, str]:
-    """Return ``{"vision": "fp32"}`` from ``["vision=fp32"]``.
-
-    Raises:
-        UnsupportedError: An option without ``=``, or an unknown component.
-    """
-    from moir_edge.errors import UnsupportedError, closest
-
-    components = ("vision", "embedding", "router", "decoder")
-    parsed = {}
-    for option in options:
-        component, separator, precision = option.partition("=")
-        if not separator:
-            raise UnsupportedError(
-                f"--component-precision {option!r}: expected COMPONENT=PRECISION, as vision=fp32"
-            )
-        if component not in components:
-            raise UnsupportedError(
-                f"unknown component {component!r}: {closest(component, components)}"
-            )
-        parsed[component] = precision
-    return parsed
 
 
 def print_summary(path: Path, *, as_json: bool) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moir_edge.cli.calibration_options import CalibrationFlags
-from moir_edge.cli.groups import Flags
+from moir_edge.cli.groups import Flags, values_of
 from moir_edge.cli.mix_options import MixFlags
 from moir_edge.precisions import EXPORTED, FP32
+
+if TYPE_CHECKING:
+    from moir_edge.export import ExportSettings
 
 __all__ = ["ExportFlags"]
 
@@ -47,3 +50,44 @@ class ExportFlags(Flags):
             help="fp32: largest error against torch, as a share of each output's largest value; 1e-4 by default."
         ),
     ] = None
+
+    def settings(self) -> ExportSettings:
+        """Return the settings.
+
+        Raises:
+            UnsupportedError: They cannot be met, see `ExportSettings`.
+            DataError: The calibration data do not exist, or a number is out of range.
+        """
+        from moir_edge.export import ExportSettings
+
+        return ExportSettings(
+            **values_of(self)
+            | {
+                "component_precision": self.precisions(),
+                "calibration": self.calibration.settings(),
+                "mix": self.mix.settings(),
+            }
+        )
+
+    def precisions(self) -> dict[str, str]:
+        """Return ``{"vision": "fp32"}`` from ``["vision=fp32"]``.
+
+        Raises:
+            UnsupportedError: An option without ``=``, or an unknown component.
+        """
+        from moir_edge.bundle import COMPONENTS
+        from moir_edge.errors import UnsupportedError, closest
+
+        parsed = {}
+        for option in self.component_precision or ():
+            component, separator, precision = option.partition("=")
+            if not separator:
+                raise UnsupportedError(
+                    f"--component-precision {option!r}: expected COMPONENT=PRECISION, as vision=fp32"
+                )
+            if component not in COMPONENTS:
+                raise UnsupportedError(
+                    f"unknown component {component!r}: {closest(component, COMPONENTS)}"
+                )
+            parsed[component] = precision
+        return parsed

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from moir_edge.export.assembly import assemble
     from moir_edge.export.bundle import export_bundle
     from moir_edge.export.components import TracedModel, trace_components
+    from moir_edge.export.settings import ExportSettings
 
 __all__ = [
     "Checkpoint",
+    "ExportSettings",
     "TracedModel",
     "assemble",
     "export_bundle",
@@ -27,6 +29,7 @@ __getattr__ = lazy_names(
         "components": ["Checkpoint", "TracedModel", "trace_components"],
         "assembly": ["assemble"],
         "bundle": ["export_bundle", "load_checkpoint"],
+        "settings": ["ExportSettings"],
     },
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,13 +18,11 @@ from moir_edge.export.components import TracedModel
 from moir_edge.export.half_range import half_range_required
 from moir_edge.export.mixing import mark_raised, measure_and_choose
 from moir_edge.export.parity import (
-    PARITY_RTOL,
-    check_parity_rtol,
     expected_outputs,
     measure_parity,
     require_fp32_parity,
 )
-from moir_edge.export.plan import ExportPlan, plan_export
+from moir_edge.export.settings import ExportPlan, ExportSettings
 from moir_edge.finite import json_text
 from moir_edge.graphs.writing import WrittenGraph, write_graphs
 from moir_edge.precisions import FP16, FP32, PrecisionName
@@ -32,9 +31,12 @@ from moir_edge.targets import get_target
 from moir_edge.version import __version__
 
 if TYPE_CHECKING:
-    from moir_edge.calibration import CalibrationSettings, MixSettings, QuantizationSummary
+    from typing_extensions import Unpack
+
+    from moir_edge.calibration import QuantizationSummary
     from moir_edge.calibration.mixed.choosing import Mix
     from moir_edge.calibration.preparation import CalibratedGraphs
+    from moir_edge.export.settings import ExportOptions
 
 __all__ = ["assemble", "package_versions"]
 
@@ -44,82 +46,57 @@ _PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "onnx
 def assemble(
     traced: TracedModel,
     output: str | Path,
+    settings: ExportSettings | None = None,
     *,
-    target: str = "cpu",
-    precision: str = FP32,
-    component_precision: Mapping[str, str] | None = None,
-    calibration: CalibrationSettings | None = None,
-    int4_method: str | None = None,
-    mix: MixSettings | None = None,
-    engines: bool = True,
-    parity_rtol: float = PARITY_RTOL,
     force: bool = False,
     progress: Progress | None = None,
+    **options: Unpack[ExportOptions],
 ) -> Path:
     """Write one bundle from graphs that were traced once.
 
     Args:
         traced: From `trace_components`; left as it is, so that more bundles can follow.
         output: The bundle folder to be.
-        target: Device profile.
-        precision: Precision of the bundle.
-        component_precision: Overrides by component.
-        calibration: Data and methods for ``int8`` and ``fp8``, for ``int4`` by a method that goes by data, and what `mix` is
-            measured on.
-        int4_method: How INT4 weights are found, see `moir_edge.calibration.methods.registry`; None takes the best
-            there is with the data at hand.
-        mix: Measure the layers' sensitivity, and raise as few as reach a target; see
-            `moir_edge.calibration.mixed.choosing`.
-        engines: Compile engines too, where the target's can be built on any machine.
-        parity_rtol: Largest error of a float32 bundle's outputs against torch, as a share of each output's largest value.
+        settings: What the bundle is to be; None for an fp32 bundle on a CPU.
         force: Replace a bundle that stands at `output`; engines of it whose graphs are the same are kept.
         progress: Called as ``progress(stage, done, total)``.
+        options: Fields of `ExportSettings`, in place of those of `settings`.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        UnsupportedError: Unknown target, precision or component, the target lacks the precision, or calibration
-            data are missing or of no use.
-        DataError: The calibration data cannot be used, or `parity_rtol` is out of range.
+        UnsupportedError: The settings cannot be met, see `ExportSettings`.
+        DataError: The calibration data cannot be used.
         NotFiniteError: Torch or a written graph gives a NaN or an infinity.
         ToleranceError: A float32 bundle differs from torch by more than its tolerance, or no mix reaches the target.
         BundleError: `output` exists and may not be replaced.
         EnvironmentProblem: The disk is full or not writable.
     """
-    check_parity_rtol(parity_rtol)
-    plan = plan_export(
-        traced.graphs,
-        target=target,
-        precision=precision,
-        component_precision=component_precision,
-        int4_method=int4_method,
-        calibration=calibration,
-        mix=mix,
-    )
+    plan = replace(settings or ExportSettings(), **options).plan_of(traced.graphs)
     progress = progress or silent
     with staged_bundle(output, force=force) as folder:
         write_assets(traced.checkpoint, folder)
         calibrated = _calibrate(traced, plan, folder, progress)
-        chosen = _choose_mix(traced, plan, calibrated, folder, progress)
-        models, summaries = _convert(traced, plan, calibrated, chosen, progress)
+        mix = _choose_mix(traced, plan, calibrated, folder, progress)
+        models, summaries = _convert(traced, plan, calibrated, mix, progress)
         written = write_graphs(models, folder)
         _write_report(folder / "reports" / "quantization.json", summaries)
         manifest = Manifest(
             created_with=package_versions(),
             source=traced.checkpoint.source,
             model=traced.facts,
-            target=target,
-            precision=cast(PrecisionName, precision),
+            target=plan.settings.target,
+            precision=cast(PrecisionName, plan.settings.precision),
             router=traced.router_record,
             router_sha256=traced.router_sha256,
             components=_entries(traced, plan, written),
-            calibration=_calibration_record(summaries, calibrated, chosen),
+            calibration=_calibration_record(summaries, calibrated, mix),
             notes=traced.checkpoint.notes,
-            parity=_parity(traced, plan, folder, parity_rtol, progress),
+            parity=_parity(traced, plan, folder, progress),
         )
         write_build_script(folder, manifest)
-        built = _engines(folder, manifest, Path(output), progress) if engines else ()
+        built = _engines(folder, manifest, Path(output), progress) if plan.settings.engines else ()
         seal(folder, manifest.model_copy(update={"engines": built}))
     return Path(output)
 
@@ -144,7 +121,8 @@ def _calibrate(
     traced: TracedModel, plan: ExportPlan, folder: Path, progress: Progress
 ) -> CalibratedGraphs | None:
     """Run the calibration data where a component needs it; the folder holds the processor already."""
-    if plan.calibration is None or not plan.calibrated:
+    calibration = plan.settings.calibration
+    if calibration is None or not plan.calibrated:
         return None
     from moir_edge.calibration.preparation import calibrate
 
@@ -152,7 +130,7 @@ def _calibrate(
         traced.graphs,
         traced.facts,
         folder,
-        plan.calibration,
+        calibration,
         components=plan.calibrated,
         weights_only=plan.weights_only,
         progress=progress,
@@ -167,7 +145,7 @@ def _choose_mix(
     progress: Progress,
 ) -> Mix | None:
     """Measure the layers and choose their precisions, if that was asked for."""
-    if plan.mix is None or plan.calibration is None:
+    if plan.settings.mix is None:
         return None
     return measure_and_choose(traced, plan, calibrated, folder, progress=progress)
 
@@ -254,10 +232,10 @@ def _entries(
 
 
 def _parity(
-    traced: TracedModel, plan: ExportPlan, folder: Path, rtol: float, progress: Progress
+    traced: TracedModel, plan: ExportPlan, folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """Measure the written graphs against torch, keep the figures in ``reports/parity.json`` too."""
-    bound = rtol if set(plan.precisions.values()) == {FP32} else None
+    bound = plan.settings.parity_rtol if set(plan.precisions.values()) == {FP32} else None
     half = {
         name
         for name, precision in plan.precisions.items()

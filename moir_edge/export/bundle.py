@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moir_edge.bundle import COMPONENTS, check_bundle_output
+from moir_edge.bundle import check_bundle_output
 from moir_edge.checkpoint import load_checkpoint
 from moir_edge.export.assembly import assemble
 from moir_edge.export.components import trace_components
-from moir_edge.export.parity import PARITY_RTOL, check_parity_rtol
-from moir_edge.export.plan import plan_export
-from moir_edge.precisions import FP32
+from moir_edge.export.settings import ExportSettings
 from moir_edge.progress import Progress, silent, single_step
 
 if TYPE_CHECKING:
-    from moir_edge.calibration import CalibrationSettings, MixSettings
+    from typing_extensions import Unpack
+
+    from moir_edge.export.settings import ExportOptions
 
 __all__ = ["export_bundle"]
 
@@ -24,17 +24,11 @@ __all__ = ["export_bundle"]
 def export_bundle(
     checkpoint: str | Path,
     output: str | Path,
+    settings: ExportSettings | None = None,
     *,
-    target: str = "cpu",
-    precision: str = FP32,
-    component_precision: Mapping[str, str] | None = None,
-    calibration: CalibrationSettings | None = None,
-    int4_method: str | None = None,
-    mix: MixSettings | None = None,
-    engines: bool = True,
-    parity_rtol: float = PARITY_RTOL,
     force: bool = False,
     progress: Progress | None = None,
+    **options: Unpack[ExportOptions],
 ) -> Path:
     """Export a checkpoint to a bundle folder; it appears whole or not at all.
 
@@ -43,25 +37,17 @@ def export_bundle(
     Args:
         checkpoint: Folder or hub id of a vision-language model, with or without a router.
         output: The bundle folder to be.
-        target: Device profile.
-        precision: One of `moir_edge.precisions.EXPORTED`.
-        component_precision: Overrides by component, such as ``{"vision": "fp32"}``.
-        calibration: Data and methods for ``int8`` and ``fp8``, and for ``int4`` by a method that goes by data.
-        int4_method: How INT4 weights are found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; None takes the best there is with the
-            data at hand.
-        mix: Measure the layers' sensitivity into ``reports/sensitivity.json``, and raise the precision of as few as
-            reach a target recovery; needs `calibration`.
-        engines: Compile engines too, where the target's can be built on any machine.
-        parity_rtol: Largest error of a float32 bundle's outputs against torch, as a share of each output's largest value.
+        settings: What the bundle is to be; None for an fp32 bundle on a CPU.
         force: Replace a bundle that stands at `output`.
         progress: Called as ``progress(stage, done, total)``.
+        options: Fields of `ExportSettings`, in place of those of `settings`.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        UnsupportedError: Unknown target, precision, component or architecture, or calibration data are missing.
-        DataError: The checkpoint cannot be loaded, the calibration data cannot be used, or `parity_rtol` is out of range.
+        UnsupportedError: The settings cannot be met, see `ExportSettings`, or the architecture is unknown.
+        DataError: The checkpoint cannot be loaded, or the calibration data cannot be used.
         NotFiniteError: Torch or a written graph gives a NaN or an infinity.
         ToleranceError: A float32 bundle differs from torch by more than its tolerance.
         BundleError: `output` exists and may not be replaced.
@@ -69,30 +55,8 @@ def export_bundle(
     """
     # Everything that can be refused is refused before the long work.
     check_bundle_output(output, force=force)
-    check_parity_rtol(parity_rtol)
-    plan_export(
-        COMPONENTS,
-        target=target,
-        precision=precision,
-        component_precision=component_precision,
-        int4_method=int4_method,
-        calibration=calibration,
-        mix=mix,
-    )
+    chosen = replace(settings or ExportSettings(), **options)
     with single_step(progress or silent, "loading"):
         loaded = load_checkpoint(checkpoint)
     traced = trace_components(loaded, progress=progress)
-    return assemble(
-        traced,
-        output,
-        target=target,
-        precision=precision,
-        component_precision=component_precision,
-        calibration=calibration,
-        int4_method=int4_method,
-        mix=mix,
-        engines=engines,
-        parity_rtol=parity_rtol,
-        force=force,
-        progress=progress,
-    )
+    return assemble(traced, output, chosen, force=force, progress=progress)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moir_edge.export.components import TracedModel
-from moir_edge.export.plan import ExportPlan
+from moir_edge.export.settings import ExportPlan
 from moir_edge.finite import json_text
 from moir_edge.progress import Progress
 
@@ -42,7 +42,8 @@ def measure_and_choose(
     Raises:
         ValueError: There is nothing to measure.
     """
-    if plan.calibration is None or plan.mix is None:
+    calibration, wanted = plan.settings.calibration, plan.settings.mix
+    if calibration is None or wanted is None:
         raise ValueError("the plan measures nothing")
     from moir_edge.calibration.mixed.choosing import MixInputs, choose_mix
     from moir_edge.calibration.mixed.report import sensitivity_plot
@@ -57,7 +58,7 @@ def measure_and_choose(
         quantizer=plan.quantizer(calibrated, signed=False),
         float_bytes=2 if plan.on_gpu else 4,
     )
-    mix = choose_mix(inputs, plan.calibration, plan.mix, progress=progress)
+    mix = choose_mix(inputs, calibration, wanted, progress=progress)
     reports = folder / "reports"
     reports.mkdir(exist_ok=True)
     content = json_text(mix.record, separators=(",", ":"))

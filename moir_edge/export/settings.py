@@ -1,0 +1,174 @@
+"""What is asked of an export, checked on construction, and what follows for each component: decided once, before long work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypedDict
+
+import onnx_ir as ir
+
+from moir_edge.bundle import COMPONENTS
+from moir_edge.errors import UnsupportedError, closest
+from moir_edge.export.parity import PARITY_RTOL, check_parity_rtol
+from moir_edge.export.precisions import (
+    apply_precision,
+    calibrated_components,
+    choose_int4_method,
+    plan_precisions,
+)
+from moir_edge.precisions import FP32, PRECISIONS, PrecisionName
+from moir_edge.targets import Target, get_target
+
+if TYPE_CHECKING:
+    from moir_edge.calibration import CalibrationSettings, MixSettings, QuantizationSummary
+    from moir_edge.calibration.mixed.layers import Quantizer
+    from moir_edge.calibration.preparation import CalibratedGraphs
+
+__all__ = ["ExportOptions", "ExportPlan", "ExportSettings"]
+
+
+class ExportOptions(TypedDict, total=False):
+    """The fields of `ExportSettings` as keywords, for type checkers."""
+
+    target: str
+    precision: str
+    component_precision: Mapping[str, str] | None
+    int4_method: str | None
+    calibration: CalibrationSettings | None
+    mix: MixSettings | None
+    engines: bool
+    parity_rtol: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPlan:
+    """Precisions and methods of one export.
+
+    Attributes:
+        settings: What they follow from.
+        target: Device profile.
+        precisions: By component.
+        int4_method: How INT4 weights are found.
+        calibrated: Components that are quantized by statistics of the calibration data.
+    """
+
+    settings: ExportSettings
+    target: Target
+    precisions: Mapping[str, PrecisionName]
+    int4_method: str
+    calibrated: tuple[str, ...]
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Components whose precision was given by name, which no search may raise."""
+        return tuple(self.settings.component_precision or ())
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether TensorRT will read the graphs, rather than ONNX Runtime on a CPU."""
+        return self.target.builder != "onnxruntime"
+
+    @property
+    def weights_only(self) -> tuple[str, ...]:
+        """The calibrated components of which only weights are quantized."""
+        return tuple(
+            name for name in self.calibrated if not PRECISIONS[self.precisions[name]].needs_data
+        )
+
+    def takes_gpu_form(self, component: str) -> bool:
+        """Say whether a component's graph is exported in the GPU's form."""
+        return self.on_gpu and PRECISIONS[self.precisions[component]].quantized
+
+    def quantizer(self, calibrated: CalibratedGraphs | None, *, signed: bool) -> Quantizer:
+        """Return what brings a component to its precision, some of its nodes to one of their own.
+
+        Args:
+            calibrated: Statistics; None where no component needs them.
+            signed: Store 8-bit activations signed, as TensorRT asks for.
+        """
+
+        def quantizer(
+            component: str, model: ir.Model, layer_precisions: Mapping[str, str]
+        ) -> QuantizationSummary | None:
+            return apply_precision(
+                model,
+                self.precisions[component],
+                component=component,
+                calibrated=calibrated,
+                signed=signed,
+                int4_method=self.int4_method,
+                layer_precisions=layer_precisions,
+            )
+
+        return quantizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What a bundle is to be; every command and function that exports passes this one value on.
+
+    Attributes:
+        target: Device profile.
+        precision: One of `moir_edge.precisions.EXPORTED`.
+        component_precision: Overrides by component, such as ``{"vision": "fp32"}``; no search for a mix raises these.
+        int4_method: How INT4 weights are found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; None takes the best there is with the
+            data at hand.
+        calibration: Data and methods for ``int8`` and ``fp8``, for ``int4`` by a method that goes by data, and what `mix` is
+            measured on.
+        mix: Measure the layers' sensitivity into ``reports/sensitivity.json``, and raise the precision of as few as
+            reach a target recovery; needs `calibration`.
+        engines: Compile engines too, where the target's can be built on any machine.
+        parity_rtol: Largest error of a float32 bundle's outputs against torch, as a share of each output's largest value.
+        plan: What follows for each component of a model that has all of them.
+
+    Raises:
+        UnsupportedError: Unknown target, precision, component or method; the target lacks a precision or reads no
+            such weights; or calibration data are missing or of no use.
+        DataError: `parity_rtol` is out of range.
+    """
+
+    target: str = "cpu"
+    precision: str = FP32
+    component_precision: Mapping[str, str] | None = None
+    int4_method: str | None = None
+    calibration: CalibrationSettings | None = None
+    mix: MixSettings | None = None
+    engines: bool = True
+    parity_rtol: float = PARITY_RTOL
+    plan: ExportPlan = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_parity_rtol(self.parity_rtol)
+        precisions = plan_precisions(
+            COMPONENTS, self.target, self.precision, self.component_precision
+        )
+        has_data = self.calibration is not None
+        method = choose_int4_method(precisions, self.target, self.int4_method, has_data=has_data)
+        calibrated = calibrated_components(
+            precisions, has_data=has_data, int4_method=method, measured=self.mix is not None
+        )
+        plan = ExportPlan(
+            settings=self,
+            target=get_target(self.target),
+            precisions=precisions,
+            int4_method=method,
+            calibrated=calibrated,
+        )
+        object.__setattr__(self, "plan", plan)
+
+    def plan_of(self, components: Iterable[str]) -> ExportPlan:
+        """Return the plan of a model that has some of the components.
+
+        Raises:
+            UnsupportedError: A component whose precision was given is not among them.
+        """
+        names = tuple(components)
+        for name in self.plan.fixed:
+            if name not in names:
+                raise UnsupportedError(f"unknown component {name!r}: {closest(name, names)}")
+        return replace(
+            self.plan,
+            precisions={name: self.plan.precisions[name] for name in names},
+            calibrated=tuple(name for name in names if name in self.plan.calibrated),
+        )
