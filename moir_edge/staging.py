@@ -65,9 +65,11 @@ def check_replaceable(
         if not target.exists() or (target.is_dir() and not any(target.iterdir())):
             return
         if not target.is_dir():
-            raise kind.error(f"{output} is a file; give a folder as -o")
+            raise kind.error(f"{output} is a file; give a folder as `output`")
         if not force:
-            raise kind.error(f"{output} exists; give another -o or replace it with --force")
+            raise kind.error(
+                f"{output} exists; give another `output` or replace it with `force=True`"
+            )
         _refuse_foreign(target, output, kind, keep_others=keep_others)
     except OSError as error:
         raise _environment_problem(output, target, error) from error
@@ -124,14 +126,14 @@ def _refuse_foreign(
     owned = owned_files(folder, kind)
     if owned is None:
         raise kind.error(
-            f"{output} exists and is not a {kind.name} that moir-edge wrote, so --force will not replace it; "
-            "give another -o or remove it yourself"
+            f"{output} exists and is not a {kind.name} that moir-edge wrote, so `force=True` will not replace it; "
+            "give another `output` or remove it yourself"
         )
     others = foreign_files(folder, owned.__contains__)
     if others and not keep_others:
         raise kind.error(
-            f"{output} holds files that moir-edge did not write ({name_some(others)}), so --force will not replace "
-            "it; move them away or give another -o"
+            f"{output} holds files that moir-edge did not write ({name_some(others)}), so `force=True` will not replace "
+            "it; move them away or give another `output`"
         )
 
 
@@ -232,7 +234,7 @@ def _rename_to_free(staging: Path, target: Path, kind: FolderKind, output: str |
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         raise kind.error(
-            f"{output} exists: another process wrote it meanwhile; give another -o"
+            f"{output} exists: another process wrote it meanwhile; give another `output`"
         ) from error
 
 
@@ -330,6 +332,6 @@ def _environment_problem(output: str | Path, target: Path, error: OSError) -> En
         free_mb = shutil.disk_usage(parent).free / 1e6
         return EnvironmentProblem(
             f"disk full while writing {output} ({free_mb:.0f} MB free); "
-            "free some space or give another -o; nothing was left behind"
+            "free some space or give another `output`; nothing was left behind"
         )
     return EnvironmentProblem(f"cannot write {output}: {error}; nothing was left behind")

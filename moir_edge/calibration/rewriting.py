@@ -178,7 +178,7 @@ def require_symmetric(graph: ir.Graph) -> None:
     for name, value in graph.initializers.items():
         if value.dtype == ir.DataType.UINT4:
             raise UnsupportedError(
-                f"{name} is an INT4 weight with zero points, as --int4-method hqq makes them, and TensorRT does not "
+                f"{name} is an INT4 weight with zero points, as `settings.int4_method='hqq'` makes them, and TensorRT does not "
                 "read those; export with rtn, awq or gptq"
             )
 

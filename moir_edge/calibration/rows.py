@@ -147,7 +147,7 @@ class CalibrationRows:
         self.bad_rows.append(BadRow(where=where, reason=reason))
         if len(self.bad_rows) > self._max_bad_rows:
             raise DataError(
-                f"{where}: {reason}; that is bad row {len(self.bad_rows)}, and --max-bad-rows is "
+                f"{where}: {reason}; that is bad row {len(self.bad_rows)}, and `calibration.max_bad_rows` is "
                 f"{self._max_bad_rows}"
             )
 

@@ -94,5 +94,5 @@ class CalibrationSettings:
             return
         if isinstance(self.smoothing, str) or not 0 <= self.smoothing <= 1:
             raise UnsupportedError(
-                f"smoothing is {self.smoothing!r}; expected search, off or an exponent from 0 to 1 (--smoothquant)"
+                f"smoothing is {self.smoothing!r}; expected search, off or an exponent from 0 to 1 (`calibration.smoothing`)"
             )

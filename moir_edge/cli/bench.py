@@ -80,7 +80,7 @@ def bench(
 
     source = data.optional_source()
     if source is None and limit is not None:
-        raise DataError("`limit` given without rows; add `data.path=FILE`")
+        raise DataError("`limit` given without rows; add `data=FILE`")
     settings = BenchSettings(
         bundles=tuple(bundles),
         providers=tuple(provider or ()),

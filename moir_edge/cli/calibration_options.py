@@ -112,7 +112,7 @@ class CalibrationFlags(Flags):
             chosen["smoothing"] = parse_smoothquant(self.smoothing)
         if chosen and "data" not in chosen:
             raise UnsupportedError(
-                f"calibration {' and '.join(chosen)} given without calibration data; add `calibration.data.path=FILE`"
+                f"calibration {' and '.join(chosen)} given without calibration data; add `calibration.data=FILE`"
             )
         return CalibrationSettings(**chosen) if chosen else None
 

@@ -79,7 +79,7 @@ class DataFlags(Flags):
 
         if self.path is None:
             given = [f"`{self.argument}.{name}`" for name in self._given()] or ["nothing"]
-            raise UnsupportedError(f"{' and '.join(given)} without `{self.argument}.path`; add it")
+            raise UnsupportedError(f"{' and '.join(given)} without `{self.argument}`; add it")
         return DataSource(
             path=self.path,
             format=self.format or "jsonl",

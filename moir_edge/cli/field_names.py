@@ -1,13 +1,14 @@
 """Messages in words of the command line: a field of the Python API, such as `calibration.rows`, becomes its flag.
 
 Errors below `cli` name a field between backticks, with a value where there is one: `force=True`, `settings.int4_method='rtn'`,
-`calibration.data.path=FILE`. Which flag fills which field is read from the declarations of the commands.
+`calibration.data=FILE`. Which flag fills which field is read from the declarations of the commands.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,12 +48,13 @@ def flags_by_field(commands: Mapping[str, Any], words: list[str]) -> dict[str, A
         for path, name in fields_of(command.callback).items():
             if name in options:
                 found.setdefault(path.removeprefix("settings."), options[name])
+                found.setdefault(path.removesuffix(".path"), options[name])
     return found
 
 
 def _words(option: Any, value: str | None) -> str:
     """Return an option with a value, as the user writes it."""
-    flag = str(max(option.opts, key=len))
+    flag = str(option.opts[0])
     if value in (None, "True"):
         return flag
     if value == "False":
@@ -63,4 +65,4 @@ def _words(option: Any, value: str | None) -> str:
         given = value  # a placeholder, such as FILE
     if isinstance(given, dict):
         return " ".join(f"{flag} {key}={one}" for key, one in given.items())
-    return f"{flag} {given}"
+    return f"{flag} {shlex.quote(str(given))}"

@@ -73,7 +73,7 @@ def run(
             help="End the answer before this string; repeatable; the checkpoint's by default."
         ),
     ] = None,
-    overrides: Annotated[
+    generation_config: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
@@ -122,7 +122,7 @@ def run(
         "seed": seed,
         "stop": stop,
         "router": router == "on",
-        "generation_config": parse_overrides(overrides or []),
+        "generation_config": parse_overrides(generation_config or []),
         "ignore_generation_config": ignore_generation_config,
     }
     GenerationSettings(**settings)

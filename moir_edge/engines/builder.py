@@ -158,7 +158,7 @@ def _refusal(trt: Any, job: BuildJob, log: Any) -> MoirEdgeError:
     if (job.refittable or job.strip_weights) and "CUDA_SUCCESS" in reason:
         return EnvironmentProblem(
             f"{module_name(trt)} {version_text(trt)} compiles refittable and weight-stripped engines only where an "
-            "NVIDIA driver is; build on the machine with the GPU, or leave --refittable and --strip-weights out"
+            "NVIDIA driver is; build on the machine with the GPU, or leave `refittable` and `strip_weights` out"
         )
     if "OutOfMemory" in reason:
         return UnsupportedError(

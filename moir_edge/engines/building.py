@@ -163,12 +163,12 @@ def _refit_stock(
     entries = [entry for entry in source.manifest.engines if entry.target == target]
     if not entries:
         raise BundleError(
-            f"{source.path} has no engines for {target} to take over; leave --refit out to build them"
+            f"{source.path} has no engines for {target} to take over; leave `refit` out to build them"
         )
     kind = EngineOptions(strip_weights=entries[0].stripped, refittable=entries[0].refittable)
     if options not in (None, EngineOptions(), kind):
         raise UnsupportedError(
-            f"the engines of {source.path} are of another kind; leave --strip-weights and --refittable out with --refit"
+            f"the engines of {source.path} are of another kind; leave `strip_weights` and `refittable` out with `refit`"
         )
     return EngineStock(source.path, source.manifest), kind
 

@@ -180,7 +180,7 @@ class EngineWork:
 
     def _gpu_copy(self, name: str) -> Path:
         """Write the form of a graph that a GPU takes, which a bundle for the CPU does not hold."""
-        advice = f"export with --target {self.target.name}"
+        advice = f"export with `settings.target={self.target.name!r}`"
         if self.options.strip_weights or self.options.refittable:
             raise UnsupportedError(
                 f"{name}.onnx was exported for {self.manifest.target}: its weights are not those of the engine, which therefore "

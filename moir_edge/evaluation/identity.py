@@ -32,7 +32,7 @@ __all__ = [
 _REMEDY = (
     "name bundles of this very checkpoint, or export it again. The hash covers the names and bytes of the "
     "*.safetensors files, so the same weights in other shards or under other file names count as another model: "
-    "then, or to compare two models on purpose, allow it with --allow-other (allow_other=True in Python)"
+    "then, or to compare two models on purpose, allow it with `allow_other=True`"
 )
 _HASH_FILES = "*.safetensors"
 

@@ -52,7 +52,7 @@ def _check(component: str, name: str) -> Any:
                 raise UnsupportedError(
                     f"{component}: the {side} of {name} reaches {float(value.abs().max()):.3g}, past float16's "
                     f"{HALF_MAX:g}, so its answers on a GPU would be infinite; "
-                    f"give --component-precision {component}=fp32"
+                    f"give `settings.component_precision={{{component!r}: 'fp32'}}`"
                 )
 
     return check

@@ -85,7 +85,7 @@ def choose_int4_method(
     chosen = get_method(method)
     if INT4 not in plan.values():
         raise UnsupportedError(
-            f"int4 method {method} given, and no component of this export is int4; leave --int4-method out"
+            f"int4 method {method} given, and no component of this export is int4; leave `settings.int4_method` out"
         )
     if not chosen.symmetric and get_target(target).builder != "onnxruntime":
         others = ", ".join(name for name, one in METHODS.items() if one.symmetric)
@@ -122,14 +122,14 @@ def calibrated_components(
     if needing and not has_data:
         what, other = plan[needing[0]], INT8_WEIGHT_ONLY
         if what == INT4:
-            what, other = f"int4 by {int4_method}", "--int4-method rtn"
+            what, other = f"int4 by {int4_method}", "`settings.int4_method='rtn'`"
         raise UnsupportedError(
-            f"{what} needs calibration data; give --calib-data FILE, JSON lines as `compare` takes them "
+            f"{what} needs calibration data; give `calibration.data=FILE`, JSON lines as `compare` takes them "
             f"(not the rows that you evaluate on), or take {other}, which needs none"
         )
     if measured and not has_data:
         raise UnsupportedError(
-            "sensitivity and target recovery are measured on calibration data; give --calib-data FILE"
+            "sensitivity and target recovery are measured on calibration data; give `calibration.data=FILE`"
         )
     if not has_data:
         return ()
@@ -142,7 +142,7 @@ def calibrated_components(
     if not needing and not refined and not measured:
         raise UnsupportedError(
             "calibration data are for quantized weights and activations, and no component of this export has any; "
-            "leave --calib-data out"
+            "leave `calibration.data` out"
         )
     return tuple(name for name in plan if name in needing or name in refined)
 

@@ -28,7 +28,7 @@ def user_message(prompt: str, *, images: int, context: str | None = None) -> lis
     """
     if not prompt.strip():
         raise DataError(
-            "the prompt is empty; say what the model should answer, e.g. --prompt 'What is it?'"
+            "the prompt is empty; say what the model should answer, e.g. `prompt='What is it?'`"
         )
     return user_turn(f"{context} {prompt}" if context else prompt, images=images)
 

@@ -24,8 +24,8 @@ FILE_NAME = "generation_config.json"
 _SHOWN = 60  # characters of a value in a message
 
 _MISSING_BEAMS = (
-    "{name}={value} asks for beam search, which a bundle does not have; answer greedily with num_beams=1 "
-    "(command line: --set num_beams=1; Python: generation_config={{'num_beams': 1}})"
+    "{name}={value} asks for beam search, which a bundle does not have; answer greedily with "
+    "`generation_config={{'num_beams': 1}}`"
 )
 
 

@@ -46,7 +46,7 @@ def read_image(source: ImageInput, *, name: str = "the image in memory") -> Imag
     if not path.exists():
         raise DataError(f"{path}: no such image file; check the path")
     if not path.is_file():
-        raise DataError(f"{path} is a folder, not an image file; give one image per --image")
+        raise DataError(f"{path} is a folder, not an image file; give one file per image")
     return _decode(path, str(path))
 
 

@@ -91,12 +91,12 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
         if provider == "cpu":
             raise BundleError(f"ONNX Runtime cannot load {path}: {reason}") from error
         raise EnvironmentProblem(
-            f"ONNX Runtime cannot load {path} with the {provider} provider: {reason}; or run with --provider cpu"
+            f"ONNX Runtime cannot load {path} with the {provider} provider: {reason}; or run with `provider='cpu'`"
         ) from error
     if session.get_providers()[0] != execution[0]:  # it goes on without one that does not start
         raise EnvironmentProblem(
             f"ONNX Runtime could not start {execution[0]} for {path}; its libraries (CUDA, cuDNN, for ort-tensorrt "
-            "TensorRT) must be on the loader's path; or run with --provider cpu"
+            "TensorRT) must be on the loader's path; or run with `provider='cpu'`"
         )
     return session
 
@@ -179,7 +179,7 @@ def _require_provider(provider: GraphProvider) -> None:
     problem = None if provider == "cpu" else cuda_problem()
     if problem is not None:
         raise EnvironmentProblem(
-            f"the {provider} provider cannot start: {problem}, or run with --provider cpu"
+            f"the {provider} provider cannot start: {problem}, or run with `provider='cpu'`"
         )
 
 

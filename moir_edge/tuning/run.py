@@ -105,7 +105,7 @@ def tune(
     require("torch", "transformers", "accelerate", *adapters, extra="tune")
     progress = progress or silent
     if settings.early_stop is not None and eval_data is None:
-        raise DataError("early stopping watches the evaluation loss; give --eval-data")
+        raise DataError("early stopping watches the evaluation loss; give `eval_data`")
     check_replaceable(output, CHECKPOINT, force=force)
     training = training_folder(output)
     check_unfinished(training, resume=resume, force=force)

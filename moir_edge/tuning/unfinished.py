@@ -71,7 +71,7 @@ def check_unfinished(training: Path, *, resume: bool, force: bool) -> None:
     if not resume and training.exists():
         if not force:
             raise DataError(
-                f"{training} holds an unfinished run; go on with --resume or discard it with --force"
+                f"{training} holds an unfinished run; go on with `resume=True` or discard it with `force=True`"
             )
         _owned(training)
 
@@ -127,5 +127,5 @@ def claim(
     if changed is not None:
         raise DataError(
             f"the run at {training} cannot be resumed: {changed}; "
-            "give what it was started with, or discard it with --force"
+            "give what it was started with, or discard it with `force=True`"
         )

@@ -54,8 +54,8 @@ def test_a_project_with_a_file_of_the_right_name_is_refused(tmp_path: Path) -> N
         (project / "report.json").write_text(foreign)
         with pytest.raises(
             DataError,
-            match="project exists and is not a report that moir-edge wrote, so --force will not replace it; "
-            "give another -o or remove it yourself",
+            match="project exists and is not a report that moir-edge wrote, so `force=True` will not replace it; "
+            "give another `output` or remove it yourself",
         ):
             write(project, force=True)
     assert contents(tmp_path) == ["project/report.json", "project/src/main.c"]
@@ -78,8 +78,8 @@ def test_files_beside_ours_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(
             DataError,
-            match=r"out holds files that moir-edge did not write \(deep/note.txt\), so --force will not replace it; "
-            "move them away or give another -o",
+            match=r"out holds files that moir-edge did not write \(deep/note.txt\), so `force=True` will not replace it; "
+            "move them away or give another `output`",
         ):
             check()
     for index in range(4):
@@ -210,7 +210,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(DataError, match="out is a file; give a folder as -o"):
+    with pytest.raises(DataError, match="out is a file; give a folder as `output`"):
         write(tmp_path / "out", force=True)
 
 

@@ -165,7 +165,7 @@ def test_an_engine_that_takes_no_weights_is_refused(trt: Any) -> None:
     class Fixed:
         refittable = False
 
-    with pytest.raises(UnsupportedError, match="build it with --refittable"):
+    with pytest.raises(UnsupportedError, match="build it with `refittable=True`"):
         api.load_weights(trt, Fixed(), Path("router.onnx"), api.make_log(trt))
 
 

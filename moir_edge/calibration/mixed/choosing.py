@@ -105,7 +105,7 @@ def choose_mix(
     if not table.layers:
         raise UnsupportedError(
             "no layer of this export can be raised: its components are in floating point, or "
-            "have their precision by --component-precision"
+            "have their precision by `settings.component_precision`"
         )
     if calibration.evaluation is not None:
         refuse_overlap(calibration.data, calibration.evaluation)
@@ -150,7 +150,7 @@ class _Data:
         if self.settings.target_recovery is not None and len(found) <= self.calibration.rows:
             raise DataError(
                 f"{rows.path} has {len(found)} rows and the first {self.calibration.rows} calibrate, so that "
-                "none is left to measure recovery on; give more rows, or a smaller --calib-rows"
+                "none is left to measure recovery on; give more rows, or a smaller `calibration.rows`"
             )
         return found
 
@@ -226,8 +226,8 @@ class _Search:
 
     def _missed(self, held_out: HeldOut) -> ToleranceError:
         best = self._tried[len(self._steps)]
-        fixed = ", ".join(f"{name}={self._model.plan[name]}" for name in self._model.fixed)
-        remedy = f" or leave out --component-precision {fixed}" if fixed else ""
+        fixed = {name: str(self._model.plan[name]) for name in self._model.fixed}
+        remedy = f" or leave out `settings.component_precision={fixed}`" if fixed else ""
         return ToleranceError(
             f"target recovery {self._target:g} % is out of reach: with all {len(self._sensitivity.layers)} layers that "
             f"may be raised in float32 it is {100 * best.value:.2f} % ({held_out.measure} on {held_out.rows} held-out "

@@ -50,7 +50,7 @@ class PrecisionCost:
             if isinstance(value, float) and not is_finite(value):
                 raise NotFiniteError(
                     f"sensitivity of {layer} in {self.precision}: {name} is {value}; the layer cannot be "
-                    "ranked. Keep its component in floating point with --component-precision"
+                    "ranked. Keep its component in floating point with `settings.component_precision`"
                 )
 
 

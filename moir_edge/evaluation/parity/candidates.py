@@ -30,7 +30,7 @@ __all__ = [
 
 _NO_REFERENCE = (
     "parity needs an fp32 reference to compare numbers with; "
-    "give --reference CHECKPOINT or BUNDLE, or name an fp32 bundle besides others"
+    "give `reference=CHECKPOINT` or BUNDLE, or name an fp32 bundle besides others"
 )
 
 

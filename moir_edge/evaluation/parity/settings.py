@@ -63,7 +63,9 @@ class BenchSettings:
         self._check_numbers()
         self._check_providers()
         if not self.parity and (self.bounds.asks_for_parity or self.reference):
-            raise DataError("a reference, or bounds on parity, given without parity; add --parity")
+            raise DataError(
+                "a reference, or bounds on parity, given without parity; add `parity=True`"
+            )
 
     def _check_numbers(self) -> None:
         if not self.bundles:

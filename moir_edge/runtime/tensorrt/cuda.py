@@ -47,7 +47,7 @@ class Cuda:
     def __init__(self, api: Any = None) -> None:
         self._api = load_cuda() if api is None else api
         if not self._call("cudaGetDeviceCount"):
-            raise EnvironmentProblem("CUDA sees no GPU here; run with --provider cpu")
+            raise EnvironmentProblem("CUDA sees no GPU here; run with `provider='cpu'`")
         self._call("cudaSetDevice", 0)
         self._stream = self._call("cudaStreamCreateWithFlags", _NON_BLOCKING)
         self._in_flight: list[npt.NDArray[Any]] = []
@@ -188,8 +188,8 @@ class Recording:
 # What helps, by CUDA's error number.
 _REMEDIES = {
     2: "; free memory on the GPU, or give a shorter prompt or a smaller batch",
-    35: "; install NVIDIA's driver, or for an older driver `pip install 'cuda-bindings<13'`, or run with --provider cpu",
-    100: "; run with --provider cpu",
+    35: "; install NVIDIA's driver, or for an older driver `pip install 'cuda-bindings<13'`, or run with `provider='cpu'`",
+    100: "; run with `provider='cpu'`",
 }
 
 

@@ -215,7 +215,7 @@ class Context:
         smallest, _, largest = self._engine.handle.get_tensor_profile_shape(name, self._profile)
         return (
             f"{self._engine.name}: {name} of shape {shape} is outside the engine's range, {tuple(smallest)} to "
-            f"{tuple(largest)}; give fewer images or a shorter prompt, or run with another --provider"
+            f"{tuple(largest)}; give fewer images or a shorter prompt, or run with another `provider`"
         )
 
     def _output(self, name: str) -> DeviceArray:

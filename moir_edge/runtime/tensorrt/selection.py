@@ -83,7 +83,7 @@ def _target(compute_capability: str) -> Target:
             return target
     raise EnvironmentProblem(
         f"no target of moir-edge has this GPU's SM {compute_capability}, so there are no engines for it; "
-        "run with --provider cuda (targets: `moir-edge targets`)"
+        "run with `provider='cuda'` (targets: `moir-edge targets`)"
     )
 
 

@@ -133,7 +133,9 @@ def test_folder_without_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 def test_existing_bundle_needs_force_and_other_folders_are_never_replaced(tmp_path: Path) -> None:
     write(tmp_path / "b")
-    with pytest.raises(BundleError, match="exists; give another -o or replace it with --force"):
+    with pytest.raises(
+        BundleError, match="exists; give another `output` or replace it with `force=True`"
+    ):
         write(tmp_path / "b")
     write(tmp_path / "b", b"other", force=True)
     assert open_bundle(tmp_path / "b").file("embedding.onnx").read_bytes() == b"other"
@@ -141,7 +143,8 @@ def test_existing_bundle_needs_force_and_other_folders_are_never_replaced(tmp_pa
     precious.mkdir()
     (precious / "one.jpg").touch()
     with pytest.raises(
-        BundleError, match="is not a bundle that moir-edge wrote, so --force will not replace it"
+        BundleError,
+        match="is not a bundle that moir-edge wrote, so `force=True` will not replace it",
     ):
         write(precious, force=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "photos"]

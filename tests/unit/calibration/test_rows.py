@@ -89,7 +89,9 @@ def test_bad_rows_are_skipped_counted_and_named(folder: Path, line: Any, reason:
 @pytest.mark.parametrize(("line", "reason"), BAD)
 def test_one_bad_row_too_many_fails(folder: Path, line: Any, reason: str) -> None:
     path = _write(folder, GOOD, line, MORE)
-    with pytest.raises(DataError, match="that is bad row 1, and --max-bad-rows is 0") as error:
+    with pytest.raises(
+        DataError, match=r"that is bad row 1, and `calibration\.max_bad_rows` is 0"
+    ) as error:
         list(_rows(path, max_bad_rows=0))
     assert str(error.value).startswith(f"{path}:2: ")
     assert reason in str(error.value)

@@ -40,14 +40,14 @@ def test_source_has_every_flag() -> None:
 
 def test_flags_without_data() -> None:
     assert DataFlags(format="jsonl").optional_source() is None
-    with pytest.raises(UnsupportedError, match=r"^nothing without `data\.path`; add it$"):
+    with pytest.raises(UnsupportedError, match=r"^nothing without `data`; add it$"):
         DataFlags().source()
     lone = DataFlags(argument="calibration.data", split="train", task="vqa")
     for read in (lone.source, lone.optional_source, lambda: lone.in_place_of(None)):
         with pytest.raises(UnsupportedError) as caught:
             read()
         assert str(caught.value) == (
-            "`calibration.data.split` and `calibration.data.task` without `calibration.data.path`; add it"
+            "`calibration.data.split` and `calibration.data.task` without `calibration.data`; add it"
         )
 
 

@@ -50,7 +50,7 @@ def test_activations_past_float16_are_refused_and_fp32_is_written(
         export(tmp_path / "half")
     line = (
         rf"{component}: the {layer} reaches \S+, past float16's 65504, so its answers on a GPU would be "
-        rf"infinite; give --component-precision {component}=fp32"
+        rf"infinite; give `settings.component_precision={{'{component}': 'fp32'}}`"
     )
     assert re.fullmatch(line, str(caught.value))
     assert list(tmp_path.iterdir()) == []

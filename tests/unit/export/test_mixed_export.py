@@ -397,7 +397,9 @@ def test_what_cannot_be_measured_is_refused(routed: Any, data: Path, tmp_path: P
         assemble(
             routed, tmp_path / "out", precision="int4", calibration=settings, mix=MixSettings()
         )
-    with pytest.raises(UnsupportedError, match="measured on calibration data; give --calib-data"):
+    with pytest.raises(
+        UnsupportedError, match=r"measured on calibration data; give `calibration\.data=FILE`"
+    ):
         export_bundle(tmp_path / "absent", tmp_path / "out", mix=MixSettings())
     with pytest.raises(UnsupportedError, match="no layer of this export can be raised"):
         _export(routed, data, tmp_path / "out", 99, precision="fp32")

@@ -39,9 +39,13 @@ def test_8_bits_leave_vision_and_table_by_weight_alone(precision: str, target: s
 
 def test_calibration_data_are_needed_or_of_no_use() -> None:
     plan = plan_precisions(COMPONENTS, "cpu", "int4", {"vision": "int8"})
-    with pytest.raises(UnsupportedError, match="int8 needs calibration data; give --calib-data"):
+    with pytest.raises(
+        UnsupportedError, match=r"int8 needs calibration data; give `calibration\.data=FILE`"
+    ):
         calibrated_components(plan, has_data=False)
-    with pytest.raises(UnsupportedError, match="fp8 needs calibration data; give --calib-data"):
+    with pytest.raises(
+        UnsupportedError, match=r"fp8 needs calibration data; give `calibration\.data=FILE`"
+    ):
         calibrated_components(plan_precisions(COMPONENTS, "rtx-40", "fp8"), has_data=False)
     floats = plan_precisions(COMPONENTS, "rtx-40", "fp16")
     with pytest.raises(UnsupportedError, match="no component of this export has any; leave"):

@@ -120,7 +120,7 @@ def test_a_graph_that_the_provider_refuses_is_one_line(
     monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
     with pytest.raises(
         EnvironmentProblem,
-        match=r"vision\.onnx with the cuda provider: Please install TensorRT libraries; or run with --provider cpu",
+        match=r"vision\.onnx with the cuda provider: Please install TensorRT libraries; or run with `provider='cpu'`",
     ):
         moir_edge.load(tiny_bundle, provider="cuda")
 

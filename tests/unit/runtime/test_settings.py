@@ -88,7 +88,8 @@ def test_the_caller_goes_before_the_mapping_and_the_mapping_before_the_file() ->
 
 def test_beam_search_is_refused_by_name() -> None:
     with pytest.raises(
-        UnsupportedError, match=r"num_beams=3 asks for beam search.*--set num_beams=1"
+        UnsupportedError,
+        match=r"num_beams=3 asks for beam search.*with `generation_config=.'num_beams': 1.`",
     ):
         GenerationSettings().rules({"num_beams": 3})
     assert GenerationSettings(generation_config={"num_beams": 1}).rules({"num_beams": 3})

@@ -134,7 +134,9 @@ def test_zero_points_are_stored_unsigned(make_decoder: MakeDecoder) -> None:
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     assert types["up.weight_int4"] == types["up.weight_zero"] == TensorProto.UINT4
     assert types["back.weight_int8"] == TensorProto.INT8
-    with pytest.raises(UnsupportedError, match="zero points, as --int4-method hqq makes them"):
+    with pytest.raises(
+        UnsupportedError, match=r"zero points, as `settings\.int4_method='hqq'` makes them"
+    ):
         require_symmetric(ir.from_proto(model).graph)
     require_symmetric(ir.from_proto(_quantized(make_decoder(), "gptq")[0]).graph)
 

@@ -143,7 +143,7 @@ def test_a_divergence_that_is_not_finite_is_refused_by_the_layer(bad: float, pla
     kl[place] = bad
     message = (
         f"^sensitivity of decoder: mlp/up in {PRECISIONS[place]}: kl is {bad}; the layer cannot be ranked. "
-        "Keep its component in floating point with --component-precision$"
+        "Keep its component in floating point with `settings.component_precision`$"
     )
     with pytest.raises(NotFiniteError, match=message):
         _layer("mlp/up", tuple(kl), (100, 200, 800))

@@ -23,7 +23,9 @@ def test_report_folder_is_written_and_replaced_by_force(
         "report.json",
     ]
     assert ComparisonReport.model_validate_json((output / "report.json").read_text()) == report
-    with pytest.raises(DataError, match="exists; give another -o or replace it with --force"):
+    with pytest.raises(
+        DataError, match="exists; give another `output` or replace it with `force=True`"
+    ):
         write_report(report, render_html, output)
     write_report(report, render_html, output, force=True)
     assert [path.name for path in output.parent.iterdir()] == ["report"]
@@ -32,7 +34,7 @@ def test_report_folder_is_written_and_replaced_by_force(
 def test_force_spares_what_is_no_report(report: ComparisonReport, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("x")
     with pytest.raises(
-        DataError, match="is not a report that moir-edge wrote, so --force will not replace it"
+        DataError, match="is not a report that moir-edge wrote, so `force=True` will not replace it"
     ):
         write_report(report, render_html, tmp_path, force=True)
     assert (tmp_path / "precious.txt").exists()

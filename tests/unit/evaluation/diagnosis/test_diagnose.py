@@ -277,10 +277,13 @@ def test_an_output_that_stands_is_not_overwritten(
     checkpoint: Path, demo_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(DataError, match="exists; give another -o or replace it with --force"):
+    with pytest.raises(
+        DataError, match="exists; give another `output` or replace it with `force=True`"
+    ):
         diagnose([checkpoint], demo_file, tmp_path)
     with pytest.raises(
-        DataError, match="is not a diagnosis that moir-edge wrote, so --force will not replace it"
+        DataError,
+        match="is not a diagnosis that moir-edge wrote, so `force=True` will not replace it",
     ):
         diagnose([checkpoint], demo_file, tmp_path, force=True)
 
@@ -297,7 +300,7 @@ def test_a_bundle_beside_another_checkpoint_is_refused(
     assert main(["diagnose", *words]) == 2
     assert "error: bundle is another model than checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
-    with pytest.raises(DataError, match=r"--allow-other \(allow_other=True in Python\)"):
+    with pytest.raises(DataError, match="allow it with `allow_other=True`"):
         diagnose_rows([demo_checkpoint, bundle], demo_data)
 
 

@@ -106,7 +106,7 @@ def test_report_folder_holds_every_table(report: BenchReport, tmp_path: Path) ->
     assert not re.search(r"https?://", page)
     again = BenchReport.model_validate_json((tmp_path / "out" / "bench.json").read_text())
     assert again == report
-    with pytest.raises(DataError, match="--force"):
+    with pytest.raises(DataError, match="`force=True`"):
         write_report(report, render_html, tmp_path / "out")
 
 
@@ -199,7 +199,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_loaded(
 
 
 def test_parity_of_one_bundle_needs_a_reference(bundle: Path) -> None:
-    with pytest.raises(DataError, match="give --reference CHECKPOINT or BUNDLE"):
+    with pytest.raises(DataError, match="give `reference=CHECKPOINT` or BUNDLE"):
         bench(BenchSettings(bundles=(bundle,), parity=True, **QUICK))
 
 

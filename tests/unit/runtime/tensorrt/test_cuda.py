@@ -22,7 +22,9 @@ def test_a_machine_without_driver_says_so() -> None:
     if device_compute_capability() is not None:
         pytest.skip("there is a GPU here")
     # 35: a driver older than CUDA's runtime, which is how it calls none at all; 100: a driver without a GPU
-    with pytest.raises(EnvironmentProblem, match=r"^cudaGetDeviceCount: .+--provider cpu$") as info:
+    with pytest.raises(
+        EnvironmentProblem, match=r"^cudaGetDeviceCount: .+`provider='cpu'`$"
+    ) as info:
         Cuda()
     assert "\n" not in str(info.value)
 
@@ -124,5 +126,7 @@ class _NoDevice(CudaDouble):
 
 
 def test_no_visible_gpu_is_refused() -> None:
-    with pytest.raises(EnvironmentProblem, match="CUDA sees no GPU here; run with --provider cpu"):
+    with pytest.raises(
+        EnvironmentProblem, match="CUDA sees no GPU here; run with `provider='cpu'`"
+    ):
         Cuda(_NoDevice())

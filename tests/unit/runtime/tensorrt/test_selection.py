@@ -64,7 +64,7 @@ def test_a_component_without_engine_is_named(rtx_bundle: Path) -> None:
 
 
 def test_a_gpu_that_no_target_has_is_told_what_to_use(rtx_bundle: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match=r"no target of moir-edge has this GPU's SM 9\.9.*--provider cuda"):  # fmt: skip
+    with pytest.raises(EnvironmentProblem, match=r"no target of moir-edge has this GPU's SM 9\.9.*`provider='cuda'`"):  # fmt: skip
         choose_engines(open_bundle(rtx_bundle), "9.9")
 
 
