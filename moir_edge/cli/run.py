@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moir_edge.cli.common_options import json_option
+from moir_edge.cli.groups import Flags, values_of, with_groups
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.standard_input import read_pictures, read_prompt
 from moir_edge.cli.threads_option import Threads
@@ -17,16 +19,80 @@ from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
     from moir_edge.runtime import EdgeModel, Generation, RoutingMap
+    from moir_edge.runtime.settings import GenerationSettings
 
 __all__ = ["register"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerationFlags(Flags):
+    """What the flags say of an answer, named as the fields of `GenerationSettings` are."""
+
+    argument: str = "settings"
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of the answer at most; the checkpoint's own limit, else 64."),
+    ] = None
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Draw from the most likely tokens up to this sum; the checkpoint's, else 1."
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            help="Draw from this many most likely tokens, 0 from all; the checkpoint's, else 0."
+        ),
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Makes drawing repeatable.")] = None
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="End the answer before this string; repeatable; the checkpoint's by default."
+        ),
+    ] = None
+    generation_config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Value that goes before the checkpoint's generation_config.json, as repetition_penalty=1.1 "
+            "(null leaves the key out); repeatable.",
+        ),
+    ] = None
+    ignore_generation_config: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-generation-config",
+            help="Leave the checkpoint's generation_config.json out, its end tokens excepted.",
+        ),
+    ] = False
+
+    def settings(self, *, router: bool) -> GenerationSettings:
+        """Return the settings.
+
+        Args:
+            router: Let the router enrich the prompt.
+
+        Raises:
+            DataError: A value has a wrong type or is out of range.
+            UnsupportedError: A key of the generation config that the runtime does not apply.
+        """
+        from moir_edge.runtime.settings import GenerationSettings
+
+        own = {"router": router, "generation_config": parse_overrides(self.generation_config or [])}
+        return GenerationSettings(**values_of(self) | own)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    app.command("run")(run)
+    app.command("run")(with_groups(run))
 
 
 def run(
+    *,
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     prompt: Annotated[
         str, typer.Option("-p", "--prompt", help="What to ask; - reads it from standard input.")
@@ -49,46 +115,7 @@ def run(
     routing_json: Annotated[
         Path | None, typer.Option(help="Write what the router did as JSON.")
     ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(help="Tokens of the answer at most; the checkpoint's own limit, else 64."),
-    ] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            help="Draw from the most likely tokens up to this sum; the checkpoint's, else 1."
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(
-            help="Draw from this many most likely tokens, 0 from all; the checkpoint's, else 0."
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes drawing repeatable.")] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="End the answer before this string; repeatable; the checkpoint's by default."
-        ),
-    ] = None,
-    generation_config: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Value that goes before the checkpoint's generation_config.json, as repetition_penalty=1.1 "
-            "(null leaves the key out); repeatable.",
-        ),
-    ] = None,
-    ignore_generation_config: Annotated[
-        bool,
-        typer.Option(
-            "--ignore-generation-config",
-            help="Leave the checkpoint's generation_config.json out, its end tokens excepted.",
-        ),
-    ] = False,
+    generation: GenerationFlags,
     stream: Annotated[bool, typer.Option(help="Print the answer while it grows.")] = True,
     threads: Threads = None,
     provider: Annotated[
@@ -107,38 +134,27 @@ def run(
     """Answer a prompt about images with a bundle; needs neither torch nor transformers."""
     _check_options(router, image or [], [routing_map, routing_json])
     from moir_edge.runtime.chat import user_message
-    from moir_edge.runtime.settings import GenerationSettings
 
     # Everything that the user may have got wrong is found before the graphs are loaded.
     images = image or []
     prompt = read_prompt(prompt, images)
     user_message(prompt, images=len(images), context=context)
     pictures = read_pictures(images)
-    settings: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "seed": seed,
-        "stop": stop,
-        "router": router == "on",
-        "generation_config": parse_overrides(generation_config or []),
-        "ignore_generation_config": ignore_generation_config,
-    }
-    GenerationSettings(**settings)
+    settings = generation.settings(router=router == "on")
     from moir_edge.progress import single_step
     from moir_edge.runtime import load
 
     with show_progress("run", quiet=quiet) as progress, single_step(progress, "loading"):
         model = load(bundle, threads=threads, provider=provider, verify=verify)  # type: ignore[arg-type]
-    text = model.stream(prompt, pictures, context=context, **settings)
+    text = model.stream(prompt, pictures, context=context, settings=settings)
     show_pieces = stream and not as_json
     _read(text, show=show_pieces)
     off = ""
     if routing_map is not None and text.result.routing is not None:
         # The picture shows what the router changed in the answer.
-        plain = {**settings, "router": False}
-        off = "".join(model.stream(prompt, pictures, context=context, **plain))
+        off = "".join(
+            model.stream(prompt, pictures, context=context, settings=settings, router=False)
+        )
     _write_maps(model, text.result, off, pictures, routing_map, routing_json)
     if as_json:
         answer = _as_dict(model, text.result, bundle, router)

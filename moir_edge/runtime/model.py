@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -108,15 +109,8 @@ class EdgeModel:
         images: Images | Sequence[Images] = None,
         *,
         context: str | Sequence[str | None] | None = None,
-        max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        seed: int | None = None,
-        router: bool = True,
-        stop: str | Sequence[str] | None = None,
-        generation_config: Mapping[str, Any] | None = None,
-        ignore_generation_config: bool = False,
+        settings: GenerationSettings | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> Generation:
         """Answer one prompt or a batch.
 
@@ -126,33 +120,14 @@ class EdgeModel:
             prompts: See the class.
             images: See the class; paths, bytes, Pillow images or uint8 arrays.
             context: A sentence put before the prompt, one for all rows or one per row.
-            max_new_tokens: Tokens per answer at most; None takes the generation config's, else 64.
-            temperature: 0 is greedy.
-            top_p: Draw from the smallest set of tokens whose probabilities reach this sum; None takes the generation config's, else all.
-            top_k: Draw from this many most likely tokens, 0 from all; None takes the generation config's, else all.
-            seed: Makes drawing repeatable; a row's answer does not depend on the other rows.
-            router: Switch the router off with False.
-            stop: Answers end before the first of these strings; None takes the generation config's `stop_strings`.
-            generation_config: Values that go before those of the bundle's `generation_config.json`, as ``{"repetition_penalty": 1.1}``;
-                None leaves a key out.
-            ignore_generation_config: Leave the bundle's `generation_config.json` out, its end tokens excepted.
+            settings: How the answers are generated; None takes what the checkpoint's generation config says.
+            options: Fields of `GenerationSettings`, such as `max_new_tokens`, in place of those of `settings`.
 
         Raises:
             DataError: A prompt, an image or a setting cannot be used, or the decoder's logits are not finite.
             UnsupportedError: The generation config asks for beam search.
         """
-        settings = GenerationSettings(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            seed=seed,
-            router=router,
-            stop=stop,
-            generation_config=generation_config,
-            ignore_generation_config=ignore_generation_config,
-        )
-        run = self._run(prompts, images, context, settings)
+        run = self._run(prompts, images, context, _joined(settings, options))
         for _ in run:
             pass
         return run.result
@@ -163,7 +138,8 @@ class EdgeModel:
         images: Images = None,
         *,
         context: str | None = None,
-        **settings: Unpack[GenerationOptions],
+        settings: GenerationSettings | None = None,
+        **options: Unpack[GenerationOptions],
     ) -> TextStream:
         """Answer one prompt piece by piece; joined, the pieces equal `generate`'s text.
 
@@ -173,13 +149,14 @@ class EdgeModel:
             prompt: See the class.
             images: See the class.
             context: A sentence put before the prompt.
-            settings: The further keywords of `generate`.
+            settings: As in `generate`.
+            options: As in `generate`.
 
         Raises:
             DataError: The prompt, an image or a setting cannot be used.
             UnsupportedError: The generation config asks for beam search.
         """
-        return TextStream(self._run([prompt], [images], context, GenerationSettings(**settings)))
+        return TextStream(self._run([prompt], [images], context, _joined(settings, options)))
 
     def routing_map(
         self, prompt: Prompt, images: Images = None, *, context: str | None = None
@@ -247,6 +224,10 @@ class TextStream(Iterator[str]):
     def result(self) -> Generation:
         """The answer so far, with timings and routing."""
         return self._run.result
+
+
+def _joined(settings: GenerationSettings | None, options: GenerationOptions) -> GenerationSettings:
+    return replace(settings or GenerationSettings(), **options)
 
 
 def _batch(

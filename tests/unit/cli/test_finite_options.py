@@ -91,7 +91,7 @@ def test_settings_objects_take_no_number_that_is_not_finite(
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
-    ("name", "words"), [("min_snr_db", "min_snr_db"), ("smoothing", "--smoothquant")]
+    ("name", "words"), [("min_snr_db", "min_snr_db"), ("smoothing", "calibration.smoothing")]
 )
 def test_calibration_settings_take_no_number_that_is_not_finite(
     name: str, words: str, value: float, tmp_path: Any

@@ -163,7 +163,7 @@ def test_a_refit_needs_engines_to_take_over(
 
 def test_weights_of_a_cpu_bundle_cannot_be_stripped(make_bundle: MakeBundle) -> None:
     folder, manifest = make_bundle("int4")
-    with pytest.raises(UnsupportedError, match=r"exported for cpu: target='rtx-40'"):
+    with pytest.raises(UnsupportedError, match=r"exported for cpu: .*target='rtx-40'"):
         build_engines(folder, manifest, "rtx-40", options=EngineOptions(strip_weights=True))
 
 

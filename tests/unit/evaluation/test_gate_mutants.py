@@ -145,7 +145,7 @@ def test_the_checkpoint_of_another_bundle_is_refused_before_any_gate(tmp_path: P
     assert line.startswith("b is another model than a, ")
     assert "a" * 12 in line
     assert "b" * 12 in line
-    assert "--allow-other" in line
+    assert "`allow_other=True`" in line
 
 
 ROUTER = ComponentParity(

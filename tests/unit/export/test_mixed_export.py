@@ -383,7 +383,7 @@ def test_a_target_out_of_reach_is_refused_with_the_figure(
         ToleranceError,
         match=r"target recovery 100 % is out of reach: with all \d+ layers that may be raised in float32 it is "
         r"\d+\.\d\d % \(token agreement on 12 held-out rows\); ask for less or leave out "
-        "--component-precision decoder=int4",
+        r"`settings\.component_precision={'decoder': 'int4'}`",
     ):
         _export(routed, data, tmp_path / "out", 100, component_precision={"decoder": "int4"})
     assert not (tmp_path / "out").exists()

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 
 from moir_edge.errors import DataError, UnsupportedError
-from moir_edge.runtime.settings import GenerationSettings
+from moir_edge.runtime.settings import GenerationOptions, GenerationSettings
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,8 @@ def test_beam_search_is_refused_by_name() -> None:
     ):
         GenerationSettings().rules({"num_beams": 3})
     assert GenerationSettings(generation_config={"num_beams": 1}).rules({"num_beams": 3})
+
+
+def test_keywords_of_generate_are_the_fields() -> None:
+    names = {one.name for one in fields(GenerationSettings)}
+    assert set(GenerationOptions.__annotations__) == names
