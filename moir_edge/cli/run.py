@@ -26,7 +26,7 @@ __all__ = ["register"]
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationFlags(Flags):
-    """What the flags say of an answer, named as the fields of `GenerationSettings` are."""
+    """Flags of an answer, named as the fields of `GenerationSettings` are."""
 
     argument: str = "settings"
     max_new_tokens: Annotated[

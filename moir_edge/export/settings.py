@@ -1,4 +1,4 @@
-"""What is asked of an export, checked on construction, and what follows for each component: decided once, before long work."""
+"""Settings of one export, checked and planned for each component before any long work."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class ExportPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """What a bundle is to be; every command and function that exports passes this one value on.
+    """Settings of a bundle; every command and function that exports passes this one value on.
 
     Attributes:
         target: Device profile.
