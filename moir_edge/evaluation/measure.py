@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.data.rows import Row
 from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.machine import CpuTimes, describe_machine
 from moir_edge.evaluation.process import Measured
 from moir_edge.evaluation.provenance import Machine
-from moir_edge.metrics.records import Answer, RoutingRow
 from moir_edge.progress import Progress
 
 __all__ = [

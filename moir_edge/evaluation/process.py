@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 import moir_edge.errors
 from moir_edge.children import child_command, child_environment
+from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.data.rows import Row
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
 from moir_edge.evaluation.candidates import CandidateSpec, ComponentRun, Loaded, Reply, TimedAnswer
 from moir_edge.evaluation.worker import CLOSE
-from moir_edge.metrics.records import Answer, RoutingRow
 
 __all__ = ["CandidateProcess", "Measured"]
 

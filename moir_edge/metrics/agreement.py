@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.finite import NOT_FINITE, is_finite
 from moir_edge.metrics.cosine import cosines
-from moir_edge.metrics.records import Answer, RoutingAgreement, RoutingRow, TokenAgreement
+from moir_edge.metrics.records import RoutingAgreement, TokenAgreement
 from moir_edge.metrics.sources import best_found, named_by_both, sources_found
 
 __all__ = [

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from moir_edge.data.answers import Answer
 from moir_edge.data.rows import Row
 from moir_edge.metrics import (
     Interval,
@@ -16,7 +17,7 @@ from moir_edge.metrics import (
     statement_consistency,
     vqa_accuracy,
 )
-from moir_edge.metrics.records import Answer, TaskFigures
+from moir_edge.metrics.records import TaskFigures
 
 __all__ = ["METRICS", "Scores", "overall_recovery", "row_scores", "task_figures"]
 

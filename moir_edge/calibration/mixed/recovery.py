@@ -9,12 +9,13 @@ from typing import Literal
 import onnx_ir as ir
 
 from moir_edge.calibration.mixed.prompts import PromptBatch, prompt_batches
+from moir_edge.data.answers import Answer
 from moir_edge.data.rows import Row
 from moir_edge.graphs.sessions import TappedSessions
 from moir_edge.graphs.writing import written_graphs
 from moir_edge.metrics import mean_interval
 from moir_edge.metrics.agreement import leading_share
-from moir_edge.metrics.records import Answer, Interval
+from moir_edge.metrics.records import Interval
 from moir_edge.metrics.scores import overall_recovery, row_scores
 from moir_edge.precisions import FP32
 from moir_edge.runtime.generation import GenerationRun

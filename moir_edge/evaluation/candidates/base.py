@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
-from moir_edge.metrics.records import Answer, RoutingRow
 
 if TYPE_CHECKING:
     from moir_edge.evaluation.candidates.components import ComponentRun

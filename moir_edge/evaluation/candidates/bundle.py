@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.data.pictures import row_images
 from moir_edge.data.rows import Row, first_refused
 from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates.base import CandidateFacts, CandidateSpec, TimedAnswer
 from moir_edge.evaluation.candidates.components import ComponentRun, run_components
 from moir_edge.evaluation.candidates.decoding import ONE_BEAM
-from moir_edge.metrics.records import Answer, RoutingRow
 
 if TYPE_CHECKING:
     from moir_edge.runtime import EdgeModel

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.data.pictures import row_images
 from moir_edge.data.rows import Row, first_refused
 from moir_edge.environment import require
 from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates.base import CandidateFacts, CandidateSpec, TimedAnswer
 from moir_edge.evaluation.candidates.decoding import counts_padding, keep_what_bundles_apply
-from moir_edge.metrics.records import Answer, RoutingRow
 from moir_edge.precisions import FP32
 from moir_edge.runtime.sampling import require_finite
 from moir_edge.weights.files import weight_files

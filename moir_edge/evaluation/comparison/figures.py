@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.data.rows import Row
 from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.comparison.schema import (
@@ -21,7 +22,7 @@ from moir_edge.evaluation.process import Measured
 from moir_edge.evaluation.records import RouterOverhead, Samples
 from moir_edge.metrics.agreement import compare_routing, token_agreement
 from moir_edge.metrics.bootstrap import median_interval, paired_ratio
-from moir_edge.metrics.records import Answer, PairedRatio, RoutingRow
+from moir_edge.metrics.records import PairedRatio
 from moir_edge.metrics.scores import METRICS, Scores, overall_recovery, row_scores, task_figures
 
 __all__ = ["RawResult", "candidate_report", "component_samples", "router_overhead"]

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moir_edge.data.answers import Answer
 from moir_edge.data.rows import Row
 from moir_edge.errors import NotFiniteError, UnsupportedError
 from moir_edge.evaluation.candidates.checkpoint import CheckpointCandidate
 from moir_edge.evaluation.diagnosis.schema import Attention, LayerAttention
 from moir_edge.finite import count_text, is_finite
 from moir_edge.metrics import mean_interval
-from moir_edge.metrics.records import Answer, Interval
+from moir_edge.metrics.records import Interval
 from moir_edge.progress import Progress
 
 __all__ = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from moir_edge.data.answers import Answer
 from moir_edge.data.degradations import Degradation
 from moir_edge.evaluation.diagnosis.perceptual import (
     FULL,
@@ -28,7 +29,6 @@ from moir_edge.evaluation.diagnosis.shares import (
     modality_shares,
 )
 from moir_edge.evaluation.diagnosis.values import OVERALL, ValueTable, unit_scores
-from moir_edge.metrics.records import Answer
 from moir_edge.metrics.scores import Scores, row_scores, task_figures
 
 __all__ = ["PERCEPTUAL_REQUESTS", "SHAPLEY_REQUESTS", "CandidateFigures"]

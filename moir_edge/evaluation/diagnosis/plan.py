@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from moir_edge.data.answers import Answer
 from moir_edge.data.degradations import parse_degradation
 from moir_edge.data.rows import Row
 from moir_edge.data.variants import ImageStore, Variant, degraded_rows, permuted_rows
@@ -14,7 +15,6 @@ from moir_edge.evaluation.diagnosis.schema import CLEAN
 from moir_edge.evaluation.diagnosis.settings import DiagnoseSettings
 from moir_edge.evaluation.diagnosis.shares import NEITHER
 from moir_edge.evaluation.measure import batches
-from moir_edge.metrics.records import Answer
 from moir_edge.progress import Progress
 
 __all__ = ["IMAGE_BLANK", "TEXT_BLANK", "Plan", "answer_plan", "make_plan"]

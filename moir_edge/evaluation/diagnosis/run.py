@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from moir_edge.data.answers import Answer
 from moir_edge.data.formats import DataSource, as_source
 from moir_edge.data.rows import Row
 from moir_edge.data.variants import ImageStore
@@ -33,7 +34,6 @@ from moir_edge.evaluation.machine import CpuTimes, describe_machine, load_averag
 from moir_edge.evaluation.measure import latency_sample
 from moir_edge.evaluation.provenance import Provenance, Providers, data_facts
 from moir_edge.evaluation.writing import check_output, write_report
-from moir_edge.metrics.records import Answer
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.threads import default_threads
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.evaluation.measure import measure_answers, measure_routing
 from moir_edge.evaluation.parity.numeric import ComponentFigures
 from moir_edge.evaluation.parity.prompts import Prompts
 from moir_edge.evaluation.parity.schema import NumericParity
 from moir_edge.evaluation.process import CandidateProcess
 from moir_edge.metrics.agreement import compare_routing, token_agreement
-from moir_edge.metrics.records import Answer, RoutingRow
 from moir_edge.progress import Progress
 
 __all__ = ["measure_numbers"]

@@ -10,13 +10,13 @@ from PIL import Image
 
 from moir_edge.bundle import Manifest, ModelFacts, SourceEntry
 from moir_edge.bundle.manifest import MANIFEST_NAME
+from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.data.rows import Row
 from moir_edge.evaluation.candidates import CandidateFacts, CandidateSpec, Loaded, TimedAnswer
 from moir_edge.evaluation.comparison.gates import GateBounds, check_gates
 from moir_edge.evaluation.comparison.run import measure_all
 from moir_edge.evaluation.comparison.schema import ComparisonReport, Settings
 from moir_edge.evaluation.provenance import DataFacts, ModelIdentity, Provenance
-from moir_edge.metrics.records import Answer, RoutingRow
 
 SETTINGS = Settings(
     threads=1,

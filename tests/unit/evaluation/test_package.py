@@ -33,3 +33,13 @@ def test_measuring_needs_the_base_install_only() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_process_of_a_candidate_starts_light() -> None:
+    """What it imports before a model is loaded counts as memory of libraries in every report."""
+    code = (
+        "import sys, moir_edge.evaluation.worker\n"
+        "print(*sorted({'pydantic', 'PIL', 'typer', 'rich', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from moir_edge.data.answers import Answer
 from moir_edge.data.rows import Row
 from moir_edge.errors import BundleError, DataError, EnvironmentProblem
 from moir_edge.evaluation.candidates import CandidateSpec, Reply, TimedAnswer
 from moir_edge.evaluation.process import CandidateProcess
 from moir_edge.evaluation.worker import CLOSE, serve
-from moir_edge.metrics.records import Answer
 
 from .fakes import FakeCandidate, right
 

@@ -22,12 +22,12 @@ from moir_edge.calibration.mixed.measure import measure_sensitivity
 from moir_edge.calibration.mixed.prompts import PromptBatch, answer_ids, prompt_batches
 from moir_edge.calibration.mixed.recovery import HeldOut
 from moir_edge.calibration.rows import CalibrationRows
+from moir_edge.data.answers import Answer
 from moir_edge.errors import DataError, ToleranceError, UnsupportedError
 from moir_edge.export import assemble, export_bundle
 from moir_edge.export.precisions import apply_precision
 from moir_edge.graphs.sessions import TappedSessions
 from moir_edge.graphs.writing import write_graphs
-from moir_edge.metrics.records import Answer
 from moir_edge.metrics.scores import row_scores
 from moir_edge.runtime.processor import Processor
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moir_edge.data.answers import Answer
 from moir_edge.metrics.agreement import compare_routing, routing_agreement, token_agreement
-from moir_edge.metrics.records import Answer
 
 from ..evaluation.fakes import routing_row
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from moir_edge.data.answers import Answer
 from moir_edge.data.rows import Row
-from moir_edge.metrics.records import Answer
 from moir_edge.metrics.scores import overall_recovery, row_scores, task_figures
 
 EXACT = 1e-9  # means of a few doubles

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from moir_edge.data.answers import Answer
 from moir_edge.data.formats import read_dataset
 from moir_edge.errors import DataError
-from moir_edge.metrics.records import Answer
 from moir_edge.metrics.scores import row_scores, task_figures
 
 from .official import statement, touch, write

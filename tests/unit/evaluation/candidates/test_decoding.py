@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from moir_edge.bundle import open_bundle, seal
+from moir_edge.data.answers import Answer
 from moir_edge.data.rows import Row
 from moir_edge.evaluation import CompareSettings, compare
 from moir_edge.evaluation.candidates import load_candidate, spec_of
 from moir_edge.evaluation.candidates.decoding import decoding_notices
-from moir_edge.metrics.records import Answer
 from moir_edge.runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.slow  # traces and exports a model once, some seconds on an idle machine

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from moir_edge.data.answers import Answer
 from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.comparison.figures import router_overhead
 from moir_edge.evaluation.comparison.schema import ComparisonReport
 from moir_edge.evaluation.measure import OverheadPairs
 from moir_edge.evaluation.records import Samples
-from moir_edge.metrics.records import Answer
 
 
 def _timed(ttft_ms: float, router_ms: float = 1.0) -> TimedAnswer:

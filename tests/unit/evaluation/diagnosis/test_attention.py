@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from moir_edge.data.answers import Answer
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, NotFiniteError
 from moir_edge.evaluation.candidates import spec_of
@@ -22,7 +23,6 @@ from moir_edge.evaluation.diagnosis.attention import (
     shown_layers,
 )
 from moir_edge.export.attention import attention_implementation
-from moir_edge.metrics.records import Answer
 
 
 def silent(*_: object) -> None: ...

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from moir_edge.data.answers import Answer
 from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.parity.schema import BenchCandidate
 from moir_edge.evaluation.parity.speed import speed_pairs
 from moir_edge.metrics.bootstrap import paired_ratio
-from moir_edge.metrics.records import Answer
 
 
 def _candidate(
