@@ -1,9 +1,10 @@
-"""docs/study.md and its plots, written anew from the runs; the part below the marker is people's and stays."""
+"""docs/study.md and its plots, written again from the runs; the part below the marker is written by people and stays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 
 from benchmarks.study.arms import LOGIT_RATE
 from benchmarks.study.plots import dominance_plot, score_plot
@@ -24,7 +25,7 @@ class Study:
         settings: The study's settings.
         main: Figures of the arms with all seeds, base first.
         controls: Figures of the arms whose backbone adapts, one seed.
-        winner: Name of the arm that is held against the targets.
+        winner: Name of the arm that is compared with the targets.
         shuffled: The winner's figures when it is tuned on shuffled answers, or None.
         variance_left: Share of the pictures' variance that the blur leaves.
     """
@@ -66,29 +67,32 @@ def _page(study: Study) -> str:
     settings = study.settings
     parts = [
         "# Does a router lessen modality dominance?",
-        "Written by `python -m benchmarks.study -o FOLDER --docs docs` (about an hour on two cores; a stopped study "
-        "goes on where it was). `make study` does the same.",
+        "`python -m benchmarks.study -o FOLDER --docs docs` writes this page, in about an hour on two cores. A stopped study "
+        "continues where it stopped. `make study` does the same.",
         _budget(study),
         "## Scores",
-        "Mean over the three tasks in % (VQA accuracy, statement accuracy, CIDEr-D over 10), mean ± standard deviation over "
-        f"{len(settings.seeds)} seeds; *degraded* is the mean of blur and word dropout, Δ its difference to the base.",
+        "A score is the mean over the three tasks in %: VQA accuracy, statement accuracy, CIDEr-D over 10. The table shows mean "
+        f"± standard deviation over {len(settings.seeds)} seeds. *degraded* is the mean of blur and word dropout, and Δ is its "
+        "difference to the base.",
         _table(study.main, _score_columns(study)),
         "![Scores of every arm](study-scores.svg)",
         "## Dominance",
-        "Exact Shapley shares of the two modalities (absent: image grey, all words dropped); dominance is |share_image − share_text|. "
-        "MDI: attention on text over attention on image tokens, per token, by layer; above 1 text dominates.",
+        "The shares are exact Shapley shares of the two modalities. An absent image is grey, and an absent text has all words "
+        "dropped. Dominance is |share_image − share_text|. MDI is attention on text over attention on image tokens, per token, "
+        "by layer. Above 1, text dominates.",
         _table(study.main, _share_columns(study)),
         "![Dominance of every arm](study-dominance.svg)",
-        f"## Targets, held against: {study.winner.arm.title}",
+        f"## Targets, measured on: {study.winner.arm.title}",
         _target_table(targets(study.winner, study.base)),
         "## By task",
-        "Accuracy in % for questions and statements, CIDEr-D for captions.",
+        "The tables show accuracy in % for questions and statements, and CIDEr-D for captions.",
         *(_task_table(study, task) for task in ("vqa", "statement", "caption")),
     ]
     if study.controls:
         parts += [
             "## If the backbone may adapt",
-            "The same budget, one seed: low-rank adapters on the language model, without a router and with one.",
+            "The controls train low-rank adapters on the language model, without a router and with one. The budget is the same, for "
+            "one seed.",
             _table(
                 (study.base, study.winner, *study.controls),
                 [*_score_columns(study), _dominance(study)],
@@ -96,18 +100,32 @@ def _page(study: Study) -> str:
         ]
     if study.shuffled is not None:
         parts += ["## Shuffled answers", _shuffled(study, study.shuffled)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(map(_wrapped, parts)) + "\n"
+
+
+def _wrapped(part: str) -> str:
+    """Wrap the lines of a part at 120 characters; rows of a table stay whole."""
+    return "\n".join(
+        line
+        if line.startswith("|")
+        else fill(line, 120, subsequent_indent="  " * line.startswith("- "))
+        for line in part.split("\n")
+    )
 
 
 def _budget(study: Study) -> str:
     s = study.settings
     return (
-        f"Every arm starts from the demo's VLM without its router and gets the same budget: {s.steps} steps of {s.batch_size} rows, "
-        f"AdamW at {s.learning_rate:g} ({LOGIT_RATE:g} for attention reweighting and the channel router, whose few weights are logits), {s.train_rows:,} rows of scenes made of digits that the VLM was not trained on "
-        f"(the {s.train_split} split), {100 * s.degrade_share:.0f} % of them degraded ({_mix(s)}). The trained parameters differ and are stated. Measured on {s.test_rows} rows of the test split, whose digits "
-        f"are in neither.\n\n"
+        "Every arm starts from the demo's VLM without its router and gets the same budget:\n\n"
+        f"- {s.steps} steps of {s.batch_size} rows.\n"
+        f"- AdamW at {s.learning_rate:g}. Attention reweighting and the channel router train at {LOGIT_RATE:g}, because their few "
+        "weights are logits.\n"
+        f"- {s.train_rows:,} rows of scenes. Their digits come from the {s.train_split} split, which the VLM was not trained on.\n"
+        f"- {100 * s.degrade_share:.0f} % of the rows are degraded ({_mix(s)}).\n\n"
+        "The arms differ in their trained parameters, and the tables state the number. The figures come from "
+        f"{s.test_rows} rows of the test split, whose digits are in neither training set.\n\n"
         f'"50 % blur" is the Gaussian that leaves half of the pictures\' variance: σ = {s.blur_sigma_px:g} px on pictures of 96 px '
-        f"({100 * study.variance_left:.0f} % left). Word dropout takes each word of context and prompt with p = {s.drop_probability:g}."
+        f"({100 * study.variance_left:.0f} % left). Word dropout drops each word of context and prompt with p = {s.drop_probability:g}."
     )
 
 
@@ -198,9 +216,10 @@ def _shuffled(study: Study, one: ArmFigures) -> str:
     truth = study.winner.scores[CLEAN]
     found = one.scores[CLEAN]
     return (
-        f"The same router tuned on rows whose answers were dealt out anew within each task: {found['vqa'].mean:.1f} % of the questions "
-        f"and {found['statement'].mean:.1f} % of the statements right on clean test rows, against {truth['vqa'].mean:.1f} and "
-        f"{truth['statement'].mean:.1f} %. Chance is 50 % on statements, and about 10 % on questions if the most frequent answer is given each time."
+        "The same router is tuned on rows whose answers were shuffled within each task. On clean test rows it answers "
+        f"{found['vqa'].mean:.1f} % of the questions and {found['statement'].mean:.1f} % of the statements right, against "
+        f"{truth['vqa'].mean:.1f} and {truth['statement'].mean:.1f} % with the true answers. Chance is 50 % on statements. On questions, chance is about "
+        "10 % if the answer is always the most frequent one."
     )
 
 
