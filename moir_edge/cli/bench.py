@@ -33,37 +33,40 @@ def register(app: typer.Typer) -> None:
 def bench(
     *,
     bundles: Annotated[
-        list[Path], typer.Argument(help="Bundles of one model; times are held against the first.")
+        list[Path],
+        typer.Argument(help="Bundles of one model; the first is the baseline of the times."),
     ],
     provider: Annotated[
         list[str] | None,
-        typer.Option(help="What runs each bundle, a provider of `run`; repeatable."),
+        typer.Option(help="Provider that runs each bundle, as in `run`; repeatable."),
     ] = None,
     data: OptionalData,
     limit: Limit = None,
-    timed_rows: Annotated[int, typer.Option(min=1, help="Rows of --data that are timed.")] = 10,
+    timed_rows: Annotated[int, typer.Option(min=1, help="Number of rows of --data to time.")] = 10,
     prompt_words: Annotated[
         list[int] | None,
-        typer.Option(
-            min=1, help="Length of a prompt that is made; repeatable; 8 and 48 by default."
-        ),
+        typer.Option(min=1, help="Words of a generated prompt; repeatable; 8 and 48 by default."),
     ] = None,
-    prompt_images: Annotated[int, typer.Option(min=0, help="Images of such a prompt.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds over the timed prompts.")] = 10,
+    prompt_images: Annotated[int, typer.Option(min=0, help="Images of a generated prompt.")] = 1,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Times that every timed prompt is repeated.")
+    ] = 10,
     max_new_tokens: MaxNewTokens = 16,
     threads: Threads = None,
-    seed: Annotated[int, typer.Option(help="Seed of prompts and bootstrap intervals.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the generated prompts and the bootstrap intervals.")
+    ] = 0,
     parity: Annotated[
-        bool, typer.Option("--parity", help="Compare numbers with a reference, and times.")
+        bool, typer.Option("--parity", help="Compare outputs with a reference too, not only times.")
     ] = False,
     reference: Annotated[
         str | None,
         typer.Option(
-            help="Checkpoint or bundle to compare numbers with; the fp32 bundle by default."
+            help="Checkpoint or bundle to compare outputs with; the fp32 bundle by default."
         ),
     ] = None,
     decode_steps: Annotated[
-        int, typer.Option(min=0, help="Decoder steps compared after each prompt.")
+        int, typer.Option(min=0, help="Decoder steps to compare after each prompt.")
     ] = 4,
     gates: BenchGates,
     allow_other: AllowOther = False,
@@ -72,7 +75,7 @@ def bench(
     quiet: Quiet = False,
     as_json: JsonReport = False,
 ) -> None:
-    """Time bundles in turns; with --parity compare numbers and times too; exit 1 if a gate fails."""
+    """Measure the latency of bundles, run in turns. With --parity, compare their outputs too. Exit 1 if a gate fails."""
     from moir_edge.errors import DataError
     from moir_edge.evaluation import BenchSettings
     from moir_edge.evaluation import bench as run

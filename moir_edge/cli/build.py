@@ -26,29 +26,34 @@ def build(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     target: Annotated[
         str | None,
-        typer.Option(help="Whose engines, as rtx-40; without it those of the bundle's own target."),
+        typer.Option(
+            help="Target to build engines for, such as rtx-40; the bundle's own target by default."
+        ),
     ] = None,
     strip_weights: Annotated[
         bool,
         typer.Option(
-            "--strip-weights", help="Engines without weights; they come from the graphs at load."
+            "--strip-weights",
+            help="Build engines without weights; loading an engine takes the weights from its graph.",
         ),
     ] = False,
     refittable: Annotated[
         bool,
-        typer.Option("--refittable", help="Engines that take other weights without a new build."),
+        typer.Option(
+            "--refittable", help="Build engines whose weights can be replaced without a new build."
+        ),
     ] = False,
     refit: Annotated[
         Path | None,
         typer.Option(
             metavar="OLD",
-            help="Take over the engines of this bundle; only those whose graphs changed are refitted or compiled.",
+            help="Reuse the engines of this bundle; refit or compile only engines whose graphs changed.",
         ),
     ] = None,
     quiet: Quiet = False,
     as_json: JsonManifest = False,
 ) -> None:
-    """Compile the engines of a bundle: for RTX targets on any machine, for a Jetson on the device itself."""
+    """Compile the engines of a bundle. RTX engines compile on any machine, Jetson engines on the device itself."""
     from moir_edge.bundle import open_bundle
     from moir_edge.engines import EngineOptions, add_engines
 

@@ -20,12 +20,13 @@ _CALIBRATION_DATA = data_group(
     "calib",
     "calibration.data",
     help={
-        "path": "Data to calibrate int8 with: JSON lines of image or images, prompt, context; or what --calib-format says.",
+        "path": "Calibration data: JSON lines with the keys image or images, prompt, context; or data in "
+        "the format of --calib-format.",
         "format": "Format of --calib-data: jsonl (the default), vqa-v2, nlvr2, coco-captions, or hub for a folder or id of "
         "a hub data set.",
-        "images": "Folder of the images of vqa-v2, nlvr2 and coco-captions.",
-        "prompt": "Wording of the prompts, {text} for the question; the request for captions.",
-        "columns": "ROLE=COLUMN of a hub data set, as prompt=query or images=left,right; repeatable.",
+        "images": "Folder of the images, for the formats vqa-v2, nlvr2 and coco-captions.",
+        "prompt": "Template of the prompts, with {text} for the question; for captions, the whole request.",
+        "columns": "Column of a hub data set as ROLE=COLUMN, such as prompt=query or images=left,right; repeatable.",
     },
 )
 _EVALUATION_DATA = data_group(
@@ -33,9 +34,9 @@ _EVALUATION_DATA = data_group(
     "calibration.evaluation",
     fields=("format", "images", "split"),
     help={
-        "path": "Data of the evaluation: rows that would calibrate too are refused.",
-        "format": "Format of --eval-data; that of --calib-data by default.",
-        "images": "Images of --eval-data; those of --calib-data by default.",
+        "path": "Evaluation data: the export stops if a row is in the calibration data too.",
+        "format": "Format of --eval-data; the format of --calib-data by default.",
+        "images": "Folder of the images of --eval-data; the folder of --calib-images by default.",
         "split": "Split of --eval-data, for the format hub.",
     },
 )
@@ -50,27 +51,31 @@ class CalibrationFlags(Flags):
     balance: Annotated[
         str | None,
         typer.Option(
-            help="Conditions that the rows are shared out over equally, named as by diagnose: clean,blur=3.5px,word-dropout; "
-            "one named twice counts twice. By default all are clean."
+            help="Divide the rows equally over these conditions, named as in `diagnose`: "
+            "clean,blur=3.5px,word-dropout. A condition named twice counts twice. By default all "
+            "rows are clean."
         ),
     ] = None
     rows: Annotated[
         int | None,
         typer.Option(
-            "--calib-rows", min=1, help="Calibrate with the first rows only; 256 by default."
+            "--calib-rows",
+            min=1,
+            help="Number of rows to calibrate with, from the first; 256 by default.",
         ),
     ] = None
     method: Annotated[
         str | None,
         typer.Option(
-            "--calib-method", help="Ranges by minmax, percentile, entropy or mse; mse by default."
+            "--calib-method",
+            help="Method that sets activation ranges: minmax, percentile, entropy or mse; mse by default.",
         ),
     ] = None
     cache: Annotated[
         Path | None,
         typer.Option(
             "--calib-cache",
-            help="Folder that keeps statistics: an interrupted calibration goes on.",
+            help="Folder that stores statistics, so that an interrupted calibration can resume.",
         ),
     ] = None
     evaluation: Annotated[DataFlags, _EVALUATION_DATA]
@@ -78,7 +83,7 @@ class CalibrationFlags(Flags):
         str | None,
         typer.Option(
             "--smoothquant",
-            help="SmoothQuant exponent from 0 to 1, search, or off; 0.5 by default.",
+            help="SmoothQuant: an exponent from 0 to 1, search, or off; 0.5 by default.",
         ),
     ] = None
     min_snr_db: Annotated[
@@ -86,11 +91,15 @@ class CalibrationFlags(Flags):
         typer.Option(
             "--min-snr",
             min=0,
-            help="Inputs that int8 (fp8: less 5) would leave under this, in dB, stay float; 30 by default.",
+            help="Least SNR of a quantized input, in dB (fp8: 5 dB less); an input below it stays in "
+            "floating point; 30 by default.",
         ),
     ] = None
     max_bad_rows: Annotated[
-        int | None, typer.Option(min=0, help="Skip this many bad rows at most; 10 by default.")
+        int | None,
+        typer.Option(
+            min=0, help="Most bad rows to skip before the calibration stops; 10 by default."
+        ),
     ] = None
 
     def settings(self) -> CalibrationSettings | None:

@@ -21,11 +21,13 @@ AllowOther = Annotated[
     bool,
     typer.Option(
         "--allow-other",
-        help="Take bundles of another checkpoint; the report says at the top that the models differ.",
+        help="Accept bundles of another checkpoint; the report then states at the top that the models differ.",
     ),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use the first rows only.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Number of rows to use, from the first; all by default.")
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")]
 
 
 def output_option(help: str = "Folder for the report.") -> Any:
@@ -33,7 +35,7 @@ def output_option(help: str = "Folder for the report.") -> Any:
     return typer.Option("-o", "--output", help=help)
 
 
-def force_option(help: str = "Replace a report at -o.") -> Any:
+def force_option(help: str = "Replace an earlier report in the folder of -o.") -> Any:
     """Return the option `--force`, which replaces what stands at the output."""
     return typer.Option("--force", help=help)
 

@@ -35,16 +35,20 @@ def compare(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="The reference: a checkpoint folder or hub id, or a bundle where there is no torch."
+            help="Reference: a checkpoint (folder or hub id), or a bundle on a machine without torch."
         ),
     ],
-    bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare with it.")],
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare with the reference.")],
     data: Data,
     output: Annotated[Path, output_option()],
     limit: Limit = None,
-    latency_rows: Annotated[int, typer.Option(min=1, help="Rows that are timed.")] = 30,
-    latency_repeats: Annotated[int, typer.Option(min=1, help="Rounds over those rows.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch for accuracy.")] = 32,
+    latency_rows: Annotated[int, typer.Option(min=1, help="Number of rows to time.")] = 30,
+    latency_repeats: Annotated[
+        int, typer.Option(min=1, help="Times that every timed row is repeated.")
+    ] = 3,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Rows per batch when accuracy is measured.")
+    ] = 32,
     max_new_tokens: MaxNewTokens = 64,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
@@ -54,7 +58,7 @@ def compare(
     quiet: Quiet = False,
     as_json: JsonReport = False,
 ) -> None:
-    """Compare a checkpoint with bundles: size, latency, memory, accuracy, router; exit 1 if a gate fails."""
+    """Compare a checkpoint with bundles. Reports size, latency, memory, accuracy and router agreement. Exit 1 if a gate fails."""
     from moir_edge.evaluation import CompareSettings
     from moir_edge.evaluation import compare as run
     from moir_edge.evaluation.comparison.table import print_report

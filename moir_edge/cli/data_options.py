@@ -25,7 +25,8 @@ class DataFlags(Flags):
     path: Annotated[
         Path | None,
         typer.Option(
-            help="Rows: JSON lines of image or images, prompt, context, answers, task; or what --data-format says."
+            help="Rows: JSON lines with the keys image or images, prompt, context, answers, task; or "
+            "data in the format of --data-format."
         ),
     ] = None
     format: Annotated[
@@ -35,28 +36,31 @@ class DataFlags(Flags):
         ),
     ] = None
     annotations: Annotated[
-        Path | None, typer.Option(help="The answers, for the format vqa-v2.")
+        Path | None, typer.Option(help="Annotations file with the answers, for the format vqa-v2.")
     ] = None
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the images; jsonl and hub name them themselves.")
+        Path | None,
+        typer.Option(help="Folder of the images; the formats jsonl and hub do not need it."),
     ] = None
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="Wording of the prompts, {text} for the question or statement; the request for captions."
+            help="Template of the prompts, with {text} for the question or statement; for captions, "
+            "the whole request."
         ),
     ] = None
-    split: Annotated[
-        str | None, typer.Option(help="Split of a hub data set, where it has several.")
-    ] = None
+    split: Annotated[str | None, typer.Option(help="Split of a hub data set that has several.")] = (
+        None
+    )
     subset: Annotated[
-        str | None, typer.Option(help="Subset of a hub data set, where it has several.")
+        str | None, typer.Option(help="Subset of a hub data set that has several.")
     ] = None
     columns: Annotated[
         list[str] | None,
         typer.Option(
-            help="ROLE=COLUMN of a hub data set, as prompt=query or images=left,right; repeatable. Roles: images, "
-            "prompt, context, answers, id, group, task; known column names are found without.",
+            help="Column of a hub data set as ROLE=COLUMN, such as prompt=query or images=left,right; "
+            "repeatable. Roles: images, prompt, context, answers, id, group, task. Columns with "
+            "usual names are found automatically.",
         ),
     ] = None
     task: Annotated[
@@ -160,7 +164,7 @@ OptionalData = Annotated[
     Group(
         names=_DATA_NAMES,
         defaults={"format": "jsonl"},
-        help={"path": "Rows to use in place of prompts made from a seed."},
+        help={"path": "Rows to use instead of generated prompts."},
     ),
 ]
 

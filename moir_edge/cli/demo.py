@@ -49,14 +49,14 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     output: Annotated[Path, output_option("Folder to write.")] = Path("demo-out"),
-    target: Annotated[str, typer.Option(help="Target whose engines are built.")] = "rtx-40",
-    rows: Annotated[int, typer.Option(min=3, help="Rows of the test split to compare on.")] = 1200,
-    force: Annotated[bool, force_option("Replace an earlier demo at the output.")] = False,
+    target: Annotated[str, typer.Option(help="Target to build engines for.")] = "rtx-40",
+    rows: Annotated[int, typer.Option(min=3, help="Number of test rows to compare on.")] = 1200,
+    force: Annotated[bool, force_option("Replace an earlier demo in the output folder.")] = False,
     quiet: Quiet = False,
     threads: Threads = None,
-    as_json: Annotated[bool, json_option("Print where everything lies, as JSON.")] = False,
+    as_json: Annotated[bool, json_option("Print the paths of all outputs as JSON.")] = False,
 ) -> None:
-    """Export, quantize, compile, run and compare the demo checkpoint, and report."""
+    """Run every step on the demo checkpoint, from export to report."""
     from moir_edge.demo import checkpoint_path
     from moir_edge.environment import require
     from moir_edge.targets import check_precision, get_target

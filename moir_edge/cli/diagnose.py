@@ -34,8 +34,8 @@ def diagnose(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="Checkpoints (folders or hub ids, with a router or without) and bundles; "
-            "the first is what the others are compared with."
+            help="Checkpoints (folders or hub ids, with or without a router) and bundles; the first is "
+            "the reference of the others."
         ),
     ],
     data: Data,
@@ -43,34 +43,39 @@ def diagnose(
     degrade: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME, NAME@LEVEL (1 to 5) or NAME=VALUE, such as blur@2, blur=3.4px, noise=0.1, jpeg=20, "
-            "word-dropout=0.3, image-blank, text-blank; repeatable; each at level 3 by default."
+            help="Degradation as NAME (level 3), NAME@LEVEL (1 to 5) or NAME=VALUE; repeatable. Examples: blur@2, blur=3.4px, "
+            "noise=0.1, jpeg=20, word-dropout=0.3, image-blank, text-blank. By default these six at level 3."
         ),
     ] = None,
     perceptual: Annotated[
-        bool, typer.Option(help="Answer with permuted images and words, too.")
+        bool, typer.Option(help="Measure answers with permuted images and words too.")
     ] = True,
     attention_rows: Annotated[
-        int, typer.Option(min=0, help="Rows whose attention is taken; 0 for none.")
+        int, typer.Option(min=0, help="Number of rows whose attention is measured; 0 for none.")
     ] = 60,
     routing_rows: Annotated[
-        int, typer.Option(min=0, help="Rows whose routing map is drawn; 0 for none.")
+        int, typer.Option(min=0, help="Number of rows whose routing map is drawn; 0 for none.")
     ] = 3,
     limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 32,
     max_new_tokens: MaxNewTokens = 64,
     threads: Threads = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of noise, dropout, permutations and bootstrap.")
+        int,
+        typer.Option(
+            min=0, help="Seed of noise, word dropout, permutations and bootstrap intervals."
+        ),
     ] = 0,
     allow_other: AllowOther = False,
-    force: Annotated[bool, force_option("Replace a diagnosis at -o.")] = False,
+    force: Annotated[
+        bool, force_option("Replace an earlier diagnosis in the folder of -o.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Annotated[
         bool, json_option("Print the diagnosis as JSON, without routing maps.")
     ] = False,
 ) -> None:
-    """Measure modality dominance: scores under degradation, Shapley shares, perceptual scores, attention."""
+    """Measure the modality dominance of models. Reports scores under degradation, Shapley shares, perceptual scores and attention."""
     from moir_edge.data.degradations import DEFAULTS
     from moir_edge.evaluation import DiagnoseSettings
     from moir_edge.evaluation import diagnose as run

@@ -35,12 +35,12 @@ def export(
     ],
     output: Annotated[Path, output_option("Bundle folder to write.")],
     bundle: ExportFlags,
-    force: Annotated[bool, force_option("Replace a bundle that stands at the output.")] = False,
+    force: Annotated[bool, force_option("Replace an earlier bundle in the output folder.")] = False,
     quiet: Quiet = False,
     threads: Threads = None,
     as_json: JsonManifest = False,
 ) -> None:
-    """Export a checkpoint to a bundle; RTX targets get their TensorRT-RTX engines too."""
+    """Export a checkpoint to a bundle. For RTX targets, compile the TensorRT-RTX engines too."""
     from moir_edge.bundle import check_bundle_output
     from moir_edge.environment import require
     from moir_edge.targets import check_precision, get_target

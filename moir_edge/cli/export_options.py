@@ -23,31 +23,36 @@ class ExportFlags(Flags):
     """Flags of an export, named as the fields of `ExportSettings`."""
 
     argument: str = "settings"
-    target: Annotated[str, typer.Option(help="Device profile; `moir-edge targets` lists them.")] = (
-        "cpu"
-    )
+    target: Annotated[
+        str, typer.Option(help="Target device; `moir-edge targets` lists all targets.")
+    ] = "cpu"
     precision: Annotated[
         str, typer.Option(help=f"{', '.join(EXPORTED[:-1])} or {EXPORTED[-1]}.")
     ] = FP32
     component_precision: Annotated[
         list[str] | None,
-        typer.Option(help="Precision of one component, as vision=fp32; repeatable."),
+        typer.Option(help="Precision of one component, such as vision=fp32; repeatable."),
     ] = None
     int4_method: Annotated[
         str | None,
         typer.Option(
-            help="INT4 weights by rtn, hqq, awq or gptq; the latter two need --calib-data. gptq with data, rtn without."
+            help="Method of INT4 weights: rtn, hqq, awq or gptq; awq and gptq need --calib-data. By "
+            "default gptq with --calib-data, rtn without."
         ),
     ] = None
     calibration: CalibrationFlags
     mix: MixFlags
     engines: Annotated[
-        bool, typer.Option(help="Compile the target's engines too; `build` does it later.")
+        bool,
+        typer.Option(
+            help="Compile the target's engines too; `moir-edge build` can compile them later."
+        ),
     ] = True
     parity_rtol: Annotated[
         float | None,
         typer.Option(
-            help="fp32: largest error against torch, as a share of each output's largest value; 1e-4 by default."
+            help="For fp32: largest accepted error against torch, as a share of each output's largest "
+            "value; 1e-4 by default."
         ),
     ] = None
 

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["BenchGates", "CompareGates"]
 
 _MaxRouterOverhead = Annotated[
-    float | None, typer.Option(help="Gate: most TTFT that the router adds, in %.")
+    float | None, typer.Option(help="Gate: largest TTFT that the router may add, in %.")
 ]
 _MinTokenAgreement = Annotated[
     float | None,
-    typer.Option(min=0, max=100, help="Gate: least share of identical answers, in %."),
+    typer.Option(min=0, max=100, help="Gate: smallest share of identical answers, in %."),
 ]
 
 
@@ -29,20 +29,24 @@ class CompareGates(Flags):
 
     argument: str = "bounds"
     min_recovery: Annotated[
-        float | None, typer.Option(min=0, help="Gate: least mean recovery over tasks, in %.")
+        float | None, typer.Option(min=0, help="Gate: smallest mean recovery over all tasks, in %.")
     ] = None
     min_task_recovery: Annotated[
-        float | None, typer.Option(min=0, help="Gate: least recovery of every task, in %.")
+        float | None, typer.Option(min=0, help="Gate: smallest recovery of each task, in %.")
     ] = None
     max_router_overhead: _MaxRouterOverhead = None
     max_ttft_ratio: Annotated[
-        float | None, typer.Option(min=0, help="Gate: largest TTFT over the reference's.")
+        float | None,
+        typer.Option(
+            min=0, help="Gate: largest ratio of the bundle's TTFT to the reference's TTFT."
+        ),
     ] = None
     min_token_agreement: _MinTokenAgreement = None
     gate_on: Annotated[
         Literal["mean", "low"],
         typer.Option(
-            help="What --min-recovery and --min-task-recovery bind: the mean, or the low end of its 95 % interval."
+            help="Figure that --min-recovery and --min-task-recovery check: the mean, or the low end "
+            "of its 95 % interval."
         ),
     ] = "mean"
 
@@ -61,19 +65,28 @@ class BenchGates(Flags):
     max_router_overhead: _MaxRouterOverhead = None
     max_slowdown: Annotated[
         float | None,
-        typer.Option(help="Gate: most TTFT and TPOT over the baseline's, in %; negative for less."),
+        typer.Option(
+            help="Gate: largest increase of TTFT and TPOT over the baseline, in %; a negative value "
+            "demands a speed-up."
+        ),
     ] = None
     max_abs_error: Annotated[
         float | None, typer.Option(min=0, help="Gate: largest absolute error of any component.")
     ] = None
     min_cosine: Annotated[
         float | None,
-        typer.Option(min=-1, max=1, help="Gate: least mean cosine of every component."),
+        typer.Option(
+            min=-1, max=1, help="Gate: smallest mean cosine similarity of each component."
+        ),
     ] = None
     min_token_agreement: _MinTokenAgreement = None
     min_index_agreement: Annotated[
         float | None,
-        typer.Option(min=0, max=100, help="Gate: least share of router sources found again, in %."),
+        typer.Option(
+            min=0,
+            max=100,
+            help="Gate: smallest share of router sources equal to the reference's, in %.",
+        ),
     ] = None
 
     def bounds(self) -> BenchBounds:

@@ -35,23 +35,24 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    verify: Annotated[bool, typer.Option(help="Prove every file by its hash.")] = True,
+    verify: Annotated[bool, typer.Option(help="Check the hash of every file.")] = True,
     layers: Annotated[
         bool,
         typer.Option(
-            "--layers", help="List layers and types as TensorRT reads them; needs it installed."
+            "--layers", help="List the layers and types that TensorRT parses; needs TensorRT."
         ),
     ] = False,
     quantization: Annotated[
         bool,
         typer.Option(
             "--quantization",
-            help="List every layer: precision, weight error, input scale, clipping, SQNR, sensitivity, reason.",
+            help="List every layer with its precision, weight error, input scale, clipping, SQNR, "
+            "sensitivity and reason.",
         ),
     ] = False,
     as_json: Annotated[bool, json_option("Print everything as JSON.")] = False,
 ) -> None:
-    """Show a bundle's components, engines and parity figures, and verify its files; with --layers also what TensorRT makes of them."""
+    """Show a bundle's components, engines and parity figures. Verify its files too; with --layers, list the layers that TensorRT parses."""
     from moir_edge.bundle import open_bundle
 
     opened = open_bundle(bundle, verify=verify)

@@ -22,20 +22,19 @@ from moir_edge.invocation import invoked_as
 
 __all__ = ["COMMANDS", "build_app", "main"]
 
-_SUMMARIES = {
-    "retrofit": "Attach a router to a vision-language model",
-    "tune": "Train the router on rows with answers",
-    "diagnose": "Measure modality dominance",
-    "export": "Export a checkpoint to a bundle",
-    "build": "Compile the engines of a bundle",
-    "run": "Answer a prompt about images with a bundle",
-    "bench": "Time bundles in turns, compare their numbers",
-    "compare": "Compare a checkpoint with bundles",
-    "inspect": "Show and verify a bundle",
-    "targets": "List the targets and their precisions",
-    "demo": "Run the whole chain on the demo checkpoint",
-}
-COMMANDS = tuple(_SUMMARIES)
+COMMANDS = (
+    "retrofit",
+    "tune",
+    "diagnose",
+    "export",
+    "build",
+    "run",
+    "bench",
+    "compare",
+    "inspect",
+    "targets",
+    "demo",
+)
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -140,11 +139,10 @@ def _register(app: typer.Typer, name: str) -> None:
 
         return
     module.register(app)
-    app.registered_commands[-1].short_help = _SUMMARIES.get(name)
 
 
 def _report_usage(error: TyperException) -> int:
-    """Print what was wrong with the words; the help that no words at all ask for is printed as it is."""
+    """Print a usage error; without arguments, print the help text unchanged."""
     text = error.format_message()
     stop = "" if text.endswith((".", "?")) else "."
     line = text if "\n" in text else f"error: {text}{stop} See --help."

@@ -24,27 +24,28 @@ class MixFlags(Flags):
     target_recovery: Annotated[
         float | None,
         typer.Option(
-            help="Raise the precision of as few layers as keep this share of the fp32 score, in %, on the rows of "
-            "--calib-data after those that calibrate."
+            help="Share of the fp32 score to keep, in %: raises the precision of as few layers as "
+            "possible. Measured on the rows of --calib-data after the calibration rows."
         ),
     ] = None
     sensitivity: Annotated[
         bool,
         typer.Option(
             "--sensitivity",
-            help="Measure what each layer costs in each precision, into reports/sensitivity.json and .svg; "
-            "--target-recovery does so too.",
+            help="Measure the loss of each layer in each precision; writes reports/sensitivity.json "
+            "and .svg. --target-recovery includes it.",
         ),
     ] = False
     sensitivity_rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows on which each layer is tried; 16 by default.")
+        int | None,
+        typer.Option(min=1, help="Number of rows on which each layer is tried; 16 by default."),
     ] = None
     held_out_rows: Annotated[
         int | None,
         typer.Option(
             "--holdout-rows",
             min=1,
-            help="Rows on which recovery is measured, at most; 512 by default.",
+            help="Most rows on which recovery is measured; 512 by default.",
         ),
     ] = None
 

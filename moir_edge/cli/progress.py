@@ -22,7 +22,7 @@ _SECONDS_WORTH_A_LINE = 1.0
 _NARROW_TERMINAL = 60
 
 Quiet = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Show no progress; results and errors stay.")
+    bool, typer.Option("-q", "--quiet", help="Show no progress; print results and errors only.")
 ]
 
 

@@ -25,42 +25,53 @@ def register(app: typer.Typer) -> None:
 
 
 def retrofit(
-    checkpoint: Annotated[str, typer.Argument(help="Hugging Face VLM: a folder or a hub id.")],
+    checkpoint: Annotated[str, typer.Argument(help="Hugging Face VLM: folder or hub id.")],
     output: Annotated[Path, output_option("Folder of the new checkpoint.")],
-    kind: Annotated[str, typer.Option(help="Which router: token, channel or gate.")] = "token",
+    kind: Annotated[str, typer.Option(help="Kind of router: token, channel or gate.")] = "token",
     density: Annotated[
-        str | None, typer.Option(help="Token score: confidence (default) or entropy. Kind: token.")
+        str | None,
+        typer.Option(
+            help="Score of a token's information density: confidence (default) or entropy. Kind: token."
+        ),
     ] = None,
     ratio: Annotated[
         float | None,
         typer.Option(
-            help="Share of a modality's tokens that is enriched (token, 0.5 unless given), "
-            "or of its channels that is exchanged (channel, 0.1 unless given)."
+            help="For token: share of a modality's tokens to enrich, 0.5 by default. For channel: "
+            "share of its channels to exchange, 0.1 by default."
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Information density under which a token is weak, too. Kind: token."),
+        typer.Option(help="Information density below which a token counts as weak. Kind: token."),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(help="Sources per weak token, 4 unless given. Kind: token.")
+        int | None, typer.Option(help="Sources per weak token, 4 by default. Kind: token.")
     ] = None,
     rank: Annotated[
-        int | None, typer.Option(help="Width of lookup and update, 32 unless given. Kind: token.")
+        int | None,
+        typer.Option(help="Width of the lookup and the update, 32 by default. Kind: token."),
     ] = None,
     direction: Annotated[
         str | None,
-        typer.Option(help="both (default), text-to-image, image-to-text or, for token, auto."),
+        typer.Option(
+            help="Direction of enrichment: both (default), text-to-image, image-to-text or, for token, auto."
+        ),
     ] = None,
     merge: Annotated[
-        str | None, typer.Option(help="add (default), concat or interpolate. Kind: token.")
+        str | None,
+        typer.Option(
+            help="Merge of a token with its update: add (default), concat or interpolate. Kind: token."
+        ),
     ] = None,
-    force: Annotated[bool, force_option("Replace a checkpoint that stands at the output.")] = False,
+    force: Annotated[
+        bool, force_option("Replace an earlier checkpoint in the output folder.")
+    ] = False,
     quiet: Quiet = False,
     threads: Threads = None,
     as_json: Annotated[bool, json_option("Print the result as JSON.")] = False,
 ) -> None:
-    """Attach a router to a VLM; until it is tuned, the logits stay as they were (channel: they change at once)."""
+    """Attach a router to a VLM. Until tuned, token and gate routers leave the logits unchanged; channel changes them at once."""
     from moir_edge.environment import require
 
     require("torch", "transformers")

@@ -31,26 +31,34 @@ class GenerationFlags(Flags):
     argument: str = "settings"
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(help="Tokens of the answer at most; the checkpoint's own limit, else 64."),
+        typer.Option(
+            help="Most tokens of the answer; by default the checkpoint's own limit, else 64."
+        ),
     ] = None
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0
+    temperature: Annotated[
+        float, typer.Option(help="Sampling temperature; 0 decodes greedily.")
+    ] = 0.0
     top_p: Annotated[
         float | None,
         typer.Option(
-            help="Draw from the most likely tokens up to this sum; the checkpoint's, else 1."
+            help="Sample from the most likely tokens up to this total probability; by default the "
+            "checkpoint's value, else 1."
         ),
     ] = None
     top_k: Annotated[
         int | None,
         typer.Option(
-            help="Draw from this many most likely tokens, 0 from all; the checkpoint's, else 0."
+            help="Sample from this many most likely tokens, 0 for all; by default the checkpoint's "
+            "value, else 0."
         ),
     ] = None
-    seed: Annotated[int | None, typer.Option(help="Makes drawing repeatable.")] = None
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of sampling; makes answers repeatable.")
+    ] = None
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            help="End the answer before this string; repeatable; the checkpoint's by default."
+            help="String before which the answer ends; repeatable; by default the checkpoint's stop strings."
         ),
     ] = None
     generation_config: Annotated[
@@ -58,15 +66,15 @@ class GenerationFlags(Flags):
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Value that goes before the checkpoint's generation_config.json, as repetition_penalty=1.1 "
-            "(null leaves the key out); repeatable.",
+            help="Override a key of the checkpoint's generation_config.json, such as "
+            "repetition_penalty=1.1; null removes the key; repeatable.",
         ),
     ] = None
     ignore_generation_config: Annotated[
         bool,
         typer.Option(
             "--ignore-generation-config",
-            help="Leave the checkpoint's generation_config.json out, its end tokens excepted.",
+            help="Ignore the checkpoint's generation_config.json, except its end tokens.",
         ),
     ] = False
 
@@ -95,43 +103,46 @@ def run(
     *,
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
     prompt: Annotated[
-        str, typer.Option("-p", "--prompt", help="What to ask; - reads it from standard input.")
+        str, typer.Option("-p", "--prompt", help="Prompt text; - reads it from standard input.")
     ],
     image: Annotated[
         list[Path] | None,
         typer.Option(
             "-i",
             "--image",
-            help="Image file; repeatable, in order; - reads it from standard input.",
+            help="Image file; repeatable, in the order of the prompt; - reads an image from standard input.",
         ),
     ] = None,
-    context: Annotated[
-        str | None, typer.Option(help="A sentence to put before the prompt.")
-    ] = None,
-    router: Annotated[str, typer.Option(help="on or off.")] = "on",
+    context: Annotated[str | None, typer.Option(help="Text to put before the prompt.")] = None,
+    router: Annotated[str, typer.Option(help="Use of the router: on or off.")] = "on",
     routing_map: Annotated[
-        Path | None, typer.Option(help="Write what the router did as a PNG picture.")
+        Path | None, typer.Option(help="Write the routing map to this PNG file.")
     ] = None,
     routing_json: Annotated[
-        Path | None, typer.Option(help="Write what the router did as JSON.")
+        Path | None, typer.Option(help="Write the routing map to this JSON file.")
     ] = None,
     generation: GenerationFlags,
-    stream: Annotated[bool, typer.Option(help="Print the answer while it grows.")] = True,
+    stream: Annotated[
+        bool, typer.Option(help="Print each part of the answer as soon as it is generated.")
+    ] = True,
     threads: Threads = None,
     provider: Annotated[
         str | None,
         typer.Option(
-            help="Who computes: tensorrt (the bundle's engines), cuda or ort-tensorrt (ONNX Runtime), or cpu. "
-            "By default the engines if they fit this machine, else cuda if it is available, else cpu."
+            help="Provider: tensorrt (the bundle's engines), cuda or ort-tensorrt (ONNX Runtime), or "
+            "cpu. By default the engines if they fit this machine, else cuda if it is available, "
+            "else cpu."
         ),
     ] = None,
     verify: Annotated[
-        bool, typer.Option(help="Prove every file of the bundle by its hash first.")
+        bool, typer.Option(help="Check the hash of every file before loading the bundle.")
     ] = True,
     quiet: Quiet = False,
-    as_json: Annotated[bool, json_option("Print answer, tokens and timings as JSON.")] = False,
+    as_json: Annotated[
+        bool, json_option("Print the answer, its tokens and the timings as JSON.")
+    ] = False,
 ) -> None:
-    """Answer a prompt about images with a bundle; needs neither torch nor transformers."""
+    """Answer a prompt about images with a bundle. Needs neither torch nor transformers."""
     _check_options(router, image or [], [routing_map, routing_json])
     from moir_edge.runtime.chat import user_message
 

@@ -24,6 +24,7 @@ Threads = Annotated[
         "--threads",
         min=1,
         callback=_limit,
-        help="CPU threads per operation; without it OMP_NUM_THREADS, or one per physical core that the process may use.",
+        help="CPU threads per operation; by default OMP_NUM_THREADS, else one per physical core that "
+        "the process may use.",
     ),
 ]

@@ -26,9 +26,9 @@ _EVALUATION_DATA = data_group(
     "eval_data",
     fields=("annotations", "images", "split"),
     help={
-        "path": "Rows on which the loss is measured, same format.",
-        "annotations": "The answers to --eval-data, where the format has them.",
-        "images": "Folder of the images of --eval-data; that of --images.",
+        "path": "Evaluation rows for the loss, in the same format as --data.",
+        "annotations": "Annotations file of --eval-data, for the format vqa-v2.",
+        "images": "Folder of the images of --eval-data; the folder of --images by default.",
         "split": "Split of --eval-data, for the format hub.",
     },
 )
@@ -42,44 +42,52 @@ class TuneFlags(Flags):
     train: Annotated[
         str,
         typer.Option(
-            help="router (everything else stays frozen), lora (adapters on the language model too) or full."
+            help="Weights to train: router (other weights stay frozen), lora (also adapters on the "
+            "language model) or full."
         ),
     ] = "router"
     lora_rank: Annotated[
         int | None, typer.Option(min=1, help="Rank of the adapters of --train lora; 8 by default.")
     ] = None
     mwam: Annotated[
-        str | None, typer.Option(help="Balance the modalities: gradient, loss or hybrid.")
+        str | None,
+        typer.Option(help="MWAM mode that balances the modalities: gradient, loss or hybrid."),
     ] = None
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimiser steps, in place of --epochs.")
+        int | None, typer.Option(min=1, help="Optimiser steps; replaces --epochs.")
     ] = None
     epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 1.0
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per step.")] = 8
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of the rows.")] = 0
+    seed: Annotated[int, typer.Option(min=0, help="Seed that sets the order of the rows.")] = 0
     early_stop: Annotated[
         int | None,
         typer.Option(
-            min=1, help="End after N evaluations without a lower loss; keep the best weights."
+            min=1,
+            help="Stop after this many evaluations without a lower loss; keep the best weights.",
         ),
     ] = None
     checkpoint_every: Annotated[
-        int, typer.Option(min=1, help="Steps between training checkpoints, and evaluations.")
+        int,
+        typer.Option(
+            min=1, help="Steps between two training checkpoints, and between two evaluations."
+        ),
     ] = 100
     dtype: Annotated[
         str,
-        typer.Option(help="fp32, or bf16: faster training steps where the processor has bfloat16."),
+        typer.Option(
+            help="Type of the training computation: fp32, or bf16, which is faster on a processor with bfloat16."
+        ),
     ] = FP32
     degrade: Annotated[
         list[str] | None,
         typer.Option(
-            help="Degrade training rows, as diagnose does: blur=3px, word-dropout=0.3, text-blank, …; repeatable, "
-            "and one given twice comes up twice as often."
+            help="Degradation of training rows, named as in `diagnose`: blur=3px, word-dropout=0.3, "
+            "text-blank, …; repeatable. A degradation given twice is used twice as often."
         ),
     ] = None
     degrade_share: Annotated[
-        float, typer.Option(help="Share of the rows that --degrade changes.")
+        float, typer.Option(help="Share of the rows that --degrade changes: above 0, at most 1.")
     ] = 0.5
 
     def settings(self) -> TuneSettings:
@@ -98,24 +106,26 @@ def tune(
     *,
     checkpoint: Annotated[
         str,
-        typer.Argument(help="Checkpoint, for --train router one with a router: folder or hub id."),
+        typer.Argument(
+            help="Checkpoint: folder or hub id; for --train router it must have a router."
+        ),
     ],
     output: Annotated[Path, output_option("Folder of the new checkpoint.")],
     data: Data,
     eval_data: Annotated[DataFlags, _EVALUATION_DATA],
     training: TuneFlags,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was killed.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     force: Annotated[
         bool,
-        force_option("Replace a checkpoint at -o, discard an unfinished run of it."),
+        force_option(
+            "Replace an earlier checkpoint in the folder of -o, and discard its unfinished run."
+        ),
     ] = False,
     quiet: Quiet = False,
     threads: Threads = None,
     as_json: Annotated[bool, json_option("Print the report as JSON.")] = False,
 ) -> None:
-    """Tune a checkpoint on rows with answers; all but the router stays as it is unless --train lora or full."""
+    """Tune a checkpoint's router on rows with answers. With --train lora or full, tune other weights too."""
     from dataclasses import asdict
 
     from moir_edge.errors import MoirEdgeError

@@ -18,6 +18,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert all(f"  {name} " in out for name in cli.COMMANDS)
     assert "unavailable" not in out
+    assert "..." not in out.partition("Commands:")[2]
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
