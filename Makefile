@@ -47,7 +47,7 @@ lint: $(READY) ## ruff, ruff format and mypy --strict
 	$(BIN)/mypy
 
 bench: $(READY) ## the acceptance figures on 1,200 rows of the test split (about two minutes)
-	$(BIN)/python -m benchmarks.acceptance -o $(DEMO_OUT)/acceptance.json
+	$(BIN)/python -m benchmarks.quantization --acceptance -o $(DEMO_OUT)/acceptance.json
 
 study: $(READY) ## train and measure every router and baseline, rewrite docs/study.md (about an hour; resumes)
 	$(BIN)/python -m benchmarks.study -o $(DEMO_OUT)/study --docs docs

@@ -1,7 +1,5 @@
 """Measure the demo router's density and sources on scenes whose content is known.
 
-    python -m benchmarks.density [--rows 80] [--fresh 5] [--json] [--card FOLDER]
-
 A cell of the image *has a digit* where one of its pixels is brighter than any background of the demo. The script prints the
 mean density of cells with and without a digit, the correlation of density and contrast (standard deviation of the cell's
 pixels), and how often the best source of a word is a cell with a digit. Beside the shipped router stand fresh ones, whose
@@ -19,19 +17,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from benchmarks.common import Result, add_count, markdown_table, new_parser, run, write_json
 from moir_edge.data.rows import Row, read_rows
-from moir_edge.errors import DataError, MoirEdgeError
+from moir_edge.errors import DataError
 from moir_edge.evaluation.diagnosis.routing import routing_map_of
-from moir_edge.finite import json_text
+from moir_edge.progress import Progress
 from moir_edge.runtime import RoutingMap
 from moir_edge.runtime.image_geometry import Box
 
-__all__ = ["DensityFigures", "has_digit", "main", "measure"]
+__all__ = ["DensityFigures", "compare_routers", "has_digit", "main", "measure"]
 
 # Backgrounds stay under 85 of 255 in every channel, and the brightest channel of each digit's colour is over 160.
 _BRIGHT = 120
@@ -141,63 +141,78 @@ def _fresh(checkpoint: Path, seed: int) -> Iterator[Path]:
 
 
 def _table(figures: dict[str, DensityFigures]) -> str:
-    lines = [
-        "| router | density on cells with a digit | on empty cells | correlation with contrast "
-        "| best source has a digit | chance |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, one in figures.items():
-        lines.append(
-            f"| {name} | {one.on_digits:.2f} | {one.on_empty:.2f} | {one.contrast_correlation:+.2f} "
-            f"| {one.best_on_digit:.0%} of {one.lookups:,} | {one.digit_share:.0%} |"
-        )
-    return "\n".join(lines)
+    return markdown_table(
+        (
+            "router",
+            "density on cells with a digit",
+            "on empty cells",
+            "correlation with contrast",
+            "best source has a digit",
+            "chance",
+        ),
+        [
+            (
+                name,
+                f"{one.on_digits:.2f}",
+                f"{one.on_empty:.2f}",
+                f"{one.contrast_correlation:+.2f}",
+                f"{one.best_on_digit:.0%} of {one.lookups:,}",
+                f"{one.digit_share:.0%}",
+            )
+            for name, one in figures.items()
+        ],
+    )
 
 
-def _write_card(folder: Path, figures: dict[str, DensityFigures], rows: int) -> None:
+def _write_card(folder: Path, routers: dict[str, dict[str, Any]], rows: int) -> None:
     from benchmarks.demo_training.card import write_card
 
     log = folder / "training_log.json"
-    text = log.read_text(encoding="utf-8")
-    record = json.loads(text)
-    routers = {name: asdict(one) for name, one in figures.items()}
+    record = json.loads(log.read_text(encoding="utf-8"))
     record["density"] = {"rows": rows, "routers": routers}
-    log.write_text(json_text(record, indent=1) + "\n", encoding="utf-8")
+    write_json(log, record)
     write_card(record, folder)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, measure and print."""
+def compare_routers(options: argparse.Namespace, progress: Progress) -> Result:
+    """Measure the demo's router and fresh ones.
+
+    Args:
+        options: Of the command line.
+        progress: Called as ``progress(stage, done, total)``.
+    """
     from moir_edge.demo import checkpoint_path, demo_rows, write_jsonl
     from moir_edge.weights.whole import quiet_transformers
 
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.density",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--rows", type=int, default=_ROWS, help="rows of the test split")
-    parser.add_argument("--fresh", type=int, default=5, help="fresh routers beside it")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    total = 1 + options.fresh
+    with tempfile.TemporaryDirectory() as folder:
+        rows = read_rows(write_jsonl(demo_rows("test", count=options.rows, seed=0), Path(folder)))
+        progress("routers", 0, total)
+        figures = {"trained": _figures(checkpoint_path(), rows)}
+        for seed in range(options.fresh):
+            progress("routers", 1 + seed, total)
+            with quiet_transformers(), _fresh(checkpoint_path(), seed) as copy:
+                figures[f"fresh, seed {seed}"] = _figures(copy, rows)
+        progress("routers", total, total)
+    record = {name: asdict(one) for name, one in figures.items()}
+    if options.card is not None:
+        _write_card(options.card, record, options.rows)
+    return Result(text=_table(figures), record=record)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
+    parser = new_parser("density", __doc__)
+    add_count(parser, "--rows", _ROWS, "rows of the test split")
+    parser.add_argument("--fresh", type=int, default=5, help="fresh routers beside it (default: 5)")
     parser.add_argument(
         "--card", type=Path, metavar="FOLDER", help="checkpoint whose card is rewritten"
     )
-    given = parser.parse_args(arguments)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = read_rows(write_jsonl(demo_rows("test", count=given.rows, seed=0), Path(folder)))
-            figures = {"trained": _figures(checkpoint_path(), rows)}
-            for seed in range(given.fresh):
-                with quiet_transformers(), _fresh(checkpoint_path(), seed) as copy:
-                    figures[f"fresh, seed {seed}"] = _figures(copy, rows)
-        if given.card is not None:
-            _write_card(given.card, figures, given.rows)
-    except MoirEdgeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    records = {name: asdict(one) for name, one in figures.items()}
-    sys.stdout.write((json_text(records, indent=1) if given.json else _table(figures)) + "\n")
-    return 0
+    return run(parser, compare_routers, arguments)
 
 
 if __name__ == "__main__":

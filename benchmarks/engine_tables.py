@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from moir_edge.errors import DataError
+from benchmarks.common import markdown_table
 
-__all__ = ["EngineRow", "Refusal", "render_tables", "write_tables"]
+__all__ = ["EngineRow", "Refusal", "render_tables"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,29 +35,6 @@ class Refusal:
     reason: str
 
 
-def write_tables(
-    page: Path, model: str, built: Sequence[EngineRow], refused: Sequence[Refusal]
-) -> None:
-    """Replace a model's tables in a page, which stand between two comments.
-
-    Args:
-        page: The Markdown file.
-        model: Names the comments, ``<!-- engines:demo -->`` and ``<!-- /engines:demo -->``.
-        built: Engines.
-        refused: Refusals.
-
-    Raises:
-        DataError: The page has no such comments.
-    """
-    first, last = f"<!-- engines:{model} -->", f"<!-- /engines:{model} -->"
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    if first not in text or last not in text:
-        raise DataError(f"{page} has no {first} … {last} to write the tables between")
-    before, after = text.split(first)[0], text.split(last)[1]
-    tables = render_tables(built, refused)
-    page.write_text(f"{before}{first}\n{tables}\n{last}{after}", encoding="utf-8")
-
-
 def render_tables(built: Sequence[EngineRow], refused: Sequence[Refusal]) -> str:
     """Return the tables as Markdown.
 
@@ -68,10 +44,14 @@ def render_tables(built: Sequence[EngineRow], refused: Sequence[Refusal]) -> str
     """
     components = list(dict.fromkeys(row.component for row in built))
     names = ["target", "precision", *components, "all, MB", "time, s", "peak, MB", "estimate"]
-    lines = [_cells(names), _cells(["---"] * len(names))]
-    for target, precision in dict.fromkeys((row.target, row.precision) for row in built):
-        rows = [row for row in built if (row.target, row.precision) == (target, precision)]
-        lines.append(_cells([target, precision, *_figures(rows, components)]))
+    groups: dict[tuple[str, str], list[EngineRow]] = {}
+    for row in built:
+        groups.setdefault((row.target, row.precision), []).append(row)
+    lines = [
+        markdown_table(
+            names, [(*pair, *_figures(rows, components)) for pair, rows in groups.items()]
+        )
+    ]
     if refused:
         lines += ["", "Refused:", ""]
         lines += [f"- {row.target}, {row.precision}: {row.reason}" for row in refused]
@@ -90,7 +70,3 @@ def _figures(rows: Sequence[EngineRow], components: Sequence[str]) -> list[str]:
         f"{worst.peak_memory_bytes / 1e6:.0f}",
         f"{off:+.0f} %",
     ]
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

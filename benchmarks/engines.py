@@ -1,4 +1,4 @@
-"""Compile the matrix of engines and measure size and cost: `python -m benchmarks.engines -o FILE`.
+"""Compile the matrix of engines and measure size and cost.
 
 Builds the demo checkpoint, or the geometry of SmolVLM-256M, for every RTX target in every precision it has, with no GPU, and
 records size, time and peak memory of each build next to the estimate. A precision that a target lacks is listed with
@@ -15,10 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.engine_tables import EngineRow, Refusal, write_tables
-from moir_edge.errors import EnvironmentProblem, MoirEdgeError, UnsupportedError
-from moir_edge.finite import json_text
+from benchmarks.common import Result, new_parser, replace_between, run
+from benchmarks.engine_tables import EngineRow, Refusal, render_tables
+from moir_edge.errors import UnsupportedError
 from moir_edge.precisions import EXPORTED, PRECISIONS
+from moir_edge.progress import Progress, single_step
 from moir_edge.targets import TARGETS, available_precisions, check_precision
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from moir_edge.calibration import CalibrationSettings
     from moir_edge.export import TracedModel
 
-__all__ = ["MODELS", "EngineRow", "Refusal", "build_matrix", "main"]
+__all__ = ["MODELS", "build_matrix", "main", "marks", "measure"]
 
 MODELS = ("demo", "smolvlm-256m")
 """What can be built: the demo checkpoint, and the geometry of SmolVLM-256M with seeded random weights."""
@@ -35,7 +36,11 @@ _CALIBRATION_ROWS = {"demo": 32, "smolvlm-256m": 4}
 
 
 def build_matrix(
-    model: str, targets: Sequence[str], precisions: Sequence[str], folder: Path
+    model: str,
+    targets: Sequence[str],
+    precisions: Sequence[str],
+    folder: Path,
+    progress: Progress,
 ) -> Iterator[EngineRow | Refusal]:
     """Export a model in every precision and compile each for every target.
 
@@ -44,6 +49,7 @@ def build_matrix(
         targets: RTX targets.
         precisions: Those of them that a target lacks are refused.
         folder: Where checkpoint and bundles go.
+        progress: Called as ``progress(stage, done, total)``.
 
     Yields:
         One row per engine, or a refusal per target and precision.
@@ -57,7 +63,9 @@ def build_matrix(
         if having:
             bundle = _bundle(traced, model, precision, having[0], folder)
             for target in having:
-                yield from _build(model, bundle, target, precision)
+                with single_step(progress, f"{target} {precision}"):
+                    found = list(_build(model, bundle, target, precision))
+                yield from found
 
 
 def _trace(model: str, folder: Path) -> TracedModel:
@@ -67,12 +75,8 @@ def _trace(model: str, folder: Path) -> TracedModel:
         from moir_edge.demo import checkpoint_path
 
         return trace_components(load_checkpoint(str(checkpoint_path())))
-    try:
-        from benchmarks.peers.checkpoint import build_checkpoint
-    except ImportError as error:
-        raise EnvironmentProblem(
-            f"the geometry {model} is made by benchmarks/peers, which is not installed; run this in a checkout"
-        ) from error
+    from benchmarks.peers.checkpoint import build_checkpoint
+
     checkpoint = folder / "checkpoint"
     if not (checkpoint / "config.json").is_file():
         build_checkpoint(checkpoint)
@@ -145,54 +149,46 @@ def _refused(model: str, target: str, precision: str) -> Refusal:
     return Refusal(model=model, target=target, precision=precision, reason=reason)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the matrix, print it, write the JSON and the page; returns the exit code.
+def measure(options: argparse.Namespace, progress: Progress) -> Result:
+    """Build the matrix and, if asked, write its tables into a page.
 
     Args:
-        arguments: Of the command line.
+        options: Of the command line.
+        progress: Called as ``progress(stage, done, total)``.
     """
-    options = _options(arguments)
-    rows: list[EngineRow | Refusal] = []
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = options.work or Path(scratch)
-            matrix = build_matrix(options.model, options.targets, options.precisions, folder)
-            for row in matrix:
-                print(_line(row), file=sys.stderr, flush=True)  # noqa: T201
-                rows.append(row)
-    except MoirEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    records = [{"built": isinstance(row, EngineRow), **asdict(row)} for row in rows]
-    options.output.write_text(json_text(records, indent=1) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.work or Path(scratch)
+        rows = list(
+            build_matrix(options.model, options.targets, options.precisions, folder, progress)
+        )
+    built = [row for row in rows if isinstance(row, EngineRow)]
+    refused = [row for row in rows if isinstance(row, Refusal)]
+    tables = render_tables(built, refused)
     if options.docs is not None:
-        built = [row for row in rows if isinstance(row, EngineRow)]
-        refused = [row for row in rows if isinstance(row, Refusal)]
-        write_tables(options.docs, options.model, built, refused)
-    return 0
+        replace_between(options.docs, *marks(options.model), tables)
+    records = [{"built": isinstance(row, EngineRow), **asdict(row)} for row in rows]
+    return Result(text=tables, record=records)
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def marks(model: str) -> tuple[str, str]:
+    """Return the lines of a page between which the tables of a model stand."""
+    return f"<!-- engines:{model} -->", f"<!-- /engines:{model} -->"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
     ahead = [name for name, target in TARGETS.items() if target.builds_ahead_of_time]
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.engines", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
+    parser = new_parser("engines", __doc__)
     parser.add_argument("--model", choices=MODELS, default="demo")
     parser.add_argument("--targets", nargs="+", choices=ahead, default=ahead)
     parser.add_argument("--precisions", nargs="+", choices=EXPORTED, default=EXPORTED)
     parser.add_argument("--work", type=Path, help="keep checkpoint and bundles in this folder")
     parser.add_argument("--docs", type=Path, help="page whose tables are written anew")
-    return parser.parse_args(arguments)
-
-
-def _line(row: EngineRow | Refusal) -> str:
-    if isinstance(row, Refusal):
-        return f"{row.target} {row.precision}: refused: {row.reason}"
-    return (
-        f"{row.target} {row.precision} {row.component}: {row.engine_bytes / 1e6:.2f} MB in {row.seconds:.1f} s, "
-        f"peak {row.peak_memory_bytes / 1e6:.0f} MB, estimated {row.estimated_memory_bytes / 1e6:.0f} MB"
-    )
+    return run(parser, measure, arguments)
 
 
 if __name__ == "__main__":

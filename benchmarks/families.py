@@ -1,7 +1,5 @@
 """Retrofit and run a tiny model of each vision-language class of transformers.
 
-    python -m benchmarks.families [--only TYPE …] [--docs docs/families.md] [--json]
-
 Every class of the image-text-to-text table is built from its own default config with small sizes and random weights.
 `retrofit` asks its probe, which runs a forward and generates a token; where a picture can be made from the config alone,
 the same is done with it, and the image features must stand in the embeddings that reach the router.
@@ -16,12 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import Result, markdown_table, new_parser, replace_between, run
 from benchmarks.shrinking import build_tiny, family_types
 from moir_edge.errors import MoirEdgeError, UnsupportedError
-from moir_edge.finite import json_text
 from moir_edge.models import architecture_names
+from moir_edge.progress import Progress
 
-__all__ = ["Verdict", "table", "try_family"]
+__all__ = ["Verdict", "main", "measure", "table", "try_family"]
 
 _MOST_TOKENS = 2000
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
@@ -132,16 +131,18 @@ def _side(value: Any) -> int | None:
 
 def table(verdicts: Sequence[Verdict]) -> str:
     """Return the verdicts as a Markdown table, those that take a router first."""
-    lines = [
-        "| model_type | retrofit | with a picture | export | why not |",
-        "|---|---|---|---|---|",
-    ]
     order = {True: 0, False: 1, None: 2}
-    for one in sorted(verdicts, key=lambda item: (order[item.retrofit], item.model_type)):
-        cells = [_word(one.retrofit), _word(one.picture), _word(one.export)]
-        reason = one.reason.replace("|", "/")
-        lines.append(f"| {one.model_type} | {' | '.join(cells)} | {reason} |")
-    return "\n".join(lines)
+    return markdown_table(
+        ("model_type", "retrofit", "with a picture", "export", "why not"),
+        [
+            (
+                one.model_type,
+                *map(_word, (one.retrofit, one.picture, one.export)),
+                one.reason.replace("|", "/"),
+            )
+            for one in sorted(verdicts, key=lambda item: (order[item.retrofit], item.model_type))
+        ],
+    )
 
 
 def _word(value: bool | None) -> str:
@@ -153,33 +154,36 @@ def _line(error: BaseException) -> str:
     return text if len(text) <= 200 else text[:199] + "…"
 
 
-def _write_docs(page: Path, verdicts: Sequence[Verdict]) -> None:
-    text = page.read_text(encoding="utf-8")
-    before, found, rest = text.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not found or not closed:
-        raise SystemExit(f"{page} lacks {BEGIN} … {END}, between which the table goes")
-    page.write_text(f"{before}{BEGIN}\n{table(verdicts)}\n{END}{after}", encoding="utf-8")
+def measure(options: argparse.Namespace, progress: Progress) -> Result:
+    """Try every type and, if asked, write the table into a page.
 
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the script."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", nargs="+", metavar="TYPE", help="Types to try, all by default.")
-    parser.add_argument("--docs", type=Path, help="Page whose table is replaced.")
-    parser.add_argument("--json", action="store_true", help="Print the verdicts as JSON.")
-    given = parser.parse_args(arguments)
+    Args:
+        options: Of the command line.
+        progress: Called as ``progress(stage, done, total)``.
+    """
+    types = options.only or family_types()
     verdicts = []
-    for model_type in given.only or family_types():
+    for at, model_type in enumerate(types):
+        progress("types", at, len(types))
         verdicts.append(try_family(model_type))
-        sys.stderr.write(f"{model_type}: {_word(verdicts[-1].retrofit)}\n")
-    if given.docs is not None:
-        _write_docs(given.docs, verdicts)
-    shown = (
-        json_text([asdict(one) for one in verdicts], indent=1) if given.json else table(verdicts)
-    )
-    sys.stdout.write(f"{shown}\n")
+    progress("types", len(types), len(types))
+    text = table(verdicts)
+    if options.docs is not None:
+        replace_between(options.docs, BEGIN, END, text)
+    return Result(text=text, record=[asdict(one) for one in verdicts])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
+    parser = new_parser("families", __doc__)
+    parser.add_argument("--only", nargs="+", metavar="TYPE", help="types to try; all by default")
+    parser.add_argument("--docs", type=Path, help="page whose table is replaced")
+    return run(parser, measure, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

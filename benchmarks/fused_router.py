@@ -1,4 +1,4 @@
-"""Latency of the fused token router against what it replaces, on a GPU: `python -m benchmarks.fused_router -o FILE`.
+"""Latency of the fused token router against what it replaces, on a GPU.
 
 Every case is one prompt of N image and M text tokens of width D, routed in both directions. All candidates take turns, call by
 call, another one beginning each round; before every call the second-level cache is flushed. The file keeps every sample.
@@ -17,13 +17,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.acceptance import Check
-from benchmarks.fused_cases import CASES, TARGET_CASE, Case, Timed
+from benchmarks.common import Check, Result, add_count, new_parser, run, take_turns
+from benchmarks.fused_cases import CASES, TARGET_CASE, Case
 from moir_edge.environment import missing_package
-from moir_edge.finite import json_text
+from moir_edge.progress import Progress
 from moir_edge.router.fused import router_traffic
 
-__all__ = ["CASES", "Case", "case_record", "checks_of", "main", "take_turns", "why_no_gpu"]
+__all__ = ["case_record", "checks_of", "main", "measure", "why_no_gpu"]
 
 MAX_TARGET_MS = 0.1
 MAX_PREFILL_PERCENT = 1.0
@@ -43,30 +43,6 @@ def why_no_gpu() -> str | None:
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} finds no CUDA device"
     return None
-
-
-def take_turns(
-    candidates: Mapping[str, Timed], *, rounds: int, warm_up: int
-) -> dict[str, list[float]]:
-    """Call all candidates in turn, each round beginning with another one.
-
-    Args:
-        candidates: Name to a timed call.
-        rounds: Calls of each that count.
-        warm_up: Calls of each before, which do not.
-
-    Returns:
-        Name to its times in ms, in order.
-    """
-    samples: dict[str, list[float]] = {name: [] for name in candidates}
-    names = list(candidates)
-    for turn in range(warm_up + rounds):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            taken = candidates[name]()
-            if turn >= warm_up:
-                samples[name].append(taken)
-    return samples
 
 
 def case_record(
@@ -121,29 +97,43 @@ def checks_of(records: Sequence[Mapping[str, Any]], prefill_ms: Sequence[float])
         )
 
 
-def _measure(dtype: str, rounds: int, cases: Sequence[Case]) -> dict[str, Any]:
+def measure(options: argparse.Namespace, progress: Progress) -> Result:
+    """Time every case, or say why nothing can be timed here.
+
+    Args:
+        options: Of the command line.
+        progress: Called as ``progress(stage, done, total)``.
+    """
+    if reason := why_no_gpu():
+        return Result(text=f"skipped: the fused router was not measured: {reason}")
     from benchmarks import fused_candidates as gpu
 
+    cases = (TARGET_CASE,) if options.target_only else CASES
     bandwidth = gpu.copy_bandwidth()
     records = []
-    for case in cases:
-        candidates, agreement = gpu.candidates(case, dtype=dtype, rank=RANK)
-        samples = take_turns(candidates, rounds=rounds, warm_up=WARM_UP)
-        record = case_record(case, samples, agreement, dtype=dtype, bytes_per_second=max(bandwidth))
-        records.append(record)
-        print(_line(case, record))  # noqa: T201
+    for at, case in enumerate(cases):
+        progress("cases", at, len(cases))
+        candidates, agreement = gpu.candidates(case, dtype=options.dtype, rank=RANK)
+        samples = take_turns(candidates, rounds=options.rounds, warm_up=WARM_UP)
+        records.append(
+            case_record(
+                case, samples, agreement, dtype=options.dtype, bytes_per_second=max(bandwidth)
+            )
+        )
+    progress("cases", len(cases), len(cases))
     tokens = TARGET_CASE.image_tokens + TARGET_CASE.text_tokens
-    prefill = gpu.prefill_ms(tokens, dtype=dtype) if TARGET_CASE in cases else []
-    checks = list(checks_of(records, prefill))
-    return {
+    prefill = gpu.prefill_ms(tokens, dtype=options.dtype) if TARGET_CASE in cases else []
+    checks = tuple(checks_of(records, prefill))
+    record = {
         "machine": gpu.machine(),
-        "dtype": dtype,
+        "dtype": options.dtype,
         "copy_bytes_per_second": bandwidth,
         "prefill_ms": prefill,
         "cases": records,
-        "checks": [{**asdict(check), "passed": check.passed} for check in checks],
-        "sentences": [check.sentence() for check in checks],
+        "checks": [check.record() for check in checks],
     }
+    lines = [_line(case, one) for case, one in zip(cases, records, strict=True)]
+    return Result(text="\n".join(lines), record=record, checks=checks)
 
 
 def _line(case: Case, record: Mapping[str, Any]) -> str:
@@ -155,31 +145,18 @@ def _line(case: Case, record: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 all targets reached or no GPU here, 1 one missed.
+    """Run the command and return its exit code; without a GPU it is 0.
 
     Args:
         arguments: The words after the command; those of the process by default.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fused_router")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
+    parser = new_parser("fused_router", __doc__)
     parser.add_argument("--dtype", choices=sorted(ELEMENT_BYTES), default="fp16")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="calls of each candidate")
+    add_count(parser, "--rounds", ROUNDS, "calls of each candidate")
     parser.add_argument(
         "--target-only", action="store_true", help=f"measure {TARGET_CASE} and no other size"
     )
-    options = parser.parse_args(arguments)
-    if options.rounds < 1:
-        parser.error(f"--rounds is {options.rounds}; expected 1 or more")
-    if reason := why_no_gpu():
-        print(f"skipped: the fused router was not measured: {reason}")  # noqa: T201
-        return 0
-    cases = (TARGET_CASE,) if options.target_only else CASES
-    result = _measure(options.dtype, options.rounds, cases)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json_text(result, indent=1) + "\n", encoding="utf-8")
-    for sentence in result["sentences"]:
-        print(sentence)  # noqa: T201
-    return 0 if all(check["passed"] for check in result["checks"]) else 1
+    return run(parser, measure, arguments)
 
 
 if __name__ == "__main__":

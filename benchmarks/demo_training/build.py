@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ __all__ = [
     "IMAGE_TOKENS",
     "build_model",
     "build_processor",
+    "build_smolvlm",
     "build_tokenizer",
     "save_folder",
     "wrap_tokenizer",
@@ -104,12 +105,10 @@ def build_processor(
 
 def build_model(tokenizer: Any) -> Any:
     """Build the SmolVLM class at the demo's geometry with random weights (seed torch beforehand)."""
-    from transformers import GenerationConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
-
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    ids["pad_token_id"] = tokenizer.pad_token_id
-    config = SmolVLMConfig(
-        vision_config={
+    return build_smolvlm(
+        tokenizer,
+        scale_factor=SCALE_FACTOR,
+        vision={
             "hidden_size": 128,
             "intermediate_size": 384,
             "num_hidden_layers": 4,
@@ -117,8 +116,7 @@ def build_model(tokenizer: Any) -> Any:
             "image_size": IMAGE_SIZE,
             "patch_size": PATCH_SIZE,
         },
-        text_config={
-            "model_type": "llama",
+        text={
             "vocab_size": len(tokenizer),
             "hidden_size": 192,
             "intermediate_size": 512,
@@ -127,11 +125,30 @@ def build_model(tokenizer: Any) -> Any:
             "num_key_value_heads": 3,
             "head_dim": 32,
             "max_position_embeddings": CONTEXT_LENGTH,
-            "tie_word_embeddings": True,
-            **ids,
         },
+    )
+
+
+def build_smolvlm(
+    tokenizer: Any, *, scale_factor: int, vision: Mapping[str, int], text: Mapping[str, int]
+) -> Any:
+    """Build a greedy SmolVLM with random weights, a Llama inside, and a head tied to the embeddings.
+
+    Args:
+        tokenizer: Gives the ids of the special tokens.
+        scale_factor: Side of the square of patches that becomes one image token.
+        vision: Sizes of the vision tower.
+        text: Sizes of the language model.
+    """
+    from transformers import GenerationConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
+
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ids = {name: getattr(tokenizer, name) for name in names}
+    config = SmolVLMConfig(
+        vision_config=dict(vision),
+        text_config={"model_type": "llama", "tie_word_embeddings": True, **text, **ids},
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
-        scale_factor=SCALE_FACTOR,
+        scale_factor=scale_factor,
         tie_word_embeddings=True,
         **ids,
     )

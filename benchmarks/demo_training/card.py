@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import markdown_table
 from benchmarks.demo_training.evaluate import CIDER
 from moir_edge.demo.data import TASKS
 
@@ -69,31 +70,27 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _curve_table(curves: Sequence[dict[str, float]], stages: Sequence[str]) -> list[str]:
+def _curve_table(curves: Sequence[dict[str, float]], stages: Sequence[str]) -> str:
     """Every stage's quarter points, validation accuracy in %."""
-    lines = [
-        "| stage | step | minutes | cells | vqa | statement | caption |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for stage in sorted({entry["stage"] for entry in curves}):
         mine = [(minute, e) for minute, e in _timeline(curves) if e["stage"] == stage]
         picks = sorted({round((len(mine) - 1) * quarter / 3) for quarter in range(4)})
         for minute, entry in (mine[pick] for pick in picks):
             cells = [_percent(entry.get(f"{name}_val")) for name in ("cells", *TASKS)]
             head = [stages[int(stage)], str(int(entry["step"])), f"{minute:.1f}"]
-            lines.append(f"| {' | '.join([*head, *cells])} |")
-    return lines
+            rows.append([*head, *cells])
+    return markdown_table(("stage", "step", "minutes", "cells", *TASKS), rows)
 
 
-def _accuracy_table(test: dict[str, Any]) -> list[str]:
-    lines = [f"| condition | {' | '.join(TASKS)} | {CIDER} |", "|---|---|---|---|---|"]
-    counts = [str(test["rows"][task]) for task in (*TASKS, "caption")]
-    lines.append(f"| rows | {' | '.join(counts)} |")
-    for name, scores in test.items():
-        if name != "rows":
-            cells = [*(_percent(scores[task]) for task in TASKS), f"{scores[CIDER]:.2f}"]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+def _accuracy_table(test: dict[str, Any]) -> str:
+    counts = ("rows", *(str(test["rows"][task]) for task in (*TASKS, "caption")))
+    scored = [
+        (name, *(_percent(scores[task]) for task in TASKS), f"{scores[CIDER]:.2f}")
+        for name, scores in test.items()
+        if name != "rows"
+    ]
+    return markdown_table(("condition", *TASKS, CIDER), [counts, *scored])
 
 
 def _density_lines(density: dict[str, Any] | None) -> list[str]:
@@ -151,14 +148,14 @@ def write_card(record: dict[str, Any], folder: Path) -> None:
         "",
         "A caption counts when it equals one of the five reference captions, every digit, colour and place included.",
         "",
-        *_accuracy_table(record["test"]),
+        _accuracy_table(record["test"]),
         "",
         *_density_lines(record.get("density")),
         "## Training (validation accuracy, %)",
         "",
         "`cells`: digit, colour and size of an occupied cell all read correctly.",
         "",
-        *_curve_table(record["curves"], record.get("stages", _STAGES)),
+        _curve_table(record["curves"], record.get("stages", _STAGES)),
         "",
         "![curves](curves.svg)",
         "",

@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -17,10 +19,12 @@ from benchmarks.demo_training.sequences import PackedBatch, Packer, mixed_batche
 from benchmarks.demo_training.stages import CellHeads, Optimisers, image_features, normalised
 from moir_edge.demo.data import TASKS, DemoRow
 
-__all__ = ["Average", "exact_match", "packed_loss", "train_language"]
+__all__ = ["Average", "Stage", "exact_match", "packed_loss", "train_language"]
 
 _TASK_WEIGHTS = {"vqa": 1.5, "statement": 2.0, "caption": 0.7}
 _LOG = logging.getLogger(__name__)
+_EVERY = 100  # steps between evaluations
+_BLUR_SHARE = 0.12
 
 
 class Average:
@@ -179,52 +183,60 @@ def exact_match(
     return result
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a stage on language is trained with.
+
+    Attributes:
+        number: Under which curves are logged.
+        steps: Optimiser steps, each with `singles` one-image rows and `pairs` two-image rows.
+        seed: Seed of the data.
+        rate: Peak learning rate of AdamW.
+        matrix_rate: Peak learning rate of Muon.
+        singles: One-image rows a step, each with several questions.
+        pairs: Two-image rows a step, each with several statements.
+        vision_scale: Factor on both rates for the vision tower; 0 freezes it.
+    """
+
+    number: int
+    steps: int
+    seed: int
+    rate: float
+    matrix_rate: float
+    singles: int
+    pairs: int
+    vision_scale: float = 0.0
+
+
 def train_language(
-    model: Any, heads: CellHeads, *, stage: int, tokenizer_json: str, steps: int, singles: int, pairs: int, seed: int,
-    rate: float, matrix_rate: float, vision_scale: float, val_rows: Sequence[DemoRow], log: list[dict[str, float]],
-    after_eval: Callable[[], None] | None = None, every: int = 100, blur_share: float = 0.12,
-) -> None:  # fmt: skip
+    model: Any,
+    heads: CellHeads,
+    stage: Stage,
+    tokenizer_json: str,
+    *,
+    val_rows: Sequence[DemoRow],
+    log: list[dict[str, float]],
+) -> None:
     """Train on all tasks; the weights end as their moving average.
 
     Args:
         model: The VLM, changed in place.
         heads: The read-outs of the vision stage, trained along where the tower is.
-        stage: Number under which curves are logged.
+        stage: Steps and rates.
         tokenizer_json: Content of `tokenizer.json`.
-        steps: Optimiser steps, each with `singles` one-image rows and `pairs` two-image rows.
-        singles: One-image rows a step, each with several questions.
-        pairs: Two-image rows a step, each with several statements.
-        seed: Seed of the data.
-        rate: Peak learning rate of AdamW.
-        matrix_rate: Peak learning rate of Muon.
-        vision_scale: Factor on both rates for the vision tower; 0 freezes it.
         val_rows: Rows of unseen digits to measure on.
         log: Curves are appended here.
-        after_eval: Called with the averaged weights in place after every evaluation.
-        every: Steps between evaluations.
-        blur_share: Share of blurred images.
     """
     packer = Packer(tokenizer_json)
     words = packer.label_words()
-    vision = [model.model.vision_model, model.model.connector, heads]
-    text = [model.model.text_model]
-    optimisers = [Optimisers(text, steps=steps, rate=rate, matrix_rate=matrix_rate)]
-    if vision_scale:
-        scaled = (rate * vision_scale, matrix_rate * vision_scale)
-        optimisers.append(Optimisers(vision, steps=steps, rate=scaled[0], matrix_rate=scaled[1]))
+    optimisers = _optimisers(model, heads, stage)
     average = Average(model, 0.997)
     data = stream(
-        mixed_batches, tokenizer_json=tokenizer_json, seed=seed, singles=singles, pairs=pairs, blur_share=blur_share
+        mixed_batches, tokenizer_json=tokenizer_json, seed=stage.seed, singles=stage.singles, pairs=stage.pairs,
+        blur_share=_BLUR_SHARE,
     )  # fmt: skip
     start, sums = time.monotonic(), dict.fromkeys((*TASKS, "cells", "words"), 0.0)
-
-    def measure() -> dict[str, float]:
-        found = exact_match(model, packer, val_rows)
-        if after_eval is not None:
-            after_eval()
-        return found
-
-    for step in range(1, steps + 1):
+    for step in range(1, stage.steps + 1):
         for part in optimisers:
             part.clear()
         for batch in next(data):
@@ -233,7 +245,7 @@ def train_language(
                     model,
                     heads,
                     batch,
-                    train_vision=bool(vision_scale),
+                    train_vision=bool(stage.vision_scale),
                     cell_weight=0.3,
                     words=words,
                 )
@@ -243,11 +255,32 @@ def train_language(
         for part in optimisers:
             part.update()
         average.update()
-        if step % every == 0 or step == steps:
-            entry = {"stage": stage, "step": step, "seconds": round(time.monotonic() - start, 1)}
-            entry |= {f"loss_{name}": round(value / every, 4) for name, value in sums.items()}
-            entry |= {f"{k}_val": round(v, 4) for k, v in average.swapped(measure).items()}
+        if step % _EVERY == 0 or step == stage.steps:
+            entry = {
+                "stage": stage.number,
+                "step": step,
+                "seconds": round(time.monotonic() - start, 1),
+            }
+            entry |= {f"loss_{name}": round(value / _EVERY, 4) for name, value in sums.items()}
+            found = average.swapped(partial(exact_match, model, packer, val_rows))
+            entry |= {f"{name}_val": round(value, 4) for name, value in found.items()}
             sums = dict.fromkeys(sums, 0.0)
             log.append(entry)
             _LOG.info("%s", entry)
     model.load_state_dict(average.state)
+
+
+def _optimisers(model: Any, heads: CellHeads, stage: Stage) -> list[Optimisers]:
+    parts = [([model.model.text_model], 1.0)]
+    if stage.vision_scale:
+        vision = [model.model.vision_model, model.model.connector, heads]
+        parts.append((vision, stage.vision_scale))
+    return [
+        Optimisers(
+            modules,
+            steps=stage.steps,
+            rate=stage.rate * scale,
+            matrix_rate=stage.matrix_rate * scale,
+        )
+        for modules, scale in parts
+    ]

@@ -1,4 +1,4 @@
-"""Train the demo VLM from nothing to the shipped checkpoint: `python -m benchmarks.demo_training.train --output FOLDER`."""
+"""Train the demo VLM from nothing to the shipped checkpoint (about an hour on two cores)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.common import Result, add_count, new_parser, run, write_json
 from benchmarks.demo_training.build import (
     build_model,
     build_processor,
@@ -23,7 +25,7 @@ from benchmarks.demo_training.evaluate import CIDER, answer_rows, degraded, task
 from benchmarks.demo_training.segments import language_samples
 from benchmarks.study.settings import StudySettings
 from moir_edge.demo.data import TASKS, DemoRow, demo_rows
-from moir_edge.finite import json_text
+from moir_edge.progress import Progress, silent
 
 __all__ = ["Plan", "main", "measure_test", "train", "tune_router"]
 
@@ -73,7 +75,7 @@ def tune_router(model: Any, processor: Any, study: StudySettings, seed: int) -> 
             base=folder / "base",
             data=folder / TRAIN / "data.jsonl",
             folder=folder / "run",
-            progress=lambda *_: None,
+            progress=silent,
         )
         return load_retrofitted(trained.folder)
 
@@ -128,7 +130,7 @@ def train(
     import torch
 
     from benchmarks.demo_training.card import write_card
-    from benchmarks.demo_training.language import train_language
+    from benchmarks.demo_training.language import Stage, train_language
     from benchmarks.demo_training.stages import CellHeads, train_vision
 
     start, log = time.monotonic(), []  # type: tuple[float, list[dict[str, float]]]
@@ -143,21 +145,19 @@ def train(
         model, heads, steps=plan.vision_steps, batch=plan.vision_batch, seed=plan.seed + 1,
         rate=plan.vision_rate, matrix_rate=plan.vision_matrix_rate, log=log,
     )  # fmt: skip
-    shared: dict[str, Any] = {
-        "tokenizer_json": tokenizer.backend_tokenizer.to_str(),
-        "singles": plan.singles,
-        "pairs": plan.pairs,
-        "val_rows": demo_rows("val", count=plan.val_rows),
-        "log": log,
-    }
-    train_language(
-        model, heads, stage=1, steps=plan.language_steps, seed=plan.seed + 2, rate=plan.language_rate,
-        matrix_rate=plan.language_matrix_rate, vision_scale=0.0, **shared,
+    language = Stage(
+        number=1, steps=plan.language_steps, seed=plan.seed + 2, rate=plan.language_rate,
+        matrix_rate=plan.language_matrix_rate, singles=plan.singles, pairs=plan.pairs,
     )  # fmt: skip
-    train_language(
-        model, heads, stage=2, steps=plan.joint_steps, seed=plan.seed + 3, rate=plan.joint_rate,
-        matrix_rate=plan.joint_matrix_rate, vision_scale=plan.joint_vision_scale, **shared,
+    joint = replace(
+        language, number=2, steps=plan.joint_steps, seed=plan.seed + 3, rate=plan.joint_rate,
+        matrix_rate=plan.joint_matrix_rate, vision_scale=plan.joint_vision_scale,
     )  # fmt: skip
+    val_rows = demo_rows("val", count=plan.val_rows)
+    for stage in (language, joint):
+        train_language(
+            model, heads, stage, tokenizer.backend_tokenizer.to_str(), val_rows=val_rows, log=log
+        )
     model.set_attn_implementation("sdpa")
     model = tune_router(model.cpu(), processor, study, plan.seed)
     record = {
@@ -170,39 +170,48 @@ def train(
         "test": measure_test(model, processor, plan.test_rows),
     }
     save_folder(model, processor, output)
-    (output / "training_log.json").write_text(json_text(record, indent=1) + "\n")
+    write_json(output / "training_log.json", record)
     write_card(record, output)
     return record
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and train."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.demo_training.train", description=__doc__
+    """Train and return the exit code.
+
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
+    parser = new_parser("demo_training.train", __doc__, writes_json=False)
+    parser.add_argument(
+        "-o", "--output", dest="folder", type=Path, required=True, help="checkpoint folder to write"
     )
-    parser.add_argument("--output", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
     parser.add_argument(
         "--steps-scale", type=float, default=1.0, help="factor on the steps of every stage"
     )
-    parser.add_argument("--test-rows", type=int, default=Plan.test_rows, help="rows to measure on")
+    add_count(parser, "--test-rows", Plan.test_rows, "rows to measure on")
     parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda")
     parser.add_argument("--machine", help="name of this machine for the model card")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return run(parser, _run, arguments)
+
+
+def _run(options: argparse.Namespace, progress: Progress) -> Result:
+    del progress  # the curves are logged instead
+    level = logging.WARNING if options.quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s")
     # Set before torch starts its thread pool: spinning threads would starve the worker that renders batches.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     plan = replace(Plan(), seed=options.seed, test_rows=options.test_rows)
     study = StudySettings()
     train(
-        options.output,
+        options.folder,
         plan.shortened(options.steps_scale),
         replace(study, steps=max(1, round(study.steps * options.steps_scale))),
         device=options.device,
         machine=options.machine,
     )
-    return 0
+    return Result(text="")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

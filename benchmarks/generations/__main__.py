@@ -1,7 +1,6 @@
 """Compare bundles with transformers token for token, over checkpoints, generation configs, prompts and odd pictures.
 
-`python -m benchmarks.generations` makes tiny checkpoints, exports them in fp32 and prints one table; it exits with 1
-where any answer differs.
+Makes tiny checkpoints, exports them in fp32 and prints one table; the exit code is 1 where any answer differs.
 """
 
 from __future__ import annotations
@@ -10,32 +9,41 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.common import Result, add_count, markdown_table, new_parser, run
 from benchmarks.generations.cases import SETTINGS, cases, write_pictures
 from benchmarks.generations.checkpoints import CHECKPOINTS, build
 from benchmarks.generations.run import Outcome, Twins
+from moir_edge.progress import Progress
 
 __all__ = ["main", "measure"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the comparison and return the exit code.
+    """Run the command and return its exit code, 1 where any answer differs.
 
     Args:
-        arguments: The words after the module's name; those of the process by default.
+        arguments: The words after the command; those of the process by default.
     """
-    parser = argparse.ArgumentParser(prog="generations", description=__doc__)
+    parser = new_parser("generations", __doc__)
     parser.add_argument("--checkpoints", nargs="+", choices=CHECKPOINTS, default=_exportable())
-    parser.add_argument("--per-setting", type=int, default=3, metavar="N")
-    options = parser.parse_args(arguments)
+    add_count(parser, "--per-setting", 3, "generations per setting")
+    return run(parser, _compare, arguments)
+
+
+def _compare(options: argparse.Namespace, progress: Progress) -> Result:
     found: dict[str, list[Outcome]] = {}
+    total = len(options.checkpoints)
     with tempfile.TemporaryDirectory(prefix="moir-generations-") as folder:
-        for name in options.checkpoints:
-            print(f"{name} …", file=sys.stderr)  # noqa: T201
+        for at, name in enumerate(options.checkpoints):
+            progress("checkpoints", at, total)
             found[name] = measure(name, Path(folder) / name, per_setting=options.per_setting)
-    print(_table(found))  # noqa: T201
-    return int(any(not one.equal for outcomes in found.values() for one in outcomes))
+        progress("checkpoints", total, total)
+    record = {name: [asdict(one) for one in outcomes] for name, outcomes in found.items()}
+    failed = any(not one.equal for outcomes in found.values() for one in outcomes)
+    return Result(text=_text(found), record=record, failed=failed)
 
 
 def measure(name: str, folder: Path, *, per_setting: int) -> list[Outcome]:
@@ -63,33 +71,37 @@ def _exportable() -> list[str]:
     return [name for name, layout in CHECKPOINTS.items() if layout.model_type in known]
 
 
-def _table(found: dict[str, list[Outcome]]) -> str:
+def _text(found: dict[str, list[Outcome]]) -> str:
     """Return one line per setting, one column per checkpoint, and every difference."""
     import onnxruntime
     import transformers
 
-    names = list(found)
-    width = max(map(len, SETTINGS))
+    every = [(name, one) for name, outcomes in found.items() for one in outcomes]
+    table = markdown_table(
+        ["setting", *found],
+        [
+            (
+                setting,
+                *(
+                    _cell([o for o in outcomes if o.case.setting == setting])
+                    for outcomes in found.values()
+                ),
+            )
+            for setting in SETTINGS
+        ],
+    )
     lines = [
         f"transformers {transformers.__version__}, ONNX Runtime {onnxruntime.__version__}; "
         "equal / generations (answers that the setting changed)",
-        "  ".join(["setting".ljust(width), *names]),
+        table,
     ]
-    for setting in SETTINGS:
-        cells = [
-            _cell([one for one in found[name] if one.case.setting == setting]).ljust(len(name))
-            for name in names
-        ]
-        lines.append("  ".join([setting.ljust(width), *cells]).rstrip())
-    every = [one for outcomes in found.values() for one in outcomes]
     lines += [
         f"DIFFERENT {name}: {one.case.setting}, {one.case.prompt!r}, {', '.join(one.case.pictures) or 'no picture'}: "
         f"transformers {list(one.expected)}, bundle {list(one.got)}"
-        for name, outcomes in found.items()
-        for one in outcomes
+        for name, one in every
         if not one.equal
     ]
-    lines.append(f"{sum(one.equal for one in every)} of {len(every)} generations equal")
+    lines.append(f"{sum(one.equal for _, one in every)} of {len(every)} generations equal")
     return "\n".join(lines)
 
 

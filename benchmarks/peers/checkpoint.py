@@ -13,6 +13,7 @@ from benchmarks.demo_training.build import (
     IMAGE_EDGE,
     PAD,
     build_processor,
+    build_smolvlm,
     wrap_tokenizer,
 )
 
@@ -79,12 +80,10 @@ def _model(tokenizer: Any) -> Any:
 
     Source: config.json of HuggingFaceTB/SmolVLM-256M-Instruct.
     """
-    from transformers import GenerationConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
-
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
-    ids["pad_token_id"] = tokenizer.pad_token_id
-    config = SmolVLMConfig(
-        vision_config={
+    return build_smolvlm(
+        tokenizer,
+        scale_factor=SCALE_FACTOR,
+        vision={
             "hidden_size": 768,
             "intermediate_size": 3072,
             "num_hidden_layers": 12,
@@ -92,8 +91,7 @@ def _model(tokenizer: Any) -> Any:
             "image_size": IMAGE_SIZE,
             "patch_size": PATCH_SIZE,
         },
-        text_config={
-            "model_type": "llama",
+        text={
             "vocab_size": VOCABULARY_SIZE,
             "hidden_size": 576,
             "intermediate_size": 1536,
@@ -102,15 +100,5 @@ def _model(tokenizer: Any) -> Any:
             "num_key_value_heads": 3,
             "head_dim": 64,
             "max_position_embeddings": 8192,
-            "tie_word_embeddings": True,
-            **ids,
         },
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
-        scale_factor=SCALE_FACTOR,
-        tie_word_embeddings=True,
-        **ids,
     )
-    model = SmolVLMForConditionalGeneration(config)
-    generation: Any = GenerationConfig
-    model.generation_config = generation(do_sample=False, max_new_tokens=64, **ids)
-    return model

@@ -1,9 +1,6 @@
 """Measure the text decoder of SmolVLM-256M in moir-edge and in ONNX Runtime GenAI, in turns, in one process.
 
-    pip install onnxruntime-genai
-    python benchmarks/peers/genai_decoder.py -o genai.json
-
-Weights and bundles are those of `smolvlm_256m.py`, which makes them where they are missing. GenAI's own builder
+Needs `pip install onnxruntime-genai`. Weights and bundles are those of `smolvlm_256m.py`, which makes them where they are missing. GenAI's own builder
 makes its models; its int4 has the head in 4 bits too, where moir-edge keeps it in 8.
 """
 
@@ -21,14 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.common import Result, add_count, markdown_table, new_parser, run, take_turns
 from benchmarks.peers.checkpoint import PROMPT_TOKENS, VOCABULARY_SIZE
-from benchmarks.peers.smolvlm_256m import PRECISIONS, prepare
+from benchmarks.peers.smolvlm_256m import PRECISIONS, add_work, prepare
 from moir_edge.bundle import open_bundle
 from moir_edge.children import child_environment, module_command
 from moir_edge.environment import require
-from moir_edge.errors import MoirEdgeError
 from moir_edge.evaluation.machine import CpuTimes, describe_machine, load_average
 from moir_edge.finite import json_text
+from moir_edge.progress import Progress, single_step
 from moir_edge.runtime.sessions import GraphSessions
 from moir_edge.threads import default_threads
 
@@ -40,67 +38,43 @@ Timed = tuple[float, list[float]]
 """Milliseconds of prefill and first token, then of each further token."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare, measure, print and write; returns the exit code.
+def measure(options: argparse.Namespace, progress: Progress) -> Result:
+    """Time every candidate once per round.
 
     Args:
-        arguments: Of the command line.
+        options: Of the command line.
+        progress: Called as ``progress(stage, done, total)``.
     """
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("-o", "--output", required=True, help="JSON file to write")
-    parser.add_argument("--work", default="peers-work", help="folder of checkpoint and bundles")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--tokens", type=int, default=32, help="decoded tokens per round")
-    options = parser.parse_args(arguments)
-    try:
-        require("torch", "transformers", "onnxruntime_genai")
-        result = measure(Path(options.work), options.rounds, options.tokens)
-    except MoirEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    Path(options.output).write_text(json_text(result, indent=1) + "\n", encoding="utf-8")
-    for name, one in result["candidates"].items():
-        print(
-            f"{name:<34} prefill {one['prefill_ms']:6.1f} ms  "
-            f"decode {one['decode_ms_per_token']:5.1f} ms/token"
-        )
-    return 0
-
-
-def measure(work: Path, rounds: int, tokens: int) -> dict[str, Any]:
-    """Time every candidate once per round; who begins changes from round to round.
-
-    Args:
-        work: Folder of checkpoint, bundles and GenAI models.
-        rounds: How often.
-        tokens: Decoded tokens per round.
-    """
-    checkpoint, bundles = prepare(work)
+    require("torch", "transformers", "onnxruntime_genai")
+    work: Path = options.work
+    checkpoint, bundles = prepare(work, progress=progress)
     threads = default_threads()
     load_before = load_average()
+    prompt = np.random.default_rng(0).integers(262, VOCABULARY_SIZE, PROMPT_TOKENS)
     runs: dict[str, Callable[[Prompt, int], Timed]] = {}
     for precision, bundle in zip(PRECISIONS, bundles, strict=True):
         runs[f"moir-edge {precision}"] = _bundle_run(bundle, threads)
     for precision in GENAI_PRECISIONS:
-        folder = _genai_model(checkpoint, work, precision)
+        with single_step(progress, f"GenAI {precision}"):
+            folder = _genai_model(checkpoint, work, precision)
         runs[f"GenAI {precision}"] = _genai_run(folder, threads, spinning=True)
         runs[f"GenAI {precision}, no spinning"] = _genai_run(folder, threads, spinning=False)
-    prompt = np.random.default_rng(0).integers(262, VOCABULARY_SIZE, PROMPT_TOKENS)
-    samples: dict[str, list[Timed]] = {name: [] for name in runs}
+    calls = {name: partial(one, prompt, options.tokens) for name, one in runs.items()}
     cpu = CpuTimes()
-    names = list(runs)
-    for turn in range(-1, rounds):  # the first round warms up
-        for at in range(len(names)):
-            name = names[(turn + at) % len(names)]
-            timed = runs[name](prompt, tokens)
-            if turn >= 0:
-                samples[name].append(timed)
+    with single_step(progress, "rounds"):
+        samples = take_turns(calls, rounds=options.rounds, warm_up=1)
     machine = describe_machine(load_before, cpu.steal_percent())
-    return {
+    figures = {name: _figures(timed) for name, timed in samples.items()}
+    record = {
         "machine": machine.model_dump(mode="json"),
-        "settings": {"threads": threads, "rounds": rounds, "tokens": tokens},
-        "candidates": {name: _figures(timed) for name, timed in samples.items()},
+        "settings": {"threads": threads, "rounds": options.rounds, "tokens": options.tokens},
+        "candidates": figures,
     }
+    rows = [
+        (name, f"{one['prefill_ms']:.1f}", f"{one['decode_ms_per_token']:.1f}")
+        for name, one in figures.items()
+    ]
+    return Result(text=markdown_table(("", "prefill ms", "decode ms/token"), rows), record=record)
 
 
 def _figures(timed: Sequence[Timed]) -> dict[str, Any]:
@@ -194,6 +168,19 @@ def _save_text_decoder(checkpoint: Path, folder: Path) -> None:
     model.tie_weights()
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
+    parser = new_parser("peers.genai_decoder", __doc__)
+    add_work(parser)
+    add_count(parser, "--rounds", 9, "prompts per candidate")
+    add_count(parser, "--tokens", 32, "decoded tokens per round")
+    return run(parser, measure, arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Time and peak memory of INT4 for every component of the SmolVLM-256M geometry, each method in a process of its own.
 
-    python benchmarks/peers/quantize_256m.py -o result.json
-
 Starts from the fp32 graphs on disk and ends with the INT4 graphs on disk. Methods that go by data are calibrated first, with
 pictures of noise, which is timed apart. Needs a checkout installed with `pip install -e '.[export]'`; checkpoint and fp32
 bundle (1.8 GB) are made once, in the folder `--work`, which takes minutes.
@@ -10,9 +8,6 @@ bundle (1.8 GB) are made once, in the folder `--work`, which takes minutes.
 from __future__ import annotations
 
 import argparse
-import json
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,11 +16,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.smolvlm_256m import prepare, write_rows
+from benchmarks.common import (
+    Check,
+    Result,
+    add_count,
+    markdown_table,
+    new_parser,
+    run,
+    run_worker,
+)
+from benchmarks.peers.smolvlm_256m import add_work, prepare, write_rows
 from moir_edge.bundle import open_bundle
-from moir_edge.children import child_environment, module_command
-from moir_edge.errors import EnvironmentProblem, MoirEdgeError
 from moir_edge.finite import json_text
+from moir_edge.progress import Progress, single_step
+from moir_edge.runtime.timing import peak_memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,28 +44,20 @@ MAX_SECONDS = 60.0
 MAX_MEMORY_RATIO = 2.5
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare, measure each method, print the table and write the JSON; returns the exit code.
+def measure(options: argparse.Namespace, progress: Progress) -> Result:
+    """Prepare, and measure each method in a process of its own.
 
     Args:
-        arguments: Of the command line.
-
-    Returns:
-        0, or 1 if round-to-nearest takes more than a minute or 2.5 times the fp32 weights, or something failed.
+        options: Of the command line.
+        progress: Called as ``progress(stage, done, total)``.
     """
-    options = _options(arguments)
-    if options.worker is not None:
-        print(json_text(quantize_bundle(options.work, options.worker, options.rows)))
-        return 0
-    try:
-        prepare(options.work, ("fp32",))
-        results = [_in_process(method, options) for method in options.method or METHODS]
-    except MoirEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    options.output.write_text(json_text(results, indent=1) + "\n", encoding="utf-8")
-    print(table(results))
-    return 0 if all(_passes(one) for one in results if one["method"] == "rtn") else 1
+    prepare(options.work, ("fp32",), progress)
+    results = []
+    for method in options.method or METHODS:
+        with single_step(progress, method):
+            results.append(_in_process(method, options))
+    checks = tuple(check for one in results if one["method"] == "rtn" for check in _checks(one))
+    return Result(text=table(results), record=results, checks=checks)
 
 
 def quantize_bundle(work: Path, method: str, rows: int) -> dict[str, Any]:
@@ -82,7 +78,7 @@ def quantize_bundle(work: Path, method: str, rows: int) -> dict[str, Any]:
     from moir_edge.graphs.writing import write_graphs
 
     manifest = open_bundle(work / "fp32", verify=False).manifest
-    base, seconds = _peak_bytes(), dict.fromkeys(("calibrate", "quantize", "write"), 0.0)
+    base, seconds = peak_memory_bytes(), dict.fromkeys(("calibrate", "quantize", "write"), 0.0)
     processor_seconds = time.process_time()
     models = {
         name: ir.load(work / "fp32" / entry.graph) for name, entry in manifest.components.items()
@@ -106,7 +102,7 @@ def quantize_bundle(work: Path, method: str, rows: int) -> dict[str, Any]:
         "rows": rows if observers else 0,
         "seconds": seconds,
         "processor_seconds": time.process_time() - processor_seconds,
-        "peak_memory_bytes": _peak_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
         "base_memory_bytes": base,
         "fp32_bytes": sum(entry.tensor_bytes for entry in manifest.components.values()),
         "int4_bytes": sum(graph.tensor_bytes for graph in written.values()),
@@ -119,24 +115,22 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     Args:
         results: From `quantize_bundle`.
     """
-    lines = [
-        "| | calibrate s | quantize and write s | processor s | peak memory MB | × fp32 weights | weights MB |",
-        "|---|---|---|---|---|---|---|",
+    head = ["", "calibrate s", "quantize and write s", "processor s", "peak memory MB"]
+    head += ["× fp32 weights", "weights MB"]
+    return markdown_table(head, map(_cells, results))
+
+
+def _cells(one: Mapping[str, Any]) -> list[str]:
+    seconds = one["seconds"]
+    return [
+        f"`{one['method']}`",
+        f"{seconds['calibrate']:.0f} ({one['rows']} rows)" if one["rows"] else "–",
+        f"{seconds['quantize'] + seconds['write']:.0f}",
+        f"{one['processor_seconds']:.0f}",
+        f"{one['peak_memory_bytes'] / 1e6:.0f}",
+        f"{_memory_ratio(one):.2f}",
+        f"{one['int4_bytes'] / 1e6:.0f}",
     ]
-    for one in results:
-        seconds = one["seconds"]
-        calibrated = f"{seconds['calibrate']:.0f} ({one['rows']} rows)" if one["rows"] else "–"
-        cells = (
-            f"`{one['method']}`",
-            calibrated,
-            f"{seconds['quantize'] + seconds['write']:.0f}",
-            f"{one['processor_seconds']:.0f}",
-            f"{one['peak_memory_bytes'] / 1e6:.0f}",
-            f"{_memory_ratio(one):.2f}",
-            f"{one['int4_bytes'] / 1e6:.0f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def _observe(models: Mapping[str, ir.Model], work: Path, rows: int) -> dict[str, GraphObservers]:
@@ -160,48 +154,45 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     seconds[phase] = time.perf_counter() - start
 
 
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def _memory_ratio(one: Mapping[str, Any]) -> float:
     return float(one["peak_memory_bytes"] / one["fp32_bytes"])
 
 
-def _passes(one: Mapping[str, Any]) -> bool:
-    return sum(one["seconds"].values()) <= MAX_SECONDS and _memory_ratio(one) <= MAX_MEMORY_RATIO
+def _checks(one: Mapping[str, Any]) -> tuple[Check, Check]:
+    seconds, ratio = sum(one["seconds"].values()), _memory_ratio(one)
+    return (
+        Check(name=f"{one['method']}: seconds", value=seconds, maximum=MAX_SECONDS),
+        Check(
+            name=f"{one['method']}: peak memory over fp32 weights",
+            value=ratio,
+            maximum=MAX_MEMORY_RATIO,
+        ),
+    )
 
 
 def _in_process(method: str, options: argparse.Namespace) -> dict[str, Any]:
-    print(f"{method} …", file=sys.stderr, flush=True)
-    command = module_command("benchmarks.peers.quantize_256m", "--worker", method)
-    command += ["--work", str(options.work), "--rows", str(options.rows)]
-    done = subprocess.run(
-        command, env=child_environment(), capture_output=True, text=True, check=False
+    return run_worker(
+        "benchmarks.peers.quantize_256m",
+        *("--worker", method, "--work", str(options.work), "--rows", str(options.rows)),
     )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise EnvironmentProblem(f"{method} ended with exit code {done.returncode}: {last}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
-    parser.add_argument(
-        "--work", type=Path, default=Path("peers-work"), help="folder of checkpoint and bundle"
-    )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 1 if round-to-nearest takes too much time or memory.
+
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
+    parser = new_parser("peers.quantize_256m", __doc__)
+    add_work(parser)
     parser.add_argument("--method", action="append", choices=METHODS, help="repeatable; all")
-    parser.add_argument("--rows", type=int, default=8, help="calibration rows of awq and gptq")
+    add_count(parser, "--rows", 8, "calibration rows of awq and gptq")
     parser.add_argument("--worker", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.output is None and options.worker is None:
-        parser.error("the following arguments are required: -o/--output")
-    if options.rows < 1:
-        parser.error("--rows must be at least 1")
-    options.work.mkdir(parents=True, exist_ok=True)
-    return options
+    if options.worker is not None:
+        sys.stdout.write(json_text(quantize_bundle(options.work, options.worker, options.rows)))
+        return 0
+    return run(parser, measure, arguments)
 
 
 if __name__ == "__main__":

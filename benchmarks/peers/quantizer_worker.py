@@ -1,7 +1,4 @@
-"""One quantizer at work, in a process of its own: `python -m … METHOD BUNDLE DATA OUTPUT [KEPT]`, figures as JSON.
-
-METHOD is ``moir-edge``, ``onnxruntime`` or ``modelopt``. KEPT is a file of the nodes to leave alone, by component.
-"""
+"""One quantizer at work, in a process of its own, which `benchmarks.peers.quantizers` starts; prints figures as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +14,9 @@ from typing import Any
 
 import numpy.typing as npt
 
+from benchmarks.common import new_parser
 from benchmarks.peers.quantizer_feeds import COMPONENTS, read_feeds
+from moir_edge.finite import json_text
 from moir_edge.runtime.timing import peak_memory_bytes, reset_peak_memory
 
 Work = Callable[[], None]
@@ -74,7 +73,7 @@ def prepare_ours(bundle: Path, data: Path, output: Path, kept: Mapping[str, Sequ
             quantized = {one.node for one in summary.weights if one.activation is not None}
             left[name] = sorted(_products(graphs[name]) - quantized)
         write_graphs({name: found.graphs[name] for name in COMPONENTS}, output)
-        (output / "kept.json").write_text(json.dumps(left))
+        (output / "kept.json").write_text(json_text(left))
 
     return work
 
@@ -156,19 +155,24 @@ METHODS = {
 }
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Import, then measure the work: the last line of the output is the figures as JSON.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Import, then measure the work, and print the figures as JSON.
 
     Args:
-        arguments: METHOD, BUNDLE, DATA, OUTPUT and maybe KEPT.
+        arguments: The words after the command; those of the process by default.
     """
-    method, *paths = arguments
-    bundle, data, output = map(Path, paths[:3])
-    kept = json.loads(Path(paths[3]).read_text()) if len(paths) > 3 and paths[3] else {}
+    parser = new_parser("peers.quantizer_worker", __doc__, writes_json=False)
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("bundle", type=Path, help="float32 bundle")
+    parser.add_argument("data", type=Path, help="calibration rows")
+    parser.add_argument("folder", type=Path, help="takes the graphs")
+    parser.add_argument("kept", type=Path, nargs="?", help="nodes to leave alone, by component")
+    options = parser.parse_args(arguments)
+    kept = {} if options.kept is None else json.loads(options.kept.read_text())
     # One core for each: thread pools would measure what else the machine does.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    prepare, package = METHODS[method]
-    work = prepare(bundle, data, output, kept)
+    prepare, package = METHODS[options.method]
+    work = prepare(options.bundle, options.data, options.folder, kept)
     reset_peak_memory()
     before, start, cpu = peak_memory_bytes(), time.perf_counter(), time.process_time()
     work()
@@ -179,8 +183,9 @@ def main(arguments: Sequence[str]) -> None:
         "peak_memory_bytes": peak_memory_bytes(),
         "work_memory_bytes": peak_memory_bytes() - before,
     }
-    print(json.dumps(figures))
+    sys.stdout.write(json_text(figures))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

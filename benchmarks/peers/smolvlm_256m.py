@@ -1,9 +1,7 @@
 """Measure moir-edge against transformers on the geometry of SmolVLM-256M, in turns, in one run.
 
-    python benchmarks/peers/smolvlm_256m.py -o result.json
-
-Needs a checkout installed with `pip install -e '.[export]'`; this folder is not part of the package. Checkpoint and
-bundles (2.2 GB) are made once, in the folder `--work`, which takes minutes.
+Needs a checkout installed with `pip install -e '.[export]'`. Checkpoint and bundles (2.2 GB) are made once, in the folder
+`--work`, which takes minutes.
 """
 
 from __future__ import annotations
@@ -19,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.common import Result, add_count, markdown_table, new_parser, run
 from benchmarks.peers.checkpoint import IMAGE_SIZE, PROMPT, PROMPT_TOKENS, build_checkpoint
 from benchmarks.peers.limits import decode_bytes, limit_ms, read_bandwidth
 from moir_edge.bundle import open_bundle
 from moir_edge.data.rows import Row
-from moir_edge.errors import DataError, MoirEdgeError
+from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates import TimedAnswer, spec_of
 from moir_edge.evaluation.comparison.figures import router_overhead
 from moir_edge.evaluation.machine import CpuTimes, describe_machine, load_average
@@ -36,71 +35,69 @@ from moir_edge.evaluation.measure import (
 from moir_edge.evaluation.process import CandidateProcess, Measured
 from moir_edge.finite import json_text
 from moir_edge.ownership import CHECKPOINT
+from moir_edge.progress import Progress, silent, single_step
 from moir_edge.staging import staged_folder
 from moir_edge.threads import default_threads
+
+__all__ = ["add_work", "figures", "main", "measure", "prepare", "table", "write_rows"]
 
 PRECISIONS = ("fp32", "int8-weight-only", "int4")
 WARM_UP = 1
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prepare, measure, print the table and write the JSON; returns the exit code.
-
-    Args:
-        arguments: Of the command line.
-    """
-    options = _options(arguments)
-    try:
-        result = measure(options)
-    except MoirEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    Path(options.output).write_text(json_text(result, indent=1) + "\n", encoding="utf-8")
-    print(table(result))
-    return 0
+def add_work(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the folder of `prepare`."""
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("peers-work"),
+        metavar="FOLDER",
+        help="keeps checkpoint and bundles (default: peers-work)",
+    )
 
 
-def prepare(work: Path, precisions: Sequence[str] = PRECISIONS) -> tuple[Path, list[Path]]:
+def prepare(
+    work: Path, precisions: Sequence[str] = PRECISIONS, progress: Progress = silent
+) -> tuple[Path, list[Path]]:
     """Make what is missing of the checkpoint and its bundles.
 
     Args:
         work: Folder that keeps them; what stands there is used as it is.
         precisions: Of the bundles.
+        progress: Called as ``progress(stage, done, total)``.
 
     Returns:
         The checkpoint and the bundles, in the order of `precisions`.
     """
+    work.mkdir(parents=True, exist_ok=True)
     checkpoint = work / "checkpoint"
     bundles = [work / precision for precision in precisions]
     if not (checkpoint / "processor_config.json").is_file():
-        _say("checkpoint with random weights")
-        with staged_folder(checkpoint, CHECKPOINT) as folder:
+        with (
+            single_step(progress, "checkpoint with random weights"),
+            staged_folder(checkpoint, CHECKPOINT) as folder,
+        ):
             build_checkpoint(folder)
     missing = [path for path in bundles if not path.exists()]
     if missing:
         from moir_edge.export import assemble, load_checkpoint, trace_components
 
-        _say("tracing")
-        traced = trace_components(load_checkpoint(checkpoint))
+        traced = trace_components(load_checkpoint(checkpoint), progress=progress)
         for path in missing:
-            _say(f"bundle {path.name}")
-            assemble(traced, path, target="cpu", precision=path.name)
+            with single_step(progress, f"bundle {path.name}"):
+                assemble(traced, path, target="cpu", precision=path.name)
     return checkpoint, bundles
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace, progress: Progress) -> Result:
     """Run every phase.
 
     Args:
         options: Of the command line.
-
-    Returns:
-        The result as JSON data, raw samples included.
+        progress: Called as ``progress(stage, done, total)``.
     """
-    work = Path(options.work)
-    work.mkdir(parents=True, exist_ok=True)
-    checkpoint, bundles = prepare(work)
-    rows = [_row(work)]
+    checkpoint, bundles = prepare(options.work, progress=progress)
+    rows = [_row(options.work)]
     threads = options.threads or default_threads()
     load_before = load_average()
     bandwidth = read_bandwidth(threads)
@@ -110,16 +107,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
         candidates: list[Measured] = []
         for source in (checkpoint, *bundles):
-            _say(f"loading {source.name}")
             spec = spec_of(source, threads=threads, max_new_tokens=options.tokens + 1)
-            candidates.append(stack.enter_context(CandidateProcess(spec, rows)))
+            with single_step(progress, f"loading {source.name}"):
+                candidates.append(stack.enter_context(CandidateProcess(spec, rows)))
         cpu = CpuTimes()
-        timed = measure_latency(candidates, plan, _progress)
+        timed = measure_latency(candidates, plan, progress)
         peaks = [one.peak_memory() for one in candidates]
-        pairs = measure_overhead(candidates, plan, _progress)
+        pairs = measure_overhead(candidates, plan, progress)
         machine = describe_machine(load_before, cpu.steal_percent())
     bandwidth += read_bandwidth(threads)
-    return {
+    record = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine.model_dump(mode="json"),
         "settings": {"threads": threads, "rounds": options.rounds, "tokens": options.tokens},
@@ -129,6 +126,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             for at, one in enumerate(candidates)
         ],
     }
+    return Result(text=table(record), record=record)
 
 
 def figures(
@@ -182,44 +180,39 @@ def table(result: dict[str, Any]) -> str:
     """Return the result as a Markdown table; factors in brackets refer to the first candidate.
 
     Args:
-        result: What `measure` returned.
+        result: The record of `measure`.
     """
     machine, bandwidth = result["machine"], result["bandwidth_bytes_per_s"]
     steal = machine["steal_percent"]
-    lines = [
+    head = (
         f"{machine['cpu']}, {result['settings']['threads']} threads, "
         f"reads {max(bandwidth) / 1e9:.1f} GB/s at best ({np.median(bandwidth) / 1e9:.1f} median); "
         f"load {machine['load_average_before']:.1f} to {machine['load_average_after']:.1f}, "
-        f"steal {'unknown' if steal is None else f'{steal:.1f} %'}",
-        "",
-        "| | TTFT ms | vision ms | prefill ms | decode ms/token | limit ms "
-        "| router % of TTFT | on against off % | weights MB | peak memory MB |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+        f"steal {'unknown' if steal is None else f'{steal:.1f} %'}"
+    )
+    columns = ["", "TTFT ms", "vision ms", "prefill ms", "decode ms/token", "limit ms"]
+    columns += ["router % of TTFT", "on against off %", "weights MB", "peak memory MB"]
     first = result["candidates"][0]
-    for one in result["candidates"]:
-        timed = [
-            f"{one[key]:.{digits}f} ({first[key] / one[key]:.2f}×)"
-            for key, digits in (
-                ("ttft_ms", 0),
-                ("vision_ms", 0),
-                ("prefill_ms", 0),
-                ("decode_ms_per_token", 1),
-            )
-        ]
-        inside = 100 * one["router_overhead"]["component_share"]
-        router = one["router_overhead"]["overhead"]
-        cells = [
-            f"{one['name']} {one['precision']}",
-            *timed,
-            f"{one['decode_limit_ms']:.1f}",
-            f"{inside:.2f}",
-            f"{100 * router['value']:+.1f} ({100 * router['low']:+.1f} to {100 * router['high']:+.1f})",
-            f"{one['weights_bytes'] / 1e6:.0f}",
-            f"{one['peak_memory_bytes'] / 1e6:.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = markdown_table(columns, [_cells(one, first) for one in result["candidates"]])
+    return f"{head}\n\n{rows}"
+
+
+def _cells(one: dict[str, Any], first: dict[str, Any]) -> list[str]:
+    digits = {"ttft_ms": 0, "vision_ms": 0, "prefill_ms": 0, "decode_ms_per_token": 1}
+    overhead = one["router_overhead"]
+    value, low, high = (100 * overhead["overhead"][name] for name in ("value", "low", "high"))
+    return [
+        f"{one['name']} {one['precision']}",
+        *(
+            f"{one[key]:.{places}f} ({first[key] / one[key]:.2f}×)"
+            for key, places in digits.items()
+        ),
+        f"{one['decode_limit_ms']:.1f}",
+        f"{100 * overhead['component_share']:.2f}",
+        f"{value:+.1f} ({low:+.1f} to {high:+.1f})",
+        f"{one['weights_bytes'] / 1e6:.0f}",
+        f"{one['peak_memory_bytes'] / 1e6:.0f}",
+    ]
 
 
 def _row(work: Path) -> Row:
@@ -255,25 +248,18 @@ def write_rows(work: Path, count: int) -> Path:
     return path
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("-o", "--output", required=True, help="JSON file to write")
-    parser.add_argument("--work", default="peers-work", help="folder of checkpoint and bundles")
-    parser.add_argument("--rounds", type=int, default=5, help="answers per candidate")
-    parser.add_argument("--tokens", type=int, default=32, help="decoded tokens per answer")
-    parser.add_argument("--threads", type=int, help="threads per operation; all cores by default")
-    options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.tokens < 1:
-        parser.error("--rounds and --tokens must be at least 1")
-    return options
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
 
-
-def _progress(stage: str, done: int, total: int) -> None:
-    _say(f"{stage} {done}/{total}")
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
+    parser = new_parser("peers.smolvlm_256m", __doc__)
+    add_work(parser)
+    add_count(parser, "--rounds", 5, "answers per candidate")
+    add_count(parser, "--tokens", 32, "decoded tokens per answer")
+    add_count(parser, "--threads", None, "threads per operation; all cores by default")
+    return run(parser, measure, arguments)
 
 
 if __name__ == "__main__":

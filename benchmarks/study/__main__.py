@@ -1,4 +1,4 @@
-"""Run the study and rewrite its page: `python -m benchmarks.study -o FOLDER --docs docs`.
+"""Run the study of the demo's routers and rewrite its page, `docs/study.md`.
 
 Finished runs in the folder are kept, so a study that was stopped goes on where it was.
 """
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.common import Result, add_count, new_parser, run
 from benchmarks.study.arms import CONTROLS, MAIN, SHUFFLED, WINNER, Arm
 from benchmarks.study.data import prepare_data, variance_left
 from benchmarks.study.page import Study, write_page
@@ -17,11 +18,11 @@ from benchmarks.study.runs import Job, read_run, run_jobs
 from benchmarks.study.settings import StudySettings
 from benchmarks.study.summary import ArmFigures, arm_figures
 from benchmarks.study.training import base_checkpoint
-from moir_edge.cli.progress import show_progress
 from moir_edge.demo import checkpoint_path
-from moir_edge.errors import DataError, MoirEdgeError
+from moir_edge.errors import DataError
 from moir_edge.evaluation.machine import available_cores
 from moir_edge.finite import json_text
+from moir_edge.progress import Progress
 
 __all__ = ["main"]
 
@@ -29,42 +30,41 @@ _SETTINGS = "settings.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, make the missing runs and write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the runs")
+    """Make the missing runs, write the page and return the exit code.
+
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
+    parser = new_parser("study", __doc__, writes_json=False)
+    parser.add_argument(
+        "-o", "--output", dest="folder", type=Path, required=True, help="folder of the runs"
+    )
     parser.add_argument("--docs", type=Path, help="folder of study.md and its plots")
     parser.add_argument(
         "--keep", type=Path, help="where the first seed's checkpoint of the winner is kept"
     )
-    parser.add_argument(
-        "--processes", type=int, default=available_cores(), help="runs at a time, a thread each"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        _run(options, StudySettings())
-    except MoirEdgeError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    return 0
+    add_count(parser, "--processes", available_cores(), "runs at a time, a thread each")
+    return run(parser, _run, arguments)
 
 
-def _run(options: argparse.Namespace, settings: StudySettings) -> None:
-    _prepare(options.output, settings)
+def _run(options: argparse.Namespace, progress: Progress) -> Result:
+    settings = StudySettings()
+    _prepare(options.folder, settings)
     jobs = [
         Job(
             arm=arm,
             seed=seed,
             settings=settings,
-            folder=options.output,
+            folder=options.folder,
             keep=options.keep if (arm, seed) == (WINNER, settings.seeds[0]) else None,
         )
         for arm in sorted((*MAIN, SHUFFLED, *CONTROLS), key=lambda arm: arm != WINNER)
         for seed in _seeds(arm, settings)
     ]
-    with show_progress("study") as progress:
-        run_jobs(jobs, processes=options.processes, threads=1, progress=progress)
+    run_jobs(jobs, processes=options.processes, threads=1, progress=progress)
     if options.docs is not None:
-        write_page(_study(options.output, settings), options.docs)
+        write_page(_study(options.folder, settings), options.docs)
+    return Result(text="")
 
 
 def _prepare(folder: Path, settings: StudySettings) -> None:
@@ -97,11 +97,11 @@ def _study(folder: Path, settings: StudySettings) -> Study:
         settings=settings,
         main=[figures(arm) for arm in MAIN],
         controls=[figures(arm) for arm in CONTROLS],
-        winner=WINNER.name,
+        winner=figures(WINNER),
         shuffled=figures(SHUFFLED),
         variance_left=variance_left(settings),
     )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

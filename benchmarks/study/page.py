@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 
+from benchmarks.common import markdown_table
 from benchmarks.study.arms import LOGIT_RATE
 from benchmarks.study.plots import dominance_plot, score_plot
 from benchmarks.study.settings import IMAGE_BLANK, TEXT_BLANK, StudySettings
@@ -18,34 +20,25 @@ MARKER = "<!-- written by people below, kept when the page is rewritten -->"
 Cell = Callable[[ArmFigures], str]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """Content of the page.
 
-    Args:
+    Attributes:
         settings: The study's settings.
         main: Figures of the arms with all seeds, base first.
         controls: Figures of the arms whose backbone adapts, one seed.
-        winner: Name of the arm that is compared with the targets.
+        winner: Figures of the arm that is compared with the targets.
         shuffled: The winner's figures when it is tuned on shuffled answers, or None.
         variance_left: Share of the pictures' variance that the blur leaves.
     """
 
-    def __init__(
-        self,
-        *,
-        settings: StudySettings,
-        main: Sequence[ArmFigures],
-        controls: Sequence[ArmFigures],
-        winner: str,
-        shuffled: ArmFigures | None,
-        variance_left: float,
-    ) -> None:
-        self.settings = settings
-        self.main = tuple(main)
-        self.controls = tuple(controls)
-        self.winner = next(one for one in main if one.arm.name == winner)
-        self.shuffled = shuffled
-        self.variance_left = variance_left
+    settings: StudySettings
+    main: Sequence[ArmFigures]
+    controls: Sequence[ArmFigures]
+    winner: ArmFigures
+    shuffled: ArmFigures | None
+    variance_left: float
 
     @property
     def base(self) -> ArmFigures:
@@ -193,23 +186,25 @@ def _task_table(study: Study, task: str) -> str:
 def _table(
     arms: Sequence[ArmFigures], columns: Sequence[tuple[str, Cell]], *, head: str = "arm"
 ) -> str:
-    lines = [
-        "| " + " | ".join([head, *(name for name, _ in columns)]) + " |",
-        "|---" + "|---:" * len(columns) + "|",
-    ]
-    for one in arms:
-        lines.append("| " + " | ".join([one.arm.title, *(cell(one) for _, cell in columns)]) + " |")
-    return "\n".join(lines)
+    names = [head, *(name for name, _ in columns)]
+    rows = [(one.arm.title, *(cell(one) for _, cell in columns)) for one in arms]
+    return markdown_table(names, rows, right=range(1, len(names)))
 
 
 def _target_table(found: Sequence[Target]) -> str:
-    lines = ["| target | asked | got | |", "|---|---:|---:|---|"]
-    for one in found:
-        verdict = "reached" if one.reached else "**missed**"
-        lines.append(
-            f"| {one.name} | ≥ {one.bound:g} {one.unit} | {one.value:+.1f} {one.unit} | {verdict} |"
-        )
-    return "\n".join(lines)
+    return markdown_table(
+        ("target", "asked", "got", ""),
+        [
+            (
+                one.name,
+                f"≥ {one.bound:g} {one.unit}",
+                f"{one.value:+.1f} {one.unit}",
+                "reached" if one.reached else "**missed**",
+            )
+            for one in found
+        ],
+        right=(1, 2),
+    )
 
 
 def _shuffled(study: Study, one: ArmFigures) -> str:

@@ -11,12 +11,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import write_json
 from benchmarks.study.arms import Arm
 from benchmarks.study.data import TEST
 from benchmarks.study.settings import IMAGE_BLANK, TEXT_BLANK, StudySettings
 from moir_edge.children import outside_current_folder
 from moir_edge.errors import DataError
-from moir_edge.finite import json_text
 from moir_edge.progress import Progress, silent
 
 __all__ = ["Job", "Run", "read_run", "run_jobs"]
@@ -124,10 +124,7 @@ def _make(job: Job, threads: int) -> None:
         losses=trained.losses,
         **figures,
     )
-    job.record.parent.mkdir(parents=True, exist_ok=True)
-    draft = job.record.with_suffix(".draft")
-    draft.write_text(json_text(asdict(run), indent=1) + "\n")
-    draft.rename(job.record)
+    write_json(job.record, asdict(run))
 
 
 def _measured(checkpoint: Path, job: Job, threads: int) -> dict[str, Any]:
