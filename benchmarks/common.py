@@ -168,7 +168,7 @@ def _show(result: Result, *, as_json: bool) -> None:
         print(text)  # noqa: T201
     for check in result.checks:
         if not (as_json and check.passed):
-            print(check.sentence(), file=sys.stderr if as_json else sys.stdout)  # noqa: T201
+            print(check.sentence(), file=sys.stderr if as_json else sys.stdout)
 
 
 def write_json(path: Path, record: Any) -> None:

@@ -19,7 +19,6 @@ import numpy as np
 
 from benchmarks.common import (
     AGREEMENT_HEAD,
-    Check,
     Result,
     add_count,
     agreement_cells,

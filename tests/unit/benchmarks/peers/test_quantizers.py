@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.peers.quantizer_feeds import COMPONENTS
 from benchmarks.peers.quantizer_worker import METHODS, FeedReader
-from benchmarks.peers.quantizers import CONTENDERS, table, write_copy
+from benchmarks.peers.quantizers import CANDIDATES, table, write_copy
 from moir_edge.bundle import Manifest, open_bundle, seal
 from moir_edge.bundle.manifest import ComponentEntry, ModelFacts, SourceEntry
 
@@ -16,9 +16,8 @@ from moir_edge.bundle.manifest import ComponentEntry, ModelFacts, SourceEntry
 def _run(**changes: Any) -> dict[str, Any]:
     return {
         "recovery": {"value": 0.999, "low": 0.996, "high": 1.002},
-        "identical": 0.994,
-        "index_agreement": 0.989,
-        "matched_cosine": 0.9962,
+        "token_agreement": {"identical": 0.994},
+        "routing": {"index_agreement": 0.989, "matched_cosine": 0.9962},
         "seconds": 20.0,
         "cpu_seconds": 16.0,
         "peak_memory_bytes": 200e6,
@@ -30,18 +29,22 @@ def _run(**changes: Any) -> dict[str, Any]:
 
 def test_table_shows_factors_against_moir_edge_and_what_did_not_run() -> None:
     peer = _run(seconds=10.0, cpu_seconds=24.0, peak_memory_bytes=500e6, work_memory_bytes=120e6)
-    runs = {"moir-edge": _run(), "peer": peer, "modelopt": {"error": "not run: give --modelopt"}}
+    runs = {
+        "moir-edge": _run(),
+        "peer": peer,
+        "modelopt": {"error": "not run: give --modelopt-python"},
+    }
     lines = table({"quantizers": runs}).splitlines()
     assert lines[3] == (
         "| peer | 99.9 % (99.6–100.2) | 99.4 % | 98.90 % | 0.9962 | 10.0 (0.5×) | 24.0 (1.5×) "
         "| 500 (2.5×) | 120 (1.5×) | 2.76 |"
     )
-    assert lines[4] == "| modelopt | not run: give --modelopt |"
+    assert lines[4] == "| modelopt | not run: give --modelopt-python |"
 
 
-def test_every_contender_has_a_method() -> None:
-    assert {contender.method for contender in CONTENDERS} == set(METHODS)
-    assert CONTENDERS[0].name == "moir-edge"  # it says which nodes the others leave alone
+def test_every_candidate_has_a_method() -> None:
+    assert {one.method for one in CANDIDATES} == set(METHODS)
+    assert CANDIDATES[0].name == "moir-edge"  # it says which nodes the others leave alone
 
 
 def test_feeds_come_in_order_and_again(tmp_path: Path) -> None:

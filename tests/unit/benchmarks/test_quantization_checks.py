@@ -1,13 +1,10 @@
+"""Bounds of a release on the demo's bundles."""
+
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from benchmarks import acceptance
-from benchmarks.acceptance import Check, checks_of, main
+from benchmarks.quantization_checks import recovery_check, reference_checks, size_check
 from moir_edge.bundle import (
     ComponentEntry,
     EngineEntry,
@@ -16,7 +13,6 @@ from moir_edge.bundle import (
     ModelFacts,
     SourceEntry,
 )
-from moir_edge.errors import DataError
 from moir_edge.evaluation.comparison.schema import ComparisonReport
 
 
@@ -56,49 +52,37 @@ def _manifest(precision: Any) -> Manifest:
     )
 
 
-def test_every_figure_is_checked(report: ComparisonReport) -> None:
+def test_every_figure_of_the_reference_is_checked(report: ComparisonReport) -> None:
     parity = {"max_abs_error": {"vision": 9.0, "prefill logits": 1e-5, "decode logits": 2e-3}}
-    manifests = [_manifest("fp32"), _manifest("int4")]
-    checks = {c.name: c for c in checks_of(report, manifests, parity)}
+    reference, plain, small = report.candidates
+    checks = {one.name: one for one in reference_checks(plain, small, _manifest("fp32"), parity)}
     assert {name: check.passed for name, check in checks.items()} == {
-        "plain: bytes over tensor bytes": True,
         "plain: vqa VQA accuracy": True,
         "plain: statement accuracy": True,
         "plain: caption CIDEr-D": True,
-        "plain: identical greedy token sequences %": True,
-        "plain: router indices found %": False,  # this candidate has no router: not measured
+        "plain: identical greedy token sequences %": False,
         "plain: logits, largest absolute error": False,  # 2e-3
-        "small: bytes over tensor bytes": True,
-        "small: recovery %": False,  # 91.67
+        "plain: router indices found %": False,
     }
-    assert checks["plain: bytes over tensor bytes"].value == 1.02  # engines left out
-    assert checks["small: recovery %"].sentence() == (
+    lost = reference_checks(plain, plain, _manifest("fp32"), {})
+    sentences = {one.name: one.sentence() for one in lost}
+    assert sentences["plain: router indices found %"].endswith("not measured (at least 99.9)")
+    assert sentences["plain: logits, largest absolute error"].endswith(
+        "not measured (at most 0.001)"
+    )
+    assert recovery_check(small, 98.0).sentence() == (
         "FAILED: small: recovery %: 91.6667 (at least 98)"
     )
-    assert (
-        checks["plain: router indices found %"].sentence().endswith("not measured (at least 99.9)")
-    )
+    assert not recovery_check(reference, None).passed  # it has none
 
 
 def test_no_indices_are_asked_of_a_router_that_names_no_sources(report: ComparisonReport) -> None:
     routed = _manifest("fp32").model_copy(update={"router": {"version": 1, "kind": "gate"}})
-    checks = checks_of(report, [routed, _manifest("int4")], {"max_abs_error": {}})
+    _, plain, small = report.candidates
+    checks = reference_checks(plain, small, routed, {})
     assert not any("indices" in check.name for check in checks)
 
 
-def test_command_writes_the_checks(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    checks = [Check(name="a", value=1.0), Check(name="b", value=2.0, maximum=1.0)]
-    monkeypatch.setattr(acceptance, "_measure", lambda *_: checks)
-    output = tmp_path / "deep" / "acceptance.json"
-    assert main(["-o", str(output)]) == 1
-    assert [entry["passed"] for entry in json.loads(output.read_text())] == [True, False]
-    assert "FAILED: b: 2 (at most 1)" in capsys.readouterr().out
-
-    def fail(*_: Any) -> Any:
-        raise DataError("no data")
-
-    monkeypatch.setattr(acceptance, "_measure", fail)
-    assert main(["-o", str(output)]) == 2
-    assert capsys.readouterr().err == "error: no data\n"
+def test_size_leaves_engines_out() -> None:
+    check = size_check("plain", _manifest("fp32"))
+    assert (check.value, check.passed) == (1.02, True)
