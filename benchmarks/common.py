@@ -1,4 +1,4 @@
-"""What all scripts share: arguments, exit codes, files, tables, bounds, turns and workers."""
+"""Parts that all scripts share: arguments, exit codes, files, tables, bounds, turns and workers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a script measured.
+    """Result of a script.
 
     Attributes:
         text: Shown to people, normally a table.

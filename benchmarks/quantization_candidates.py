@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def int4_method(self) -> str | None:
-        """How INT4 weights are found; None where there are none."""
+        """Method of the INT4 weights; None without INT4."""
         return self.options.get("int4_method")
 
 

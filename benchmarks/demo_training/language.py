@@ -185,7 +185,7 @@ def exact_match(
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a stage on language is trained with.
+    """Settings of a stage on language.
 
     Attributes:
         number: Under which curves are logged.

@@ -118,4 +118,4 @@ def test_command_writes_every_sample_and_gates(
 def test_rounds_below_one_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         fused_router.main(["-o", str(tmp_path / "x.json"), "--rounds", "0"])
-    assert "--rounds is 0; expected 1 or more" in capsys.readouterr().err
+    assert "must be at least 1, got '0'" in capsys.readouterr().err

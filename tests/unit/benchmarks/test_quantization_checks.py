@@ -62,7 +62,7 @@ def test_every_figure_of_the_reference_is_checked(report: ComparisonReport) -> N
         "plain: caption CIDEr-D": True,
         "plain: identical greedy token sequences %": False,
         "plain: logits, largest absolute error": False,  # 2e-3
-        "plain: router indices found %": False,
+        "plain: router indices found %": True,
     }
     lost = reference_checks(plain, plain, _manifest("fp32"), {})
     sentences = {one.name: one.sentence() for one in lost}

@@ -73,11 +73,12 @@ def test_targets_are_held_against_the_base() -> None:
 
 
 def _study() -> Study:
+    main = [_figures(arm, [_run(arm.name, seed) for seed in (0, 1, 2)]) for arm in MAIN]
     return Study(
         settings=SETTINGS,
-        main=[_figures(arm, [_run(arm.name, seed) for seed in (0, 1, 2)]) for arm in MAIN],
+        main=main,
         controls=[_figures(arm, [_run(arm.name)]) for arm in CONTROLS],
-        winner=WINNER.name,
+        winner=next(one for one in main if one.arm == WINNER),
         shuffled=_figures(SHUFFLED, [_run(SHUFFLED.name)]),
         variance_left=0.5,
     )
