@@ -132,7 +132,7 @@ def _refuse_foreign(
     others = foreign_files(folder, owned.__contains__)
     if others and not keep_others:
         raise kind.error(
-            f"{output} holds files that moir-edge did not write ({name_some(others)}), so `force=True` will not replace "
+            f"{output} holds files not written by moir-edge ({name_some(others)}), so `force=True` will not replace "
             "it; move them away or give another `output`"
         )
 

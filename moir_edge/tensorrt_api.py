@@ -161,7 +161,7 @@ def load_weights(trt: Any, engine: Any, graph: Path, log: Any) -> None:
     """
     if not engine.refittable:
         raise UnsupportedError(
-            f"the engine of {graph.name} takes no other weights; build it with `refittable=True`"
+            f"the engine of {graph.name} does not accept new weights; build it with `refittable=True`"
         )
     refitter = trt.Refitter(engine, log)
     parser = trt.OnnxParserRefitter(refitter, log)

@@ -69,7 +69,7 @@ def parse_balance(conditions: Sequence[str]) -> Balance:
     """
     if any(not text.strip() for text in conditions):
         raise DataError(
-            "balance has an empty condition; write them with commas, as clean,blur,word-dropout"
+            "balance has an empty condition; separate conditions with commas, such as clean,blur,word-dropout"
         )
     return Balance(
         tuple(

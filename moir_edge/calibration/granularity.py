@@ -82,5 +82,5 @@ Granularity = PerOutputChannel | PerBlock
 
 def _matrix(shape: Sequence[int]) -> tuple[int, int]:
     if len(shape) != 2:
-        raise ShapeError(f"a weight of shape {tuple(shape)} is no (K, N) matrix")
+        raise ShapeError(f"a weight of shape {tuple(shape)} is not a (K, N) matrix")
     return shape[0], shape[1]

@@ -134,7 +134,7 @@ def _matmul_use(node: ir.Node) -> WeightUse | None:
         return None if left is None else _other(node, left, "the weight is the left operand")
     shape = _shape(right)
     if len(shape) != 2:
-        return _other(node, right, f"a weight of rank {len(shape)} is no (K, N) matrix")
+        return _other(node, right, f"a weight of rank {len(shape)} is not a (K, N) matrix")
     if node.attributes.get_int("transA", 0) or node.attributes.get_float("alpha", 1.0) != 1.0:
         return _other(node, right, "Gemm with transA or alpha is not fused by the runtimes")
     if node.attributes.get_int("transB", 0):

@@ -179,7 +179,7 @@ def require_symmetric(graph: ir.Graph) -> None:
         if value.dtype == ir.DataType.UINT4:
             raise UnsupportedError(
                 f"{name} is an INT4 weight with zero points, as `settings.int4_method='hqq'` makes them, and TensorRT does not "
-                "read those; export with rtn, awq or gptq"
+                "read such weights; export with rtn, awq or gptq"
             )
 
 

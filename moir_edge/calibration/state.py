@@ -112,7 +112,7 @@ class CollectionState:
     def _require(self, rows: CalibrationRows) -> None:
         if rows.count != self._rows or rows.sha256 != self._sha256:
             raise DataError(
-                f"the calibration cache {self._path} was made from other rows than {rows.path} has now; "
+                f"the calibration cache {self._path} was made from different rows than {rows.path} has now; "
                 "remove it or give another folder"
             )
 

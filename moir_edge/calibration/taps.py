@@ -109,7 +109,7 @@ def observe(
         arrays = session.run([f"{TAP_PREFIX}{name}" for name in observers], dict(feed))
         update_observers(observers, dict(zip(observers, arrays, strict=True)), f"feed {runs}")
     if not runs:
-        raise DataError("there is nothing to calibrate with: no feed was given")
+        raise DataError("no feed was given to calibrate with; give at least one")
     return observers
 
 

@@ -31,14 +31,14 @@ def check_config(name: str, config: Any) -> None:
     tower = config.vision_config.model_type
     if tower not in architecture.towers:
         raise UnsupportedError(
-            f"{name}: the vision tower {tower!r} of a {config.model_type} is not one that moir-edge can export "
-            f"(known: {', '.join(architecture.towers)}); retrofit and tune work on it, export does not"
+            f"{name}: the vision tower {tower!r} of a {config.model_type} is not supported by export "
+            f"(supported: {', '.join(architecture.towers)}); retrofit and tune accept it"
         )
     rotary = _rotary_type(architecture.text_config(config))
     if rotary not in _ROTARY:
         raise UnsupportedError(
-            f"{name}: the rotary embedding {rotary!r} (rope_parameters in config.json) is not one that moir-edge can "
-            f"export (known: {', '.join(_ROTARY)}); retrofit and tune work on it, export does not"
+            f"{name}: the rotary embedding {rotary!r} (rope_parameters in config.json) is not supported by "
+            f"export (supported: {', '.join(_ROTARY)}); retrofit and tune accept it"
         )
 
 
@@ -71,8 +71,8 @@ def require_chat_template(processor: Any, folder: Path | str) -> None:
     """
     if chat_template(processor) is None:
         raise DataError(
-            f"{folder} has no chat template, so no prompt could be built; "
-            "copy chat_template.jinja (or .json) of the model that it was tuned from into it"
+            f"{folder} has no chat template, so prompts cannot be built; "
+            "copy chat_template.jinja (or .json) from its base model into it"
         )
 
 
@@ -89,7 +89,7 @@ def _check_chat_template(processor: Any, folder: Path) -> None:
     if written != 1:
         raise DataError(
             f"{folder}: the chat template writes {processor.image_token} {written} times for one image, expected once; "
-            "copy the template of the model that it was tuned from"
+            "copy the template of its base model"
         )
 
 

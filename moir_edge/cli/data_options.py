@@ -185,7 +185,7 @@ def parse_columns(options: Sequence[str], flag: str) -> dict[str, str]:
     for option in options:
         role, separator, column = option.partition("=")
         if not separator or not column:
-            raise DataError(f"{flag} {option!r}: expected ROLE=COLUMN, as prompt=query")
+            raise DataError(f"{flag} {option!r}: expected ROLE=COLUMN, such as prompt=query")
         if role in columns:
             raise DataError(f"{flag} {role}= is given twice; name one column for it")
         columns[role] = column

@@ -88,7 +88,7 @@ class ExportFlags(Flags):
             component, separator, precision = option.partition("=")
             if not separator:
                 raise UnsupportedError(
-                    f"--component-precision {option!r}: expected COMPONENT=PRECISION, as vision=fp32"
+                    f"--component-precision {option!r}: expected COMPONENT=PRECISION, such as vision=fp32"
                 )
             if component not in COMPONENTS:
                 raise UnsupportedError(

@@ -201,7 +201,7 @@ def parse_overrides(options: list[str]) -> dict[str, Any]:
     for option in options:
         key, separator, value = option.partition("=")
         if not separator or not key:
-            raise DataError(f"--set {option!r}: expected KEY=VALUE, as repetition_penalty=1.1")
+            raise DataError(f"--set {option!r}: expected KEY=VALUE, such as repetition_penalty=1.1")
         try:
             parsed[key] = json.loads(value)
         except ValueError:
@@ -248,7 +248,7 @@ def _only_map(model: EdgeModel, generation: Generation) -> RoutingMap:
         return generation.routing[0]
     if not model.sessions.has_router:
         raise UnsupportedError(
-            f"{model.bundle.path} holds no router, so there is no routing map; "
+            f"{model.bundle.path} holds no router, so a routing map cannot be made; "
             "export a retrofitted checkpoint"
         )
     raise DataError("a routing map needs an image and a prompt; give at least one --image")

@@ -33,7 +33,7 @@ def read_prompt(prompt: str, images: Sequence[Path]) -> str:
     wanted = [str(image) for image in images].count(_DASH) + (prompt == _DASH)
     if wanted > 1:
         raise DataError(
-            f"standard input can be read once, and `-` stands {wanted} times among --prompt and --image; "
+            f"standard input can be read once, but `-` is given {wanted} times among --prompt and --image; "
             "give files for the others"
         )
     if prompt != _DASH:

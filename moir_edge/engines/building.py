@@ -163,12 +163,12 @@ def _refit_stock(
     entries = [entry for entry in source.manifest.engines if entry.target == target]
     if not entries:
         raise BundleError(
-            f"{source.path} has no engines for {target} to take over; leave `refit` out to build them"
+            f"{source.path} has no engines for {target} to reuse; leave `refit` out to build them"
         )
     kind = EngineOptions(strip_weights=entries[0].stripped, refittable=entries[0].refittable)
     if options not in (None, EngineOptions(), kind):
         raise UnsupportedError(
-            f"the engines of {source.path} are of another kind; leave `strip_weights` and `refittable` out with `refit`"
+            f"the engines of {source.path} were built with other settings; leave `strip_weights` and `refittable` out with `refit`"
         )
     return EngineStock(source.path, source.manifest), kind
 
@@ -194,7 +194,7 @@ def _refuse_foreign(folder: Path) -> None:
     others = foreign_files(folder, _is_engine_file)
     if others:
         raise BundleError(
-            f"{folder} holds files that moir-edge did not write ({name_some(others)}); move them away"
+            f"{folder} holds files not written by moir-edge ({name_some(others)}); move them away"
         )
 
 

@@ -183,7 +183,7 @@ class EngineWork:
         advice = f"export with `settings.target={self.target.name!r}`"
         if self.options.strip_weights or self.options.refittable:
             raise UnsupportedError(
-                f"{name}.onnx was exported for {self.manifest.target}: its weights are not those of the engine, which therefore "
+                f"{name}.onnx was exported for {self.manifest.target}: its weights differ from the engine's, so the engine "
                 f"cannot be stripped or refitted; {advice}"
             )
         require("onnx_ir")

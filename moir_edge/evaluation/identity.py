@@ -53,7 +53,7 @@ def identify(spec: CandidateSpec) -> ModelIdentity:
 def identify_same(
     specs: Sequence[CandidateSpec], *, allow_other: bool = False
 ) -> tuple[ModelIdentity, ...]:
-    """Identify every candidate and refuse one that is another model than the first.
+    """Identify every candidate and refuse one that is a different model from the first.
 
     Manifests are read first, so that bundles of two models are refused before a checkpoint is hashed.
 
@@ -148,7 +148,7 @@ def _refuse(one: ModelIdentity, other: ModelIdentity) -> None:
     reason = difference(one, other)
     if reason is not None:
         raise DataError(
-            f"{one.name} is another model than {other.name}, {reason}: {one.described()}, "
+            f"{one.name} is a different model from {other.name}, {reason}: {one.described()}, "
             f"{other.described()}; {_REMEDY}"
         )
 

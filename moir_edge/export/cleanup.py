@@ -249,6 +249,6 @@ def check_graph(model: ir.Model) -> None:
     for node in model.graph:
         if node.domain not in _DOMAINS:
             raise UnsupportedError(
-                f"node {node.name} is {node.domain}::{node.op_type}; only standard ONNX operators and "
-                "those of moir_edge may stand in a bundle"
+                f"node {node.name} is {node.domain}::{node.op_type}; a bundle may hold only "
+                "standard ONNX operators and moir_edge's own"
             )

@@ -273,7 +273,7 @@ def _save_checkpoint(model: Any, processor: str | None, folder: Path) -> Path:
     origin = processor or getattr(model, "name_or_path", "")
     if not origin:
         raise DataError(
-            "the model was loaded from nowhere, so its processor is unknown; "
+            "the model does not say where it was loaded from, so its processor is unknown; "
             "give the config processor=FOLDER or a hub id"
         )
     source = resolve_checkpoint(origin)

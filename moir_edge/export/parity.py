@@ -120,7 +120,7 @@ def require_fp32_parity(
     cosine = (figures["router"] or {}).get("matched_token_cosine", 1.0)
     if not cosine >= _LEAST_MATCHED_COSINE:
         raise ToleranceError(
-            f"router: its sources are others than torch's, matched-token cosine {cosine:.4f}, at least "
+            f"router: its sources differ from torch's, matched-token cosine {cosine:.4f}, at least "
             f"{_LEAST_MATCHED_COSINE:g}; nothing was written"
         )
 

@@ -71,7 +71,7 @@ class ParityFigures:
         if not is_finite(expected):
             raise NotFiniteError(
                 f"{name}: {count_text(expected)} in torch itself on the prompt {self.sample!r}; nothing was "
-                "written; the checkpoint is not sound, look at how it was trained or converted"
+                "written; the checkpoint is damaged, check how it was trained or converted"
             )
         if not is_finite(got):
             component = _COMPONENTS.get(name, name)

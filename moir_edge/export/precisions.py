@@ -141,7 +141,7 @@ def calibrated_components(
     ]
     if not needing and not refined and not measured:
         raise UnsupportedError(
-            "calibration data are for quantized weights and activations, and no component of this export has any; "
+            "calibration data are for quantized weights and activations, and this export quantizes no component; "
             "leave `calibration.data` out"
         )
     return tuple(name for name in plan if name in needing or name in refined)

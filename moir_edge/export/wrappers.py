@@ -118,5 +118,5 @@ def _require_full_attention(config: Any) -> None:
     if kinds != {"full_attention"}:
         raise UnsupportedError(
             f"the language model {config.model_type!r} uses {', '.join(sorted(kinds))}; "
-            "the exporter handles full attention in every layer"
+            "the exporter supports only full attention in every layer"
         )

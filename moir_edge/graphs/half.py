@@ -84,7 +84,7 @@ def _require_types(model: ir.Model) -> None:
     for node in model.graph:
         if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
             raise UnsupportedError(
-                f"node {node.name!r} ({node.op_type}) holds a graph; fp16 handles straight graphs only"
+                f"node {node.name!r} ({node.op_type}) holds a subgraph; fp16 supports only graphs without subgraphs"
             )
         if node.op_type != "Constant" and any(
             value.dtype is None for value in node.outputs if value.name

@@ -94,7 +94,7 @@ def _calls(model: Any, name: str, half: str, run: Callable[[], Any]) -> Tensor:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _FailedHalfError(
             f"router: {half} of {name} fails on a short prompt with an image token ({type(error).__name__}: {reason}), "
-            "so whether it would run its router is not known; where the class is known to, pass probe=False"
+            "so it is unknown whether the class runs its router; if it does, pass probe=False"
         ) from error
     finally:
         handle.remove()
@@ -102,7 +102,7 @@ def _calls(model: Any, name: str, half: str, run: Callable[[], Any]) -> Tensor:
         times = f"calls the router {len(seen)} times" if seen else "never calls the router"
         raise UnsupportedError(
             f"router: {half} of {name} {times} on a prompt with an image, expected once; a router works on classes "
-            "whose forward and generate() both hand inputs_embeds to get_decoder(), such as SmolVLM or LLaVA"
+            "whose forward and generate() both pass inputs_embeds to get_decoder(), such as SmolVLM or LLaVA"
         )
     return seen[0]
 
@@ -113,8 +113,8 @@ def _check_features(model: Any, name: str, ids: Tensor, embeds: Tensor) -> None:
     placeholders = model.get_input_embeddings()(ids[image])
     if torch.equal(embeds[image], placeholders.to(embeds.dtype)):
         raise UnsupportedError(
-            f"router: forward of {name} puts image features in place behind the router, which would see placeholders "
-            "alone; use a class that merges them into inputs_embeds, such as SmolVLM or LLaVA"
+            f"router: forward of {name} merges image features after the router, which would see only "
+            "placeholders; use a class that merges them into inputs_embeds, such as SmolVLM or LLaVA"
         )
 
 

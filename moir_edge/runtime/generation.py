@@ -144,8 +144,8 @@ def _limit(rules: GenerationRules, facts: ModelFacts, prompt_length: int) -> int
         tokens = rules.max_length - prompt_length
         if tokens < 1:
             raise DataError(
-                f"the generation config allows max_length {rules.max_length} and the prompt alone has {prompt_length} tokens; "
-                "give max_new_tokens, which goes before it"
+                f"the generation config allows max_length {rules.max_length} but the prompt alone has {prompt_length} tokens; "
+                "give max_new_tokens, which overrides it"
             )
     return min(tokens or DEFAULT_NEW_TOKENS, facts.context_length - prompt_length)
 

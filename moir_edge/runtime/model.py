@@ -169,7 +169,7 @@ class EdgeModel:
         """
         if not self.sessions.has_router:
             raise UnsupportedError(
-                f"{self.bundle.path} holds no router, so there is no routing map; "
+                f"{self.bundle.path} holds no router, so a routing map cannot be made; "
                 "export a retrofitted checkpoint"
             )
         inputs = self.encode([prompt], [images], context=context)
@@ -252,7 +252,7 @@ def _batch(
         for prompt, own, text in zip(prompts, pictures, contexts, strict=True)
     ]
     if not conversations:
-        raise DataError("there is no prompt; give at least one")
+        raise DataError("no prompt was given; give at least one")
     return conversations, pictures
 
 

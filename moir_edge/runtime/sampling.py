@@ -70,8 +70,8 @@ class Sampler:
             scores = processor(ids, scores)
         if not (scores > -np.inf).any():
             raise DataError(
-                "the generation config rules out every token; "
-                "take back one of suppress_tokens, bad_words_ids, sequence_bias or no_repeat_ngram_size"
+                "the generation config excludes every token; "
+                "remove one of suppress_tokens, bad_words_ids, sequence_bias or no_repeat_ngram_size"
             )
         for warper in self._warpers:
             scores = warper(scores)

@@ -31,7 +31,7 @@ def answered_rows(rows: Sequence[Row], source: str) -> list[Row]:
     bare = [row for row in rows if not (row.target or "").strip()]
     if bare:
         raise DataError(
-            f"{bare[0].place}: this row has no answer, as {len(bare)} of the {len(rows)} rows of {source}; "
+            f"{bare[0].place}: this row has no answer, like {len(bare)} of the {len(rows)} rows of {source}; "
             'tuning needs "answers": ["..."] in every row'
         )
     return list(rows)
@@ -121,7 +121,7 @@ class AnswerBatches:
         whole = self._template_ids(turns, add_generation_prompt=False)
         if whole[: len(prompt)] != prompt or len(whole) == len(prompt):
             raise DataError(
-                f"{row.place}: the checkpoint's chat template does not write an answer behind the prompt it writes "
+                f"{row.place}: the checkpoint's chat template does not write an answer after the prompt that it writes "
                 "for generation; give the checkpoint a template that does"
             )
         answer = whole[len(prompt) :]

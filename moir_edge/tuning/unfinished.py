@@ -95,7 +95,7 @@ def _owned(training: Path) -> frozenset[str]:
     others = foreign_files(training, owned.__contains__)
     if others:
         raise DataError(
-            f"{training} holds files that tune did not write ({name_some(others)}); move them away"
+            f"{training} holds files not written by tune ({name_some(others)}); move them away"
         )
     return owned
 
@@ -127,5 +127,5 @@ def claim(
     if changed is not None:
         raise DataError(
             f"the run at {training} cannot be resumed: {changed}; "
-            "give what it was started with, or discard it with `force=True`"
+            "give the arguments that it was started with, or discard it with `force=True`"
         )

@@ -1,4 +1,4 @@
-"""Check a checkpoint's files before a weight is read: missing, cut short or foreign."""
+"""Check a checkpoint's files before a weight is read: missing, truncated or foreign."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check_record(folder: Path) -> dict[str, Any]:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse weight files that are missing or cut short; no tensor is read.
+    """Refuse weight files that are missing or truncated; no tensor is read.
 
     Args:
         folder: The checkpoint's folder.
@@ -166,12 +166,12 @@ def _check_safetensors(path: Path) -> None:
         ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name[:2] != "__"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path} is cut short or is not a safetensors file ({size:,} bytes); "
+            f"{path} is truncated or is not a safetensors file ({size:,} bytes); "
             "copy the checkpoint again"
         ) from error
     needed = 8 + len(header) + max(ends, default=0)
     if size < needed:
         raise DataError(
-            f"{path} is cut short: it has {size:,} bytes and its header describes {needed:,}; "
+            f"{path} is truncated: it has {size:,} bytes and its header describes {needed:,}; "
             "copy the checkpoint again"
         )

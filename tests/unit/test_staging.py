@@ -78,7 +78,7 @@ def test_files_beside_ours_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(
             DataError,
-            match=r"out holds files that moir-edge did not write \(deep/note.txt\), so `force=True` will not replace it; "
+            match=r"out holds files not written by moir-edge \(deep/note.txt\), so `force=True` will not replace it; "
             "move them away or give another `output`",
         ):
             check()
@@ -96,7 +96,7 @@ def test_without_record_only_known_names_are_ours(tmp_path: Path) -> None:
     (earlier / "report.json").write_text('{"version": 1}')
     (earlier / "page-1.html").touch()
     (earlier / "main.html").touch()
-    with pytest.raises(DataError, match=r"did not write \(main.html\)"):
+    with pytest.raises(DataError, match=r"not written by moir-edge \(main.html\)"):
         write(earlier, force=True)
     (earlier / "main.html").unlink()
     write(earlier, force=True)
@@ -116,7 +116,7 @@ def test_links_are_never_followed(tmp_path: Path) -> None:
     (precious / "photo.jpg").touch()
     write(tmp_path / "out", "page.html", "data/rows")
     (tmp_path / "out" / "elsewhere").symlink_to(precious)
-    with pytest.raises(DataError, match=r"did not write \(elsewhere\)"):
+    with pytest.raises(DataError, match=r"not written by moir-edge \(elsewhere\)"):
         write(tmp_path / "out", force=True)
     (tmp_path / "out" / "elsewhere").unlink()
     # A link in the place of a file of ours goes; what it leads to stays
@@ -124,7 +124,7 @@ def test_links_are_never_followed(tmp_path: Path) -> None:
     (tmp_path / "out" / "page.html").symlink_to(precious / "photo.jpg")
     shutil.rmtree(tmp_path / "out" / "data")
     (tmp_path / "out" / "data").symlink_to(precious)
-    with pytest.raises(DataError, match=r"did not write \(data\)"):
+    with pytest.raises(DataError, match=r"not written by moir-edge \(data\)"):
         write(tmp_path / "out", force=True)
     (tmp_path / "out" / "data").unlink()
     write(tmp_path / "out", force=True)

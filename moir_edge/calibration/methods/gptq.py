@@ -91,7 +91,7 @@ class GptqQuantizer:
     @property
     def _gram(self) -> npt.NDArray[np.float64]:
         if self._moments.gram is None:
-            raise ValueError("GPTQ was given no Gram matrix")
+            raise ValueError("GPTQ needs a Gram matrix, and none was given")
         return self._moments.gram
 
 

@@ -149,8 +149,8 @@ class _Data:
         self.record.update(rows.to_record())
         if self.settings.target_recovery is not None and len(found) <= self.calibration.rows:
             raise DataError(
-                f"{rows.path} has {len(found)} rows and the first {self.calibration.rows} calibrate, so that "
-                "none is left to measure recovery on; give more rows, or a smaller `calibration.rows`"
+                f"{rows.path} has {len(found)} rows and the first {self.calibration.rows} calibrate, so "
+                "no row is left to measure recovery on; give more rows, or a smaller `calibration.rows`"
             )
         return found
 

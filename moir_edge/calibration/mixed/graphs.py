@@ -93,7 +93,7 @@ def measure_layers(
         DataError: There is no feed.
     """
     if not feeds:
-        raise DataError("there is nothing to measure with: no feed was given")
+        raise DataError("no feed was given to measure with; give at least one")
     trials = TrialGraphs(table)
     run = _Run(cpu_session(trials.models[_COMPONENT], TRIAL_SESSION), feeds, output)
 

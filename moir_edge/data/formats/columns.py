@@ -63,7 +63,7 @@ def choose_columns(
         chosen["images"] = (typed[0],)
     if "images" not in chosen:
         raise DataError(
-            f"{where} has no column that is known to hold images (it has {', '.join(there)}); "
+            f"{where} has no column with a known name for images (it has {', '.join(there)}); "
             f"name it with {flag} images=COLUMN"
         )
     return chosen

@@ -142,8 +142,8 @@ def worded(source: DataSource, text: str) -> str:
         return text
     if PLACEHOLDER not in template:
         raise DataError(
-            f"{source.field_name('prompt')} {template!r} has no place for the question; "
-            f"write {PLACEHOLDER} where it goes"
+            f"{source.field_name('prompt')} {template!r} does not mark the question; "
+            f"write {PLACEHOLDER} where the question goes"
         )
     return template.replace(PLACEHOLDER, text)
 

@@ -54,7 +54,7 @@ class HubTable(DatasetFormat):
         )
         if source.task != "caption" and "prompt" not in columns:
             raise DataError(
-                f"{place} has no column that is known to hold the question (it has {', '.join(features)}); "
+                f"{place} has no column with a known name for the question (it has {', '.join(features)}); "
                 f"name it with {source.field_name('columns')} prompt=COLUMN, or give {source.field_name('task')} caption"
             )
         for number, record in enumerate(_records(table, pictures, place)):
@@ -145,7 +145,7 @@ def _records(table: Any, pictures: Iterable[str], place: str) -> Iterator[dict[s
         yield from table
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{place} cannot be read on: {reason}") from error
+        raise DataError(f"{place} cannot be read further: {reason}") from error
 
 
 def _row(

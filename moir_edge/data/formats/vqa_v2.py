@@ -53,7 +53,7 @@ class VqaV2(DatasetFormat):
             _check_pairing(questions, answers, source)
         elif source.answers and not split.startswith("test"):
             raise DataError(
-                f"{source.path} holds questions of {split}, whose answers lie in a file of their own: "
+                f"{source.path} holds questions of {split}, whose answers are in a separate file: "
                 f"give {source.field_name('annotations')}"
             )
         for at, record in enumerate(questions):
@@ -96,7 +96,7 @@ def _content(path: Path, key: str, other: str, source: DataSource) -> dict[str, 
 def _split(content: Mapping[str, Any], path: Path) -> str:
     kind = content.get("data_type", "mscoco")
     if kind != "mscoco":
-        raise DataError(f"{path} is about {kind} images; only those on COCO images can be read")
+        raise DataError(f"{path} is about {kind} images; only files on COCO images can be read")
     return typed(content, "data_subtype", str, str(path))
 
 

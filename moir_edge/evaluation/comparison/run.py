@@ -64,7 +64,7 @@ def compare(
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
-        DataError: The data cannot be used, a candidate is another model than the first, or `output` may not be
+        DataError: The data cannot be used, a candidate is a different model from the first, or `output` may not be
             replaced.
         MoirEdgeError: A candidate cannot be loaded or run.
     """

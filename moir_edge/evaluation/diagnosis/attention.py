@@ -128,7 +128,7 @@ def measure_attention(
         stage: Name of this stage for `progress`.
 
     Raises:
-        UnsupportedError: The model gives out no attention weights, or its config names no image token.
+        UnsupportedError: The model returns no attention weights, or its config names no image token.
         NotFiniteError: An attention weight is NaN or infinite.
     """
     from moir_edge.export.attention import attention_implementation
@@ -162,7 +162,7 @@ def _attend(candidate: CheckpointCandidate, row: Row, fed: Sequence[int]) -> Att
         )
     if not output.attentions:
         raise UnsupportedError(
-            f"{type(candidate.model).__name__} gives out no attention weights, so MDI and AEI cannot be measured"
+            f"{type(candidate.model).__name__} returns no attention weights, so MDI and AEI cannot be measured"
         )
     # (layers, prompt): rows of the last prompt token and of the answer tokens that were fed back
     weights = torch.stack(

@@ -54,14 +54,14 @@ def routing_map_of(candidate: Candidate) -> Callable[[Row], RoutingMap]:
     """Return the function that makes a candidate's routing map of a row.
 
     Raises:
-        UnsupportedError: The candidate gives out none.
+        UnsupportedError: The candidate returns no routing map.
     """
     if isinstance(candidate, BundleCandidate):
         model = candidate.model
         return lambda row: model.routing_map(row.prompt, list(row.images), context=row.context)
     if isinstance(candidate, CheckpointCandidate):
         return _CheckpointMaps(candidate)
-    raise UnsupportedError(f"{type(candidate).__name__} gives out no routing map")
+    raise UnsupportedError(f"{type(candidate).__name__} returns no routing map")
 
 
 class _CheckpointMaps:
@@ -94,8 +94,8 @@ class _CheckpointMaps:
         encoded = self._candidate.encode([row])
         if not np.array_equal(encoded["input_ids"].numpy(), inputs.input_ids):
             raise UnsupportedError(
-                "the device runtime reads this prompt into other tokens than transformers does, so the routing map "
-                "cannot be named"
+                "the device runtime and transformers tokenize this prompt differently, so the tokens of the routing "
+                "map cannot be named"
             )
         with torch.inference_mode():
             self._candidate.model(**encoded)

@@ -80,7 +80,7 @@ class ComponentFigures:
         if not is_finite(expected):
             raise NotFiniteError(
                 f"the reference's {name}: {count_text(expected)}; "
-                "nothing can be compared with it, give a sound reference"
+                "nothing can be compared with it, give a reference with finite outputs"
             )
         if name not in self._precisions or got is None:
             return

@@ -184,7 +184,7 @@ def test_bad_requests_are_refused(make_decoder: MakeDecoder) -> None:
     source = make_decoder()
     with pytest.raises(UnsupportedError, match="int8 needs statistics: give observers="):
         quantize(source, "int8")
-    with pytest.raises(DataError, match="nothing to calibrate with: no feed was given"):
+    with pytest.raises(DataError, match="no feed was given to calibrate with; give at least one"):
         observe(source, [])
     bad = {NAME: np.full((1, 64), np.inf, np.float32)}
     with pytest.raises(DataError, match="feed 1: the float graph gives a NaN or an infinity"):

@@ -90,7 +90,7 @@ def test_names_are_those_of_diagnose() -> None:
         parse_balance(("clean", "blurr"))
     with pytest.raises(DataError, match="level '9', expected 1 to 5"):
         parse_balance(("blur@9",))
-    with pytest.raises(DataError, match="empty condition; write them with commas"):
+    with pytest.raises(DataError, match="empty condition; separate conditions with commas"):
         parse_balance(("clean", ""))
 
 

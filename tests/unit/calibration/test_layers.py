@@ -250,7 +250,7 @@ def test_what_cannot_be_quantized_is_listed_with_the_reason() -> None:
     assert {weight.node: weight.reason for weight in summary.left_out} == {
         "conv": "no runtime fuses a weight-only convolution",
         "left_mm": "the weight is the left operand",
-        "stack_mm": "a weight of rank 3 is no (K, N) matrix",
+        "stack_mm": "a weight of rank 3 is not a (K, N) matrix",
     }
     assert [node.op_type for node in model.graph.node] == [node.op_type for node in graph.node]
 

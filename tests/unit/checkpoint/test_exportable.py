@@ -47,7 +47,9 @@ def refused(folder: Path, kind: type[MoirEdgeError], message: str) -> None:
 def test_tower_that_the_graph_does_not_cover(sources: dict[str, Path], tower: str) -> None:
     config = AutoConfig.from_pretrained(sources["llava"])
     config.vision_config = AutoConfig.for_model(tower)
-    with pytest.raises(UnsupportedError, match=f"vision tower '{tower}' of a llava .*known: clip"):
+    with pytest.raises(
+        UnsupportedError, match=f"vision tower '{tower}' of a llava .*supported: clip"
+    ):
         check_config("model", config)
 
 
@@ -92,14 +94,14 @@ def test_rotary_embedding_that_depends_on_the_longest_prompt(
     edit(
         folder / "config.json", lambda config: config["text_config"].update(rope_parameters=scaling)
     )
-    refused(folder, UnsupportedError, f"rotary embedding '{kind}' .*known: default, linear")
+    refused(folder, UnsupportedError, f"rotary embedding '{kind}' .*supported: default, linear")
     assert load_checkpoint(folder, exported=False).router is None
 
 
 def test_no_chat_template(copy: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copy("llava")
     (folder / "chat_template.jinja").unlink()
-    message = "has no chat template, so no prompt could be built; copy chat_template"
+    message = "has no chat template, so prompts cannot be built; copy chat_template"
     refused(folder, DataError, message)
     with pytest.raises(DataError, match=message):
         load_candidate(spec_of(folder, threads=1, max_new_tokens=2))

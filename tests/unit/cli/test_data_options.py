@@ -16,7 +16,9 @@ from moir_edge.errors import DataError, UnsupportedError
 def test_columns() -> None:
     options = ["prompt=query", "images=left,right"]
     assert parse_columns(options, "--data-column") == {"prompt": "query", "images": "left,right"}
-    with pytest.raises(DataError, match="--calib-column 'prompt': expected ROLE=COLUMN, as prompt"):
+    with pytest.raises(
+        DataError, match="--calib-column 'prompt': expected ROLE=COLUMN, such as prompt"
+    ):
         parse_columns(["prompt"], "--calib-column")
     with pytest.raises(DataError, match="--data-column prompt= is given twice"):
         parse_columns(["prompt=a", "prompt=b"], "--data-column")

@@ -154,10 +154,10 @@ def test_a_refit_needs_engines_to_take_over(
 ) -> None:
     folder, _ = make_bundle()
     old = _retune(folder, tmp_path / "old", "first")
-    with pytest.raises(BundleError, match="old has no engines for rtx-40 to take over"):
+    with pytest.raises(BundleError, match="old has no engines for rtx-40 to reuse"):
         add_engines(folder, "rtx-40", refit=old)
     add_engines(old, "rtx-40")
-    with pytest.raises(UnsupportedError, match="are of another kind"):
+    with pytest.raises(UnsupportedError, match="were built with other settings"):
         add_engines(folder, "rtx-40", refit=old, options=EngineOptions(refittable=True))
 
 

@@ -142,7 +142,7 @@ def test_the_checkpoint_of_another_bundle_is_refused_before_any_gate(tmp_path: P
         identify_same(specs_of(folders, threads=1, max_new_tokens=1, hub=()), allow_other=False)
     line = str(caught.value)
     print(f"| compare, bench: all | swapped bundle | {line} |")  # noqa: T201
-    assert line.startswith("b is another model than a, ")
+    assert line.startswith("b is a different model from a, ")
     assert "a" * 12 in line
     assert "b" * 12 in line
     assert "`allow_other=True`" in line

@@ -75,7 +75,7 @@ def test_other_weights_are_refused_with_both_hashes(
     with pytest.raises(DataError) as refused:
         _same(other, bundle)
     message = str(refused.value)
-    assert message.startswith("tuned is another model than bundle, their weights differ: ")
+    assert message.startswith("tuned is a different model from bundle, their weights differ: ")
     assert f"tuned is tuned (weights sha256 {own.weights_sha256}, a token router)" in message
     assert (
         f"bundle is checkpoint (weights sha256 {exported.weights_sha256}, a token router)"
@@ -130,7 +130,7 @@ def test_bundles_are_told_apart_before_a_checkpoint_is_hashed(
     one, two = write_manifest(tmp_path / "one"), write_manifest(tmp_path / "two", weights="b" * 64)
     with monkeypatch.context() as patch:
         patch.setattr("moir_edge.weights.weights_sha256", explode)
-        with pytest.raises(DataError, match="two is another model than one"):
+        with pytest.raises(DataError, match="two is a different model from one"):
             _same(checkpoint, one, two)
 
 
@@ -157,7 +157,9 @@ def test_a_diagnosis_takes_several_checkpoints_but_no_stranger_bundle(
     other = _with_other_weights(checkpoint, tmp_path / "tuned")
     models = identify_pairs(_specs(other, checkpoint, bundle))
     assert pair_notices(models) == ()
-    with pytest.raises(DataError, match="bundle is another model than tuned, their weights differ"):
+    with pytest.raises(
+        DataError, match="bundle is a different model from tuned, their weights differ"
+    ):
         identify_pairs(_specs(other, bundle))
     (notice,) = pair_notices(identify_pairs(_specs(other, bundle), allow_other=True))
     assert notice.startswith("The models differ")

@@ -153,10 +153,10 @@ def test_a_cache_of_other_rows_is_refused(routed: Any, data: Path, tmp_path: Pat
     lines = data.read_text().splitlines()
     other = data.with_name("other.jsonl")
     other.write_text("\n".join(reversed(lines)), encoding="utf-8")
-    with pytest.raises(DataError, match=r"was made from other rows than .*other\.jsonl"):
+    with pytest.raises(DataError, match=r"was made from different rows than .*other\.jsonl"):
         _collect(routed, other, limit=3, cache=tmp_path / "cache")
     other.write_text("\n".join(lines[:2]), encoding="utf-8")
-    with pytest.raises(DataError, match="was made from other rows"):
+    with pytest.raises(DataError, match="was made from different rows"):
         _collect(routed, other, limit=3, cache=tmp_path / "cache")
 
 
@@ -343,7 +343,7 @@ def test_settings_are_checked_before_any_work(data: Path, tmp_path: Path) -> Non
         CalibrationSettings(data=data, rows=0)
     with pytest.raises(UnsupportedError, match="int8 needs calibration data"):
         export_bundle(tmp_path / "absent", tmp_path / "out", precision="int8")
-    with pytest.raises(UnsupportedError, match="no component of this export has any"):
+    with pytest.raises(UnsupportedError, match="this export quantizes no component"):
         export_bundle(
             tmp_path / "absent", tmp_path / "out", calibration=CalibrationSettings(data=data)
         )

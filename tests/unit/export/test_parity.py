@@ -53,7 +53,7 @@ def test_sources_that_are_not_torchs_are_refused() -> None:
     with pytest.raises(ToleranceError) as caught:
         require_fp32_parity(figures, ["router"])
     assert str(caught.value) == (
-        "router: its sources are others than torch's, matched-token cosine 0.5000, at least 0.99; "
+        "router: its sources differ from torch's, matched-token cosine 0.5000, at least 0.99; "
         "nothing was written"
     )
 
@@ -73,7 +73,7 @@ def test_what_is_not_finite_is_refused_on_either_side(bad: float, at_torch: bool
         f"vision: 1 of 2 values is NaN or infinite in {where} on the prompt 'one image'"
     )
     assert str(caught.value).endswith(
-        "nothing was written; the checkpoint is not sound, look at how it was trained or converted"
+        "nothing was written; the checkpoint is damaged, check how it was trained or converted"
         if at_torch
         else "torch's are finite; nothing was written; export vision in fp32"
     )

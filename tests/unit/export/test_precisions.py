@@ -48,7 +48,7 @@ def test_calibration_data_are_needed_or_of_no_use() -> None:
     ):
         calibrated_components(plan_precisions(COMPONENTS, "rtx-40", "fp8"), has_data=False)
     floats = plan_precisions(COMPONENTS, "rtx-40", "fp16")
-    with pytest.raises(UnsupportedError, match="no component of this export has any; leave"):
+    with pytest.raises(UnsupportedError, match="this export quantizes no component; leave"):
         calibrated_components(floats, has_data=True)
 
 

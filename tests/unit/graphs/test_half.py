@@ -229,7 +229,7 @@ def test_control_flow_is_refused() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    with pytest.raises(UnsupportedError, match="node 'if' \\(If\\) holds a graph"):
+    with pytest.raises(UnsupportedError, match="node 'if' \\(If\\) holds a subgraph"):
         to_half(ir.from_proto(model))
 
 

@@ -143,7 +143,7 @@ def test_real_inputs_must_hold_their_features_when_the_router_is_called(vlm: Any
     hooks.detach()
     vlm.model.get_decoder().register_forward_pre_hook(put_placeholders_back, with_kwargs=True)
     hooks.attach()
-    with pytest.raises(UnsupportedError, match="image features in place behind the router"):
+    with pytest.raises(UnsupportedError, match="merges image features after the router"):
         probe_router(vlm.model, vlm.inputs())
 
 

@@ -160,8 +160,8 @@ def test_an_image_by_standard_input(
 @pytest.mark.parametrize(
     ("words", "data", "message"),
     [
-        (["-p", "-", "-i", "-"], b"x", "`-` stands 2 times among --prompt and --image"),
-        (["-p", PROMPT, "-i", "-", "-i", "-"], b"x", "`-` stands 2 times"),
+        (["-p", "-", "-i", "-"], b"x", "`-` is given 2 times among --prompt and --image"),
+        (["-p", PROMPT, "-i", "-", "-i", "-"], b"x", "`-` is given 2 times"),
         (["-p", "-"], b"", "standard input is empty, and `-` takes the prompt from it"),
         (["-p", "-"], b" \r\n", "standard input is empty"),
         (["-p", "-"], b"\xef\xbb\xbf\r\n", "the prompt is empty"),

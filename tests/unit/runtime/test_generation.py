@@ -131,7 +131,7 @@ def test_settings_that_cannot_hold_are_named(
     bundle = make_bundle(tmp_path / "b")
     for config, message in [
         ({"num_beams": 3}, "num_beams=3 asks for beam search"),
-        ({"max_length": 3}, "allows max_length 3 and the prompt alone has"),
+        ({"max_length": 3}, "allows max_length 3 but the prompt alone has"),
         ({"repetition_penalty": -1}, "generation_config.json: repetition_penalty is -1"),
         ({"bad_words_ids": [[99999]]}, "bad_words_ids names token 99999, but the model has"),
     ]:
@@ -266,7 +266,7 @@ def test_lists_must_fit_together(model: EdgeModel, rows: list[Any]) -> None:
         model.generate(["a", "b"], [rows[0][1]])
     with pytest.raises(DataError, match="entries in context"):
         model.generate(["a", "b"], [None, None], context=["only one"])
-    with pytest.raises(DataError, match="there is no prompt"):
+    with pytest.raises(DataError, match="no prompt was given"):
         model.generate([], [])
     with pytest.raises(DataError, match="the prompt is empty"):
         model.generate("", rows[0][1])
@@ -302,7 +302,7 @@ def test_a_bundle_without_router_runs(
         == model.generate(*rows[0], max_new_tokens=COUNT, router=False).token_ids
     )
     assert generation.routing is None
-    with pytest.raises(UnsupportedError, match="holds no router, so there is no routing map"):
+    with pytest.raises(UnsupportedError, match="holds no router, so a routing map cannot be made"):
         plain.routing_map(*rows[0])
 
 

@@ -147,5 +147,5 @@ def test_logits_that_are_not_finite_are_refused(bad: float, temperature: float) 
 def test_rules_that_leave_no_token_are_refused() -> None:
     settings = GenerationSettings()
     sampler = Sampler(settings, settings.rules({}), [[lambda ids, scores: scores - np.inf]])
-    with pytest.raises(DataError, match="the generation config rules out every token"):
+    with pytest.raises(DataError, match="the generation config excludes every token"):
         _choose(sampler, _logits(rows=1))

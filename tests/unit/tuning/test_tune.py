@@ -285,7 +285,7 @@ def test_refusals(
     bare = train_file.with_name("bare.jsonl")
     record = json.loads(train_file.read_text().splitlines()[0])
     bare.write_text(json.dumps({**record, "answers": []}) + "\n")
-    assert "bare.jsonl:1: this row has no answer, as 1 of the 1 rows of " in line(
+    assert "bare.jsonl:1: this row has no answer, like 1 of the 1 rows of " in line(
         *_words(output, bare)
     )
     assert "did you mean 'hybrid'" in line(*_words(output, train_file, "--mwam", "hybird"))

@@ -52,7 +52,7 @@ def test_no_config(tmp_path: Path) -> None:
 def test_weights_without_a_whole_header(folder: Path, kept: int) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
-    with pytest.raises(DataError, match=r"model\.safetensors is cut short or is not a safetensors"):
+    with pytest.raises(DataError, match=r"model\.safetensors is truncated or is not a safetensors"):
         check_files(folder)
 
 
@@ -61,7 +61,7 @@ def test_weights_that_lack_their_last_bytes(folder: Path) -> None:
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-10])
     size = f"{len(whole) - 10:,} bytes and its header describes {len(whole):,}"
-    with pytest.raises(DataError, match=f"cut short: it has {size}; copy the checkpoint again"):
+    with pytest.raises(DataError, match=f"truncated: it has {size}; copy the checkpoint again"):
         check_files(folder)
 
 

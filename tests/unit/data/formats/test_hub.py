@@ -240,7 +240,7 @@ def test_bad_rows_name_their_place(parquet: Callable[..., Path]) -> None:
         ({"columns": {"question": "x"}}, "`data.columns` question=: "),
         ({"task": "captions"}, "unknown task 'captions'"),
         ({"subset": "none"}, "cannot be loaded as a data set: BuilderConfig 'none' not found"),
-        ({"prompt": "no place"}, "has no place for the question"),
+        ({"prompt": "no place"}, "does not mark the question"),
     ],
 )  # fmt: skip
 def test_flags_that_do_not_fit(
@@ -253,11 +253,11 @@ def test_flags_that_do_not_fit(
 
 def test_tables_without_what_is_needed(parquet: Callable[..., Path], tmp_path: Path) -> None:
     folder = parquet(image=[_picture(1)] * 3, number=[1, 2, 3])
-    with pytest.raises(DataError, match=r"known to hold the question \(it has image, number\)"):
+    with pytest.raises(DataError, match=r"known name for the question \(it has image, number\)"):
         _read(folder)
     (tmp_path / "texts").mkdir()
     datasets.Dataset.from_dict({"question": ["a"]}).to_parquet(str(tmp_path / "texts" / "a.parquet"))  # fmt: skip
-    with pytest.raises(DataError, match=r"known to hold images \(it has question\)"):
+    with pytest.raises(DataError, match=r"known name for images \(it has question\)"):
         _read(tmp_path / "texts")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty cannot be loaded as a data set: "):

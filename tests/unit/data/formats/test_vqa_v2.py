@@ -125,7 +125,7 @@ def _nameless(folder: Path) -> None:
         ),
         (
             lambda at: write(at / "questions.json", {**questions(), "data_type": "abstract_v002"}),
-            "is about abstract_v002 images; only those on COCO images",
+            "is about abstract_v002 images; only files on COCO images",
         ),
         (
             lambda at: write(at / "questions.json", {**questions(), "questions": [4]}),
@@ -155,8 +155,8 @@ def test_bad_files_are_named_in_one_line(
 
 def test_missing_flags(folder: Path) -> None:
     with pytest.raises(
-        DataError, match=r"answers lie in a file of their own: give `data\.annotations`"
+        DataError, match=r"answers are in a separate file: give `data\.annotations`"
     ):
         _read(folder, annotations=None)
-    with pytest.raises(DataError, match=r"has no place for the question; write \{text\}"):
+    with pytest.raises(DataError, match=r"does not mark the question; write \{text\}"):
         _read(folder, prompt="Answer shortly.")

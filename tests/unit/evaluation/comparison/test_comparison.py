@@ -188,7 +188,7 @@ def test_bundles_of_two_checkpoints_are_refused_before_anything_is_loaded(
         patch.setattr(opening, "CandidateProcess", explode)
         assert _main() == 2
     printed = capsys.readouterr().err
-    assert printed.startswith("error: small is another model than big, their weights differ: ")
+    assert printed.startswith("error: small is a different model from big, their weights differ: ")
     assert f"small is elsewhere (weights sha256 {'b' * 64}, no router)" in printed
     assert f"big is vlm (weights sha256 {'a' * 64}, no router)" in printed
     assert "allow it with --allow-other" in printed

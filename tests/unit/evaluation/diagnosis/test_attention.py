@@ -147,7 +147,7 @@ def test_a_model_that_keeps_its_attention_says_so(llava: Path, demo_data: list[R
     answer = candidate.answer(demo_data[:1])
     inner = candidate.model.forward
     candidate.model.forward = lambda **kwargs: _without_attention(inner(**kwargs))
-    with pytest.raises(UnsupportedError, match="gives out no attention weights"):
+    with pytest.raises(UnsupportedError, match="returns no attention weights"):
         measure_attention(
             candidate, demo_data[:1], answer, max_new_tokens=2, progress=silent, stage=""
         )

@@ -298,7 +298,7 @@ def test_a_bundle_beside_another_checkpoint_is_refused(
 ) -> None:
     words = [str(demo_checkpoint), str(bundle), "--data", str(demo_file), "-o", str(tmp_path / "d")]
     assert main(["diagnose", *words]) == 2
-    assert "error: bundle is another model than checkpoint" in capsys.readouterr().err
+    assert "error: bundle is a different model from checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
     with pytest.raises(DataError, match="allow it with `allow_other=True`"):
         diagnose_rows([demo_checkpoint, bundle], demo_data)

@@ -243,7 +243,7 @@ def test_a_bundle_or_reference_of_other_weights_is_refused_before_anything_is_lo
         assert main(["bench", *words, *FLAGS]) == 2
         error = capsys.readouterr().err
         assert error.startswith(
-            f"error: {name} is another model than bundle, their weights differ: "
+            f"error: {name} is a different model from bundle, their weights differ: "
         )
         assert own in error
         assert f"elsewhere (weights sha256 {'b' * 64}, a token router)" in error

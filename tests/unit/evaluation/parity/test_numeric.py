@@ -123,7 +123,7 @@ def test_a_reference_that_is_not_finite_is_refused() -> None:
         component_parity([_run()], [replace(_run(), logits=logits)], {"decoder": "fp32"})
     assert str(caught.value) == (
         "the reference's decoder: 3 of 48 values are NaN or infinite; "
-        "nothing can be compared with it, give a sound reference"
+        "nothing can be compared with it, give a reference with finite outputs"
     )
 
 
