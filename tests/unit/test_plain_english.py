@@ -1,4 +1,4 @@
-"""The first line of every docstring is one plain sentence: short, and about a thing that it names."""
+"""Plain English: the first lines of docstrings, and the sentences of the pages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 MOST_WORDS = 25
@@ -23,6 +25,20 @@ def first_lines() -> Iterator[tuple[str, str]]:
                     if text:
                         first = " ".join(text.split("\n\n")[0].split())
                         yield f"{path.relative_to(ROOT)}:{line}", first
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def sentences(page: str) -> Iterator[str]:
+    """Yield the sentences of a page; code, tables and the targets of links are left out."""
+    page = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+    for block in re.split(r"\n\s*\n", page):
+        lines = [line for line in block.split("\n") if not re.match(r" {4}|\s*\|", line)]
+        for item in re.split(r"\n(?=\s*(?:[-*]|\d+\.) )", "\n".join(lines)):
+            text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(item.split()))
+            text = re.sub(r"`[^`]*`", "code", text)
+            yield from re.split(r"(?<=[.!?])(?:\*\*)?\s+|(?<=[:;])\s+(?=[A-Z`*(\d])", text)
 
 
 def faults(sentence: str) -> list[str]:
@@ -49,3 +65,19 @@ def test_the_check_sees_each_fault() -> None:
     assert faults("Return the tokens that are no padding.") == ['"is no" in place of "is not a"']
     assert faults(" ".join(["word"] * 26)) == ["26 words"]
     assert faults("Decide each component's precision.") == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_sentences_of_the_pages(page: Path) -> None:
+    found = list(sentences(page.read_text(encoding="utf-8")))
+    assert len(found) > 10
+    for sentence in found:
+        words = [word for word in sentence.split() if re.search(r"\w", word)]
+        assert len(words) <= MOST_WORDS, sentence
+
+
+def test_sentences_are_told_apart() -> None:
+    page = "# Title\n\nOne. Two `a. b` here; three\ngoes on.\n\n- four\n- five\n\n    code. code\n\n| a. b | c |\n"
+    assert list(sentences(page)) == [
+        "# Title", "One.", "Two code here; three goes on.", "- four", "- five", "", ""
+    ]  # fmt: skip
