@@ -37,8 +37,7 @@ def bench(
         typer.Argument(help="Bundles of one model; the first is the baseline of the times."),
     ],
     provider: Annotated[
-        list[str] | None,
-        typer.Option(help="Provider that runs each bundle, as in `run`; repeatable."),
+        list[str] | None, typer.Option(help="Provider, as in `run`; repeatable.")
     ] = None,
     data: OptionalData,
     limit: Limit = None,
@@ -48,16 +47,12 @@ def bench(
         typer.Option(min=1, help="Words of a generated prompt; repeatable; 8 and 48 by default."),
     ] = None,
     prompt_images: Annotated[int, typer.Option(min=0, help="Images of a generated prompt.")] = 1,
-    repeats: Annotated[
-        int, typer.Option(min=1, help="Times that every timed prompt is repeated.")
-    ] = 10,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of each timed prompt.")] = 10,
     max_new_tokens: MaxNewTokens = 16,
     threads: Threads = None,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the generated prompts and the bootstrap intervals.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of prompts and bootstrap intervals.")] = 0,
     parity: Annotated[
-        bool, typer.Option("--parity", help="Compare outputs with a reference too, not only times.")
+        bool, typer.Option("--parity", help="Compare outputs with a reference too.")
     ] = False,
     reference: Annotated[
         str | None,

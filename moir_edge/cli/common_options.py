@@ -24,9 +24,7 @@ AllowOther = Annotated[
         help="Accept bundles of another checkpoint; the report then states at the top that the models differ.",
     ),
 ]
-Limit = Annotated[
-    int | None, typer.Option(min=1, help="Number of rows to use, from the first; all by default.")
-]
+Limit = Annotated[int | None, typer.Option(min=1, help="Number of rows to use; all by default.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")]
 
 
@@ -35,7 +33,7 @@ def output_option(help: str = "Folder for the report.") -> Any:
     return typer.Option("-o", "--output", help=help)
 
 
-def force_option(help: str = "Replace an earlier report in the folder of -o.") -> Any:
+def force_option(help: str = "Replace an earlier report at -o.") -> Any:
     """Return the option `--force`, which replaces what stands at the output."""
     return typer.Option("--force", help=help)
 

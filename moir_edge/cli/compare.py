@@ -43,12 +43,8 @@ def compare(
     output: Annotated[Path, output_option()],
     limit: Limit = None,
     latency_rows: Annotated[int, typer.Option(min=1, help="Number of rows to time.")] = 30,
-    latency_repeats: Annotated[
-        int, typer.Option(min=1, help="Times that every timed row is repeated.")
-    ] = 3,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Rows per batch when accuracy is measured.")
-    ] = 32,
+    latency_repeats: Annotated[int, typer.Option(min=1, help="Repeats of each timed row.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch, for accuracy.")] = 32,
     max_new_tokens: MaxNewTokens = 64,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,

@@ -36,7 +36,7 @@ class DataFlags(Flags):
         ),
     ] = None
     annotations: Annotated[
-        Path | None, typer.Option(help="Annotations file with the answers, for the format vqa-v2.")
+        Path | None, typer.Option(help="File of the answers, for the format vqa-v2.")
     ] = None
     images: Annotated[
         Path | None,
@@ -60,7 +60,7 @@ class DataFlags(Flags):
         typer.Option(
             help="Column of a hub data set as ROLE=COLUMN, such as prompt=query or images=left,right; "
             "repeatable. Roles: images, prompt, context, answers, id, group, task. Columns with "
-            "usual names are found automatically.",
+            "usual names are found automatically."
         ),
     ] = None
     task: Annotated[

@@ -51,7 +51,7 @@ def demo(
     output: Annotated[Path, output_option("Folder to write.")] = Path("demo-out"),
     target: Annotated[str, typer.Option(help="Target to build engines for.")] = "rtx-40",
     rows: Annotated[int, typer.Option(min=3, help="Number of test rows to compare on.")] = 1200,
-    force: Annotated[bool, force_option("Replace an earlier demo in the output folder.")] = False,
+    force: Annotated[bool, force_option("Replace an earlier demo at -o.")] = False,
     quiet: Quiet = False,
     threads: Threads = None,
     as_json: Annotated[bool, json_option("Print the paths of all outputs as JSON.")] = False,

@@ -61,15 +61,10 @@ def diagnose(
     max_new_tokens: MaxNewTokens = 64,
     threads: Threads = None,
     seed: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Seed of noise, word dropout, permutations and bootstrap intervals."
-        ),
+        int, typer.Option(min=0, help="Seed of noise, dropout, permutations and intervals.")
     ] = 0,
     allow_other: AllowOther = False,
-    force: Annotated[
-        bool, force_option("Replace an earlier diagnosis in the folder of -o.")
-    ] = False,
+    force: Annotated[bool, force_option("Replace an earlier diagnosis at -o.")] = False,
     quiet: Quiet = False,
     as_json: Annotated[
         bool, json_option("Print the diagnosis as JSON, without routing maps.")

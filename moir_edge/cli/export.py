@@ -35,7 +35,7 @@ def export(
     ],
     output: Annotated[Path, output_option("Bundle folder to write.")],
     bundle: ExportFlags,
-    force: Annotated[bool, force_option("Replace an earlier bundle in the output folder.")] = False,
+    force: Annotated[bool, force_option("Replace an earlier bundle at -o.")] = False,
     quiet: Quiet = False,
     threads: Threads = None,
     as_json: JsonManifest = False,

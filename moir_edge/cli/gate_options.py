@@ -29,17 +29,14 @@ class CompareGates(Flags):
 
     argument: str = "bounds"
     min_recovery: Annotated[
-        float | None, typer.Option(min=0, help="Gate: smallest mean recovery over all tasks, in %.")
+        float | None, typer.Option(min=0, help="Gate: smallest mean recovery of tasks, in %.")
     ] = None
     min_task_recovery: Annotated[
-        float | None, typer.Option(min=0, help="Gate: smallest recovery of each task, in %.")
+        float | None, typer.Option(min=0, help="Gate: smallest recovery of a task, in %.")
     ] = None
     max_router_overhead: _MaxRouterOverhead = None
     max_ttft_ratio: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Gate: largest ratio of the bundle's TTFT to the reference's TTFT."
-        ),
+        float | None, typer.Option(min=0, help="Gate: largest ratio of TTFT to the reference's.")
     ] = None
     min_token_agreement: _MinTokenAgreement = None
     gate_on: Annotated[
@@ -75,18 +72,12 @@ class BenchGates(Flags):
     ] = None
     min_cosine: Annotated[
         float | None,
-        typer.Option(
-            min=-1, max=1, help="Gate: smallest mean cosine similarity of each component."
-        ),
+        typer.Option(min=-1, max=1, help="Gate: smallest mean cosine of each component."),
     ] = None
     min_token_agreement: _MinTokenAgreement = None
     min_index_agreement: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=100,
-            help="Gate: smallest share of router sources equal to the reference's, in %.",
-        ),
+        typer.Option(min=0, max=100, help="Gate: smallest share of equal router sources, in %."),
     ] = None
 
     def bounds(self) -> BenchBounds:

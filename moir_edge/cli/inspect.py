@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
-    verify: Annotated[bool, typer.Option(help="Check the hash of every file.")] = True,
+    verify: Annotated[bool, typer.Option(help="Check each file's hash.")] = True,
     layers: Annotated[
         bool,
         typer.Option(

@@ -43,9 +43,7 @@ class MixFlags(Flags):
     held_out_rows: Annotated[
         int | None,
         typer.Option(
-            "--holdout-rows",
-            min=1,
-            help="Most rows on which recovery is measured; 512 by default.",
+            "--holdout-rows", min=1, help="Most rows on which recovery is measured; 512 by default."
         ),
     ] = None
 

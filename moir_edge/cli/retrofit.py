@@ -64,9 +64,7 @@ def retrofit(
             help="Merge of a token with its update: add (default), concat or interpolate. Kind: token."
         ),
     ] = None,
-    force: Annotated[
-        bool, force_option("Replace an earlier checkpoint in the output folder.")
-    ] = False,
+    force: Annotated[bool, force_option("Replace an earlier checkpoint at -o.")] = False,
     quiet: Quiet = False,
     threads: Threads = None,
     as_json: Annotated[bool, json_option("Print the result as JSON.")] = False,

@@ -35,9 +35,7 @@ class GenerationFlags(Flags):
             help="Most tokens of the answer; by default the checkpoint's own limit, else 64."
         ),
     ] = None
-    temperature: Annotated[
-        float, typer.Option(help="Sampling temperature; 0 decodes greedily.")
-    ] = 0.0
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy.")] = 0.0
     top_p: Annotated[
         float | None,
         typer.Option(
@@ -52,9 +50,7 @@ class GenerationFlags(Flags):
             "value, else 0."
         ),
     ] = None
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of sampling; makes answers repeatable.")
-    ] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of sampling.")] = None
     stop: Annotated[
         list[str] | None,
         typer.Option(
@@ -122,9 +118,7 @@ def run(
         Path | None, typer.Option(help="Write the routing map to this JSON file.")
     ] = None,
     generation: GenerationFlags,
-    stream: Annotated[
-        bool, typer.Option(help="Print each part of the answer as soon as it is generated.")
-    ] = True,
+    stream: Annotated[bool, typer.Option(help="Print the answer as it is generated.")] = True,
     threads: Threads = None,
     provider: Annotated[
         str | None,
@@ -134,9 +128,7 @@ def run(
             "else cpu."
         ),
     ] = None,
-    verify: Annotated[
-        bool, typer.Option(help="Check the hash of every file before loading the bundle.")
-    ] = True,
+    verify: Annotated[bool, typer.Option(help="Check each file's hash before loading.")] = True,
     quiet: Quiet = False,
     as_json: Annotated[
         bool, json_option("Print the answer, its tokens and the timings as JSON.")

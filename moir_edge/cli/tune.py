@@ -50,8 +50,7 @@ class TuneFlags(Flags):
         int | None, typer.Option(min=1, help="Rank of the adapters of --train lora; 8 by default.")
     ] = None
     mwam: Annotated[
-        str | None,
-        typer.Option(help="MWAM mode that balances the modalities: gradient, loss or hybrid."),
+        str | None, typer.Option(help="Balance of the modalities: gradient, loss or hybrid.")
     ] = None
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps; replaces --epochs.")
@@ -68,10 +67,7 @@ class TuneFlags(Flags):
         ),
     ] = None
     checkpoint_every: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Steps between two training checkpoints, and between two evaluations."
-        ),
+        int, typer.Option(min=1, help="Steps between training checkpoints and between evaluations.")
     ] = 100
     dtype: Annotated[
         str,
@@ -86,9 +82,9 @@ class TuneFlags(Flags):
             "text-blank, …; repeatable. A degradation given twice is used twice as often."
         ),
     ] = None
-    degrade_share: Annotated[
-        float, typer.Option(help="Share of the rows that --degrade changes: above 0, at most 1.")
-    ] = 0.5
+    degrade_share: Annotated[float, typer.Option(help="Share of rows that --degrade changes.")] = (
+        0.5
+    )
 
     def settings(self) -> TuneSettings:
         """Return the settings."""
