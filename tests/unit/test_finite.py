@@ -76,7 +76,6 @@ PLAIN_JSON = {
     "moir_edge/data/rows.py": "a value quoted in an error message",
     "moir_edge/engines/worker.py": "answers to our own process, which reads them as Python does",
     "moir_edge/engines/jobs.py": "requests to our own process, and a hash",
-    "benchmarks/peers/quantizer_worker.py": "runs in another tool's environment, without moir_edge",
 }
 _WRITES = re.compile(r"\bjson\.dumps?\(|\bmodel_dump_json\(|import dumps?\b")
 _ROOT = Path(__file__).parents[2]
