@@ -28,5 +28,5 @@ def test_an_unusual_block_size_is_refused() -> None:
 
 
 def test_a_vector_is_no_weight() -> None:
-    with pytest.raises(ShapeError, match="is no \\(K, N\\) matrix"):
+    with pytest.raises(ShapeError, match="is not a \\(K, N\\) matrix"):
         PerOutputChannel().scale_shape((8,))

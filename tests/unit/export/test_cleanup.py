@@ -120,7 +120,9 @@ def test_foreign_operator_is_refused() -> None:
         '<ir_version: 10, opset_import: ["" : 21, "pkg" : 1]> g '
         "(float[batch] x) => (float[batch] y) { y = pkg.Thing (x) }"
     )
-    with pytest.raises(UnsupportedError, match="pkg::Thing; a bundle may hold only standard ONNX operators"):
+    with pytest.raises(
+        UnsupportedError, match="pkg::Thing; a bundle may hold only standard ONNX operators"
+    ):
         cleanup.check_graph(ir.from_proto(proto))
 
 
