@@ -28,7 +28,7 @@ demo: $(READY) ## the main job: export, quantize, compile, run and compare the d
 test: $(READY) ## unit and end-to-end tests
 	$(BIN)/python -m pytest
 
-# Not an editable install, and `pytest` by its own name: what is tested is the installed package. A `build` folder may hold deleted modules.
+# Not an editable install, and `pytest` by its own name, with nothing put on its path: what is tested is the installed package. A `build` folder may hold deleted modules.
 newest: ## a short suite on the newest releases of the dependencies (torch as pinned), in .venv-newest
 	rm -rf build
 	$(PYTHON) -m venv $(NEWEST)
@@ -36,7 +36,7 @@ newest: ## a short suite on the newest releases of the dependencies (torch as pi
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
 	$(NEWEST)/bin/python -m pip install --quiet -c $(NEWEST)/torch.txt torch
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -c $(NEWEST)/torch.txt '.[export,tune]' scikit-learn pytest
-	$(NEWEST)/bin/pytest tests/releases
+	$(NEWEST)/bin/pytest -o pythonpath= tests/releases
 
 oldest: $(READY) ## the base install on the lowest versions that pyproject.toml admits
 	$(BIN)/python -m pytest tests/e2e/test_base_install.py -k oldest
