@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from moir_edge.errors import DataError, one_line
-from moir_edge.weights.files import read_json
+from moir_edge.json_files import read_json
 
 __all__ = ["chat_template", "image_record", "load_processor", "load_tokenizer"]
 

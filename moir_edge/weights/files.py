@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moir_edge.errors import DataError, UnsupportedError, one_line
+from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.json_files import read_json
+from moir_edge.limits import INDEX_BYTES
 
-__all__ = ["check_files", "check_record", "check_weights", "read_json", "weight_files"]
+__all__ = ["check_files", "check_record", "check_weights", "weight_files"]
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -72,18 +74,6 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {one_line(error)}") from error
-
-
 def weight_files(folder: Path) -> list[Path]:
     """Return the files that `from_pretrained` reads weights from.
 
@@ -106,7 +96,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(folder: Path) -> list[Path]:
-    index = read_json(folder / INDEX)
+    index = read_json(folder / INDEX, most_bytes=INDEX_BYTES)
     named = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(named, dict) or not named:
         raise DataError(f"{folder / INDEX} has no weight_map; copy the checkpoint again")
