@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test newest oldest lint bench study clean
+.PHONY: help setup demo test fuzz newest oldest lint bench study clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,8 +25,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## the main job: export, quantize, compile, run and compare the demo checkpoint
 	$(BIN)/moir-edge demo -o $(DEMO_OUT) --force
 
-test: $(READY) ## unit and end-to-end tests
+test: $(READY) ## unit and end-to-end tests, and a short run of the fuzz suite
 	$(BIN)/python -m pytest
+
+fuzz: $(READY) ## altered bundles, images, data and caches against every reader: some 10,000 cases (about 15 minutes)
+	$(BIN)/python -m tests.fuzz
 
 # Not an editable install, and `pytest` by its own name, with nothing put on its path: what is tested is the installed package. A `build` folder may hold deleted modules.
 newest: ## a short suite on the newest releases of the dependencies (torch as pinned), in .venv-newest

@@ -1,0 +1,1 @@
+"""Ways to alter an input that know its structure."""

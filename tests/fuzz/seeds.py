@@ -1,0 +1,40 @@
+"""The whole inputs that cases alter; made once per run by moir-edge itself, and never changed by a case."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from moir_edge.demo import checkpoint_path
+
+__all__ = ["make_seeds"]
+
+Maker = Callable[[Path], None]
+
+
+def make_seeds(folder: Path, names: Collection[str]) -> None:
+    """Make the named seeds as entries of a folder; one that is there stays."""
+    for name in sorted(names):
+        target = folder / name
+        if not target.exists():
+            _MAKERS[name](target)
+
+
+def _bundle(precision: str) -> Maker:
+    def make(target: Path) -> None:
+        _moir_edge("export", str(checkpoint_path()), "-o", str(target), "--precision", precision)
+
+    return make
+
+
+def _moir_edge(*words: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "moir_edge", *words, "--quiet"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+_MAKERS: dict[str, Maker] = {"fp32": _bundle("fp32"), "int4": _bundle("int4")}
