@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 from moir_edge.finite import json_text
 from moir_edge.runtime.processor import ModelInputs, Processor
+from moir_edge.temporary import TemporaryFolder
 
 __all__ = ["BadRow", "CalibrationRow", "CalibrationRows", "refuse_overlap", "row_sha256"]
 
@@ -139,8 +139,8 @@ class CalibrationRows:
         """Encode a row under a condition; a changed image does not outlive this."""
         if condition == CLEAN:
             return _encode(self._processor, row)
-        with tempfile.TemporaryDirectory(prefix="moir-edge-balance-") as folder:
-            return _encode(self._processor, self.balance.apply(row, condition, Path(folder)))
+        with TemporaryFolder() as folder:
+            return _encode(self._processor, self.balance.apply(row, condition, folder))
 
     def _skip(self, where: str, reason: str) -> None:
         reason = reason.removeprefix(f"{where}: ")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +12,7 @@ import moir_edge.errors
 from moir_edge.children import child_command, child_environment
 from moir_edge.engines.jobs import BuildJob, BuildOutcome
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
+from moir_edge.temporary import nameless_file
 
 __all__ = ["run_build"]
 
@@ -31,7 +31,7 @@ def run_build(job: BuildJob, *, progress: Callable[[int], None] | None = None) -
         EnvironmentProblem: The worker died, of memory perhaps.
         OSError: The engine cannot be written.
     """
-    with tempfile.TemporaryFile() as log, _start(log) as process:
+    with nameless_file() as log, _start(log) as process:
         try:
             answer = _converse(process, job, progress)
         except BaseException:

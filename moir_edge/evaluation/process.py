@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from multiprocessing import Pipe
@@ -19,6 +18,7 @@ from moir_edge.data.rows import Row
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
 from moir_edge.evaluation.candidates import CandidateSpec, ComponentRun, Loaded, Reply, TimedAnswer
 from moir_edge.evaluation.worker import CLOSE
+from moir_edge.temporary import nameless_file
 
 __all__ = ["CandidateProcess", "Measured"]
 
@@ -61,7 +61,7 @@ class CandidateProcess:
 
     def __init__(self, spec: CandidateSpec, rows: Sequence[Row]) -> None:
         self.spec = spec
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
+        self._log = nameless_file()  # closed with the process
         self._connection, theirs = Pipe()
         self._process = _start(theirs, spec.threads, self._log.fileno())
         theirs.close()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.export.hf_runner import BundleProgram, BundleRunner
 from moir_edge.precisions import FP16
 from moir_edge.targets import TARGETS, get_target
+from moir_edge.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from moir_edge.calibration import CalibrationSettings
@@ -137,11 +137,11 @@ class _BundleExporter(HfExporter):
         if not isinstance(config, _BundleConfig):
             raise TypeError(f"expected a {self.config_class.__name__}, got {type(config).__name__}")
         metadata = _describe(model, sample_inputs, self.required_packages)
-        folder = Path(tempfile.mkdtemp(prefix="moir-edge-"))
+        folder = TemporaryFolder()
         try:
-            return BundleProgram(_export(model, config, folder), folder), metadata
+            return BundleProgram(_export(model, config, folder.path), folder), metadata
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
             raise
 
     def export_for_generation(

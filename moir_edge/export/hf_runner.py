@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from transformers.exporters.runners.base import ModelRunner
 from moir_edge.bundle import Manifest, ModelFacts, open_bundle
 from moir_edge.errors import DataError
 from moir_edge.runtime.model import EdgeModel, load
+from moir_edge.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from moir_edge.runtime.providers import Provider
@@ -31,13 +30,12 @@ class BundleProgram:
 
     Args:
         path: The bundle folder.
-        owned: A temporary folder around it that is removed with this object; None for a bundle that stays.
+        owned: The temporary folder around it, which goes with this object; None for a bundle that stays.
     """
 
-    def __init__(self, path: Path, owned: Path | None = None) -> None:
+    def __init__(self, path: Path, owned: TemporaryFolder | None = None) -> None:
         self.path = path
-        if owned is not None:
-            weakref.finalize(self, shutil.rmtree, owned, ignore_errors=True)
+        self._owned = owned
 
     @property
     def manifest(self) -> Manifest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from moir_edge.graphs.naming import number_values
+from moir_edge.temporary import TemporaryFolder
 
 __all__ = ["EXTERNAL_BYTES", "WrittenGraph", "write_graphs", "written_graphs"]
 
@@ -82,9 +82,9 @@ def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> dict[str, Writ
 @contextmanager
 def written_graphs(models: Mapping[str, ir.Model]) -> Iterator[Path]:
     """Write graphs as `write_graphs` does to a folder that lasts as long as the block, and yield it."""
-    with tempfile.TemporaryDirectory(prefix="moir-edge-graphs-") as folder:
-        write_graphs(models, Path(folder))
-        yield Path(folder)
+    with TemporaryFolder() as folder:
+        write_graphs(models, folder)
+        yield folder
 
 
 def _write_graph(name: str, model: ir.Model, store: _Store) -> WrittenGraph:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import io
-import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from moir_edge.errors import DataError, EnvironmentProblem
+from moir_edge.temporary import TemporaryFolder
 
 __all__ = ["picture_file"]
 
@@ -61,7 +59,7 @@ def _downloaded(address: str, where: str) -> bytes:
 
 def _stored(content: bytes, suffix: str) -> Path:
     """Write bytes under their hash, unless they are there already."""
-    path = _folder() / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
+    path = _folder().path / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
     try:
         if not path.exists():
             path.write_bytes(content)
@@ -74,8 +72,6 @@ def _stored(content: bytes, suffix: str) -> Path:
 
 
 @cache
-def _folder() -> Path:
+def _folder() -> TemporaryFolder:
     """Return a folder that goes when this process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="moir-edge-pictures-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return TemporaryFolder()

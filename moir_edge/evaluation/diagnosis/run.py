@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from moir_edge.evaluation.measure import latency_sample
 from moir_edge.evaluation.provenance import Provenance, Providers, data_facts
 from moir_edge.evaluation.writing import check_output, write_report
 from moir_edge.progress import Progress, silent, single_step
+from moir_edge.temporary import TemporaryFolder
 from moir_edge.threads import default_threads
 
 __all__ = ["diagnose", "diagnose_candidate", "diagnose_rows"]
@@ -144,8 +144,8 @@ def _diagnose_all(
     progress: Progress,
 ) -> tuple[tuple[CandidateDiagnosis, ...], Providers]:
     """Load and diagnose one source after the other; the first is what the others are compared with."""
-    with tempfile.TemporaryDirectory(prefix="moir-edge-diagnose-") as folder:
-        plan = make_plan(rows, settings, ImageStore(Path(folder)))
+    with TemporaryFolder() as folder:
+        plan = make_plan(rows, settings, ImageStore(folder))
         diagnosed: list[CandidateDiagnosis] = []
         providers: dict[str, Mapping[str, str]] = {}
         reference: CandidateFigures | None = None

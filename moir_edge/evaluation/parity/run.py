@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +36,7 @@ from moir_edge.evaluation.provenance import Machine, Provenance, data_facts
 from moir_edge.evaluation.records import Samples
 from moir_edge.evaluation.writing import check_output, write_report
 from moir_edge.progress import Progress, silent, single_step
+from moir_edge.temporary import TemporaryFolder
 
 __all__ = ["bench"]
 
@@ -84,8 +84,7 @@ class _Run:
     def report(self) -> BenchReport:
         """Load, measure, compare and check."""
         settings, first = self._settings, next(iter(self._bundles.values()))
-        with tempfile.TemporaryDirectory(prefix="moir-edge-") as name, ExitStack() as stack:
-            folder = Path(name)
+        with TemporaryFolder() as folder, ExitStack() as stack:
             prompts = prompts_of(settings, folder, first.manifest.model.image_size)
             facts = prompts.facts(first)
             opened = open_candidates(stack, self._specs, prompts.rows, self._progress)
