@@ -32,7 +32,8 @@ __all__ = ["collect", "run_row"]
 
 _SAVE_EVERY = 32  # rows
 _MOST_KEPT_BYTES = 1 << 23
-_VERSION = 2
+_VERSION = 3
+_SUFFIX = ".statistics"
 
 
 def collect(
@@ -94,13 +95,13 @@ def _initial_state(
     cache: Path | None,
     identity: str,
 ) -> CollectionState:
-    path = None if cache is None else cache / f"{identity}.npz"
-    if path is not None and path.is_file():
-        return CollectionState.load(path)
+    path = None if cache is None else cache / f"{identity[:16]}{_SUFFIX}"
     observers = {
         name: new_observers(graphs[name].graph, gram=gram) for name, gram in components.items()
     }
-    return CollectionState(path, observers)
+    state = CollectionState(path, observers, identity)
+    state.load()
+    return state
 
 
 def _tapped(graphs: Mapping[str, ir.Model], components: Mapping[str, bool]) -> dict[str, ir.Model]:
@@ -115,7 +116,7 @@ def _identity(folder: Path, settings: Sequence[Any]) -> str:
     """Return a hash of all that the statistics depend on but the rows."""
     hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     record = json_text([_VERSION, *settings, hashes])
-    return hashlib.sha256(record.encode()).hexdigest()[:16]
+    return hashlib.sha256(record.encode()).hexdigest()
 
 
 class _Watcher:

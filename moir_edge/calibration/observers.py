@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.errors import DataError, ShapeError
+from moir_edge.finite import count_text, is_finite
 
 __all__ = ["BINS", "ActivationObserver"]
 
@@ -17,6 +18,12 @@ BINS = 4096
 
 # The least range of a histogram, 2**-40: what is smaller is zero to any 8-bit scale, and denormals stay out of it.
 _LEAST_EXPONENT = -40
+# The range of float32.
+_MOST_EXPONENT = 128
+# Whole numbers are exact up to here.
+_MOST_TOKENS = 1 << 53
+# Sums of squares are rounded: a part in 2**53 for each value.
+_ROUNDING = 1 + 1e-6
 
 Floats = npt.NDArray[np.float32]
 
@@ -101,19 +108,54 @@ class ActivationObserver:
 
     @classmethod
     def from_state(cls, state: Mapping[str, npt.NDArray[Any]]) -> ActivationObserver:
-        """Return an observer that goes on where `state` was taken."""
+        """Return an observer that goes on where `state` was taken.
+
+        Raises:
+            DataError: The state holds NaN or infinity, or no values can have led to it.
+        """
+        for field, array in state.items():
+            if not is_finite(array):
+                raise DataError(f"{field}: {count_text(array)}")
         observer = cls(len(state["channel_max"]))
-        observer.counts = np.array(state["counts"])
+        observer.counts = np.array(state["counts"], np.int64)
         exponent, largest, tokens = state["scalars"]
         observer.exponent, observer.largest, observer.tokens = (
             int(exponent),
             float(largest),
             int(tokens),
         )
-        observer.channel_max = np.array(state["channel_max"])
-        observer.channel_square = np.array(state["channel_square"])
-        observer.gram = np.array(state["gram"]) if "gram" in state else None
+        observer.channel_max = np.array(state["channel_max"], np.float32)
+        observer.channel_square = np.array(state["channel_square"], np.float64)
+        observer.gram = np.array(state["gram"], np.float64) if "gram" in state else None
+        if [observer.exponent, observer.tokens] != [exponent, tokens] or tokens > _MOST_TOKENS:
+            raise DataError("scalars: the exponent and the number of tokens must be whole")
+        observer._require_possible()
         return observer
+
+    def _require_possible(self) -> None:
+        """Raise `DataError` for statistics that contradict each other."""
+        squares = self.channel_max.astype(np.float64) ** 2 * self.tokens
+        values = self.tokens * len(self.channel_max)
+        contradictions = {
+            "counts: a number is negative": int(self.counts.min()) < 0,
+            "counts: their sum is not the number of values": sum(self.counts.tolist()) != values,
+            "channel_max: a magnitude is negative": bool((self.channel_max < 0).any()),
+            "scalars: the largest value is not that of channel_max": self.largest
+            != float(self.channel_max.max(initial=0)),
+            "scalars: the exponent does not fit the largest value": not (
+                _LEAST_EXPONENT <= self.exponent <= _MOST_EXPONENT
+                and self.largest <= 2.0**self.exponent
+            ),
+            "channel_square: a sum is negative": bool((self.channel_square < 0).any()),
+            "channel_square: a sum is above what channel_max allows": bool(
+                (self.channel_square > squares * _ROUNDING).any()
+            ),
+            "gram: a sum of squares is negative": self.gram is not None
+            and bool((self.gram.diagonal() < 0).any()),
+        }
+        for text, holds in contradictions.items():
+            if holds:
+                raise DataError(text)
 
     def _widen(self, largest: float) -> None:
         """Double the range until it holds `largest`, merging bins in pairs."""

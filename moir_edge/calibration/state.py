@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.rows import CalibrationRows
+from moir_edge.calibration.statistics_file import Progressed, read_statistics, write_statistics
 from moir_edge.calibration.taps import GraphObservers
 from moir_edge.errors import DataError, EnvironmentProblem
-from moir_edge.finite import count_text, is_finite
 
 __all__ = ["CollectionState"]
-
-_SEPARATOR = "|"
 
 
 class CollectionState:
@@ -27,24 +19,17 @@ class CollectionState:
 
     Args:
         path: Where `save` writes; None saves nothing.
-        observers: By component and activation.
-        rows: Rows seen.
-        sha256: `CalibrationRows.sha256` after them.
+        observers: New ones, by component and activation.
+        identity: Hash of all that the statistics depend on but the rows.
     """
 
     def __init__(
-        self,
-        path: Path | None,
-        observers: Mapping[str, GraphObservers],
-        *,
-        rows: int = 0,
-        sha256: str = "",
+        self, path: Path | None, observers: Mapping[str, GraphObservers], identity: str
     ) -> None:
         self.observers = dict(observers)
         self._path = path
-        self._rows = rows
-        self._sha256 = sha256
-        self._saved_rows = rows
+        self._identity = identity
+        self._seen = self._saved = Progressed(0, "")
 
     def wants(self, rows: CalibrationRows) -> bool:
         """Say whether the row that was just read is new.
@@ -52,13 +37,13 @@ class CollectionState:
         Raises:
             DataError: The rows that the state has seen were others.
         """
-        if rows.count == self._rows:
+        if rows.count == self._seen.rows:
             self._require(rows)
-        return rows.count > self._rows
+        return rows.count > self._seen.rows
 
     def advance(self, rows: CalibrationRows) -> None:
         """Note that the observers have seen the last row read."""
-        self._rows, self._sha256 = rows.count, rows.sha256
+        self._seen = Progressed(rows.count, rows.sha256)
 
     def finish(self, rows: CalibrationRows) -> None:
         """Save, once all rows were read.
@@ -66,9 +51,9 @@ class CollectionState:
         Raises:
             DataError: The state has seen more rows than there are.
         """
-        if rows.count < self._rows:
+        if rows.count < self._seen.rows:
             self._require(rows)
-        if self._saved_rows < self._rows:
+        if self._saved != self._seen:
             self.save()
 
     def save(self) -> None:
@@ -83,64 +68,36 @@ class CollectionState:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as stream:
-                np.savez(stream, allow_pickle=False, **self._arrays())
+                write_statistics(stream, self.observers, self._seen, self._identity)
+                stream.flush()
+                os.fsync(stream.fileno())
             partial.replace(self._path)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise EnvironmentProblem(
                 f"cannot write the calibration cache {self._path}: {error.strerror or error}"
             ) from error
-        self._saved_rows = self._rows
+        self._saved = self._seen
 
-    @classmethod
-    def load(cls, path: Path) -> CollectionState:
-        """Read a state.
+    def load(self) -> None:
+        """Go on from the file at the path, if there is one.
 
         Raises:
-            DataError: The file is damaged, or a statistic in it is NaN or infinite.
+            DataError: The file is damaged, contradicts itself, or was made from other graphs or settings.
         """
+        if self._path is None or not self._path.is_file():
+            return
         try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            count, sha256 = int(arrays.pop("rows")), str(arrays.pop("sha256"))
-            _require_finite(path, arrays)
-            observers = _observers(arrays)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"the calibration cache {path} is damaged; remove it") from error
-        return cls(path, observers, rows=count, sha256=sha256)
+            self._seen = read_statistics(self._path, self.observers, self._identity)
+        except OSError as error:
+            raise DataError(
+                f"the calibration cache {self._path} cannot be read ({error.strerror or error}); remove it"
+            ) from error
+        self._saved = self._seen
 
     def _require(self, rows: CalibrationRows) -> None:
-        if rows.count != self._rows or rows.sha256 != self._sha256:
+        if (rows.count, rows.sha256) != self._seen:
             raise DataError(
                 f"the calibration cache {self._path} was made from different rows than {rows.path} has now; "
                 "remove it or give another folder"
             )
-
-    def _arrays(self) -> dict[str, Any]:
-        arrays: dict[str, Any] = {"rows": np.array(self._rows), "sha256": np.array(self._sha256)}
-        for component, observers in self.observers.items():
-            for name, observer in observers.items():
-                for field, array in observer.state().items():
-                    arrays[_SEPARATOR.join((component, name, field))] = array
-        return arrays
-
-
-def _require_finite(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Refuse statistics that hold NaN or infinity, by the activation's name."""
-    for key, array in arrays.items():
-        if not is_finite(array):
-            component, name, field = key.split(_SEPARATOR)
-            raise DataError(
-                f"the calibration cache {path}: {field} of {name!r} in {component}: {count_text(array)}; remove it"
-            )
-
-
-def _observers(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, GraphObservers]:
-    fields: dict[str, dict[str, dict[str, npt.NDArray[Any]]]] = {}
-    for key, array in arrays.items():
-        component, name, field = key.split(_SEPARATOR)
-        fields.setdefault(component, {}).setdefault(name, {})[field] = array
-    return {
-        component: {name: ActivationObserver.from_state(state) for name, state in own.items()}
-        for component, own in fields.items()
-    }
