@@ -16,6 +16,7 @@ from moir_edge.children import child_environment, module_command
 from moir_edge.errors import DataError, EnvironmentProblem, MoirEdgeError
 from moir_edge.finite import json_text
 from moir_edge.progress import Progress
+from moir_edge.whole_files import write_whole
 
 if TYPE_CHECKING:
     from moir_edge.evaluation.comparison.schema import CandidateReport
@@ -177,11 +178,7 @@ def write_json(path: Path, record: Any) -> None:
     Raises:
         NotFiniteError: A number is NaN or infinite.
     """
-    text = json_text(record, indent=1) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, json_text(record, indent=1) + "\n")
 
 
 def markdown_table(
@@ -220,7 +217,7 @@ def replace_between(page: Path, first: str, last: str, text: str) -> None:
     _, closed, after = rest.partition(last)
     if not found or not closed:
         raise DataError(f"{page} has no {first} … {last} to write the tables between")
-    page.write_text(f"{before}{first}\n{text}\n{last}{after}", encoding="utf-8")
+    write_whole(page, f"{before}{first}\n{text}\n{last}{after}")
 
 
 def agreement_record(candidate: CandidateReport) -> dict[str, Any]:

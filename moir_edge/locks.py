@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 __all__ = ["FileLock", "take_lock"]
 
@@ -33,11 +34,18 @@ class FileLock:
         os.write(self._descriptor, text.encode("ascii"))
         os.fsync(self._descriptor)
 
+    def stream(self) -> BinaryIO:
+        """Return a stream that writes the file; closing it does not give the lock up."""
+        return os.fdopen(os.dup(self._descriptor), "r+b")
+
     def release(self, *, remove: bool = False) -> None:
-        """Give the lock up; `remove` deletes the file before anybody else can have it."""
+        """Give the lock up, once; `remove` deletes the file before anybody else can have it."""
+        if self._descriptor < 0:
+            return
         if remove and os.name != "nt":
             self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
+        self._descriptor = -1
         if remove and os.name == "nt":  # an open file cannot be deleted there
             self.path.unlink(missing_ok=True)
 
@@ -53,11 +61,12 @@ class FileLock:
         self.release()
 
 
-def take_lock(path: Path) -> FileLock | None:
+def take_lock(path: Path, *, mode: int = 0o600) -> FileLock | None:
     """Lock a file, made if it does not exist, without waiting.
 
     Args:
         path: The file.
+        mode: Permissions of a file that is made here, less those that the user's mask forbids.
 
     Returns:
         The lock, or None where somebody else holds it or has just removed the file.
@@ -65,7 +74,7 @@ def take_lock(path: Path) -> FileLock | None:
     Raises:
         OSError: The file cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), mode)
     if _lock(descriptor) and _is_same(descriptor, path):
         return FileLock(path, descriptor)
     os.close(descriptor)

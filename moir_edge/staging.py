@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from moir_edge.errors import EnvironmentProblem
+from moir_edge.disk import sync, sync_tree, write_problem
 from moir_edge.locks import FileLock, take_lock
 from moir_edge.ownership import (
     RECORD_NAME,
@@ -72,7 +72,7 @@ def check_replaceable(
             )
         _refuse_foreign(target, output, kind, keep_others=keep_others)
     except OSError as error:
-        raise _environment_problem(output, target, error) from error
+        raise write_problem(output, error) from error
 
 
 @contextmanager
@@ -108,12 +108,12 @@ def staged_folder(
             raise kind.error(f"{output}: no {kind.marker} was written, so there is no {kind.name}")
         if kind.listed is None:
             write_record(staging, kind)
-        _sync_tree(staging)
+        sync_tree(staging)
         # Another process may have written here while this one worked.
         check_replaceable(output, kind, force=force, keep_others=keep_others)
         _put_in_place(lock, target, kind, output, force=force, keep_others=keep_others)
     except OSError as error:
-        raise _environment_problem(output, target, error) from error
+        raise write_problem(output, error) from error
     finally:
         if lock is not None:
             _clear(lock)
@@ -150,7 +150,7 @@ def _put_in_place(
     staging = _staging_of(lock)
     if not force or not target.exists():
         _rename_to_free(staging, target, kind, output)
-        _sync(target.parent)
+        sync(target.parent)
         return
 
     def check(old: Path) -> None:
@@ -160,7 +160,7 @@ def _put_in_place(
     lock.write(_REPLACING)
     if not _exchanged(lock, target, check):
         _rename_both(lock, target, check)
-    _sync(target.parent)
+    sync(target.parent)
     listed = replace(kind, names=()) if keep_others else kind  # a name alone is not worth a file
     for old in (staging, _replaced_of(staging)):
         _retire(old, target, listed)
@@ -305,33 +305,3 @@ def _clear(lock: FileLock) -> None:
     if lock.read() != _REPLACING:
         shutil.rmtree(staging, ignore_errors=True)
     lock.release(remove=not (staging.exists() or _replaced_of(staging).exists()))
-
-
-def _sync_tree(folder: Path) -> None:
-    """Bring every file of a folder, and the folder itself, to the disk."""
-    for place, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            if not (Path(place) / name).is_symlink():
-                _sync(Path(place) / name)
-        _sync(Path(place))
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt":  # neither folders nor files opened for reading can be synchronized there
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _environment_problem(output: str | Path, target: Path, error: OSError) -> EnvironmentProblem:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        parent = next(parent for parent in target.parents if parent.exists())
-        free_mb = shutil.disk_usage(parent).free / 1e6
-        return EnvironmentProblem(
-            f"disk full while writing {output} ({free_mb:.0f} MB free); "
-            "free some space or give another `output`; nothing was left behind"
-        )
-    return EnvironmentProblem(f"cannot write {output}: {error}; nothing was left behind")

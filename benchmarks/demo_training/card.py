@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.common import markdown_table
 from benchmarks.demo_training.evaluate import CIDER
 from moir_edge.demo.data import TASKS
+from moir_edge.whole_files import write_whole
 
 __all__ = ["curves_svg", "write_card"]
 
@@ -167,5 +168,5 @@ def write_card(record: dict[str, Any], folder: Path) -> None:
         "some with dropped words, some without words.",
         "",
     ]  # fmt: skip
-    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
-    (folder / "curves.svg").write_text(curves_svg(record["curves"]), encoding="utf-8")
+    write_whole(folder / "README.md", "\n".join(text))
+    write_whole(folder / "curves.svg", curves_svg(record["curves"]))

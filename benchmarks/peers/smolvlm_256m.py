@@ -38,6 +38,7 @@ from moir_edge.ownership import CHECKPOINT
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.staging import staged_folder
 from moir_edge.threads import default_threads
+from moir_edge.whole_files import write_whole
 
 __all__ = ["add_work", "figures", "main", "measure", "prepare", "table", "write_rows"]
 
@@ -244,7 +245,7 @@ def write_rows(work: Path, count: int) -> Path:
         _noise(folder / f"{at}.png", seed=at)
         lines.append(json_text({"image": f"{at}.png", "prompt": PROMPT}))
     path = folder / "data.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(path, "\n".join(lines) + "\n")
     return path
 
 

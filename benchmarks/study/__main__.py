@@ -23,6 +23,7 @@ from moir_edge.errors import DataError
 from moir_edge.evaluation.machine import available_cores
 from moir_edge.finite import json_text
 from moir_edge.progress import Progress
+from moir_edge.whole_files import write_whole
 
 __all__ = ["main"]
 
@@ -80,7 +81,7 @@ def _prepare(folder: Path, settings: StudySettings) -> None:
         return
     base_checkpoint(checkpoint_path(), folder / "base")
     prepare_data(settings, folder)
-    made.write_text(record)
+    write_whole(made, record)
 
 
 def _seeds(arm: Arm, settings: StudySettings) -> tuple[int, ...]:

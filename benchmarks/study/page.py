@@ -12,6 +12,7 @@ from benchmarks.study.arms import LOGIT_RATE
 from benchmarks.study.plots import dominance_plot, score_plot
 from benchmarks.study.settings import IMAGE_BLANK, TEXT_BLANK, StudySettings
 from benchmarks.study.summary import CLEAN, OVERALL, ArmFigures, Spread, Target, targets
+from moir_edge.whole_files import write_whole
 
 __all__ = ["MARKER", "Study", "write_page"]
 
@@ -51,9 +52,9 @@ def write_page(study: Study, folder: Path) -> None:
     page = folder / "study.md"
     before = page.read_text() if page.exists() else ""
     notes = before.partition(MARKER)[2]
-    (folder / "study-scores.svg").write_text(score_plot(study.main, study.settings))
-    (folder / "study-dominance.svg").write_text(dominance_plot(study.main))
-    page.write_text(f"{_page(study)}\n{MARKER}{notes or chr(10)}")
+    write_whole(folder / "study-scores.svg", score_plot(study.main, study.settings))
+    write_whole(folder / "study-dominance.svg", dominance_plot(study.main))
+    write_whole(page, f"{_page(study)}\n{MARKER}{notes or chr(10)}")
 
 
 def _page(study: Study) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.calibration.statistics_file import Progressed, read_statistics, write_statistics
 from moir_edge.calibration.taps import GraphObservers
-from moir_edge.errors import DataError, EnvironmentProblem
+from moir_edge.errors import DataError
+from moir_edge.whole_files import whole_file
 
 __all__ = ["CollectionState"]
 
@@ -64,19 +64,8 @@ class CollectionState:
         """
         if self._path is None:
             return
-        partial = self._path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
-                write_statistics(stream, self.observers, self._seen, self._identity)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(self._path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise EnvironmentProblem(
-                f"cannot write the calibration cache {self._path}: {error.strerror or error}"
-            ) from error
+        with whole_file(self._path) as stream:
+            write_statistics(stream, self.observers, self._seen, self._identity)
         self._saved = self._seen
 
     def load(self) -> None:

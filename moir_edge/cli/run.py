@@ -218,10 +218,12 @@ def _write_maps(
 ) -> None:
     if png is None and json_file is None:
         return
+    from moir_edge.whole_files import write_whole
+
     routing = _only_map(model, generation)
     if json_file is not None:
         data = json_text(routing.to_dict(), indent=1, ensure_ascii=False) + "\n"
-        _write(json_file, data.encode())
+        write_whole(json_file, data)
     if png is not None:
         from io import BytesIO
 
@@ -230,7 +232,7 @@ def _write_maps(
         buffer = BytesIO()
         answers = generation.texts[0], without_router
         draw_routing_map(routing, pictures, answers=answers).save(buffer, format="PNG")
-        _write(png, buffer.getvalue())
+        write_whole(png, buffer.getvalue())
 
 
 def _only_map(model: EdgeModel, generation: Generation) -> RoutingMap:
@@ -244,17 +246,6 @@ def _only_map(model: EdgeModel, generation: Generation) -> RoutingMap:
             "export a retrofitted checkpoint"
         )
     raise DataError("a routing map needs an image and a prompt; give at least one --image")
-
-
-def _write(path: Path, data: bytes) -> None:
-    from moir_edge.errors import EnvironmentProblem
-
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"cannot write {path}: {error.strerror}; give another path"
-        ) from error
 
 
 def _as_dict(model: EdgeModel, generation: Generation, bundle: Path, router: str) -> dict[str, Any]:

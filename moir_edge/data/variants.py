@@ -42,6 +42,7 @@ class ImageStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._written: set[Path] = set()
 
     def put(self, image: Image.Image) -> Path:
         """Return the file of an RGB image, writing it if it is new.
@@ -52,8 +53,9 @@ class ImageStore:
         digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
         path = self._folder / f"{digest[:32]}.png"
         try:
-            if not path.exists():
+            if path not in self._written:  # one that a killed process left may be incomplete
                 image.save(path, compress_level=1)
+                self._written.add(path)
         except OSError as error:
             raise EnvironmentProblem(
                 f"cannot write a degraded image to {self._folder}: {error.strerror or error}; "

@@ -15,6 +15,7 @@ from moir_edge.demo.scenes import Scene, related_scene, render, sample_scene
 from moir_edge.demo.statements import describe_side, state
 from moir_edge.errors import DataError, closest
 from moir_edge.finite import json_text
+from moir_edge.whole_files import whole_file
 
 __all__ = ["CONTEXT_PROBABILITY", "TASKS", "DemoRow", "demo_rows", "write_jsonl"]
 
@@ -134,13 +135,15 @@ def demo_rows(
 def write_jsonl(rows: Iterable[DemoRow], folder: str | Path) -> Path:
     """Write rows as `data.jsonl` with PNG images beside it (paths relative to the folder).
 
+    The images come first: the file that names them appears whole or not at all.
+
     Returns:
         The path of `data.jsonl`.
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     target = folder / "data.jsonl"
-    with target.open("w", encoding="utf-8") as lines:
+    with whole_file(target) as lines:
         for row in rows:
             names = []
             for index, image in enumerate(row.images):
@@ -152,5 +155,5 @@ def write_jsonl(rows: Iterable[DemoRow], folder: str | Path) -> Path:
             if row.context is not None:
                 record["context"] = row.context
             record["answers"] = list(row.answers)
-            lines.write(json_text(record, ensure_ascii=False) + "\n")
+            lines.write(f"{json_text(record, ensure_ascii=False)}\n".encode())
     return target

@@ -28,7 +28,7 @@ from transformers.exporters.metadata import (
     record_output_structure,
 )
 
-from moir_edge.bundle import open_bundle
+from moir_edge.bundle import open_bundle, staged_bundle
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.export.hf_runner import BundleProgram, BundleRunner
 from moir_edge.precisions import FP16
@@ -165,8 +165,14 @@ class _BundleExporter(HfExporter):
 
     @classmethod
     def save_program(cls, program: BundleProgram, path: str | Path) -> None:
-        """Copy the bundle to `path`, a new folder, where every command of moir-edge takes it."""
-        shutil.copytree(program.path, path)
+        """Copy the bundle to `path`, a new folder, where every command of moir-edge takes it.
+
+        Raises:
+            BundleError: `path` exists.
+            EnvironmentProblem: The disk is full or not writable.
+        """
+        with staged_bundle(path) as folder:
+            shutil.copytree(program.path, folder, dirs_exist_ok=True)
 
     @classmethod
     def load_program(cls, path: str | Path) -> BundleProgram:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from moir_edge import staging
+from moir_edge import disk, staging
 from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.locks import take_lock
 from moir_edge.ownership import RECORD_NAME, FolderKind, matches
@@ -292,7 +292,8 @@ def test_everything_is_on_the_disk_before_the_folder_stands_in_its_place(
         order.append("exchange")
         return exchange(left, right)
 
-    monkeypatch.setattr(staging, "_sync", sync)
+    monkeypatch.setattr(staging, "sync", sync)
+    monkeypatch.setattr(disk, "sync", sync)
     monkeypatch.setattr(staging, "_exchange", swap)
     write(tmp_path / "out", "deep/data", force=True)
     before, after = order[: order.index("exchange")], order[order.index("exchange") + 1 :]

@@ -6,10 +6,12 @@ Only a saving of time: a cache that is missing, foreign or cannot be written cha
 from __future__ import annotations
 
 import os
-import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from moir_edge.errors import EnvironmentProblem
+from moir_edge.whole_files import write_whole
 
 __all__ = ["KernelCache", "cache_folder", "kernel_cache_path"]
 
@@ -63,8 +65,5 @@ class KernelCache:
         data = bytes(memoryview(self._cache.serialize()))
         if not data or data == self._loaded:
             return
-        partial = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
-        with suppress(OSError):  # a full disk or a read-only home costs only the saving
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
-            partial.replace(self._path)
+        with suppress(EnvironmentProblem):  # a full disk or a read-only home costs only the saving
+            write_whole(self._path, data)

@@ -114,6 +114,18 @@ def test_blank_images_of_one_size_are_one_grey_file(rows: list[Row], store: Imag
     assert variant.strengths is None
 
 
+def test_an_image_that_a_killed_process_left_incomplete_is_written_anew(
+    rows: list[Row], store: ImageStore, tmp_path: Path
+) -> None:
+    """A resumed run finds the folder of the run before it."""
+    (path,) = degrade(rows, "image-blank", store).rows[0].images
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
+    again = ImageStore(tmp_path / "store")
+    assert degrade(rows, "image-blank", again).rows[0].images == (path,)
+    assert path.read_bytes() == whole
+
+
 def test_a_disk_that_does_not_take_images_is_one_sentence(rows: list[Row], tmp_path: Path) -> None:
     store = ImageStore(tmp_path / "gone")
     with pytest.raises(

@@ -1,0 +1,57 @@
+"""Bring files to the disk itself, and say in one line why something cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from moir_edge.errors import EnvironmentProblem
+
+__all__ = ["sync", "sync_tree", "write_problem"]
+
+
+def sync(path: Path) -> None:
+    """Return once the content of a file, or the names in a folder, would survive a power cut.
+
+    Raises:
+        OSError: The disk is full or broken.
+    """
+    if os.name == "nt":  # neither folders nor files opened for reading can be synchronized there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring every file of a folder, and the folder itself, to the disk; links are not followed."""
+    for place, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            if not (Path(place) / name).is_symlink():
+                sync(Path(place) / name)
+        sync(Path(place))
+
+
+def write_problem(
+    output: str | Path, error: OSError, *, advice: str = "give another `output`"
+) -> EnvironmentProblem:
+    """Return the error of an output that cannot be written, after everything half-written was removed.
+
+    Args:
+        output: As the user gave it.
+        error: What the system said.
+        advice: What helps beside more space.
+    """
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        target = Path(os.path.realpath(output))
+        parent = next(parent for parent in target.parents if parent.exists())
+        free_mb = shutil.disk_usage(parent).free / 1e6
+        return EnvironmentProblem(
+            f"disk full while writing {output} ({free_mb:.0f} MB free); "
+            f"free some space or {advice}; nothing was left behind"
+        )
+    return EnvironmentProblem(f"cannot write {output}: {error}; nothing was left behind")
