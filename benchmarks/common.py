@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from moir_edge.children import child_environment, module_command
-from moir_edge.errors import DataError, EnvironmentProblem, MoirEdgeError
+from moir_edge.cli.plain import printable_streams
+from moir_edge.errors import DataError, EnvironmentProblem, MoirEdgeError, one_line
 from moir_edge.finite import json_text
+from moir_edge.printable import single_line
 from moir_edge.progress import Progress
 from moir_edge.whole_files import write_whole
 
@@ -131,6 +133,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
+@printable_streams()
 def run(
     parser: argparse.ArgumentParser,
     measure: Callable[[argparse.Namespace, Progress], Result],
@@ -155,7 +158,7 @@ def run(
         if options.output is not None and result.record is not None:
             write_json(options.output, result.record)
     except (MoirEdgeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {one_line(error)}", file=sys.stderr)  # noqa: T201
         return 2
     _show(result, as_json=options.json)
     return int(result.failed or not all(check.passed for check in result.checks))
@@ -188,7 +191,7 @@ def markdown_table(
 
     Args:
         head: Names of the columns.
-        rows: Cells; a short row leaves the last columns out.
+        rows: Cells; a short row leaves the last columns out. Bars and tags in them are shown as they are.
         right: Columns that are aligned to the right.
     """
     aligned = set(right)
@@ -197,7 +200,8 @@ def markdown_table(
 
 
 def _table_line(cells: Sequence[str]) -> str:
-    return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
+    shown = (single_line(cell).replace("|", r"\|").replace("<", "&lt;") for cell in cells)
+    return "".join(f"| {cell} " if cell else "| " for cell in shown) + "|"
 
 
 def replace_between(page: Path, first: str, last: str, text: str) -> None:

@@ -138,7 +138,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
             (
                 one.model_type,
                 *map(_word, (one.retrofit, one.picture, one.export)),
-                one.reason.replace("|", "/"),
+                one.reason,
             )
             for one in sorted(verdicts, key=lambda item: (order[item.retrofit], item.model_type))
         ],

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from moir_edge.printable import bounded, printable
+
 __all__ = [
     "BundleError",
     "DataError",
@@ -22,9 +24,19 @@ __all__ = [
     "one_line",
 ]
 
+_LONGEST = (
+    2_000  # characters of a message: names and lists in it come from files, and may have any length
+)
+_LONGEST_NAME = 100  # characters of a name that is looked for among the known ones
+_LONGEST_QUOTED = 900  # of another library's message within ours
+
 
 class MoirEdgeError(Exception):
-    """Base of every deliberate error; its text is one line fit to be shown to a user."""
+    """Base of every deliberate error; its text is one line of bounded length, fit to be shown on a terminal."""
+
+    def __str__(self) -> str:
+        """Return the message as `one_line` does."""
+        return _line(super().__str__(), _LONGEST)
 
 
 class ShapeError(MoirEdgeError):
@@ -55,20 +67,13 @@ class EnvironmentProblem(MoirEdgeError):  # noqa: N818 (EnvironmentError is a bu
     """Something this machine lacks: a package, disk space, a device."""
 
 
-_LONGEST = 900
-_TAIL = 300
-
-
 def one_line(error: BaseException | str) -> str:
     """Return the message of an exception, a library's for example, as one line.
 
-    All of its lines are kept, because the cause often stands in a later one; of a very long message beginning and end are. An
-    exception without text is named by its class.
+    All of its lines are kept, because the cause often stands in a later one; of a very long message beginning and end are.
+    Characters that steer a terminal are spelled. An exception without text is named by its class.
     """
-    text = " ".join(str(error).split())
-    if len(text) > _LONGEST:
-        text = f"{text[: _LONGEST - _TAIL].rstrip()} … {text[-_TAIL:].lstrip()}"
-    return text or type(error).__name__
+    return _line(str(error), _LONGEST_QUOTED) or type(error).__name__
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -79,6 +84,12 @@ def closest(name: str, known: Iterable[str]) -> str:
         known: The names that exist.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name[:_LONGEST_NAME].lower(), names, n=1, cutoff=0.4)
     listing = ", ".join(names)
     return f"did you mean {near[0]!r}? (known: {listing})" if near else f"known: {listing}"
+
+
+def _line(text: str, longest: int) -> str:
+    if not text.isprintable():  # line feeds among others; runs of spaces within a name stay
+        text = printable(" ".join(text.split()))
+    return bounded(text, longest)

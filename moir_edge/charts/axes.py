@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
-
-from moir_edge.charts.svg import SERIES, Scale, element
+from moir_edge.charts.svg import SERIES, Scale, element, escaped
 
 __all__ = [
     "AXIS",
@@ -80,7 +78,7 @@ def label(
     """Return a text at a point."""
     return element(
         "text",
-        escape(text),
+        escaped(text),
         x=x,
         y=y,
         text_anchor=anchor,

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["SERIES", "Scale", "draw", "element", "marker", "padded_range", "time_scale"]
+from moir_edge.printable import printable
+
+__all__ = ["SERIES", "Scale", "draw", "element", "escaped", "marker", "padded_range", "time_scale"]
 
 SERIES = 8
 """Colours in the page's palette; candidates beyond them start over."""
@@ -20,7 +22,7 @@ _MOST_TICKS = 7
 def element(name: str, *children: str, **attributes: object) -> str:
     """Return an element; children are markup, attribute names take `_` for `-` and a trailing `_` for keywords."""
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_plain(value), quote=True)}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escaped(_plain(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
@@ -31,8 +33,8 @@ def draw(title: str, description: str, width: int, height: int, *children: str) 
     """Return a whole drawing that a screen reader announces by title and description."""
     return element(
         "svg",
-        element("title", escape(title)),
-        element("desc", escape(description)),
+        element("title", escaped(title)),
+        element("desc", escaped(description)),
         *children,
         viewBox=f"0 0 {width} {height}",
         role="img",
@@ -105,7 +107,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def marker(series: int, x: float, y: float, size: float, title: str) -> str:
     """Return the marker of a series; shapes differ, so that colour is not needed to tell them apart."""
-    tip = element("title", escape(title))
+    tip = element("title", escaped(title))
     name = f"mark s{series % SERIES}"
     shape = series % _MARKERS
     if shape == 0:
@@ -122,6 +124,11 @@ def marker(series: int, x: float, y: float, size: float, title: str) -> str:
     }[shape]
     text = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in points)
     return element("polygon", tip, class_=name, points=text)
+
+
+def escaped(text: str) -> str:
+    """Return a text as SVG and HTML spell it, in an attribute too; XML has no control characters, so they are spelled."""
+    return escape(printable(text), quote=True)
 
 
 def _plain(value: object) -> str:

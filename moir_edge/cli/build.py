@@ -10,6 +10,7 @@ import typer
 from moir_edge.cli.common_options import JsonManifest
 from moir_edge.cli.export import print_summary
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.terminal import say
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Manifest
@@ -69,7 +70,7 @@ def build(
         )
     print_summary(path, as_json=as_json)
     if not as_json:
-        typer.echo(_kept(open_bundle(path, verify=False).manifest, earlier, target))
+        say(_kept(open_bundle(path, verify=False).manifest, earlier, target))
 
 
 def _kept(after: Manifest, before: Manifest, target: str | None) -> str:

@@ -15,8 +15,8 @@ import typer
 
 from moir_edge.cli.common_options import force_option, json_option, output_option
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.terminal import print_json, say
 from moir_edge.cli.threads_option import Threads
-from moir_edge.finite import json_text
 from moir_edge.precisions import FP32, INT4, INT8_WEIGHT_ONLY
 from moir_edge.progress import Progress
 
@@ -67,15 +67,15 @@ def demo(
     if get_target(target).builds_ahead_of_time:
         require("tensorrt_rtx", extra="demo")
     checkpoint = checkpoint_path()
-    say = _silent if as_json else typer.echo
+    tell = _silent if as_json else say
     with _demo_folder(output, force=force), show_progress("demo", quiet=quiet) as progress:
-        with _stage("data", say):
+        with _stage("data", tell):
             data = _write_data(output / "data", rows)
-        with _stage("export", say):
+        with _stage("export", tell):
             bundles = _export(checkpoint, output, target, progress)
-        with _stage("run", say):
-            answer = _run(bundles[INT4], data, output / "routing-map.png", say)
-        with _stage("compare", say):
+        with _stage("run", tell):
+            answer = _run(bundles[INT4], data, output / "routing-map.png", tell)
+        with _stage("compare", tell):
             report = _compare(checkpoint, list(bundles.values()), data, output, progress)
     if not as_json:
         _print_report(report)
@@ -103,10 +103,10 @@ def _demo_folder(output: Path, *, force: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _stage(name: str, say: Any) -> Iterator[None]:
+def _stage(name: str, tell: Any) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    say(f"{name}: {time.perf_counter() - started:.0f} s")
+    tell(f"{name}: {time.perf_counter() - started:.0f} s")
 
 
 def _silent(text: str) -> None:
@@ -148,7 +148,7 @@ def _prefixed(progress: Progress, precision: str) -> Progress:
     return report
 
 
-def _run(bundle: Path, data: Path, picture: Path, say: Any) -> dict[str, Any]:
+def _run(bundle: Path, data: Path, picture: Path, tell: Any) -> dict[str, Any]:
     """Ask the first question of the data in a process of its own, as a device would."""
     from moir_edge.children import child_command, child_environment
     from moir_edge.data import read_rows
@@ -168,8 +168,8 @@ def _run(bundle: Path, data: Path, picture: Path, say: Any) -> dict[str, Any]:
     if done.returncode != 0:
         raise EnvironmentProblem(f"the runtime failed: {done.stderr.strip()}")
     answer: dict[str, Any] = json.loads(done.stdout)
-    say(f"$ moir-edge {shlex.join(words)}")
-    say(f"{answer['text'].strip()}    (expected: {row.answers[0]})")
+    tell(f"$ moir-edge {shlex.join(words)}")
+    tell(f"{answer['text'].strip()}    (expected: {row.answers[0]})")
     return answer
 
 
@@ -199,7 +199,7 @@ def _print_places(
         "report": str(output / "report" / "report.html"),
     }
     if as_json:
-        typer.echo(json_text({**places, "answer": answer["text"].strip()}, indent=1))
+        print_json({**places, "answer": answer["text"].strip()})
         return
     for name, path in places.items():
-        typer.echo(f"{name + ':':<26}{path}")
+        say(f"{name + ':':<26}{path}")

@@ -14,6 +14,7 @@ from moir_edge.cli.groups import with_groups
 from moir_edge.cli.mix_options import mix_lines
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.quantization_lines import fallback_lines, quantization_report
+from moir_edge.cli.terminal import print_json, say
 from moir_edge.cli.threads_option import Threads
 from moir_edge.precisions import FP32
 
@@ -70,39 +71,34 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         as_json: Print one JSON object instead.
     """
     from moir_edge.bundle import open_bundle
-    from moir_edge.finite import json_text
     from moir_edge.runtime.generation_config import not_carried, read_generation_config
 
     manifest = open_bundle(path, verify=False).manifest
     if as_json:
         summary = manifest.model_dump(mode="json", include=set(_SUMMARY_FIELDS))
         missing = list(not_carried(read_generation_config(path)).values())
-        typer.echo(json_text({"bundle": str(path), **summary, "not_carried": missing}, indent=1))
+        print_json({"bundle": str(path), **summary, "not_carried": missing})
         return
     total_mb = sum(entry.bytes for entry in manifest.files) / 1e6
-    typer.echo(
-        f"{path}: {manifest.source.architecture}, {total_mb:.1f} MB in {len(manifest.files)} files"
-    )
+    say(f"{path}: {manifest.source.architecture}, {total_mb:.1f} MB in {len(manifest.files)} files")
     for name, component in manifest.components.items():
         why = f"  {_ROUTER_REASON}" if name == "router" and manifest.precision != FP32 else ""
         size_mb = component.tensor_bytes / 1e6
-        typer.echo(f"  {name:<10}{component.precision:<18}{size_mb:8.2f} MB{why}")
+        say(f"  {name:<10}{component.precision:<18}{size_mb:8.2f} MB{why}")
     if line := not_carried_line(path):
-        typer.echo(f"  {line}")
+        say(f"  {line}")
     for note in manifest.notes:
-        typer.echo(f"  note: {note}")
+        say(f"  note: {note}")
     for line in calibration_lines(manifest.calibration or {}):
-        typer.echo(f"  {line}")
+        say(f"  {line}")
     report = quantization_report(path)
     mixed = mix_lines(report["sensitivity"]) if report["sensitivity"] else []
     for line in (*fallback_lines(report), *mixed):
-        typer.echo(f"  {line}")
+        say(f"  {line}")
     for engine in manifest.engines:
-        typer.echo(
-            f"  engine {engine.component:<10}{engine.target} (SM {engine.compute_capability})"
-        )
+        say(f"  engine {engine.component:<10}{engine.target} (SM {engine.compute_capability})")
     if line := device_build_line(path, manifest):
-        typer.echo(f"  {line}")
+        say(f"  {line}")
 
 
 def not_carried_line(path: Path) -> str:

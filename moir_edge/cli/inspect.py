@@ -14,8 +14,8 @@ from moir_edge.cli.quantization_lines import (
     quantization_table,
     router_line,
 )
-from moir_edge.cli.terminal import print_table
-from moir_edge.finite import json_text
+from moir_edge.cli.terminal import new_console, print_json, print_table, say
+from moir_edge.printable import single_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,7 +63,7 @@ def inspect(
     if as_json:
         record = {name: [asdict(layer) for layer in listed] for name, listed in found.items()}
         summary |= {"layers": record} if layers else {}
-        typer.echo(json_text(summary, indent=1, ensure_ascii=False))
+        print_json(summary)
         return
     _print(opened.manifest, summary)
     if layers:
@@ -125,9 +125,7 @@ def _components(manifest: Manifest) -> dict[str, dict[str, Any]]:
 
 
 def _console() -> Console:
-    from rich.console import Console
-
-    console = Console(markup=False)
+    console = new_console()
     if not console.is_terminal:
         console.width = max(console.width, _PLAIN_WIDTH)
     return console
@@ -149,7 +147,7 @@ def _layer_table(found: dict[str, list[Layer]]) -> Any:
     for name, layers in found.items():
         computing = [layer for layer in layers if layer.computes]
         for kind, inputs, output, number in count_layers(computing):
-            table.add_row(name, kind, inputs, output, str(number))
+            table.add_row(*map(single_line, (name, kind, inputs, output, str(number))))
         table.add_row(name, "constants, shapes", "", "", str(len(layers) - len(computing)))
     return table
 
@@ -157,28 +155,26 @@ def _layer_table(found: dict[str, list[Layer]]) -> Any:
 def _print(manifest: Manifest, summary: dict[str, Any]) -> None:
     console = _console()
     source = manifest.source
-    console.print(summary["bundle"], style="bold", highlight=False, soft_wrap=True)
-    console.print(
+    console.print(single_line(summary["bundle"]), style="bold", soft_wrap=True)
+    say(
         f"{source.architecture} from {source.name} (sha256 {source.sha256[:12]}…), "
-        f"target {manifest.target}, precision {manifest.precision}",
-        highlight=False,
-        soft_wrap=True,
+        f"target {manifest.target}, precision {manifest.precision}"
     )
     print_table(_component_table(manifest, summary["components"]), console)
     if manifest.engines:
         print_table(_engine_table(manifest), console)
     for line in _closing_lines(manifest, summary):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
 
 
 def _print_quantization(manifest: Manifest, report: dict[str, Any]) -> None:
     console = _console()
     if not report["layers"]:
-        console.print("quantization: none of its layers is quantized", highlight=False)
+        say("quantization: none of its layers is quantized")
         return
     print_table(quantization_table(report), console)
     if line := router_line(manifest.parity):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(line)
 
 
 def _component_table(manifest: Manifest, components: dict[str, Any]) -> Any:
@@ -187,10 +183,10 @@ def _component_table(manifest: Manifest, components: dict[str, Any]) -> Any:
     table = Table("component", "precision", "size", "inputs", "outputs", title_justify="left")
     for name, component in manifest.components.items():
         shared = components[name]["shared"]
-        note = f"\n+ {', '.join(shared)}" if shared else ""
+        note = f"\n+ {single_line(', '.join(shared))}" if shared else ""
         table.add_row(
-            name,
-            component.precision,
+            single_line(name),
+            single_line(component.precision),
             _size(components[name]["bytes"]) + note,
             _tensors(component.inputs),
             _tensors(component.outputs),
@@ -205,11 +201,16 @@ def _engine_table(manifest: Manifest) -> Any:
     table = Table("engine", "target", "SM", "compute", "builder", "size", "weights", "built in")
     for engine in manifest.engines:
         table.add_row(
-            engine.component,
-            engine.target,
-            engine.compute_capability,
-            engine.compute,
-            f"{engine.builder} {engine.builder_version}",
+            *map(
+                single_line,
+                (
+                    engine.component,
+                    engine.target,
+                    engine.compute_capability,
+                    engine.compute,
+                    f"{engine.builder} {engine.builder_version}",
+                ),
+            ),
             _size(sizes.get(engine.path, 0)),
             ("stripped" if engine.stripped else "inside")
             + (", refittable" if engine.refittable else ""),
@@ -245,10 +246,10 @@ def _tensors(specs: tuple[TensorSpec, ...]) -> str:
     caches = [spec for spec in specs if spec.name.startswith(("past_key_values.", "present."))]
     for spec in specs:
         if spec not in caches:
-            lines.append(f"{spec.name} {_shape(spec)}")
+            lines.append(single_line(f"{spec.name} {_shape(spec)}"))
     if caches:
         stem = caches[0].name.split(".")[0]
-        lines.append(f"{stem}.0…{len(caches) // 2 - 1} {_shape(caches[0])}")
+        lines.append(single_line(stem) + f".0…{len(caches) // 2 - 1} {_shape(caches[0])}")
     return "\n".join(lines)
 
 

@@ -92,7 +92,7 @@ def _run(words: list[str]) -> int:
             result = build_app()(args=words, prog_name="moir-edge", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except TyperException as error:
-        return _report_usage(error)
+        return _report_usage(error, words)
     except _Carried as carried:
         return _report(carried.error, words)
     except (Exception, KeyboardInterrupt) as error:
@@ -141,12 +141,15 @@ def _register(app: typer.Typer, name: str) -> None:
     module.register(app)
 
 
-def _report_usage(error: TyperException) -> int:
+def _report_usage(error: TyperException, words: list[str]) -> int:
     """Print a usage error; without arguments, print the help text unchanged."""
     text = error.format_message()
+    if not words:
+        print(text, file=sys.stderr)  # noqa: T201
+        return USAGE_ERROR
+    text = one_line(text)
     stop = "" if text.endswith((".", "?")) else "."
-    line = text if "\n" in text else f"error: {text}{stop} See --help."
-    print(line, file=sys.stderr)  # noqa: T201
+    print(f"error: {text}{stop} See --help.", file=sys.stderr)  # noqa: T201
     return USAGE_ERROR
 
 
@@ -154,13 +157,12 @@ def _report(error: BaseException, words: list[str]) -> int:
     if "-v" in words or "--verbose" in words:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
-        text, code = "; ".join(filter(None, ["interrupted", str(error)])), INTERRUPTED
+        text = "; ".join(["interrupted", *([one_line(error)] if str(error) else [])])
+        code = INTERRUPTED
     else:
-        text, code = (
-            (str(error) if isinstance(error, MoirEdgeError) else _unexpected(error)),
-            USAGE_ERROR,
-        )
-    print(f"error: {_in_flags(' '.join(text.split()), words)}", file=sys.stderr)  # noqa: T201
+        text = str(error) if isinstance(error, MoirEdgeError) else _unexpected(error)
+        code = USAGE_ERROR
+    print(f"error: {_in_flags(text, words)}", file=sys.stderr)  # noqa: T201
     return code
 
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from moir_edge.cli.plain import printable_streams
+from moir_edge.cli.terminal import new_console
+from moir_edge.printable import single_line
 from moir_edge.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -37,9 +40,7 @@ def show_progress(command: str, *, quiet: bool = False) -> Iterator[Progress]:
     if quiet:
         yield silent
         return
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
+    console = new_console(err=True)
     if not console.is_terminal or console.is_dumb_terminal:
         yield StageLines(command, sys.stderr)
         return
@@ -82,7 +83,9 @@ class StageLines:
 
 def _line(command: str, stage: str, done: int, total: int, seconds: float) -> str:
     """Return `compare: answering 400/1,200, 0:50 left`, or the time taken where the stage is at its end."""
-    line = f"{command}: {stage}" if total == 1 else f"{command}: {stage} {done:,}/{total:,}"
+    line = single_line(f"{command}: {stage}")
+    if total != 1:
+        line += f" {done:,}/{total:,}"
     if total == 1 and done == 1:
         line += " done"
     if done >= total:
@@ -102,7 +105,6 @@ def _clock_text(seconds: float) -> str:
 @contextmanager
 def _bar(command: str, console: Console) -> Iterator[Progress]:
     """Yield a callback that draws the running stage as a bar, and leaves a line of each that took a second."""
-    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -116,7 +118,7 @@ def _bar(command: str, console: Console) -> Iterator[Progress]:
     from rich.table import Column
 
     columns: list[ProgressColumn] = [
-        TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
         TaskProgressColumn(table_column=Column(no_wrap=True)),
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
@@ -124,12 +126,14 @@ def _bar(command: str, console: Console) -> Iterator[Progress]:
     if console.width >= _NARROW_TERMINAL:
         columns.insert(1, BarColumn(bar_width=max(10, console.width // 4)))
     # Output that is piped elsewhere must not be drawn into the bar's stream.
-    with Bars(*columns, console=console, expand=True, redirect_stdout=sys.stdout.isatty()) as bars:
+    bars_of = Bars(*columns, console=console, expand=True, redirect_stdout=sys.stdout.isatty())
+    # While bars are drawn, rich takes both streams, and would follow the colours in a line that it finds there.
+    with bars_of as bars, printable_streams():
         tasks: dict[str, tuple[TaskID, float]] = {}
 
         def update(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                name = escape(f"{command}: {stage}")
+                name = single_line(f"{command}: {stage}")
                 tasks[stage] = (bars.add_task(name, total=total), time.monotonic())
             task, started = tasks[stage]
             if done < total:
@@ -141,6 +145,6 @@ def _bar(command: str, console: Console) -> Iterator[Progress]:
             seconds = time.monotonic() - started
             if seconds < _SECONDS_WORTH_A_LINE:
                 return
-            console.print(_line(command, stage, done, total, seconds), markup=False, soft_wrap=True)
+            console.print(_line(command, stage, done, total, seconds), soft_wrap=True)
 
         yield update

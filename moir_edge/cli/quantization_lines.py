@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moir_edge.printable import single_line
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -65,7 +67,7 @@ def quantization_table(report: Mapping[str, Any]) -> Table:
             _COLUMNS[at], justify="left" if is_text else "right", no_wrap=at < len(_COLUMNS) - 1
         )
     for row in rows:
-        table.add_row(*(row[at] for at in shown))
+        table.add_row(*(single_line(row[at]) for at in shown))
     return table
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import typer
+from moir_edge.cli.terminal import print_json, say, table_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,15 +33,14 @@ def show_report(
         output: The folder that it was written to; None if it was not.
         as_json: Print JSON instead.
     """
-    from moir_edge.cli.terminal import table_console
     from moir_edge.evaluation.writing import page_name
 
     if as_json:
-        typer.echo(report.summary())
+        print_json(report.summary())
         for gate in getattr(report, "gates", ()):
             if not gate.passed:
-                typer.echo(gate.sentence(), err=True)
+                say(gate.sentence(), err=True)
         return
     print_tables(report, table_console())
     if output is not None:
-        typer.echo(f"report: {output / page_name(report)}")
+        say(f"report: {output / page_name(report)}")

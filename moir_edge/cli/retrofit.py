@@ -9,8 +9,8 @@ import typer
 
 from moir_edge.cli.common_options import force_option, json_option, output_option
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.terminal import print_json, say
 from moir_edge.cli.threads_option import Threads
-from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
     from moir_edge.progress import Progress
@@ -98,9 +98,9 @@ def retrofit(
     ):
         summary = {"output": str(output), **_retrofit(checkpoint, config, folder, progress)}
     if as_json:
-        typer.echo(json_text(summary, indent=1))
+        print_json(summary)
         return
-    typer.echo(
+    say(
         f"{summary['output']}: {summary['architecture']} with a {kind} router of "
         f"{summary['router_parameters']:,} parameters ({summary['parameters']:,} in all)"
     )

@@ -14,6 +14,7 @@ from moir_edge.cli.common_options import json_option
 from moir_edge.cli.groups import Flags, values_of, with_groups
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.standard_input import read_pictures, read_prompt
+from moir_edge.cli.terminal import print_json, print_piece, say
 from moir_edge.cli.threads_option import Threads
 from moir_edge.finite import json_text
 
@@ -161,10 +162,10 @@ def run(
     _write_maps(model, text.result, off, pictures, routing_map, routing_json)
     if as_json:
         answer = _as_dict(model, text.result, bundle, router)
-        typer.echo(json_text(answer, indent=1, ensure_ascii=False))
+        print_json(answer)
         return
-    typer.echo("" if show_pieces else text.result.texts[0])
-    typer.echo(_status_line(model, text.result, router), err=True)
+    print_piece("\n" if show_pieces else f"{text.result.texts[0]}\n")
+    say(_status_line(model, text.result, router), err=True)
 
 
 def _check_options(router: str, images: list[Path], maps: list[Path | None]) -> None:
@@ -205,7 +206,7 @@ def _read(pieces: Iterable[str], *, show: bool) -> None:
     """Take the answer to its end, printing it on the way."""
     for piece in pieces:
         if show:
-            typer.echo(piece, nl=False)
+            print_piece(piece)
 
 
 def _write_maps(

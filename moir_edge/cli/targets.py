@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from moir_edge.cli.common_options import json_option
-from moir_edge.finite import json_text
+from moir_edge.cli.terminal import new_console, print_json, print_table, say
 
 __all__ = ["register"]
 
-_NOTES = """\
-bf16 is not exported yet.
-tensorrt builds on the device; tensorrt_rtx ahead of time on any machine; onnxruntime needs no engine."""
+_NOTES = (
+    "bf16 is not exported yet.",
+    "tensorrt builds on the device; tensorrt_rtx ahead of time on any machine; onnxruntime needs no engine.",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -28,16 +29,14 @@ def targets(
     from moir_edge.targets import TARGETS
 
     if as_json:
-        typer.echo(json_text([target.to_dict() for target in TARGETS.values()], indent=1))
+        print_json([target.to_dict() for target in TARGETS.values()])
         return
     _print_table()
 
 
 def _print_table() -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from moir_edge.cli.terminal import print_table
     from moir_edge.targets import TARGETS, available_precisions
 
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -54,5 +53,6 @@ def _print_table() -> None:
             " ".join(available_precisions(target)),
             target.builder,
         )
-    print_table(table, Console())
-    typer.echo(f"\n{_NOTES}")
+    print_table(table, new_console())
+    for line in ("", *_NOTES):
+        say(line)

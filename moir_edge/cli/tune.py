@@ -12,6 +12,7 @@ from moir_edge.cli.common_options import force_option, json_option, output_optio
 from moir_edge.cli.data_options import Data, DataFlags, data_group
 from moir_edge.cli.groups import Flags, values_of, with_groups
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.terminal import print_json, say
 from moir_edge.cli.threads_option import Threads
 from moir_edge.precisions import FP32
 
@@ -125,7 +126,6 @@ def tune(
     from dataclasses import asdict
 
     from moir_edge.errors import MoirEdgeError
-    from moir_edge.finite import json_text
     from moir_edge.tuning import training_folder
     from moir_edge.tuning import tune as run
 
@@ -148,10 +148,14 @@ def tune(
         raise MoirEdgeError(
             f"interrupted; the same command with --resume goes on from {training_folder(output)}"
         ) from error
-    typer.echo(json_text(asdict(report), indent=1) if as_json else _summary(report, output))
+    if as_json:
+        print_json(asdict(report))
+        return
+    for line in _summary(report, output):
+        say(line)
 
 
-def _summary(report: TuneReport, output: Path) -> str:
+def _summary(report: TuneReport, output: Path) -> list[str]:
     lines = [
         f"{output}: {report.trained_parameters:,} of {report.parameters:,} parameters tuned on {report.rows:,} rows, "
         f"{report.steps:,} steps in {report.seconds:.0f} s",
@@ -170,4 +174,4 @@ def _summary(report: TuneReport, output: Path) -> str:
             f"MWAM {report.settings['mwam']}: image FRM {last['frm_image']:.4g}, K {last['k_image']:.3f}; "
             f"text FRM {last['frm_text']:.4g}, K {last['k_text']:.3f}"
         )
-    return "\n".join(lines)
+    return lines

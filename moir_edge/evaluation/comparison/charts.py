@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from moir_edge.charts.axes import (
     AXIS,
@@ -18,7 +17,7 @@ from moir_edge.charts.axes import (
     series,
 )
 from moir_edge.charts.dots import Dot, DotRow, dot_chart
-from moir_edge.charts.svg import Scale, draw, element, marker, padded_range, time_scale
+from moir_edge.charts.svg import Scale, draw, element, escaped, marker, padded_range, time_scale
 from moir_edge.evaluation.comparison.schema import CandidateReport
 from moir_edge.evaluation.report.text import interval_text, milliseconds
 
@@ -125,7 +124,7 @@ def _stacked(one: CandidateReport, x: Scale, y: float) -> tuple[list[str], list[
         share = 100 * part.mean / total
         tips.append(f"{one.name}, {name}: {share:.1f} % (median {milliseconds(part.median)})")
         place = {"x": x(start), "y": y, "width": x(start + share) - x(start), "height": 26}
-        title = element("title", escape(tips[-1]))
+        title = element("title", escaped(tips[-1]))
         pieces.append(element("rect", title, class_=f"bar p-{name}", **place))
         start += share
     return pieces, tips

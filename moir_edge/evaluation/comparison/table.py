@@ -18,6 +18,7 @@ from moir_edge.evaluation.report.text import (
     ratio_text,
     score_text,
 )
+from moir_edge.printable import single_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +62,9 @@ def print_report(report: ComparisonReport, console: Console) -> None:
     """
     print_notices(report.notices, console)
     head = [
-        f"{one.name}\n(reference)" if one is report.reference else one.name
+        f"{single_line(one.name)}\n(reference)"
+        if one is report.reference
+        else single_line(one.name)
         for one in report.candidates
     ]
     rows = [

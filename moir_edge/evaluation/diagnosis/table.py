@@ -24,6 +24,7 @@ from moir_edge.evaluation.report.text import (
     NOT_MEASURED,
     data_title,
     interval_text,
+    print_line,
     print_notices,
     score_text,
 )
@@ -122,7 +123,7 @@ def print_diagnosis(report: DiagnosisReport, console: Console) -> None:
     """
     names = [one.name for one in report.candidates]
     print_notices(report.notices, console)
-    console.print(data_title(report.data), highlight=False, markup=False)
+    print_line(data_title(report.data), console)
     print_figures(console, "All tasks (95 % interval)", names, figure_rows(report))
     print_figures(console, "By task", names, task_rows(report))
     if len(report.candidates) > 1:
@@ -131,7 +132,7 @@ def print_diagnosis(report: DiagnosisReport, console: Console) -> None:
         )
     for source in report.candidates:
         for what, reason in _reasons(source):
-            console.print(f"{source.name}: {what} not measured: {reason}", highlight=False)
+            print_line(f"{source.name}: {what} not measured: {reason}", console)
 
 
 def _reasons(source: CandidateDiagnosis) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from moir_edge.evaluation.report.text import (
     interval_text,
     milliseconds,
     print_gates,
+    print_line,
     print_notices,
     ratio_text,
 )
@@ -94,7 +95,7 @@ def print_bench(report: BenchReport, console: Console) -> None:
         print_figures(console, one.title, one.head, one.rows)
     for candidate in report.candidates:
         if candidate.reason is not None:
-            console.print(f"{candidate.name}: {candidate.reason}", highlight=False, markup=False)
+            print_line(f"{candidate.name}: {candidate.reason}", console)
     print_gates(report.gates, console)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from moir_edge.printable import printable, single_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,21 +24,22 @@ def print_figures(console: Console, title: str, head: Sequence[str], rows: Rows)
     Args:
         console: Where to print; its width decides.
         title: Above the table, with the number of the block where there are several.
-        head: One heading per column.
-        rows: Name of the row, and one cell per column.
+        head: One heading per column; a line feed starts a second line.
+        rows: Name of the row, and one cell per column. Text is shown as it is, with what steers a terminal spelled.
     """
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     blocks = list(column_blocks(console.width, head, rows))
     for number, block in enumerate(blocks, start=1):
         place = f" ({number} of {len(blocks)})" if len(blocks) > 1 else ""
-        table = Table(title=escape(f"{title}{place}"), title_justify="left")
+        table = Table(title=Text(single_line(f"{title}{place}")), title_justify="left")
         table.add_column("", overflow="fold")
         for at in block:
-            table.add_column(escape(head[at]), justify="right", overflow="fold")
+            table.add_column(Text(printable(head[at])), justify="right", overflow="fold")
         for name, cells in rows:
-            table.add_row(escape(name), *(escape(cells[at]) for at in block))
+            shown = (name, *(cells[at] for at in block))
+            table.add_row(*(Text(single_line(cell)) for cell in shown))
         console.print(table)
 
 

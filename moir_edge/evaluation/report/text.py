@@ -10,6 +10,7 @@ from moir_edge.evaluation.comparison.schema import CandidateReport
 from moir_edge.evaluation.provenance import DataFacts
 from moir_edge.evaluation.records import GateResult
 from moir_edge.metrics.records import Interval, TaskFigures
+from moir_edge.printable import single_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +25,7 @@ __all__ = [
     "interval_text",
     "milliseconds",
     "print_gates",
+    "print_line",
     "print_notices",
     "ratio_text",
     "score_text",
@@ -85,7 +87,7 @@ def print_gates(gates: Sequence[GateResult], console: Console) -> None:
         console: Where to print.
     """
     for gate in gates:
-        console.print(gate.sentence(), style=_STYLES[gate.outcome], highlight=False, markup=False)
+        print_line(gate.sentence(), console, style=_STYLES[gate.outcome])
 
 
 def print_notices(notices: Sequence[str], console: Console) -> None:
@@ -96,7 +98,20 @@ def print_notices(notices: Sequence[str], console: Console) -> None:
         console: Where to print.
     """
     for notice in notices:
-        console.print(f"note: {notice}", style="bold yellow", highlight=False, markup=False)
+        print_line(f"note: {notice}", console, style="bold yellow")
+
+
+def print_line(text: str, console: Console, *, style: str = "") -> None:
+    """Print a text that holds what files say: as one line, without markup, with what steers a terminal spelled.
+
+    Args:
+        text: The line.
+        console: Where to print.
+        style: As rich names styles.
+    """
+    from rich.text import Text
+
+    console.print(Text(single_line(text)), style=style)
 
 
 def gates_verdict(gates: Sequence[GateResult]) -> str:

@@ -120,3 +120,8 @@ def test_a_worker_gives_its_last_line_or_its_error(tmp_path: Path) -> None:
         EnvironmentProblem, match=r"nowhere\.at_all ended with exit code 1: .*nowhere"
     ):
         run_worker("nowhere.at_all")
+
+
+def test_a_cell_is_text_in_one_row() -> None:
+    table = markdown_table(("a", "b"), [("x | y\nz", "<script>\x1b")])
+    assert table.splitlines()[2:] == [r"| x \| y\nz | &lt;script>\x1b |"]

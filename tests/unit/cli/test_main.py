@@ -75,6 +75,35 @@ def test_deliberate_error_is_one_line(
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [DataError, ValueError])
+def test_an_error_is_bounded_and_cannot_steer_the_terminal(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error("\x1b[2J\r\x9b" + "x" * 2_000_000 + "; give another")
+
+    monkeypatch.setattr(cli, "build_app", lambda: lambda **_: fail())
+    assert cli.main(["run"]) == 2
+    line = capsys.readouterr().err
+    assert len(line) < 2_200
+    assert r"\x1b[2J \x9bxxx" in line
+    assert "; give another" in line
+    assert line[:-1].isprintable()
+
+
+def test_a_wrong_word_is_bounded_and_cannot_steer_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    word = "\x1b[2J\n" + "x" * 100_000
+    for words in ([word], ["targets", f"--{word}"], ["bench", "b", "--repeats", word]):
+        assert cli.main(words) == 2
+        line = capsys.readouterr().err
+        assert line.startswith("error: ")
+        assert line.endswith(" See --help.\n")
+        assert len(line) < 1_000
+        assert line[:-1].isprintable()
+
+
 def test_missing_package_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,3 +82,22 @@ def test_damage_is_found_unless_told_not_to_look(
     assert "chat_template.jinja has sha256" in capsys.readouterr().err
     assert main(["inspect", str(bundle), "--no-verify"]) == 0
     assert "not verified" in capsys.readouterr().out
+
+
+def test_a_manifest_cannot_steer_the_terminal(
+    make_bundle: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "a\x1b[2J\r\nfiles: 9, all hashes verified\u202e [bold]:bomb:"
+    bundle = make_bundle(tmp_path / "b")
+    manifest = open_bundle(bundle, verify=False).manifest
+    source = manifest.source.model_copy(update={"name": hostile, "architecture": hostile})
+    parity = {**manifest.parity, hostile: {hostile: hostile}}
+    seal(bundle, manifest.model_copy(update={"source": source, "parity": parity}))
+    assert main(["inspect", str(bundle)]) == 0
+    out = capsys.readouterr().out
+    shown = r"a\x1b[2J\x0d\nfiles: 9, all hashes verified\u202e [bold]:bomb:"
+    assert out.splitlines()[1].startswith(f"{shown} from {shown} (sha256 ")
+    assert f"parity {shown}: {shown} {shown}" in out
+    assert out.replace("\n", "").isprintable()
+    assert main(["inspect", str(bundle), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["source"]["name"] == hostile

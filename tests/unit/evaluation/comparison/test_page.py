@@ -10,6 +10,8 @@ from moir_edge.evaluation.comparison.page import render_html
 from moir_edge.evaluation.comparison.schema import ComparisonReport
 from moir_edge.evaluation.comparison.table import print_report
 
+from ..hostile import spoil, steers
+
 
 def test_page_is_self_contained_and_escaped(report: ComparisonReport) -> None:
     page = render_html(report)
@@ -78,3 +80,16 @@ def test_paper_keeps_colours_and_cuts_nothing_off(report: ComparisonReport) -> N
     assert ".scroll, figure { overflow: visible; }" in print_rules
     # What a colour says, a word says too.
     assert "✗ failed" in page
+
+
+def test_names_and_answers_steer_neither_terminal_nor_page(report: ComparisonReport) -> None:
+    spoiled = spoil(report)
+    screen = io.StringIO()
+    print_report(spoiled, Console(file=screen, width=120))
+    page = render_html(spoiled)
+    assert not steers(screen.getvalue())
+    assert not steers(page)
+    assert "<script" not in page
+    assert "[red]" in screen.getvalue()
+    for drawing in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL):
+        ElementTree.fromstring(drawing)

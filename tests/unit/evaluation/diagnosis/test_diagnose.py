@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from moir_edge.cli.main import main
 from moir_edge.data.rows import Row
@@ -22,6 +23,8 @@ from moir_edge.evaluation.diagnosis import diagnose_rows
 from moir_edge.evaluation.diagnosis.page import render_html
 from moir_edge.evaluation.diagnosis.routing import routing_examples
 from moir_edge.evaluation.diagnosis.table import print_diagnosis
+
+from ..hostile import spoil, steers
 
 pytestmark = pytest.mark.slow  # generates answers with two models, some seconds on an idle machine
 
@@ -209,11 +212,23 @@ def test_the_page_escapes_names(report: DiagnosisReport) -> None:
     assert "&lt;b&gt;&amp;" in page
 
 
+def test_names_steer_neither_terminal_nor_page(
+    report: DiagnosisReport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoiled = spoil(report)
+    print_diagnosis(spoiled, Console(width=140))
+    page, screen = render_html(spoiled), capsys.readouterr().out
+    assert not steers(screen)
+    assert not steers(page)
+    assert "<script" not in page
+    assert "[red]" in screen
+    for svg in re.findall(r"<svg.*?</svg>", page, flags=re.S):
+        ElementTree.fromstring(svg)
+
+
 def test_the_tables_name_every_figure(
     report: DiagnosisReport, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rich.console import Console
-
     print_diagnosis(report, Console(width=140))
     text = capsys.readouterr().out
     for name in (

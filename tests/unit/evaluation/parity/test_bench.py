@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import moir_edge
 from moir_edge.bundle import open_bundle
@@ -24,6 +26,8 @@ from moir_edge.evaluation.parity.prompts import ROWS_PER_LENGTH, prompts_of
 from moir_edge.evaluation.parity.schema import BenchReport
 from moir_edge.evaluation.parity.tables import print_bench
 from moir_edge.evaluation.writing import write_report
+
+from ..hostile import spoil, steers
 
 QUICK: dict[str, Any] = {"prompt_words": (3,), "repeats": 2, "max_new_tokens": 3, "threads": 1}
 FLAGS = ["--prompt-words", "3", "--repeats", "2", "--max-new-tokens", "3", "--threads", "1"]
@@ -295,10 +299,6 @@ def test_settings_refuse_numbers_out_of_range(bundle: Path) -> None:
 
 
 def test_terminal_shows_names_as_they_are(report: BenchReport) -> None:
-    import io
-
-    from rich.console import Console
-
     odd = report.candidates[1].model_copy(update={"name": "int8 [bold]"})
     screen = io.StringIO()
     print_bench(
@@ -308,3 +308,14 @@ def test_terminal_shows_names_as_they_are(report: BenchReport) -> None:
     shown = screen.getvalue()
     assert "int8 [bold]: decoder" in shown
     assert "FAILED: quantized decoder max abs error" in shown
+
+
+def test_names_steer_neither_terminal_nor_page(report: BenchReport) -> None:
+    spoiled = spoil(report)
+    screen = io.StringIO()
+    print_bench(spoiled, Console(file=screen, width=160))
+    page = render_html(spoiled)
+    assert not steers(screen.getvalue())
+    assert not steers(page)
+    assert "<script" not in page
+    assert "[red]" in screen.getvalue()
