@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 __all__ = [
+    "BMP_RUNS_PIXELS",
     "CHARACTERS_PER_TOKEN",
+    "GIF_HEAD_BYTES",
+    "IMAGE_FILE_EXTRA_BYTES",
+    "IMAGE_PARTS",
     "INDEX_BYTES",
+    "JPEG_SCANS",
     "JSON_BYTES",
+    "MAX_IMAGE_PIXELS",
+    "MOST_IMAGE_PIXELS",
     "TEMPLATE_BYTES",
     "TEMPLATE_STEPS",
     "TOKENIZER_BYTES",
@@ -28,3 +35,24 @@ TEMPLATE_STEPS = 1_000_000
 
 CHARACTERS_PER_TOKEN = 512
 """Characters that one token of a prompt may stand for on average; the longest tokens in use are runs of 128 blanks or so."""
+
+MAX_IMAGE_PIXELS = 4096 * 3072
+"""Pixels of an image unless the user sets another number: a WebP file takes 16 bytes for each while it is decoded, the most of all."""
+
+MOST_IMAGE_PIXELS = 178_956_970
+"""The largest number that a user can set: Pillow opens nothing larger."""
+
+IMAGE_FILE_EXTRA_BYTES = 1 << 20
+"""Bytes of an image file beyond those that its pixels can take: headers, profiles, previews."""
+
+IMAGE_PARTS = 1 << 16
+"""Chunks or segments of an image file: encoders write 8 kB or more in each, so this is ten times what a file may have."""
+
+JPEG_SCANS = 100
+"""Scans of a JPEG file: encoders write about ten, and each one costs a pass over the whole picture."""
+
+GIF_HEAD_BYTES = 256 << 10
+"""Comments and other data before the first picture of a GIF file: Pillow reads them a block at a time."""
+
+BMP_RUNS_PIXELS = 1 << 20
+"""Pixels, and bytes, of a BMP file that is stored as runs: Pillow decodes those in Python, a second for each million."""

@@ -18,6 +18,7 @@ from moir_edge.cli.common_options import (
 from moir_edge.cli.data_options import OptionalData
 from moir_edge.cli.gate_options import BenchGates
 from moir_edge.cli.groups import with_groups
+from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.reports import show_report
 from moir_edge.cli.threads_option import Threads
@@ -49,6 +50,7 @@ def bench(
     prompt_images: Annotated[int, typer.Option(min=0, help="Images of a generated prompt.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of each timed prompt.")] = 10,
     max_new_tokens: MaxNewTokens = 16,
+    max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of prompts and bootstrap intervals.")] = 0,
     parity: Annotated[

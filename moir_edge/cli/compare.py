@@ -18,6 +18,7 @@ from moir_edge.cli.common_options import (
 from moir_edge.cli.data_options import Data
 from moir_edge.cli.gate_options import CompareGates
 from moir_edge.cli.groups import with_groups
+from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.reports import show_report
 from moir_edge.cli.threads_option import Threads
@@ -46,6 +47,7 @@ def compare(
     latency_repeats: Annotated[int, typer.Option(min=1, help="Repeats of each timed row.")] = 3,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch, for accuracy.")] = 32,
     max_new_tokens: MaxNewTokens = 64,
+    max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.")] = 0,
     gates: CompareGates,

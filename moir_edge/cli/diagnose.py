@@ -17,6 +17,7 @@ from moir_edge.cli.common_options import (
 )
 from moir_edge.cli.data_options import Data
 from moir_edge.cli.groups import with_groups
+from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.reports import show_report
 from moir_edge.cli.threads_option import Threads
@@ -59,6 +60,7 @@ def diagnose(
     limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 32,
     max_new_tokens: MaxNewTokens = 64,
+    max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of noise, dropout, permutations and intervals.")

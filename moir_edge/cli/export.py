@@ -11,6 +11,7 @@ import typer
 from moir_edge.cli.common_options import JsonManifest, force_option, output_option
 from moir_edge.cli.export_options import ExportFlags
 from moir_edge.cli.groups import with_groups
+from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.mix_options import mix_lines
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.quantization_lines import fallback_lines, quantization_report
@@ -38,6 +39,7 @@ def export(
     bundle: ExportFlags,
     force: Annotated[bool, force_option("Replace an earlier bundle at -o.")] = False,
     quiet: Quiet = False,
+    max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,
     as_json: JsonManifest = False,
 ) -> None:

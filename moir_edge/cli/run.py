@@ -12,6 +12,7 @@ import typer
 
 from moir_edge.cli.common_options import json_option
 from moir_edge.cli.groups import Flags, values_of, with_groups
+from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.standard_input import read_pictures, read_prompt
 from moir_edge.cli.terminal import print_json, print_piece, say
@@ -120,6 +121,7 @@ def run(
     ] = None,
     generation: GenerationFlags,
     stream: Annotated[bool, typer.Option(help="Print the answer as it is generated.")] = True,
+    max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,
     provider: Annotated[
         str | None,

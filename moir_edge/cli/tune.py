@@ -11,6 +11,7 @@ import typer
 from moir_edge.cli.common_options import force_option, json_option, output_option
 from moir_edge.cli.data_options import Data, DataFlags, data_group
 from moir_edge.cli.groups import Flags, values_of, with_groups
+from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.terminal import print_json, say
 from moir_edge.cli.threads_option import Threads
@@ -119,6 +120,7 @@ def tune(
         ),
     ] = False,
     quiet: Quiet = False,
+    max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,
     as_json: Annotated[bool, json_option("Print the report as JSON.")] = False,
 ) -> None:

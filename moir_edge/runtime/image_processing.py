@@ -6,7 +6,7 @@ One class per family, found by the `image_processor_type` of the processor's JSO
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from moir_edge.errors import DataError, UnsupportedError, closest
+from moir_edge.image_limit import image_pixels
 from moir_edge.runtime.image_geometry import (
     WHOLE,
     Box,
@@ -34,7 +35,9 @@ __all__ = [
     "image_processor_from",
 ]
 
-_MAX_PIXELS = 1 << 27  # a very long, thin image would otherwise be resized to gigabytes
+_ROOM = (
+    3  # a long, thin image may become larger than the largest image by this factor, not gigabytes
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +79,21 @@ class ImageProcessor(ABC):
 
     Args:
         config: The image processor's JSON object; what it leaves out takes the family's default.
+        max_pixels: Pixels of the largest image; None takes `moir_edge.image_limit.image_pixels`.
+        max_tiles: Tiles that the model's context has room for; None sets no bound.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        *,
+        max_pixels: int | None = None,
+        max_tiles: int | None = None,
+    ) -> None:
+        self._max_pixels = max_pixels
+        self.max_tiles = max_tiles
         given = {key: value for key, value in config.items() if value is not None}
         self.config: dict[str, Any] = {**_COMMON_DEFAULTS, **self.defaults, **given}
         self.resample = Image.Resampling(int(self.config["resample"]))
@@ -97,17 +110,34 @@ class ImageProcessor(ABC):
             DataError: The result would be unreasonably large, as for a very long, thin image.
         """
         height, width = size
-        if height * width > _MAX_PIXELS:
-            raise DataError(
-                f"an image of {image.width}x{image.height} pixels would be resized to {width}x{height}; "
-                "crop it to a less extreme shape"
-            )
+        self.check_room(image, width, height)
         return image.resize((width, height), resample=self.resample)
 
-    def normalise(self, image: Image.Image) -> npt.NDArray[np.float32]:
-        """Return an RGB image as (3, height, width) float32, rescaled and normalised."""
-        pixels = np.asarray(image)
-        return np.stack([self._levels[channel][pixels[:, :, channel]] for channel in range(3)])
+    def check_room(self, image: Image.Image, width: int, height: int) -> None:
+        """Refuse an image that would become unreasonably large.
+
+        Raises:
+            DataError: It would, as a very long, thin image does.
+        """
+        largest = image_pixels() if self._max_pixels is None else self._max_pixels
+        if height * width > _ROOM * largest:
+            raise DataError(
+                f"an image of {image.width}x{image.height} pixels would become {width}x{height}, "
+                f"more than {_ROOM * largest} pixels; crop it to a less extreme shape"
+            )
+
+    def normalise(self, images: Iterable[Image.Image], count: int = 1) -> npt.NDArray[np.float32]:
+        """Return RGB images of one size as (count, 3, height, width) float32, rescaled and normalised."""
+        values: npt.NDArray[np.float32] | None = None
+        for index, image in enumerate(images):
+            pixels = np.asarray(image)
+            if values is None:
+                values = np.empty((count, 3, *pixels.shape[:2]), dtype=np.float32)
+            for channel in range(3):
+                values[index, channel] = self._levels[channel][pixels[:, :, channel]]
+        if values is None:
+            raise ValueError("no image was given")
+        return values
 
 
 _COMMON_DEFAULTS: Mapping[str, Any] = {
@@ -134,11 +164,15 @@ def _family(*names: str) -> Callable[[type[ImageProcessor]], type[ImageProcessor
     return add
 
 
-def image_processor_from(config: Mapping[str, Any]) -> ImageProcessor:
+def image_processor_from(
+    config: Mapping[str, Any], *, max_pixels: int | None = None, max_tiles: int | None = None
+) -> ImageProcessor:
     """Build the image processor that a Hugging Face JSON object describes.
 
     Args:
         config: `preprocessor_config.json`, or the `image_processor` part of `processor_config.json`.
+        max_pixels: As in `ImageProcessor`.
+        max_tiles: As in `ImageProcessor`.
 
     Raises:
         UnsupportedError: The `image_processor_type` is not one of the known families.
@@ -151,7 +185,7 @@ def image_processor_from(config: Mapping[str, Any]) -> ImageProcessor:
     )
     if name not in _FAMILIES:
         raise UnsupportedError(f"unknown image processor {stated!r}; {closest(name, _FAMILIES)}")
-    return _FAMILIES[name](config)
+    return _FAMILIES[name](config, max_pixels=max_pixels, max_tiles=max_tiles)
 
 
 @_family("SmolVLMImageProcessor", "Idefics3ImageProcessor")
@@ -177,10 +211,7 @@ class TilingImageProcessor(ImageProcessor):
             image = self.resize(image, self._resized(image))
         side = int(self.config["max_image_size"]["longest_edge"])
         if not self.config["do_image_splitting"]:
-            pixels = self.normalise(self.resize(image, (side, side)))
-            return ProcessedImage(
-                pixel_values=pixels[None], rows=0, columns=0, views=(View(kind="whole"),)
-            )
+            return _whole(self.normalise([self.resize(image, (side, side))]))
         return self._split(self.resize(image, multiples(image, side)), side)
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
@@ -193,10 +224,8 @@ class TilingImageProcessor(ImageProcessor):
     def _split(self, image: Image.Image, side: int) -> ProcessedImage:
         rows, columns = image.height // side, image.width // side
         if (rows, columns) == (1, 1):
-            pixels = self.normalise(image)
-            return ProcessedImage(
-                pixel_values=pixels[None], rows=0, columns=0, views=(View(kind="whole"),)
-            )
+            return _whole(self.normalise([image]))
+        self._check_tiles(rows * columns + 1)
         views = [
             View(
                 kind="tile",
@@ -207,25 +236,34 @@ class TilingImageProcessor(ImageProcessor):
             for row in range(rows)
             for column in range(columns)
         ]
-        tiles = [
-            image.crop(
-                (
-                    view.column * side,
-                    view.row * side,
-                    (view.column + 1) * side,
-                    (view.row + 1) * side,
-                )
-            )
-            for view in views
-        ]
-        tiles.append(self.resize(image, (side, side)))
         views.append(View(kind="global"))
         return ProcessedImage(
-            pixel_values=np.stack([self.normalise(tile) for tile in tiles]),
+            pixel_values=self.normalise(self._cut(image, side, views), len(views)),
             rows=rows,
             columns=columns,
             views=tuple(views),
         )
+
+    def _cut(self, image: Image.Image, side: int, views: list[View]) -> Iterator[Image.Image]:
+        """Give the tiles one at a time, and the overview."""
+        for view in views:
+            if view.kind == "global":
+                yield self.resize(image, (side, side))
+            else:
+                left, top = view.column * side, view.row * side
+                yield image.crop((left, top, left + side, top + side))
+
+    def _check_tiles(self, tiles: int) -> None:
+        if self.max_tiles is not None and tiles > self.max_tiles:
+            raise DataError(
+                f"an image becomes {tiles} tiles, the model's context has room for {self.max_tiles}; "
+                "crop it to a less extreme shape"
+            )
+
+
+def _whole(pixels: npt.NDArray[np.float32]) -> ProcessedImage:
+    """Return an image that is not split, from (1, 3, height, width)."""
+    return ProcessedImage(pixel_values=pixels, rows=0, columns=0, views=(View(kind="whole"),))
 
 
 @_family("CLIPImageProcessor", "LlavaImageProcessor", "SiglipImageProcessor")
@@ -242,10 +280,10 @@ class CroppingImageProcessor(ImageProcessor):
         "do_pad": False,
     }
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], **bounds: int | None) -> None:
         if str(config.get("image_processor_type", "")).startswith("Siglip"):
             config = {**_SIGLIP_DEFAULTS, **config}
-        super().__init__(config)
+        super().__init__(config, **bounds)
 
     def __call__(self, image: Image.Image) -> ProcessedImage:
         """Process one upright RGB image."""
@@ -261,7 +299,7 @@ class CroppingImageProcessor(ImageProcessor):
             box = within(box, part)
         view = View(kind="crop" if box != WHOLE else "whole", box=box)
         return ProcessedImage(
-            pixel_values=self.normalise(image)[None], rows=0, columns=0, views=(view,)
+            pixel_values=self.normalise([image]), rows=0, columns=0, views=(view,)
         )
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
@@ -275,6 +313,7 @@ class CroppingImageProcessor(ImageProcessor):
 
     def _pad_to_square(self, image: Image.Image) -> tuple[Image.Image, Box]:
         side = max(image.width, image.height)
+        self.check_room(image, side, side)
         left, top = (side - image.width) // 2, (side - image.height) // 2
         colour = tuple(int(mean * 255) for mean in self.config["image_mean"])
         square = Image.new("RGB", (side, side), colour)

@@ -4,64 +4,113 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from moir_edge.errors import DataError
+from moir_edge.image_limit import checked_image_pixels, image_pixels
+from moir_edge.limits import IMAGE_FILE_EXTRA_BYTES, MOST_IMAGE_PIXELS
 from moir_edge.runtime.arguments import wrong_type
+from moir_edge.runtime.image_files import Contained, Orientation, contained
 
-__all__ = ["ImageInput", "read_image"]
+__all__ = ["ImageInput", "image_file_bytes", "read_image"]
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 
+_FORMATS = "PNG, JPEG, WebP, BMP or GIF"
+_BYTES_PER_PIXEL = 4  # of a file that is not compressed at all
+_WEBP_BYTES_PER_PIXEL = 2  # libwebp and Pillow hold the file three times
+_PILLOW_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF")
+_ORIENTATION_TAG = 0x0112
+_PATCH = 1024  # side of the parts in which transparency is composited, in pixels
+_WHITE = (255, 255, 255, 255)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-def read_image(source: ImageInput, *, name: str = "the image in memory") -> Image.Image:
+
+def read_image(
+    source: ImageInput, *, name: str = "the image in memory", max_pixels: int | None = None
+) -> Image.Image:
     """Return an image as upright RGB.
 
     The EXIF orientation is applied; transparency is composited onto white, as Hugging Face's image
-    processors do with a Pillow image; grayscale and palette images become RGB.
+    processors do with a Pillow image; grayscale and palette images become RGB. An animation gives its first
+    frame. A Pillow image that is upright RGB already comes back as it is, not copied.
 
     Args:
-        source: A file path, the bytes of an image file, a Pillow image, or an array (height, width),
-            (height, width, 1), (height, width, 3) or (height, width, 4) of uint8.
+        source: The path of a PNG, JPEG, WebP, BMP or GIF file, the bytes of one, a Pillow image, or an array (height,
+            width), (height, width, 1), (height, width, 3) or (height, width, 4) of uint8.
         name: What messages call bytes.
+        max_pixels: Width times height at most, checked before any pixel is decoded; None takes
+            `moir_edge.image_limit.image_pixels`.
 
     Raises:
-        DataError: The file is missing, truncated or no image, or the array has another shape or type.
+        DataError: The file is missing, truncated, too large or of another format, or the array has another shape or type.
     """
+    limit = image_pixels() if max_pixels is None else checked_image_pixels(max_pixels)
     if isinstance(source, Image.Image):
-        return _to_rgb(source)
+        return _from_pillow(source, name, limit)
     if isinstance(source, np.ndarray):
-        return _to_rgb(_from_array(source))
+        return _from_array(source, name, limit)
     if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), name)
+        return _decode(source, name, limit)
     if not isinstance(source, str | os.PathLike):
         raise wrong_type("an image", source, "a path, bytes, a Pillow image or a uint8 array")
-    path = Path(source)
+    return _decode(_file_content(Path(source), image_file_bytes(limit)), str(source), limit)
+
+
+def image_file_bytes(max_pixels: int | None = None) -> int:
+    """Return the most bytes that an image file may have: what its pixels take uncompressed, and a little more."""
+    limit = image_pixels() if max_pixels is None else max_pixels
+    return _BYTES_PER_PIXEL * limit + IMAGE_FILE_EXTRA_BYTES
+
+
+def _file_content(path: Path, most_bytes: int) -> bytes:
     if not path.exists():
         raise DataError(f"{path}: no such image file; check the path")
-    if not path.is_file():
+    if path.is_dir():
         raise DataError(f"{path} is a folder, not an image file; give one file per image")
-    return _decode(path, str(path))
-
-
-def _decode(stream: Path | io.BytesIO, name: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels on, which phones reach; its hard limit at twice that stays.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(stream) as image:
-                image.load()
-                return _to_rgb(image)
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{name} is not an image that Pillow can read; give a PNG, JPEG, WebP, BMP or GIF file"
-        ) from error
+        # Opening a pipe waits for its other end unless told not to.
+        descriptor = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
+        with open(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DataError(
+                    f"{path} is a pipe or a device, not an image file; give a regular file"
+                )
+            content = stream.read(most_bytes + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    return content
+
+
+def _decode(data: bytes, name: str, limit: int) -> Image.Image:
+    _check_bytes(data, name, limit, _BYTES_PER_PIXEL)
+    try:
+        found = contained(data)
+        if found is None:
+            raise DataError(f"{name} is not an image in {_FORMATS}; save it as one of these")
+        _check_size(found.width, found.height, name, limit)
+        if found.format == "WEBP":
+            _check_bytes(data, name, limit, _WEBP_BYTES_PER_PIXEL)
+        return _to_rgb(_loaded(found, name, limit), found.orientation)
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large: {error}; scale it down first") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
@@ -70,22 +119,109 @@ def _decode(stream: Path | io.BytesIO, name: str) -> Image.Image:
         ) from error
 
 
-def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+def _check_bytes(data: bytes, name: str, limit: int, per_pixel: int) -> None:
+    most = per_pixel * limit + IMAGE_FILE_EXTRA_BYTES
+    if len(data) > most:
+        raise DataError(
+            f"{name} has more than {most} bytes, the most for a file of up to {limit} pixels; "
+            "save it smaller, or raise `max_image_pixels`"
+        )
+
+
+def _check_size(width: int, height: int, name: str, limit: int) -> None:
+    if width * height > limit:
+        raise DataError(
+            f"{name} has {width}x{height} pixels, more than {limit}; scale it down, or raise `max_image_pixels`"
+        )
+
+
+def _loaded(found: Contained, name: str, limit: int) -> Image.Image:
+    """Decode the pixels; what Pillow holds of the file besides goes with the file object."""
+    with (
+        _without_size_warning(found),
+        Image.open(io.BytesIO(found.content), formats=[found.format]) as image,
+    ):
+        _check_size(image.width, image.height, name, limit)
+        image.load()
+    # WebP's decoder stays with its image, and is twice as large.
+    return image.copy() if found.format == "WEBP" else image
+
+
+@contextmanager
+def _without_size_warning(found: Contained) -> Iterator[None]:
+    """Silence Pillow's warning of large images, which have been checked against the user's own limit."""
+    if found.width * found.height <= (Image.MAX_IMAGE_PIXELS or MOST_IMAGE_PIXELS):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _from_array(array: npt.NDArray[Any], name: str, limit: int) -> Image.Image:
     shape_fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     if array.dtype != np.uint8 or not shape_fits or array.size == 0:
         raise DataError(
             f"an image array must be uint8 of shape (height, width[, 1, 3 or 4]), "
             f"got {array.dtype} {array.shape}; convert it first"
         )
+    _check_size(array.shape[1], array.shape[0], name, limit)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    return Image.fromarray(np.ascontiguousarray(array))
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), 1)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
-    if "A" in upright.getbands() or upright.info.get("transparency") is not None:
-        rgba = upright.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return upright.convert("RGB")
+def _from_pillow(image: Image.Image, name: str, limit: int) -> Image.Image:
+    _check_size(image.width, image.height, name, limit)
+    if getattr(image, "tile", None) and image.format not in _PILLOW_FORMATS:
+        raise DataError(
+            f"{name} was opened from a {image.format} file; give a {_FORMATS} image, or load it first with its load()"
+        )
+    try:
+        return _to_rgb(image, _orientation(image))
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{name}, a Pillow image of mode {image.mode}, cannot be used ({error}); convert it to RGB"
+        ) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of a Pillow image, without reading more of its EXIF data than Pillow has read."""
+    read = getattr(image, "_exif", None)
+    if read is not None and _ORIENTATION_TAG in read:
+        return int(read[_ORIENTATION_TAG])
+    found = Orientation()
+    takes = {
+        "exif": found.exif,
+        "Raw profile type exif": found.profile,
+        "xmp": found.xmp,
+        "XML:com.adobe.xmp": found.xmp,
+    }
+    for key, take in takes.items():
+        value = image.info.get(key, b"")
+        take(value.encode() if isinstance(value, str) else value)
+    return found.value
+
+
+def _to_rgb(image: Image.Image, orientation: int) -> Image.Image:
+    """Return upright RGB; besides the image given, no more than two copies are held at any time."""
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = _on_white(image)
+    elif image.mode == "RGB":
+        image.load()
+    else:
+        image = image.convert("RGB")
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Return an image with transparency as RGB on white, composited part by part to save memory."""
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, _PATCH):
+        for left in range(0, image.width, _PATCH):
+            box = (left, top, min(left + _PATCH, image.width), min(top + _PATCH, image.height))
+            part = image.crop(box).convert("RGBA")
+            white = Image.new("RGBA", part.size, _WHITE)
+            rgb.paste(Image.alpha_composite(white, part).convert("RGB"), box)
+    return rgb

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.bundle.manifest import Manifest
 from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.image_limit import checked_image_pixels
 from moir_edge.runtime.arguments import integer, switch, wrong_type
 from moir_edge.runtime.chat import Messages, user_message
 from moir_edge.runtime.generation import Generation, GenerationRun, prompt_embeddings
@@ -39,6 +40,7 @@ def load(
     threads: int | None = None,
     provider: Provider | None = None,
     verify: bool = True,
+    max_image_pixels: int | None = None,
 ) -> EdgeModel:
     """Open a bundle and load its graphs.
 
@@ -48,15 +50,17 @@ def load(
         provider: ``"cpu"``, ``"cuda"``, ``"ort-tensorrt"`` or ``"tensorrt"`` (the bundle's engines); None takes the engines
             where they fit this machine, else CUDA where onnxruntime-gpu offers it, else the CPU.
         verify: Prove every file by its hash first (about 1 GB/s).
+        max_image_pixels: Width times height of an image at most, checked before it is decoded; None takes
+            `MOIR_EDGE_MAX_IMAGE_PIXELS` where it is set, else 12,582,912 (4096 x 3072).
 
     Raises:
         BundleError: The folder is not a bundle, incomplete, changed, or of a newer schema.
         EnvironmentProblem: The provider is not available.
         UnsupportedError: The model type is not one that this version runs.
-        DataError: `threads` or `verify` has a wrong type, or `threads` is below 1.
+        DataError: `threads`, `verify` or `max_image_pixels` has a wrong type or is out of range.
     """
     opened = open_bundle(bundle, verify=switch("verify", verify))
-    return EdgeModel(opened, threads=threads, provider=provider)
+    return EdgeModel(opened, threads=threads, provider=provider, max_image_pixels=max_image_pixels)
 
 
 class EdgeModel:
@@ -70,16 +74,25 @@ class EdgeModel:
         bundle: An opened bundle.
         threads: Threads of one operator; None takes one per physical core.
         provider: As in `load`.
+        max_image_pixels: As in `load`.
     """
 
     def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, provider: Provider | None = None
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        provider: Provider | None = None,
+        max_image_pixels: int | None = None,
     ) -> None:
         threads = integer("threads", threads)
         if threads is not None and threads < 1:
             raise DataError(f"threads is {threads}; it must be at least 1")
+        pixels = integer("max_image_pixels", max_image_pixels)
+        if pixels is not None:
+            checked_image_pixels(pixels)
         self.bundle = bundle
-        self.processor = Processor(bundle.path, bundle.manifest.model)
+        self.processor = Processor(bundle.path, bundle.manifest.model, max_image_pixels=pixels)
         self.generation_config = read_generation_config(bundle.path)
         self.sessions = open_sessions(bundle, threads=threads, provider=provider)
 

@@ -74,17 +74,25 @@ class Processor:
     Args:
         folder: A bundle or checkpoint folder with the Hugging Face JSON files.
         facts: What the manifest says of the model.
+        max_image_pixels: Width times height of an image at most; None takes `moir_edge.image_limit.image_pixels`.
 
     Raises:
         BundleError: A file is missing or cannot be read.
         UnsupportedError: The image processor or the model type is unknown.
     """
 
-    def __init__(self, folder: Path, facts: ModelFacts) -> None:
+    def __init__(
+        self, folder: Path, facts: ModelFacts, *, max_image_pixels: int | None = None
+    ) -> None:
         self.facts = facts
+        self._max_pixels = max_image_pixels
         self.tokenizer = Tokenizer.from_folder(folder)
         self.chat_template = ChatTemplate.from_folder(folder, self.tokenizer.special_tokens)
-        self.image_processor: ImageProcessor = image_processor_from(_image_config(folder))
+        self.image_processor: ImageProcessor = image_processor_from(
+            _image_config(folder),
+            max_pixels=max_image_pixels,
+            max_tiles=(facts.context_length - 1) // facts.tokens_per_tile,
+        )
         self._expand = expander_for(facts.model_type)
         self._image_tokens = ImageTokens(
             image=self.tokenizer.token(facts.image_token_id),
@@ -108,7 +116,7 @@ class Processor:
         prompts: list[EncodedPrompt] = []
         tiles: list[npt.NDArray[np.float32]] = []
         for messages, sources in zip(conversations, images, strict=True):
-            processed = [self.image_processor(read_image(source)) for source in sources]
+            processed = self._processed(sources)
             prompts.append(self.encode(self.chat_template.render(messages), processed))
             tiles.extend(image.pixel_values for image in processed)
         input_ids, attention_mask = _left_padded(
@@ -117,9 +125,21 @@ class Processor:
         return ModelInputs(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            pixel_values=np.concatenate(tiles) if tiles else None,
+            pixel_values=_joined(tiles),
             prompts=tuple(prompts),
         )
+
+    def _processed(self, sources: Sequence[ImageInput]) -> list[ProcessedImage]:
+        """Read the images of one row, one at a time, once it is clear that the context has room for so many."""
+        room = self.image_processor.max_tiles
+        if room is not None and len(sources) > room:
+            raise DataError(
+                f"{len(sources)} images were given, the model's context has room for {room} tiles; give fewer images"
+            )
+        return [
+            self.image_processor(read_image(source, max_pixels=self._max_pixels))
+            for source in sources
+        ]
 
     def encode(self, text: str, images: Sequence[ProcessedImage]) -> EncodedPrompt:
         """Expand the image tokens of a rendered prompt and tokenize it.
@@ -183,6 +203,13 @@ def _image_config(folder: Path) -> dict[str, Any]:
         f"{folder} has neither preprocessor_config.json nor an image_processor in "
         "processor_config.json; export the bundle again"
     )
+
+
+def _joined(tiles: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32] | None:
+    """Return the tiles of all images as one array; those of a single image are not copied."""
+    if len(tiles) == 1:
+        return tiles[0]
+    return np.concatenate(tiles) if tiles else None
 
 
 def _left_padded(

@@ -153,8 +153,8 @@ def test_an_image_error_names_the_row_and_the_path(folder: Path) -> None:
     with pytest.raises(DataError) as caught:
         row_images(row)
     assert str(caught.value) == (
-        f"{path}:1: {folder / 'a.png'} is not an image that Pillow can read; "
-        "give a PNG, JPEG, WebP, BMP or GIF file"
+        f"{path}:1: {folder / 'a.png'} is not an image in PNG, JPEG, WebP, BMP or GIF; "
+        "save it as one of these"
     )
 
 

@@ -159,3 +159,20 @@ def test_extreme_shapes_are_refused_before_memory_runs_out() -> None:
     processor = image_processor_from({"image_processor_type": "CLIPImageProcessor"})
     with pytest.raises(DataError, match="less extreme shape"):
         processor(Image.new("RGB", (20000, 1)))
+    with pytest.raises(DataError, match=r"20000x1 pixels would become 4480000x224, more than"):
+        processor(Image.new("RGB", (20000, 1)))
+    padded = image_processor_from({"image_processor_type": "LlavaImageProcessor", "do_pad": True})
+    with pytest.raises(DataError, match=r"20000x1 pixels would become 20000x20000, more than"):
+        padded(Image.new("RGB", (20000, 1)))
+
+
+def test_more_tiles_than_the_context_has_room_for_are_refused_before_they_are_cut() -> None:
+    config = {
+        "image_processor_type": "SmolVLMImageProcessor",
+        "size": {"longest_edge": 64},
+        "max_image_size": {"longest_edge": 16},
+    }
+    image = Image.new("RGB", (64, 64))
+    assert len(image_processor_from(config, max_tiles=17)(image).views) == 17
+    with pytest.raises(DataError, match="becomes 17 tiles, the model's context has room for 16;"):
+        image_processor_from(config, max_tiles=16)(image)

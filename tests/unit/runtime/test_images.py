@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ from PIL import Image
 from transformers.image_transforms import convert_to_rgb
 
 from moir_edge.errors import DataError
+from moir_edge.image_limit import IMAGE_PIXELS_VARIABLE, limited_image_pixels
+from moir_edge.limits import MAX_IMAGE_PIXELS
 from moir_edge.runtime.images import read_image
 
 
@@ -101,16 +106,151 @@ def test_other_files_are_no_images(tmp_path: Path) -> None:
         read_image(b"")
 
 
-def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "large.png"
-    Image.fromarray(_noise(20, 20, 3)).save(path)
-    monkeypatch.setattr(
-        Image, "MAX_IMAGE_PIXELS", 300
-    )  # 400 pixels: over the limit, a warning only
-    assert read_image(path).size == (20, 20)
+FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF"]
+
+
+def _file(kind: str, *, size: tuple[int, int] = (20, 30), **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (200, 10, 30)).save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_five_formats_are_read_up_to_the_limit(kind: str) -> None:
+    data = _file(kind)
+    assert read_image(data, max_pixels=600).size == (20, 30)
+    with pytest.raises(
+        DataError,
+        match="has 20x30 pixels, more than 599; scale it down, or raise `max_image_pixels`",
+    ):
+        read_image(data, max_pixels=599)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PPM", "ICO", "TGA", "PCX", "JPEG2000", "EPS"])
+def test_other_formats_of_pillow_are_not_opened(kind: str) -> None:
+    data = _file(kind, size=(32, 32))
+    with pytest.raises(DataError, match="is not an image in PNG, JPEG, WebP, BMP or GIF; save it"):
+        read_image(data)
+
+
+def test_a_pillow_image_of_another_format_is_taken_once_it_is_loaded() -> None:
+    image = Image.open(io.BytesIO(_file("TIFF")))
+    with pytest.raises(
+        DataError, match=r"was opened from a TIFF file; give a PNG, .* load it first"
+    ):
+        read_image(image)
+    image.load()
+    assert read_image(image).size == (20, 30)
+
+
+def test_pillow_images_and_arrays_have_the_same_limit() -> None:
+    for source in (Image.new("L", (20, 30)), np.zeros((30, 20), np.uint8)):
+        with pytest.raises(DataError, match="the image in memory has 20x30 pixels, more than 599"):
+            read_image(source, max_pixels=599)
+
+
+def test_a_view_of_an_array_is_refused_before_it_is_copied() -> None:
+    view = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (1 << 20, 1 << 20, 3))
+    with pytest.raises(DataError, match="has 1048576x1048576 pixels, more than 12582912"):
+        read_image(view)
+
+
+def test_a_file_with_more_bytes_than_its_pixels_can_take_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "padded.png"
+    path.write_bytes(_file("PNG") + bytes(1_050_976 - len(_file("PNG"))))
+    assert read_image(path, max_pixels=600).size == (20, 30)
+    path.write_bytes(path.read_bytes() + b"!")
+    with pytest.raises(
+        DataError, match="has more than 1050976 bytes, the most for a file of up to 600 pixels"
+    ):
+        read_image(path, max_pixels=600)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.png"
+    os.mkfifo(path)
+    for special in (path, Path("/dev/null")):
+        with pytest.raises(DataError, match="is a pipe or a device, not an image file"):
+            read_image(special)
+
+
+def test_the_limit_of_the_process_holds_where_none_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        limited_image_pixels(599),
+        pytest.raises(DataError, match="more than 599"),
+    ):
+        read_image(_file("PNG"))
+    assert read_image(_file("PNG")).size == (20, 30)
+    monkeypatch.setenv(IMAGE_PIXELS_VARIABLE, "many")
+    with pytest.raises(DataError, match="MOIR_EDGE_MAX_IMAGE_PIXELS='many'; it must be at least 1"):
+        read_image(_file("PNG"))
+
+
+def test_pillows_own_limit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # 600 pixels: over it, a warning only
+    assert read_image(_file("PNG")).size == (20, 30)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match="too large"):
-        read_image(path)
+        read_image(_file("PNG"))
+
+
+def test_an_upright_rgb_image_is_not_copied() -> None:
+    image = Image.new("RGB", (20, 30))
+    assert read_image(image) is image
+
+
+def test_an_image_in_a_mode_that_pillow_cannot_convert_is_one_line() -> None:
+    with pytest.raises(DataError, match="a Pillow image of mode La, cannot be used"):
+        read_image(Image.new("La", (2, 2)))
+
+
+_MEASURE = """
+import resource, sys
+from pathlib import Path
+from moir_edge.runtime.images import read_image
+for warm in sys.argv[2:]: read_image(Path(warm))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+size = read_image(Path(sys.argv[1])).size
+print(size[0] * size[1], (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options", "per_pixel"),
+    [
+        # 4 bytes for each pixel as decoded and again as RGB, and the compositing of a part.
+        ("PNG", "RGBA", {}, 8),
+        ("BMP", "RGBA", {}, 8),
+        ("GIF", "P", {"transparency": 3}, 8),
+        # The coefficients of four channels, 2 bytes each, and the decoded pixels.
+        ("JPEG", "CMYK", {"progressive": True}, 12),
+        # libwebp holds two canvases, Pillow two more copies.
+        ("WEBP", "RGBA", {"lossless": True, "method": 0, "quality": 0}, 16),
+    ],
+    ids=["PNG", "BMP", "GIF", "JPEG", "WEBP"],
+)
+def test_the_largest_image_takes_less_than_300_megabytes(
+    tmp_path: Path, kind: str, mode: str, options: dict[str, Any], per_pixel: int
+) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    options = options if kind in ("BMP", "GIF") else options | {"exif": turned}
+    paths = tmp_path / "large", tmp_path / "small"
+    for path, size in zip(paths, ((4096, 3072), (8, 8)), strict=True):
+        Image.new(mode, size, 7).save(path, format=kind, **options)
+    child = subprocess.run(
+        [sys.executable, "-c", _MEASURE, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    pixels, peak = map(int, child.stdout.split())
+    assert pixels == MAX_IMAGE_PIXELS
+    assert peak < 300e6
+    # A tenth for what does not grow with the pixels: decoder tables, the allocator.
+    assert peak < 1.1 * per_pixel * pixels + 20e6
 
 
 @pytest.mark.parametrize(
