@@ -28,7 +28,7 @@ class Orientation:
     def value(self) -> int:
         """1 to 8 as EXIF counts them; 1, upright, where nothing valid was found."""
         stated = self._xmp if self._exif is None else self._exif
-        return stated if stated in _VALUES else 1
+        return stated if stated is not None and stated in _VALUES else 1
 
     def exif(self, data: bytes) -> None:
         """Take the EXIF data of a file, with or without their mark in front."""
