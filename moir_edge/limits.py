@@ -6,6 +6,7 @@ __all__ = [
     "BMP_RUNS_PIXELS",
     "CHARACTERS_PER_TOKEN",
     "GIF_HEAD_BYTES",
+    "GRAPH_BYTES",
     "IMAGE_FILE_EXTRA_BYTES",
     "IMAGE_PARTS",
     "INDEX_BYTES",
@@ -13,6 +14,7 @@ __all__ = [
     "JSON_BYTES",
     "MAX_IMAGE_PIXELS",
     "MOST_IMAGE_PIXELS",
+    "REPORT_BYTES",
     "TEMPLATE_BYTES",
     "TEMPLATE_STEPS",
     "TOKENIZER_BYTES",
@@ -24,8 +26,14 @@ JSON_BYTES = 4 << 20
 INDEX_BYTES = 64 << 20
 """An index of weights: about 100 bytes for each tensor of a model with hundreds of experts in each layer."""
 
+GRAPH_BYTES = 256 << 20
+"""An ONNX graph without its weights: a decoder of 80 layers has about 1 MB."""
+
 TOKENIZER_BYTES = 64 << 20
 """A `tokenizer.json`: the largest vocabulary in use, of 262,144 tokens, takes 33 MB."""
+
+REPORT_BYTES = 64 << 20
+"""A report that is read back: figures of every layer, or of every row and candidate."""
 
 TEMPLATE_BYTES = 256 << 10
 """The source of a chat template: the longest in use, with tools and reasoning, have about 20 kB."""

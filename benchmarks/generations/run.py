@@ -74,10 +74,11 @@ class Twins:
 
     def _answer(self, case: Case) -> tuple[int, ...]:
         """Return the bundle's tokens, its generation config read from the file as `load` does."""
+        from moir_edge.bundle.files import ModelFiles
         from moir_edge.runtime.generation_config import FILE_NAME, read_generation_config
 
         (self._bundle / FILE_NAME).write_text(json_text(case.config), encoding="utf-8")
-        self._edge.generation_config = read_generation_config(self._bundle)
+        self._edge.generation_config = read_generation_config(ModelFiles(self._bundle))
         images = [self._pictures / name for name in case.pictures]
         done = self._edge.generate(case.prompt, images, max_new_tokens=case.max_new_tokens)
         return done.token_ids[0]

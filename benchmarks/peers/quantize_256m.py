@@ -27,6 +27,7 @@ from benchmarks.common import (
 )
 from benchmarks.peers.smolvlm_256m import add_work, prepare, write_rows
 from moir_edge.bundle import open_bundle
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.finite import json_text
 from moir_edge.progress import Progress, single_step
 from moir_edge.runtime.timing import peak_memory_bytes
@@ -141,7 +142,7 @@ def _observe(models: Mapping[str, ir.Model], work: Path, rows: int) -> dict[str,
     folder = work / "fp32"
     facts = open_bundle(folder, verify=False).manifest.model
     data = CalibrationRows(
-        write_rows(work, rows), Processor(folder, facts), limit=rows, max_bad_rows=0
+        write_rows(work, rows), Processor(ModelFiles(folder), facts), limit=rows, max_bad_rows=0
     )
     components = {"vision": True, "decoder": True}
     return collect(models, facts, data, components=components, decode_steps=0)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.bundle import open_bundle
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.calibration.collection import run_row
 from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.graphs.sessions import TappedSessions
@@ -34,7 +35,7 @@ def write_feeds(bundle: Path, data: Path, folder: Path) -> None:
     """
     opened = open_bundle(bundle, verify=False)
     facts = opened.manifest.model
-    rows = CalibrationRows(data, Processor(bundle, facts), limit=10**9, max_bad_rows=0)
+    rows = CalibrationRows(data, Processor(ModelFiles(bundle), facts), limit=10**9, max_bad_rows=0)
     sessions = TappedSessions(bundle, dict.fromkeys(opened.manifest.components, "fp32"), facts)
     recorders = {name: _Recorder(sessions.components[name]) for name in COMPONENTS}
     sessions.components.update(recorders)

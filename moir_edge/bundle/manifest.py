@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from moir_edge.bundle.files import path_problem
 from moir_edge.precisions import PrecisionName, Product
 
 __all__ = [
@@ -28,6 +29,24 @@ MANIFEST_NAME = "manifest.json"
 COMPONENTS = ("vision", "embedding", "router", "decoder")
 
 
+def _inside(path: str) -> str:
+    problem = path_problem(path)
+    if problem is not None:
+        raise ValueError(f"the path {path!r} {problem}")
+    return path
+
+
+FilePath = Annotated[str, StringConstraints(max_length=1024), AfterValidator(_inside)]
+"""A path inside the bundle, with forward slashes."""
+
+ToolPath = Annotated[FilePath, StringConstraints(pattern=r"^[\w./-]+$")]
+"""One that scripts and other tools are given, hence without blanks and quotes."""
+
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Size = Annotated[int, Field(ge=1, le=1 << 24)]
+"""A width or a number of parts."""
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,14 +56,19 @@ class TensorSpec(_Entry):
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...]
+    shape: tuple[Count | str, ...]
+
+    @property
+    def is_cache(self) -> bool:
+        """Whether it holds keys or values of one layer of the decoder."""
+        return self.name.startswith(("past_key_values.", "present."))
 
 
 class FileEntry(_Entry):
     """One file of the bundle; `path` is relative to the bundle folder, with forward slashes."""
 
-    path: str
-    bytes: int
+    path: FilePath
+    bytes: Count
     sha256: str
 
 
@@ -57,15 +81,15 @@ class ComponentEntry(_Entry):
     is not quantized, as an engine does; otherwise in float32, as a CPU does.
     """
 
-    graph: str
-    data: tuple[str, ...] = ()
+    graph: ToolPath
+    data: tuple[ToolPath, ...] = ()
     structure_sha256: str | None = None
     weights_sha256: str | None = None
     precision: PrecisionName
     gpu_form: bool = False
-    tensor_bytes: int
-    weight_bytes: int | None = None
-    operators: int | None = None
+    tensor_bytes: Count
+    weight_bytes: Count | None = None
+    operators: Count | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -80,7 +104,7 @@ class EngineEntry(_Entry):
 
     component: str
     target: str
-    path: str
+    path: ToolPath
     builder: Literal["tensorrt_rtx", "tensorrt"]
     builder_version: str
     compute_capability: str
@@ -89,9 +113,9 @@ class EngineEntry(_Entry):
     profiles_sha256: str = ""
     stripped: bool = False
     refittable: bool = False
-    bytes: int = 0
+    bytes: Count = 0
     build_seconds: float
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: Count | None = None
 
 
 class SourceEntry(_Entry):
@@ -113,9 +137,9 @@ class ImageGrid(_Entry):
             divide the tile.
     """
 
-    side: int
-    first: int = 0
-    cell: float
+    side: Annotated[int, Field(ge=1, le=1 << 12)]
+    first: Annotated[int, Field(ge=-1, le=1)] = 0
+    cell: Annotated[float, Field(gt=0, le=1)]
 
     @property
     def tokens(self) -> int:
@@ -140,21 +164,21 @@ class ModelFacts(_Entry):
     """Facts of the model that the runtime cannot read from the graphs."""
 
     model_type: str
-    hidden_size: int
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    context_length: int
-    image_token_id: int
+    hidden_size: Size
+    num_layers: Size
+    num_kv_heads: Size
+    head_dim: Size
+    vocab_size: Size
+    context_length: Size
+    image_token_id: Count
     eos_token_ids: tuple[int, ...]
-    pad_token_id: int
+    pad_token_id: Count
     special_token_ids: tuple[int, ...]
     newline_token_ids: tuple[int, ...] = Field(
         default=(), description="newlines between two image tokens take no part; empty: they do"
     )
-    image_size: int
-    tokens_per_tile: int
+    image_size: Size
+    tokens_per_tile: Size
     image_grid: ImageGrid | None = Field(
         default=None, description="absent from bundles made before it was written down"
     )

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from moir_edge.bundle.consistency import check_consistent
+from moir_edge.bundle.files import ModelFiles
+from moir_edge.bundle.graph_files import weight_locations
 from moir_edge.bundle.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest
-from moir_edge.errors import BundleError
+from moir_edge.errors import BundleError, one_line
+from moir_edge.json_files import read_bounded, read_object
+from moir_edge.limits import GRAPH_BYTES
 
 __all__ = ["Bundle", "file_sha256", "open_bundle"]
 
 # Larger ones come from the system anew each time, which small files pay for.
 _CHUNK_BYTES = 1 << 16
+_AGAIN = "export the bundle again"
 
 
 @dataclass(frozen=True)
@@ -30,18 +37,52 @@ class Bundle:
     path: Path
     manifest: Manifest
 
+    @cached_property
+    def files(self) -> ModelFiles:
+        """The files from which prompts are made."""
+        return ModelFiles(self.path, frozenset(entry.path for entry in self.manifest.files))
+
     def file(self, relative: str) -> Path:
-        """Return the absolute path of a file of the bundle.
+        """Return the path of a file of the bundle.
 
         Args:
             relative: Its path inside the bundle, with forward slashes.
 
         Raises:
-            BundleError: The manifest lists the file and it is gone.
+            BundleError: The manifest does not list the file, it is missing, or it is a link out of the bundle.
         """
-        path = self.path / relative
-        if not path.is_file():
+        path = self.files.find(relative)
+        if path is None:
             raise BundleError(f"{self.path}: {relative} is missing; export the bundle again")
+        return path
+
+    def graph(self, component: str) -> Path:
+        """Return the path of a component's ONNX graph, once its weights are known to lie in the bundle's own files.
+
+        Args:
+            component: ``vision``, ``embedding``, ``router`` or ``decoder``.
+
+        Raises:
+            BundleError: The bundle has no such component, a file of it is missing, or the graph names other files than the manifest.
+        """
+        entry = self.manifest.components.get(component)
+        if entry is None:
+            raise BundleError(f"{self.path} has no {component} component; export it again")
+        path = self.file(entry.graph)
+        content = read_bounded(path, GRAPH_BYTES, error=BundleError, remedy=_AGAIN)
+        try:
+            named = weight_locations(content)
+        except ValueError as error:
+            raise BundleError(
+                f"{path} is not an ONNX graph ({one_line(error)}); {_AGAIN}"
+            ) from error
+        others = sorted(named - set(entry.data))
+        if others:
+            raise BundleError(
+                f"{path} reads weights from {others[0]!r}, which is not a file of the {component} in the manifest; {_AGAIN}"
+            )
+        for name in entry.data:
+            self.file(name)
         return path
 
 
@@ -77,26 +118,29 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
 
 
 def _parse(path: Path) -> Manifest:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise BundleError(
-            f"{path} cannot be read as JSON ({error}); export the bundle again"
-        ) from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if not isinstance(version, int):
+    raw = read_object(path, error=BundleError, remedy=_AGAIN)
+    version = raw.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool):
         raise BundleError(f"{path} has no schema_version; it is not a moir-edge manifest")
     if version > SCHEMA_VERSION:
         raise BundleError(
             f"{path} has schema version {version}, this moir-edge reads up to {SCHEMA_VERSION}; "
             "upgrade with `pip install -U moir-edge`"
         )
+    manifest = _validated(raw, path)
+    check_consistent(manifest, path)
+    return manifest
+
+
+def _validated(raw: dict[str, Any], path: Path) -> Manifest:
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path} is invalid at {where}: {first['msg']}") from error
+        raise BundleError(
+            f"{path} is invalid at {where or 'its top'}: {one_line(first['msg'])}; {_AGAIN}"
+        ) from error
 
 
 def _verify_files(bundle: Bundle) -> None:

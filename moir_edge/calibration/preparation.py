@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.calibration.balance import Balance
 from moir_edge.calibration.collection import collect
@@ -73,7 +74,7 @@ def calibrate(
         refuse_overlap(settings.data, settings.evaluation, limit=limit)
     grams = {name: name in weights_only for name in components}
     smoothed = [name for name in components if name not in weights_only]
-    run = _Run(facts, Processor(processor_folder, facts), settings, progress or silent)
+    run = _Run(facts, Processor(ModelFiles(processor_folder), facts), settings, progress or silent)
     smoothing: dict[str, dict[str, float]] = {}
     prepared = dict(graphs)
     if settings.smoothing != "off" and smoothed:

@@ -20,7 +20,7 @@ from moir_edge.cli.threads_option import Threads
 from moir_edge.precisions import FP32
 
 if TYPE_CHECKING:
-    from moir_edge.bundle import Manifest
+    from moir_edge.bundle import Bundle, Manifest
 
 __all__ = ["register"]
 
@@ -75,10 +75,11 @@ def print_summary(path: Path, *, as_json: bool) -> None:
     from moir_edge.bundle import open_bundle
     from moir_edge.runtime.generation_config import not_carried, read_generation_config
 
-    manifest = open_bundle(path, verify=False).manifest
+    bundle = open_bundle(path, verify=False)
+    manifest = bundle.manifest
     if as_json:
         summary = manifest.model_dump(mode="json", include=set(_SUMMARY_FIELDS))
-        missing = list(not_carried(read_generation_config(path)).values())
+        missing = list(not_carried(read_generation_config(bundle.files)).values())
         print_json({"bundle": str(path), **summary, "not_carried": missing})
         return
     total_mb = sum(entry.bytes for entry in manifest.files) / 1e6
@@ -87,13 +88,13 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         why = f"  {_ROUTER_REASON}" if name == "router" and manifest.precision != FP32 else ""
         size_mb = component.tensor_bytes / 1e6
         say(f"  {name:<10}{component.precision:<18}{size_mb:8.2f} MB{why}")
-    if line := not_carried_line(path):
+    if line := not_carried_line(bundle):
         say(f"  {line}")
     for note in manifest.notes:
         say(f"  note: {note}")
     for line in calibration_lines(manifest.calibration or {}):
         say(f"  {line}")
-    report = quantization_report(path)
+    report = quantization_report(bundle)
     mixed = mix_lines(report["sensitivity"]) if report["sensitivity"] else []
     for line in (*fallback_lines(report), *mixed):
         say(f"  {line}")
@@ -103,15 +104,15 @@ def print_summary(path: Path, *, as_json: bool) -> None:
         say(f"  {line}")
 
 
-def not_carried_line(path: Path) -> str:
+def not_carried_line(bundle: Bundle) -> str:
     """Return which settings of a bundle's generation config its answers do not follow; empty if there are none.
 
     Args:
-        path: The bundle folder.
+        bundle: An opened bundle.
     """
     from moir_edge.runtime.generation_config import not_carried, read_generation_config
 
-    named = not_carried(read_generation_config(path))
+    named = not_carried(read_generation_config(bundle.files))
     return f"generation_config.json: not carried: {'; '.join(named.values())}" if named else ""
 
 

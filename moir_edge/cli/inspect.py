@@ -59,7 +59,7 @@ def inspect(
     summary = summarise(opened, verified=verify)
     found = _layers(opened) if layers else {}
     if quantization:
-        summary["quantization"] = quantization_report(opened.path)
+        summary["quantization"] = quantization_report(opened)
     if as_json:
         record = {name: [asdict(layer) for layer in listed] for name, listed in found.items()}
         summary |= {"layers": record} if layers else {}
@@ -94,7 +94,7 @@ def summarise(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
         "target": manifest.target,
         "precision": manifest.precision,
         "router": manifest.router,
-        "not_carried": list(not_carried(read_generation_config(bundle.path)).values()),
+        "not_carried": list(not_carried(read_generation_config(bundle.files)).values()),
         "components": _components(manifest),
         "engines": [engine.model_dump(mode="json") for engine in manifest.engines],
         "parity": manifest.parity,
@@ -243,7 +243,7 @@ def _closing_lines(manifest: Manifest, summary: dict[str, Any]) -> list[str]:
 def _tensors(specs: tuple[TensorSpec, ...]) -> str:
     """Return one line per tensor; the key-value cache, which repeats per layer, as one."""
     lines = []
-    caches = [spec for spec in specs if spec.name.startswith(("past_key_values.", "present."))]
+    caches = [spec for spec in specs if spec.is_cache]
     for spec in specs:
         if spec not in caches:
             lines.append(single_line(f"{spec.name} {_shape(spec)}"))

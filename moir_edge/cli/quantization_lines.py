@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moir_edge.limits import REPORT_BYTES
 from moir_edge.printable import single_line
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from moir_edge.bundle import Bundle
 
 __all__ = [
     "fallback_lines",
@@ -29,14 +30,18 @@ _COLUMNS = (
 )
 
 
-def quantization_report(bundle: Path) -> dict[str, Any]:
+def quantization_report(bundle: Bundle) -> dict[str, Any]:
     """Return the reports of a bundle: ``layers`` by component, and ``sensitivity`` where it was measured.
 
     Args:
-        bundle: The bundle's folder.
+        bundle: An opened bundle.
+
+    Raises:
+        BundleError: A report is not a JSON object.
     """
     layers, sensitivity = (
-        _read(bundle / "reports" / name) for name in ("quantization.json", "sensitivity.json")
+        bundle.files.object(f"reports/{name}.json", most_bytes=REPORT_BYTES)
+        for name in ("quantization", "sensitivity")
     )
     return {"layers": layers or {}, "sensitivity": sensitivity}
 
@@ -109,13 +114,6 @@ def router_line(parity: Mapping[str, Any]) -> str:
         f"router against torch: indices {100 * figures['index_agreement']:.2f} %, matched-token cosine "
         f"{figures['matched_token_cosine']:.4f}{margin}"
     )
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def _divergences(sensitivity: Mapping[str, Any] | None) -> dict[tuple[str, str, str], float]:

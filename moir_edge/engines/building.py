@@ -107,6 +107,8 @@ def add_engines(
         UnsupportedError: As in `build_engines`.
     """
     opened = open_bundle(bundle)
+    for component in opened.manifest.components:
+        opened.graph(component)
     target = target or opened.manifest.target
     buildable_target(target)
     stock = EngineStock(opened.path, opened.manifest)

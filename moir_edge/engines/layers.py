@@ -52,10 +52,7 @@ def bundle_layers(bundle: Bundle) -> dict[str, list[Layer]]:
     """
     on_device = get_target(bundle.manifest.target).builder == "tensorrt"
     trt = load_tensorrt("tensorrt" if on_device else "tensorrt_rtx")
-    return {
-        name: network_layers(trt, bundle.file(component.graph))
-        for name, component in bundle.manifest.components.items()
-    }
+    return {name: network_layers(trt, bundle.graph(name)) for name in bundle.manifest.components}
 
 
 def network_layers(trt: Any, graph: Path) -> list[Layer]:

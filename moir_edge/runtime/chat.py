@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from jinja2 import TemplateError, nodes
@@ -13,6 +12,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.errors import BundleError, DataError
 
 __all__ = ["ChatTemplate", "Messages", "user_message", "user_turn"]
@@ -65,16 +65,16 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
 
     @classmethod
-    def from_folder(cls, folder: Path, special_tokens: Mapping[str, str]) -> ChatTemplate:
-        """Find the template of a checkpoint or bundle folder.
+    def of(cls, files: ModelFiles, special_tokens: Mapping[str, str]) -> ChatTemplate:
+        """Find the template of a checkpoint or bundle.
 
         Raises:
-            BundleError: The folder has none.
+            BundleError: There is none, or the file that holds it cannot be read.
         """
-        source = _find_source(folder)
+        source = _find_source(files)
         if source is None:
             raise BundleError(
-                f"{folder} has no chat template (chat_template.jinja); export a checkpoint that has one"
+                f"{files.folder} has no chat template (chat_template.jinja); export a checkpoint that has one"
             )
         return cls(source, special_tokens)
 
@@ -115,16 +115,14 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _find_source(folder: Path) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
+def _find_source(files: ModelFiles) -> str | None:
+    source = files.text("chat_template.jinja")
+    if source is not None:
+        return source
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        path = folder / name
-        if path.is_file():
-            source = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
-            if isinstance(source, str):
-                return source
+        found = (files.object(name) or {}).get("chat_template")
+        if isinstance(found, str):
+            return found
     return None
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.errors import DataError, UnsupportedError, closest
 
 __all__ = [
@@ -137,23 +137,13 @@ def _shortened(value: Any) -> str:
     return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
 
 
-def read_generation_config(folder: Path) -> dict[str, Any]:
+def read_generation_config(files: ModelFiles) -> dict[str, Any]:
     """Return the keys of a folder's `generation_config.json` that have a value; nothing without a file.
 
     Raises:
-        DataError: The file does not hold a JSON object.
+        BundleError: The file does not hold a JSON object.
     """
-    path = folder / FILE_NAME
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}); correct the file") from error
-    if not isinstance(config, dict):
-        raise DataError(
-            f"{path} holds {type(config).__name__}, not a JSON object; correct the file"
-        )
+    config = files.object(FILE_NAME) or {}
     return {key: value for key, value in config.items() if value is not None}
 
 

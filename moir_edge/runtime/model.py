@@ -92,8 +92,8 @@ class EdgeModel:
         if pixels is not None:
             checked_image_pixels(pixels)
         self.bundle = bundle
-        self.processor = Processor(bundle.path, bundle.manifest.model, max_image_pixels=pixels)
-        self.generation_config = read_generation_config(bundle.path)
+        self.processor = Processor(bundle.files, bundle.manifest.model, max_image_pixels=pixels)
+        self.generation_config = read_generation_config(bundle.files)
         self.sessions = open_sessions(bundle, threads=threads, provider=provider)
 
     @property

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import BundleError, DataError
 from moir_edge.runtime.chat import ChatTemplate, Messages
@@ -72,7 +71,7 @@ class Processor:
     """Tokenizer, chat template and image processor of one model.
 
     Args:
-        folder: A bundle or checkpoint folder with the Hugging Face JSON files.
+        files: A bundle's or a checkpoint's Hugging Face JSON files.
         facts: What the manifest says of the model.
         max_image_pixels: Width times height of an image at most; None takes `moir_edge.image_limit.image_pixels`.
 
@@ -82,14 +81,14 @@ class Processor:
     """
 
     def __init__(
-        self, folder: Path, facts: ModelFacts, *, max_image_pixels: int | None = None
+        self, files: ModelFiles, facts: ModelFacts, *, max_image_pixels: int | None = None
     ) -> None:
         self.facts = facts
         self._max_pixels = max_image_pixels
-        self.tokenizer = Tokenizer.from_folder(folder)
-        self.chat_template = ChatTemplate.from_folder(folder, self.tokenizer.special_tokens)
+        self.tokenizer = Tokenizer.of(files)
+        self.chat_template = ChatTemplate.of(files, self.tokenizer.special_tokens)
         self.image_processor: ImageProcessor = image_processor_from(
-            _image_config(folder),
+            _image_config(files),
             max_pixels=max_image_pixels,
             max_tiles=(facts.context_length - 1) // facts.tokens_per_tile,
         )
@@ -186,21 +185,18 @@ class Processor:
         )
 
 
-def _image_config(folder: Path) -> dict[str, Any]:
+def _image_config(files: ModelFiles) -> dict[str, Any]:
     """Return the image processor's JSON object; transformers looks in the same order."""
     for name, part in (
         ("processor_config.json", "image_processor"),
         ("preprocessor_config.json", ""),
     ):
-        path = folder / name
-        if not path.is_file():
-            continue
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config = config.get(part) if part else config
+        record = files.object(name)
+        config = record.get(part) if record is not None and part else record
         if isinstance(config, dict):
             return config
     raise BundleError(
-        f"{folder} has neither preprocessor_config.json nor an image_processor in "
+        f"{files.folder} has neither preprocessor_config.json nor an image_processor in "
         "processor_config.json; export the bundle again"
     )
 

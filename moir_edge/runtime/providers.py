@@ -7,18 +7,20 @@ import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from moir_edge.errors import BundleError, EnvironmentProblem
+from moir_edge.errors import BundleError, EnvironmentProblem, one_line
 from moir_edge.runtime.cuda_start import CUDA_PACKAGE, cuda_problem
 from moir_edge.runtime.float4 import session_source
 from moir_edge.targets import get_target, session_config
 from moir_edge.threads import session_options
 
 if TYPE_CHECKING:
-    from moir_edge.bundle import Bundle, Manifest, TensorSpec
+    from moir_edge.bundle import Bundle, ComponentEntry, Manifest, TensorSpec
 
 __all__ = ["GraphProvider", "Provider", "graph_provider", "open_graph"]
+
+Shape: TypeAlias = "tuple[int | str | None, ...]"
 
 _log = logging.getLogger(__name__)
 
@@ -65,13 +67,11 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
 
     execution = _EXECUTION[provider]
     _require_provider(provider)
-    entry = bundle.manifest.components.get(component)
-    if entry is None:
-        raise BundleError(f"{bundle.path} has no {component} component; export it again")
+    path = bundle.graph(component)
+    entry = bundle.manifest.components[component]
     # A bundle for a GPU is run on a CPU to check it.
     exact = provider == "cpu" and get_target(bundle.manifest.target).builder != "onnxruntime"
     options = _session_options(threads, component, entry.precision, exact=exact)
-    path = bundle.file(entry.graph)
     source = session_source(path, entry.precision)
     settings: list[dict[str, str]] = [{} for _ in execution]
     if provider == "ort-tensorrt":
@@ -93,12 +93,48 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
         raise EnvironmentProblem(
             f"ONNX Runtime cannot load {path} with the {provider} provider: {reason}; or run with `provider='cpu'`"
         ) from error
+    _check_signature(session, entry, path)
     if session.get_providers()[0] != execution[0]:  # it goes on without one that does not start
         raise EnvironmentProblem(
             f"ONNX Runtime could not start {execution[0]} for {path}; its libraries (CUDA, cuDNN, for ort-tensorrt "
             "TensorRT) must be on the loader's path; or run with `provider='cpu'`"
         )
     return session
+
+
+def _check_signature(session: Any, entry: ComponentEntry, path: Path) -> None:
+    """Refuse a graph whose inputs or outputs are not those of the manifest, from which the runtime takes its sizes."""
+    for kind, specs, found in (
+        ("inputs", entry.inputs, session.get_inputs()),
+        ("outputs", entry.outputs, session.get_outputs()),
+    ):
+        wanted = {spec.name: (spec.dtype, spec.shape) for spec in specs}
+        given = {value.name: (_element(value.type), tuple(value.shape)) for value in found}
+        if wanted.keys() != given.keys() or any(
+            not _same_type(wanted[name], given[name]) for name in wanted
+        ):
+            raise BundleError(
+                f"{path} has the {kind} {_listing(given)}, the manifest says {_listing(wanted)}; export the bundle again"
+            )
+
+
+def _element(type_name: str) -> str:
+    """Return numpy's name of ONNX Runtime's ``tensor(float)``."""
+    name = type_name.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _same_type(wanted: tuple[str, Shape], given: tuple[str, Shape]) -> bool:
+    """Compare element types, ranks, and the sizes that both know; a name stands for a size that may vary."""
+    if wanted[0] != given[0] or len(wanted[1]) != len(given[1]):
+        return False
+    pairs = zip(wanted[1], given[1], strict=True)
+    return all(one == two for one, two in pairs if isinstance(one, int) and isinstance(two, int))
+
+
+def _listing(tensors: Mapping[str, tuple[str, Shape]]) -> str:
+    shown = [f"{name} {dtype}{list(shape)}" for name, (dtype, shape) in tensors.items()]
+    return one_line(", ".join(shown))
 
 
 def tensorrt_options(component: str, manifest: Manifest) -> dict[str, str]:

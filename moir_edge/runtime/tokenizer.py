@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moir_edge.errors import BundleError
+from moir_edge.bundle.files import ModelFiles
+from moir_edge.errors import BundleError, DataError, MoirEdgeError, one_line
+from moir_edge.json_files import read_bounded
+from moir_edge.limits import TOKENIZER_BYTES
 
 __all__ = ["EncodedText", "GrowingText", "Tokenizer"]
 
@@ -51,10 +54,9 @@ class Tokenizer:
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
         from tokenizers import Tokenizer as Backend
 
-        try:
-            self._backend = Backend.from_file(str(path))
-        except Exception as error:  # the Rust side raises bare Exception
-            raise BundleError(f"{path} is not a tokenizer file ({error})") from error
+        content = read_bounded(path, TOKENIZER_BYTES, error=BundleError)
+        with rust_errors(BundleError, f"{path} is not a tokenizer file"):
+            self._backend = Backend.from_buffer(content)
         # What the training code left in the file must not cut or pad prompts here.
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -67,20 +69,35 @@ class Tokenizer:
         """Id to text of every token that `decode` leaves out."""
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Tokenizer:
-        """Open the tokenizer of a checkpoint or bundle folder."""
-        config_path = folder / "tokenizer_config.json"
-        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}
-        return cls(folder / "tokenizer.json", config)
+    def of(cls, files: ModelFiles) -> Tokenizer:
+        """Open the tokenizer of a checkpoint or bundle.
+
+        Raises:
+            BundleError: There is none, or a file of it cannot be read.
+        """
+        path = files.find("tokenizer.json")
+        if path is None:
+            raise BundleError(f"{files.folder} has no tokenizer.json; export the bundle again")
+        return cls(path, files.object("tokenizer_config.json") or {})
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> EncodedText:
-        """Tokenize a string; special tokens written in it become their ids."""
-        encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        """Tokenize a string; special tokens written in it become their ids.
+
+        Raises:
+            DataError: The tokenizer's own code fails on the text.
+        """
+        with rust_errors(DataError, "the tokenizer cannot take this prompt"):
+            encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
         return EncodedText(tuple(encoding.ids), tuple(encoding.offsets))
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Return the text of token ids."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        """Return the text of token ids.
+
+        Raises:
+            DataError: The tokenizer's own code fails on them.
+        """
+        with rust_errors(DataError, "the tokenizer cannot give the text of this answer"):
+            text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
 
     def token(self, token_id: int) -> str:
@@ -133,6 +150,24 @@ class GrowingText:
     def _window(self) -> tuple[str, str]:
         before = self._tokenizer.decode(self._ids[self._start : self._read])
         return before, self._tokenizer.decode(self._ids[self._start :])
+
+
+@contextmanager
+def rust_errors(kind: type[MoirEdgeError], what: str) -> Iterator[None]:
+    """Raise `kind` for whatever the Rust code of `tokenizers` raises: a bare Exception, or a panic, which is not one.
+
+    Args:
+        kind: What to raise.
+        what: The start of the message.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise kind(f"{what} ({one_line(error)})") from error
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from moir_edge.bundle import open_bundle, seal
+
 SPECIALS = [
     "<pad>",
     "<bos>",
@@ -130,6 +132,17 @@ def _randomize(model: Any) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def put_file() -> Callable[..., None]:
+    """Return a function that writes a file into a bundle and into its manifest, as export would have."""
+
+    def put(bundle: Path, name: str, text: str) -> None:
+        (bundle / name).write_text(text, encoding="utf-8")
+        seal(bundle, open_bundle(bundle, verify=False).manifest)
+
+    return put
 
 
 @pytest.fixture(scope="session")

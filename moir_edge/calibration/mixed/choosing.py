@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.calibration.formats import FORMATS
 from moir_edge.calibration.mixed.layers import LayerTable, Quantizer
@@ -109,7 +110,7 @@ def choose_mix(
         )
     if calibration.evaluation is not None:
         refuse_overlap(calibration.data, calibration.evaluation)
-    data = _Data(calibration, settings, Processor(model.processor_folder, model.facts))
+    data = _Data(calibration, settings, Processor(ModelFiles(model.processor_folder), model.facts))
     sensitivity = measure_sensitivity(
         model.graphs,
         model.facts,

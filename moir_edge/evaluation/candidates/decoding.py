@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moir_edge.bundle import open_bundle
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.evaluation.candidates.base import CandidateSpec
 from moir_edge.runtime.generation_config import (
     GenerationRules,
@@ -94,7 +96,9 @@ def _config_of(spec: CandidateSpec) -> dict[str, Any]:
     """Return the generation config that a candidate comes with; empty where it has no file of that name."""
     folder = Path(spec.source)
     if folder.is_dir():
-        return read_generation_config(folder)
+        is_bundle = spec.kind == "bundle"
+        opened = open_bundle(folder, verify=False).files if is_bundle else ModelFiles(folder)
+        return read_generation_config(opened)
     from transformers import GenerationConfig
 
     try:

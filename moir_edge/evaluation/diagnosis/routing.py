@@ -68,6 +68,7 @@ class _CheckpointMaps:
     """Maps of a checkpoint: its own router, and the device runtime's processor to name words and image cells."""
 
     def __init__(self, candidate: CheckpointCandidate) -> None:
+        from moir_edge.bundle.files import ModelFiles
         from moir_edge.export.facts import model_facts
         from moir_edge.models import architecture_names
         from moir_edge.runtime.processor import Processor
@@ -80,7 +81,7 @@ class _CheckpointMaps:
                 f"and this is {model_type}"
             )
         self._facts = model_facts(candidate.checkpoint)
-        self._processor = Processor(candidate.checkpoint.folder, self._facts)
+        self._processor = Processor(ModelFiles(candidate.checkpoint.folder), self._facts)
 
     def __call__(self, row: Row) -> RoutingMap:
         """Run the prompt once and name what the router did to it."""

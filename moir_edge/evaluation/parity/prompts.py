@@ -141,7 +141,7 @@ def _token_counts(bundle: Bundle, prompts: Prompts) -> Sequence[int]:
     """Return the tokens of every timed prompt, image tokens included."""
     from moir_edge.runtime.processor import Processor
 
-    processor = Processor(bundle.path, bundle.manifest.model)
+    processor = Processor(bundle.files, bundle.manifest.model)
     counts: list[int] = []
     for at in prompts.timed:
         row = prompts.rows[at]

@@ -178,7 +178,7 @@ class EngineSessions:
         hashes = {file.path: file.sha256 for file in manifest.files}
         kernels = KernelCache(kernel_cache_path(hashes[entry.path], version_text(chosen.trt)))
         self._kernels.append(kernels)
-        graph = self._bundle.file(manifest.components[name].graph) if entry.stripped else None
+        graph = self._bundle.graph(name) if entry.stripped else None
         path = self._bundle.file(entry.path)
         return Engine(chosen.trt, path, self._memory, kernels, weights=graph)
 

@@ -116,7 +116,8 @@ def test_newer_schema_asks_for_an_upgrade(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "no schema_version"),
+        ("[]", "holds a list, expected an object"),
+        ("{}", "no schema_version"),
         ('{"schema_version": 1}', "invalid at created_with"),
     ],
 )

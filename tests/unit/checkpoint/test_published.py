@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import moir_edge
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.checkpoint import load_checkpoint
 from moir_edge.cli.main import main
 from moir_edge.data.rows import read_rows
@@ -51,7 +52,7 @@ def test_runtime_prepares_what_transformers_prepares(
     checkpoint = load_checkpoint(published(generation))
     facts = model_facts(checkpoint)
     assert (facts.tokens_per_tile, facts.pad_token_id) == (4, 2)
-    ours = Processor(checkpoint.folder, facts)
+    ours = Processor(ModelFiles(checkpoint.folder), facts)
     theirs = checkpoint.processor
     for size in SIZES:
         image = picture(*size)

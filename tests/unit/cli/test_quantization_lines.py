@@ -3,10 +3,12 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from rich.console import Console
 
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.cli.quantization_lines import (
     fallback_lines,
     quantization_report,
@@ -89,10 +91,11 @@ def test_layers_that_fell_back_share_a_line_per_reason() -> None:
 
 
 def test_reports_are_read_where_there_are_any(tmp_path: Path) -> None:
-    assert quantization_report(tmp_path) == {"layers": {}, "sensitivity": None}
+    bundle = SimpleNamespace(files=ModelFiles(tmp_path))
+    assert quantization_report(bundle) == {"layers": {}, "sensitivity": None}
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "quantization.json").write_text(json.dumps(LAYERS), encoding="utf-8")
-    assert quantization_report(tmp_path) == {"layers": LAYERS, "sensitivity": None}
+    assert quantization_report(bundle) == {"layers": LAYERS, "sensitivity": None}
 
 
 def test_the_router_is_shown_before_and_after() -> None:

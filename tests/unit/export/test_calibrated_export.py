@@ -13,6 +13,7 @@ from PIL import Image
 
 import moir_edge
 from moir_edge.bundle import open_bundle
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.calibration import CalibrationSettings
 from moir_edge.calibration.collection import collect
 from moir_edge.calibration.rows import CalibrationRows
@@ -46,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _rows(routed: Any, data: Path, limit: int) -> CalibrationRows:
-    processor = Processor(routed.checkpoint.folder, routed.facts)
+    processor = Processor(ModelFiles(routed.checkpoint.folder), routed.facts)
     return CalibrationRows(data, processor, limit=limit, max_bad_rows=0)
 
 

@@ -16,6 +16,7 @@ from scipy.stats import entropy
 
 import moir_edge
 from moir_edge.bundle import open_bundle
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.calibration import CalibrationSettings, MixSettings
 from moir_edge.calibration.mixed.layers import LayerTable
 from moir_edge.calibration.mixed.measure import measure_sensitivity
@@ -58,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def processor(routed: Any) -> Processor:
-    return Processor(routed.checkpoint.folder, routed.facts)
+    return Processor(ModelFiles(routed.checkpoint.folder), routed.facts)
 
 
 @pytest.fixture(scope="module")

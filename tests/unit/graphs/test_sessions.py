@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.calibration.taps import add_taps
 from moir_edge.graphs.sessions import TappedSessions
 from moir_edge.graphs.writing import write_graphs
@@ -36,7 +37,7 @@ def routed(traced_models: Callable[[str], Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def processor(routed: Any) -> Processor:
-    return Processor(routed.checkpoint.folder, routed.facts)
+    return Processor(ModelFiles(routed.checkpoint.folder), routed.facts)
 
 
 @pytest.fixture(scope="module")
@@ -239,9 +240,9 @@ def test_replaced_components_leave_the_sessions_that_they_come_from_alone(
     np.testing.assert_allclose(got[0], expected["logits"][0], atol=SAME)
 
 
-# Where names of the cache may stand: each runner of components, what makes the graphs, and the command that shows them.
+# Where names of the cache may stand: each runner of components, what makes the graphs, and the manifest.
 CACHE_NAMES = {
-    "cli/inspect.py",
+    "bundle/manifest.py",
     "export/components.py",
     "runtime/sessions.py",
     "runtime/tensorrt/sessions.py",

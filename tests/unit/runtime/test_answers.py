@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.runtime.answers import AnswerRow, StopStrings
 from moir_edge.runtime.tokenizer import Tokenizer
 
 
 @pytest.fixture
 def tokenizer(smolvlm_folder: Path) -> Tokenizer:
-    return Tokenizer.from_folder(smolvlm_folder)
+    return Tokenizer.of(ModelFiles(smolvlm_folder))
 
 
 def _push_all(row: AnswerRow, ids: list[int]) -> list[str]:

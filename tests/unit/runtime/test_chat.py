@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.errors import BundleError, DataError
 from moir_edge.runtime.chat import ChatTemplate, user_message
 
@@ -73,8 +74,8 @@ def test_a_broken_template_is_the_bundles_fault() -> None:
 
 def test_the_template_is_found_where_checkpoints_keep_it(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="has no chat template"):
-        ChatTemplate.from_folder(tmp_path, {})
+        ChatTemplate.of(ModelFiles(tmp_path), {})
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "old"}')
-    assert ChatTemplate.from_folder(tmp_path, {}).render([]) == "old"
+    assert ChatTemplate.of(ModelFiles(tmp_path), {}).render([]) == "old"
     (tmp_path / "chat_template.jinja").write_text("new")
-    assert ChatTemplate.from_folder(tmp_path, {}).render([]) == "new"
+    assert ChatTemplate.of(ModelFiles(tmp_path), {}).render([]) == "new"

@@ -188,11 +188,14 @@ def test_what_standard_input_cannot_give_is_one_line(
 
 
 def test_set_goes_before_the_checkpoints_config(
-    run: Callable[..., tuple[int, str, str]], make_bundle: Callable[..., Path], tmp_path: Path
+    run: Callable[..., tuple[int, str, str]],
+    make_bundle: Callable[..., Path],
+    put_file: Callable[..., None],
+    tmp_path: Path,
 ) -> None:
     bundle = make_bundle(tmp_path / "b")
     config = {"repetition_penalty": 1.9, "max_new_tokens": 6, "num_beams": 2, "guidance_scale": 2}
-    (bundle / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    put_file(bundle, "generation_config.json", json.dumps(config))
     words = ("-p", PROMPT, "--json", "--no-verify")
     code, _, err = run(*words, bundle=bundle)
     assert (code, err.count("\n")) == (2, 1)

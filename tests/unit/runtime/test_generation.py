@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import moir_edge
-from moir_edge.errors import DataError, EnvironmentProblem, UnsupportedError
+from moir_edge.errors import BundleError, DataError, EnvironmentProblem, UnsupportedError
 from moir_edge.runtime import EdgeModel
 
 COUNT = 12
@@ -102,13 +102,17 @@ def test_a_stop_string_ends_text_and_stream(model: EdgeModel, rows: list[Any]) -
 
 
 def test_the_bundles_generation_config_holds_and_the_caller_goes_before_it(
-    make_bundle: Callable[..., Path], model: EdgeModel, rows: list[Any], tmp_path: Path
+    make_bundle: Callable[..., Path],
+    put_file: Callable[..., None],
+    model: EdgeModel,
+    rows: list[Any],
+    tmp_path: Path,
 ) -> None:
     prompt, images = rows[0]
     plain = list(model.generate(prompt, images, max_new_tokens=COUNT).token_ids[0])
     bundle = make_bundle(tmp_path / "b")
     config = {"max_new_tokens": 5, "suppress_tokens": [plain[0]], "do_sample": True}
-    (bundle / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    put_file(bundle, "generation_config.json", json.dumps(config))
     ruled = moir_edge.load(bundle, threads=1, verify=False)
     done = ruled.generate(prompt, images)
     assert (len(done.token_ids[0]), done.finish_reasons) == (5, ("length",))
@@ -126,7 +130,10 @@ def test_the_bundles_generation_config_holds_and_the_caller_goes_before_it(
 
 
 def test_settings_that_cannot_hold_are_named(
-    make_bundle: Callable[..., Path], rows: list[Any], tmp_path: Path
+    make_bundle: Callable[..., Path],
+    put_file: Callable[..., None],
+    rows: list[Any],
+    tmp_path: Path,
 ) -> None:
     bundle = make_bundle(tmp_path / "b")
     for config, message in [
@@ -135,13 +142,13 @@ def test_settings_that_cannot_hold_are_named(
         ({"repetition_penalty": -1}, "generation_config.json: repetition_penalty is -1"),
         ({"bad_words_ids": [[99999]]}, "bad_words_ids names token 99999, but the model has"),
     ]:
-        (bundle / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+        put_file(bundle, "generation_config.json", json.dumps(config))
         with pytest.raises((DataError, UnsupportedError), match=message) as caught:
             moir_edge.load(bundle, verify=False).generate(*rows[0])
         assert "\n" not in str(caught.value)
-    (bundle / "generation_config.json").write_text("[1]", encoding="utf-8")
-    with pytest.raises(DataError, match="holds list, not a JSON object"):
-        moir_edge.load(bundle, verify=False)
+    put_file(bundle, "generation_config.json", "[1]")
+    with pytest.raises(BundleError, match="holds a list, expected an object"):
+        moir_edge.load(bundle)
 
 
 @pytest.mark.parametrize("step", [0, 2])

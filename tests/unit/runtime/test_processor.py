@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from moir_edge.bundle import ModelFacts
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.errors import BundleError, DataError
 from moir_edge.runtime.chat import user_message
 from moir_edge.runtime.processor import Processor
@@ -30,7 +31,7 @@ def pair(
     folder: Path = request.getfixturevalue(f"{request.param}_folder")
     theirs = AutoProcessor.from_pretrained(folder)
     theirs.tokenizer.padding_side = "left"
-    return Processor(folder, facts_of(folder, request.param)), theirs
+    return Processor(ModelFiles(folder), facts_of(folder, request.param)), theirs
 
 
 def _both(
@@ -107,7 +108,7 @@ def test_offsets_point_into_the_expanded_prompt(
 def test_images_and_placeholders_must_match(
     smolvlm_folder: Path, facts_of: Callable[..., ModelFacts], picture: Callable[..., Image.Image]
 ) -> None:
-    processor = Processor(smolvlm_folder, facts_of(smolvlm_folder, "smolvlm"))
+    processor = Processor(ModelFiles(smolvlm_folder), facts_of(smolvlm_folder, "smolvlm"))
     with pytest.raises(DataError, match=r"names 2 image\(s\) and 1 were given"):
         processor([user_message("what is <image>?", images=1)], [[picture(9, 9)]])
     with pytest.raises(DataError, match=r"names 0 image\(s\) and 1 were given"):
@@ -117,14 +118,16 @@ def test_images_and_placeholders_must_match(
 def test_a_prompt_past_the_context_is_refused_with_numbers(
     smolvlm_folder: Path, facts_of: Callable[..., ModelFacts], picture: Callable[..., Image.Image]
 ) -> None:
-    roomy = Processor(smolvlm_folder, facts_of(smolvlm_folder, "smolvlm"))
+    roomy = Processor(ModelFiles(smolvlm_folder), facts_of(smolvlm_folder, "smolvlm"))
     conversation = [user_message("Why?", images=1)]
     (length,) = roomy(conversation, [[picture(24, 24)]]).prompt_lengths
     exact = Processor(
-        smolvlm_folder, facts_of(smolvlm_folder, "smolvlm", context_length=length + 1)
+        ModelFiles(smolvlm_folder), facts_of(smolvlm_folder, "smolvlm", context_length=length + 1)
     )
     assert exact(conversation, [[picture(24, 24)]]).prompt_lengths == (length,)
-    full = Processor(smolvlm_folder, facts_of(smolvlm_folder, "smolvlm", context_length=length))
+    full = Processor(
+        ModelFiles(smolvlm_folder), facts_of(smolvlm_folder, "smolvlm", context_length=length)
+    )
     with pytest.raises(DataError, match=rf"has {length} tokens \(\d+ of them from \d+ image tile"):
         full(conversation, [[picture(24, 24)]])
 
@@ -135,4 +138,4 @@ def test_a_folder_without_image_processor_is_refused(
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / name).write_bytes((smolvlm_folder / name).read_bytes())
     with pytest.raises(BundleError, match=r"neither preprocessor_config\.json nor"):
-        Processor(tmp_path, facts_of(smolvlm_folder, "smolvlm"))
+        Processor(ModelFiles(tmp_path), facts_of(smolvlm_folder, "smolvlm"))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.errors import BundleError
 from moir_edge.runtime.tokenizer import Tokenizer
 
@@ -19,7 +20,7 @@ TEXTS = [
 @pytest.fixture(params=["smolvlm_folder", "llava_folder"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     folder: Path = request.getfixturevalue(request.param)
-    return Tokenizer.from_folder(folder)
+    return Tokenizer.of(ModelFiles(folder))
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -34,7 +35,7 @@ def test_pieces_join_to_the_text_decoded_at_once(tokenizer: Tokenizer, text: str
 def test_any_token_sequence_joins_to_what_decoding_gives(smolvlm_folder: Path) -> None:
     # Models emit broken characters and special tokens too; nothing of that may be lost or doubled.
     # (Not so with byte fallback: there a broken byte spoils the valid ones before it, already shown.)
-    tokenizer = Tokenizer.from_folder(smolvlm_folder)
+    tokenizer = Tokenizer.of(ModelFiles(smolvlm_folder))
     rng = np.random.default_rng(0)
     for length in (1, 2, 7, 40):
         for _ in range(25):
@@ -45,7 +46,7 @@ def test_any_token_sequence_joins_to_what_decoding_gives(smolvlm_folder: Path) -
 
 
 def test_a_character_is_held_back_until_it_is_whole(smolvlm_folder: Path) -> None:
-    tokenizer = Tokenizer.from_folder(smolvlm_folder)
+    tokenizer = Tokenizer.of(ModelFiles(smolvlm_folder))
     ids = tokenizer.encode("👍", add_special_tokens=False).ids
     assert len(ids) == 4  # one token per byte: the corpus has no emoji
     growing = tokenizer.grow()
@@ -53,7 +54,7 @@ def test_a_character_is_held_back_until_it_is_whole(smolvlm_folder: Path) -> Non
 
 
 def test_a_cut_character_comes_out_at_the_end(smolvlm_folder: Path) -> None:
-    tokenizer = Tokenizer.from_folder(smolvlm_folder)
+    tokenizer = Tokenizer.of(ModelFiles(smolvlm_folder))
     ids = tokenizer.encode("a👍", add_special_tokens=False).ids[:-1]
     growing = tokenizer.grow()
     assert [growing.push(token) for token in ids] == ["a", "", "", ""]
@@ -62,8 +63,8 @@ def test_a_cut_character_comes_out_at_the_end(smolvlm_folder: Path) -> None:
 
 
 def test_special_tokens_have_their_names(smolvlm_folder: Path, llava_folder: Path) -> None:
-    assert Tokenizer.from_folder(smolvlm_folder).special_tokens["bos_token"] == "<|im_start|>"
-    assert Tokenizer.from_folder(llava_folder).special_tokens["bos_token"] == "<s>"
+    assert Tokenizer.of(ModelFiles(smolvlm_folder)).special_tokens["bos_token"] == "<|im_start|>"
+    assert Tokenizer.of(ModelFiles(llava_folder)).special_tokens["bos_token"] == "<s>"
     config = {"extra_special_tokens": {"image_token": "<img>"}, "pad_token": None}
     named = Tokenizer(smolvlm_folder / "tokenizer.json", config).special_tokens
     assert named == {"image_token": "<img>"}
@@ -78,16 +79,18 @@ def test_truncation_left_in_the_file_does_not_cut_prompts(
     backend.enable_truncation(3)
     backend.enable_padding(length=20)
     backend.save(str(tmp_path / "tokenizer.json"))
-    ids = Tokenizer.from_folder(tmp_path).encode("one two three four five").ids
-    assert ids == tuple(Tokenizer.from_folder(smolvlm_folder).encode("one two three four five").ids)
+    ids = Tokenizer.of(ModelFiles(tmp_path)).encode("one two three four five").ids
+    assert ids == tuple(
+        Tokenizer.of(ModelFiles(smolvlm_folder)).encode("one two three four five").ids
+    )
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BundleError, match=r"tokenizer\.json is not a tokenizer file"):
-        Tokenizer.from_folder(tmp_path)
+        Tokenizer.of(ModelFiles(tmp_path))
 
 
 def test_an_unknown_id_is_refused(smolvlm_folder: Path) -> None:
     with pytest.raises(BundleError, match="no token 99999"):
-        Tokenizer.from_folder(smolvlm_folder).token(99999)
+        Tokenizer.of(ModelFiles(smolvlm_folder)).token(99999)

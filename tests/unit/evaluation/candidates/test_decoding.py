@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from moir_edge.bundle import open_bundle, seal
+from moir_edge.bundle.files import ModelFiles
 from moir_edge.data.answers import Answer
 from moir_edge.data.rows import Row
 from moir_edge.evaluation import CompareSettings, compare
@@ -73,7 +74,7 @@ def test_a_stop_string_of_the_config_ends_both(
     tokens = max((answer.token_ids for answer in plain), key=len)
     assert len(tokens) > 3
     # Random weights answer in special tokens, which stop as words do.
-    word = Tokenizer.from_folder(folders[1]).token(tokens[2])
+    word = Tokenizer.of(ModelFiles(folders[1])).token(tokens[2])
     theirs, ours = (_answers(folder, single) for folder in twins({"stop_strings": word}))
     assert ours == theirs
     assert ours != plain

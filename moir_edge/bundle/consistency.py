@@ -1,0 +1,87 @@
+"""Hold a manifest against itself: its files, its graphs' inputs and outputs, and the facts that the runtime takes sizes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from moir_edge.bundle.manifest import COMPONENTS, ComponentEntry, Manifest, ModelFacts
+from moir_edge.errors import BundleError
+
+__all__ = ["check_consistent"]
+
+# Component -> output or input -> axis -> the fact that it has to equal.
+_AXES: dict[str, dict[str, dict[int, str]]] = {
+    "vision": {
+        "pixel_values": {2: "image_size", 3: "image_size"},
+        "image_features": {1: "tokens_per_tile", 2: "hidden_size"},
+    },
+    "embedding": {"inputs_embeds": {2: "hidden_size"}},
+    "router": {"inputs_embeds": {2: "hidden_size"}, "routed_embeds": {2: "hidden_size"}},
+    "decoder": {"inputs_embeds": {2: "hidden_size"}, "logits": {2: "vocab_size"}},
+}
+_CACHE_AXES = {1: "num_kv_heads", 3: "head_dim"}
+
+
+def check_consistent(manifest: Manifest, path: Path) -> None:
+    """Refuse a manifest whose parts contradict each other.
+
+    Args:
+        manifest: As it was read.
+        path: Its file, for messages.
+
+    Raises:
+        BundleError: The first contradiction, with both sides.
+    """
+    for problem in _problems(manifest):
+        raise BundleError(f"{path}: {problem}; export the bundle again")
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    names = [entry.path for entry in manifest.files]
+    listed = set(names)
+    if len(listed) < len(names):
+        yield "files lists a path twice"
+    for name, component in manifest.components.items():
+        if name not in COMPONENTS:
+            yield f"components.{name} is not one of {', '.join(COMPONENTS)}"
+        for file in (component.graph, *component.data):
+            if file not in listed:
+                yield f"components.{name} names {file}, which files does not list"
+    for engine in manifest.engines:
+        if engine.path not in listed:
+            yield f"engines names {engine.path}, which files does not list"
+    yield from _fact_problems(manifest.model)
+    for name, component in manifest.components.items():
+        yield from _shape_problems(name, component, manifest.model)
+
+
+def _fact_problems(facts: ModelFacts) -> Iterator[str]:
+    for key in ("image_token_id", "pad_token_id"):
+        token = getattr(facts, key)
+        if token >= facts.vocab_size:
+            yield f"model.{key} is {token} and model.vocab_size {facts.vocab_size}"
+    if facts.tokens_per_tile >= facts.context_length:
+        yield (
+            f"model.tokens_per_tile is {facts.tokens_per_tile}, which leaves no room in "
+            f"model.context_length, {facts.context_length}"
+        )
+    if facts.image_grid is not None and facts.image_grid.tokens != facts.tokens_per_tile:
+        yield (
+            f"model.image_grid has {facts.image_grid.tokens} tokens and model.tokens_per_tile is {facts.tokens_per_tile}"
+        )
+
+
+def _shape_problems(name: str, component: ComponentEntry, facts: ModelFacts) -> Iterator[str]:
+    axes = _AXES.get(name, {})
+    cached = 0
+    for spec in (*component.inputs, *component.outputs):
+        cached += spec.is_cache
+        for axis, fact in (_CACHE_AXES if spec.is_cache else axes.get(spec.name, {})).items():
+            size = spec.shape[axis] if axis < len(spec.shape) else None
+            if isinstance(size, int | None) and size != getattr(facts, fact):
+                yield (
+                    f"components.{name} has {spec.name} of shape {list(spec.shape)}, and model.{fact} is {getattr(facts, fact)}"
+                )
+    if cached and cached != 4 * facts.num_layers:
+        yield f"components.{name} has {cached // 4} layers in its cache and model.num_layers is {facts.num_layers}"
