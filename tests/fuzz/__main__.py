@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_seeds(seeds, {seed for name in wanted for seed in find_area(name).needs})
         results = run_jobs(wanted, seed=asked.seed, seeds=seeds, jobs=asked.jobs, keep=asked.keep)
     figures = summary(results, asked.seed)
-    _print(figures, as_json=asked.json, single=asked.index is not None)
+    _print(figures, as_json=asked.json)
     return 1 if figures["faults"] else 0
 
 
@@ -71,15 +71,15 @@ def _indices(name: str, asked: argparse.Namespace) -> list[int]:
     return list(range(max(1, round(asked.cases * area.share / whole))))
 
 
-def _print(figures: dict[str, object], *, as_json: bool, single: bool) -> None:
+def _print(figures: dict[str, object], *, as_json: bool) -> None:
     if as_json:
         text = json.dumps(figures, indent=1)
     else:
         text = table_text(figures)
         if figures["faults"]:
             text += "\n\n" + faults_text(figures)
+    sys.stdout.reconfigure(errors="backslashreplace")  # messages may name halves of characters
     sys.stdout.write(text + "\n")
-    del single
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ HANG_SECONDS = 8.0
 """What a case may take, waiting for a core left out."""
 
 _POLL_SECONDS = 0.25
+_MAKING_SECONDS = 60.0
 
 
 def run_case(
@@ -81,13 +82,15 @@ def _silence(folder: Path) -> None:
 def _answer(pipe: int, child: int, start: float, hang_seconds: float) -> Verdict:
     """Wait for the recipe and the verdict of a child, for as long as it may take."""
     text = b""
-    spent = 0.0
+    spent = waited = 0.0
     hangs = False
     while not hangs:
         ready, _, _ = select.select([pipe], [], [], _POLL_SECONDS)
-        spent = max(spent, time.monotonic() - start - _waited(child))
-        hangs = spent > hang_seconds
+        spent = max(spent, time.monotonic() - start - (_waited(child) - waited))
+        hangs = spent > (hang_seconds if text else _MAKING_SECONDS)
         part = os.read(pipe, 1 << 16) if ready else None
+        if part and not text:  # the recipe: the attempt begins
+            start, spent, waited = time.monotonic(), 0.0, _waited(child)
         if part == b"":
             break
         text += part or b""

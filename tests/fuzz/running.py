@@ -82,5 +82,5 @@ def _run_host(job: dict[str, Any]) -> list[Verdict]:
     )
     verdicts = [Verdict(**json.loads(line)) for line in done.stdout.splitlines()]
     missing = set(job["indices"]) - {verdict.index for verdict in verdicts}
-    reason = done.stderr[-2000:] or f"the process ended with {done.returncode}"
+    reason = done.stderr.strip()[-1000:] or f"the process ended with {done.returncode}"
     return verdicts + [Verdict("suite", reason, index=index) for index in sorted(missing)]

@@ -68,8 +68,8 @@ def judge(
     """
     try:
         case = make()
-    except BaseException:
-        return Verdict("suite", traceback.format_exc(limit=-4))
+    except BaseException as error:
+        return Verdict("suite", f"{error!r} {traceback.format_exc()[-1000:]}")
     announce(case.recipe)
     _limit()
     before, files_before = status_mb("VmRSS"), status_mb("RssFile")
