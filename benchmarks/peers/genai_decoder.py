@@ -167,7 +167,7 @@ def _save_text_decoder(checkpoint: Path, folder: Path) -> None:
     model.model.load_state_dict(whole.model.text_model.state_dict())
     model.tie_weights()
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False).save_pretrained(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

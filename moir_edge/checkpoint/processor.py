@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from moir_edge.errors import DataError, one_line
 from moir_edge.json_files import read_json
+from moir_edge.weights import refuse_own_class
 
 __all__ = ["chat_template", "image_record", "load_processor", "load_tokenizer"]
 
@@ -27,8 +28,13 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises:
         DataError: Its files are missing or damaged.
+        UnsupportedError: Its class comes with the checkpoint.
     """
     from transformers import AutoTokenizer
+
+    path = folder / _TOKENIZER
+    if path.is_file():
+        refuse_own_class(path, read_json(path), "tokenizer_class")
 
     tokenizers: Any = AutoTokenizer  # its from_pretrained is not typed
     try:
@@ -49,12 +55,14 @@ def load_processor(folder: Path, config: Any) -> Any:
 
     Raises:
         DataError: Its files are missing or damaged.
+        UnsupportedError: A class of it comes with the checkpoint.
     """
     if not any((folder / name).is_file() for name in (_PROCESSOR, _IMAGES)):
         raise DataError(
             f"{folder} has neither {_PROCESSOR} nor {_IMAGES}; "
             "save its processor next to the weights"
         )
+    _refuse_own_classes(folder)
     cls = _processor_class(folder, config)
     try:
         record, _ = cls.get_processor_dict(folder)
@@ -109,6 +117,21 @@ def _processor_class(folder: Path, config: Any) -> Any:
             "save its processor next to the weights with save_pretrained"
         )
     return mapping[type(config)]
+
+
+def _refuse_own_classes(folder: Path) -> None:
+    """Refuse a processor, or an image processor, whose class comes with the checkpoint."""
+    found = {
+        path: record
+        for path in (folder / _PROCESSOR, folder / _IMAGES)
+        if path.is_file() and isinstance(record := read_json(path), dict)
+    }
+    for path, record in found.items():
+        refuse_own_class(path, record, "processor_class")
+        nested = record.get("image_processor")
+        refuse_own_class(path, nested or record, "image_processor_type")
+        if isinstance(nested, dict):
+            return  # the other file is not read then
 
 
 def _part(name: str, folder: Path, record: dict[str, Any]) -> Any:

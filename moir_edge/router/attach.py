@@ -8,7 +8,7 @@ from os import PathLike, fspath
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.router.base import Router
@@ -20,7 +20,9 @@ from moir_edge.router.probe import probe_router
 from moir_edge.weights import (
     check_files,
     check_finite,
+    check_known,
     generative_class,
+    load_config,
     load_whole,
     resolve_checkpoint,
 )
@@ -110,8 +112,9 @@ def load_retrofitted(
             not call the router.
     """
     hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
-    check_files(resolve_checkpoint(fspath(source), **hub))
-    config = kwargs.pop("config", None) or AutoConfig.from_pretrained(source, **hub)
+    folder = resolve_checkpoint(fspath(source), **hub)
+    check_known(fspath(source), check_files(folder))
+    config = kwargs.pop("config", None) or load_config(folder)
     if not isinstance(getattr(config, MODULE_NAME, None), dict):
         raise DataError(
             f"{source}: its config.json has no {MODULE_NAME!r} entry, so it holds no router; "

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.errors import DataError, one_line
+from moir_edge.json_files import read_json
+from moir_edge.weights import refuse_own_class
 
 __all__ = ["frame_record", "newline_token_ids", "special_token_ids"]
 
@@ -15,7 +17,8 @@ __all__ = ["frame_record", "newline_token_ids", "special_token_ids"]
 _MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 # How they write line ends: as they are, in byte-level letters, and as bytes of a SentencePiece vocabulary.
 _LINE_ENDS = re.compile("(?:[\n\r\u010a\u010d]|<0x0[AD]>)+")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_TOKENIZER_FILES = ("tokenizer.json", _TOKENIZER_CONFIG, "tokenizer.model")
 
 
 def special_token_ids(tokenizer: Any) -> tuple[int, ...]:
@@ -68,6 +71,7 @@ def frame_record(
 
     Raises:
         DataError: The tokenizer beside the weights cannot be read.
+        UnsupportedError: Its class comes with the checkpoint.
     """
     if tokenizer is None and special_ids is None:
         tokenizer = _tokenizer_beside(str(getattr(model, "name_or_path", "")))
@@ -88,31 +92,40 @@ def _inner(tokenizer: Any) -> Any:
 def _tokenizer_beside(name: str) -> Any | None:
     """Return the tokenizer in the folder or in the local copy of the hub id that a model came from, or None."""
     from transformers import AutoTokenizer
-    from transformers.utils.hub import cached_file
 
-    if Path(name).is_dir():
-        present = any((Path(name) / file).is_file() for file in _TOKENIZER_FILES)
-    else:
-        # A name that no weights were loaded from is empty; nothing is fetched for a hub id.
-        present = bool(name) and any(
-            cached_file(
-                name,
-                file,
-                local_files_only=True,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-                _raise_exceptions_for_gated_repo=False,
-            )
-            for file in _TOKENIZER_FILES
-        )
-    if not present:
+    # A name that no weights were loaded from is empty; nothing is fetched for a hub id.
+    folder = Path(name) if Path(name).is_dir() else _local_copy(name) if name else None
+    present = [file for file in _TOKENIZER_FILES if folder and (folder / file).is_file()]
+    if folder is None or not present:
         return None
+    if _TOKENIZER_CONFIG in present:
+        path = folder / _TOKENIZER_CONFIG
+        refuse_own_class(path, read_json(path), "tokenizer_class")
+    tokenizers: Any = AutoTokenizer  # its from_pretrained is not typed
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+        return tokenizers.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise DataError(
             f"retrofit: the tokenizer of {name} cannot be read ({one_line(error)}); pass tokenizer= or special_token_ids="
         ) from error
+
+
+def _local_copy(name: str) -> Path | None:
+    """Return the folder that holds the tokenizer of a hub id in the cache of the hub, or None."""
+    from transformers.utils.hub import cached_file
+
+    for file in _TOKENIZER_FILES:
+        found = cached_file(
+            name,
+            file,
+            local_files_only=True,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+        if found:
+            return Path(found).parent
+    return None
 
 
 def token_id_sources(model: Any) -> tuple[Any, ...]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.errors import DataError, UnsupportedError, one_line
+from moir_edge.weights.own_code import reset_implementations
 
-__all__ = ["check_known", "generative_class", "load_config"]
+__all__ = ["check_known", "generative_class", "load_config", "refuse_own_model"]
 
 
 def check_known(name: str | Path, config: Mapping[str, Any]) -> None:
@@ -21,33 +22,54 @@ def check_known(name: str | Path, config: Mapping[str, Any]) -> None:
     Raises:
         UnsupportedError: The type is unknown, or its code comes with the checkpoint.
     """
-    import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    refuse_own_model(name, config)
+    if (lacks := _lacks(config)) is not None:
+        raise UnsupportedError(f"{name}: {lacks}; check the spelling, or update transformers")
 
-    model_type = config["model_type"]
-    if model_type in CONFIG_MAPPING:
-        return
-    lacks = f"transformers {transformers.__version__} has no model_type {model_type!r}"
-    if config.get("auto_map"):
+
+def refuse_own_model(name: str | Path, config: Mapping[str, Any]) -> None:
+    """Refuse a model whose code comes with the checkpoint; of a `model_type` that transformers has, the code is not needed.
+
+    Args:
+        name: How messages call the checkpoint.
+        config: The object in its config.json.
+
+    Raises:
+        UnsupportedError: The type is unknown and the config has an `auto_map`.
+    """
+    if config.get("auto_map") and (lacks := _lacks(config)) is not None:
         raise UnsupportedError(
             f"{name} comes with Python code of its own (auto_map in config.json), which moir-edge never runs, "
             f"and {lacks}; give a conversion to transformers' own classes (often published with -hf in its name)"
         )
-    raise UnsupportedError(f"{name}: {lacks}; check the spelling, or update transformers")
+
+
+def _lacks(config: Mapping[str, Any]) -> str | None:
+    """Return that transformers does not have the `model_type`; None if it does."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if config["model_type"] in CONFIG_MAPPING:
+        return None
+    return f"transformers {transformers.__version__} has no model_type {config['model_type']!r}"
 
 
 def load_config(folder: Path) -> Any:
-    """Return a checkpoint's Hugging Face config.
+    """Return a checkpoint's Hugging Face config; transformers chooses how attention is computed, not the file.
 
     Raises:
         DataError: transformers refuses it.
+        UnsupportedError: It asks for code that comes from somewhere else.
     """
     from transformers import AutoConfig
 
+    path = folder / "config.json"
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{folder / 'config.json'} cannot be used: {one_line(error)}") from error
+        raise DataError(f"{path} cannot be used: {one_line(error)}") from error
+    reset_implementations(path, config)
+    return config
 
 
 def generative_class(config: Any, name: str | Path) -> Any:

@@ -44,12 +44,17 @@ def check_record(folder: Path) -> dict[str, Any]:
 
     Raises:
         DataError: There is none, it names no `model_type`, or an adapter stands in place of merged weights.
-        UnsupportedError: Another tool quantized the weights.
+        UnsupportedError: Another tool quantized the weights, or they lie in a file of another name.
     """
     _check_adapter(folder)
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} is not a checkpoint: it has no config.json")
     config = _config(folder / "config.json")
+    if config.get("transformers_weights") is not None:
+        raise UnsupportedError(
+            f"{folder / 'config.json'} names a weight file of its own (transformers_weights); "
+            f"name the file {WEIGHTS} and take the entry out"
+        )
     _check_quantized(folder, config)
     return config
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.errors import DataError, one_line
+from moir_edge.weights.own_code import refuse_trust
 
 __all__ = ["check_finite", "load_whole", "quiet_transformers"]
 
@@ -28,14 +29,21 @@ def load_whole(cls: Any, source: str | Path, **kwargs: Any) -> Any:
 
     Raises:
         DataError: Weights are missing, have another shape or another name, are not finite numbers, or cannot be read.
+        UnsupportedError: An argument allows code that comes with the checkpoint.
     """
     from safetensors import SafetensorError
 
-    checked = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    refuse_trust(kwargs)
+    checked = {
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+        "trust_remote_code": False,
+        "use_safetensors": True,  # the other format runs code when it is read
+    }
     try:
         with quiet_transformers():
             model, info = cls.from_pretrained(source, **{**kwargs, **checked})
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise DataError(f"{source} cannot be loaded: {one_line(error)}") from error
     _check_names(source, info, frozenset(model.state_dict()))
     _check_shapes(source, info["mismatched_keys"])

@@ -308,3 +308,18 @@ def test_a_hub_data_set_is_told_by_its_commit(monkeypatch: pytest.MonkeyPatch) -
     first = source.identity()["sha256"]
     monkeypatch.setattr(Builder, "hash", "1" * 40)
     assert source.identity()["sha256"] != first
+
+
+@pytest.mark.parametrize("beside", [None, '{"image": "a.png", "question": "?"}\n'])
+def test_code_that_a_data_set_brings_is_not_run(tmp_path: Path, beside: str | None) -> None:
+    """From `datasets` 4.0 on nothing can be said to allow it."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    if beside:
+        (folder / "data.jsonl").write_text(beside)
+    with pytest.raises(
+        DataError, match=r"cannot be loaded as a data set: .* scripts are no longer"
+    ):
+        list(DataSource(path=folder, format="hub").scan())
+    assert not (tmp_path / "ran").exists()
