@@ -18,6 +18,7 @@ __all__ = [
     "TEMPLATE_BYTES",
     "TEMPLATE_STEPS",
     "TOKENIZER_BYTES",
+    "TRAINING_LOG_BYTES",
 ]
 
 JSON_BYTES = 4 << 20
@@ -64,3 +65,6 @@ GIF_HEAD_BYTES = 256 << 10
 
 BMP_RUNS_PIXELS = 1 << 20
 """Pixels, and bytes, of a BMP file that is stored as runs: Pillow decodes those in Python, a second for each million."""
+
+TRAINING_LOG_BYTES = 256 << 20
+"""The Trainer's record in a training checkpoint: about 400 bytes for each log entry, one for every ten steps."""

@@ -91,7 +91,17 @@ class BranchBalance:
         return dict(self._running)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Go on from what `state` returned.
+
+        Raises:
+            DataError: A ratio is not a finite number of at least 0.
+        """
+        for name, value in state.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not 0 <= value < math.inf:
+                raise DataError(
+                    f"MWAM: the ratio of {name!r} is {value!r}; expected a number of at least 0"
+                )
         self._running = {name: float(value) for name, value in state.items()}
 
 

@@ -14,9 +14,11 @@ from moir_edge.data.rows import Row
 from moir_edge.environment import require
 from moir_edge.errors import DataError, NotFiniteError
 from moir_edge.finite import json_text
+from moir_edge.locks import FileLock
 from moir_edge.ownership import CHECKPOINT
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.staging import check_replaceable, staged_folder
+from moir_edge.tuning.checkpoints import has_checkpoints
 from moir_edge.tuning.degrading import degraded_share
 from moir_edge.tuning.settings import TuneSettings
 from moir_edge.tuning.unfinished import (
@@ -116,10 +118,10 @@ def tune(
     with single_step(progress, "loading"):
         loaded = _load(checkpoint, settings)
     origin = run_identity(settings, loaded.source.sha256, source, eval_source)
-    claim(training, origin, settings, resume=resume)
+    lock = claim(training, origin, settings, resume=resume)
     from moir_edge.weights.whole import quiet_transformers
 
-    with quiet_transformers(), _discarded_if_useless(training):
+    with quiet_transformers(), _discarded_if_useless(training, lock):
         rows, conditions = degraded_share(
             rows, settings.degrade, settings.degrade_share, training / IMAGES, seed=settings.seed
         )
@@ -129,19 +131,21 @@ def tune(
                 conditions=conditions, training=training, progress=progress,
             )  # fmt: skip
         _write(loaded, output, report, force=force)
-    discard(training)
+        discard(training, lock)
     return report
 
 
 @contextmanager
-def _discarded_if_useless(training: Path) -> Iterator[None]:
+def _discarded_if_useless(training: Path, lock: FileLock) -> Iterator[None]:
     """Discard a run that failed before its first checkpoint, or diverged: resumed, it would do so again."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, NotFiniteError) or not any(training.glob("checkpoint-*")):
-            discard(training)
+        if isinstance(error, NotFiniteError) or not has_checkpoints(training):
+            discard(training, lock)
         raise
+    finally:
+        lock.release()
 
 
 def _write(loaded: Any, output: str | Path, report: TuneReport, *, force: bool) -> None:
@@ -216,7 +220,7 @@ def _train(
     from moir_edge.tuning.data import RowSet
     from moir_edge.tuning.divergence import require_finite_weights
     from moir_edge.tuning.mwam import Mwam
-    from moir_edge.tuning.trainer import build_trainer, last_complete
+    from moir_edge.tuning.trainer import build_trainer
 
     model = loaded.model
     batches = _checked_batches(loaded, (*rows, *(eval_rows or ())))
@@ -229,7 +233,7 @@ def _train(
         evaluation=None if eval_rows is None else RowSet(eval_rows),
         training=training, mwam=mwam, progress=progress,
     )  # fmt: skip
-    newest = last_complete(training, mwam)
+    newest = trainer.newest_whole()
     first_eval_loss = _evaluated(trainer)
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))

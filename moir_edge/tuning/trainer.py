@@ -1,44 +1,38 @@
-"""transformers' Trainer, with checkpoints that hold the trained weights only, and MWAM."""
+"""The Trainer of a run: the loss of the answers, MWAM, and a stop where something is not finite."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
 )
 
 from moir_edge.data.rows import Row
-from moir_edge.finite import json_text
-from moir_edge.ownership import remove_files
 from moir_edge.precisions import BF16
 from moir_edge.progress import Progress
+from moir_edge.tuning.checkpointed_trainer import CheckpointedTrainer
+from moir_edge.tuning.checkpoints import checkpoint_folder
 from moir_edge.tuning.data import AnswerBatches, RowSet
 from moir_edge.tuning.divergence import DivergenceGuard
 from moir_edge.tuning.loss import answer_loss
 from moir_edge.tuning.mwam import Mwam
 from moir_edge.tuning.settings import TuneSettings
-from moir_edge.tuning.unfinished import is_training_file
 
-__all__ = ["RouterTrainer", "build_trainer", "last_complete"]
+__all__ = ["RouterTrainer", "build_trainer"]
 
-_WEIGHTS = "model.safetensors"
-_COMPLETE = "complete.json"
 _ROW_IDS = "row_ids"
 
 
-class RouterTrainer(Trainer):
+class RouterTrainer(CheckpointedTrainer):
     """The Trainer of a vision-language model of which a part is trained.
 
     Args:
@@ -56,7 +50,7 @@ class RouterTrainer(Trainer):
         autocast_dtype: torch.dtype | None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(balance=None if mwam is None else mwam.balance, **kwargs)
         self.mwam = mwam
         self._guard = guard
         self._autocast_dtype = autocast_dtype
@@ -114,35 +108,6 @@ class RouterTrainer(Trainer):
             logs = logs | self.mwam.record()
         super().log(logs, start_time)
 
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
-    ) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        trained = {
-            name: parameter.detach().cpu().contiguous()
-            for name, parameter in self._module().named_parameters()
-            if parameter.requires_grad
-        }
-        save_file(trained, folder / _WEIGHTS)
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        stored = load_file(Path(resume_from_checkpoint) / _WEIGHTS)
-        with torch.no_grad():
-            for name, parameter in self._module().named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(stored[name])
-
-    def _load_best_model(self) -> None:
-        if self.state.best_model_checkpoint is not None:
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    def _module(self) -> nn.Module:
-        module: Any = self.model
-        return module  # type: ignore[no-any-return]
-
 
 class _NamedBatches:
     """Adds the ids of its rows to a batch, so that a step that fails can name them."""
@@ -155,14 +120,18 @@ class _NamedBatches:
 
 
 class _Bookkeeping(TrainerCallback):
-    """Checks the weights, draws the progress, and marks a checkpoint as complete once all of its files are written."""
+    """Checks the weights and draws the progress."""
 
-    def __init__(self, progress: Progress, mwam: Mwam | None, guard: DivergenceGuard) -> None:
+    def __init__(self, progress: Progress, guard: DivergenceGuard) -> None:
         self._progress = progress
-        self._mwam = mwam
         self._guard = guard
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if (
+            state.best_global_step is not None
+        ):  # not the path that the record of a resumed run names
+            best = checkpoint_folder(Path(str(args.output_dir)), state.best_global_step)
+            state.best_model_checkpoint = str(best)
         self._progress("tuning", state.global_step, state.max_steps)
 
     def on_step_end(
@@ -174,31 +143,6 @@ class _Bookkeeping(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
         if state.global_step < state.max_steps:  # stopped early: the stage ends here
             self._progress("tuning", state.global_step, state.global_step)
-
-    def on_save(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        draft = folder / f"{_COMPLETE}.draft"
-        draft.write_text(json_text(self._mwam.balance.state() if self._mwam else {}))
-        draft.rename(folder / _COMPLETE)
-
-
-def last_complete(training: Path, mwam: Mwam | None) -> Path | None:
-    """Return the newest complete checkpoint of a run, and set MWAM to its state; None if the run had made none.
-
-    Checkpoints that a kill left incomplete are removed.
-    """
-    complete = []
-    for folder in training.glob("checkpoint-*"):
-        if (folder / _COMPLETE).is_file():
-            complete.append(folder)
-        else:
-            remove_files(folder, is_training_file)
-    if not complete:
-        return None
-    newest = max(complete, key=lambda folder: int(folder.name.rpartition("-")[2]))
-    if mwam is not None:
-        mwam.balance.load_state(json.loads((newest / _COMPLETE).read_text()))
-    return newest
 
 
 def build_trainer(
@@ -240,7 +184,6 @@ def build_trainer(
         # It would replace a loss that is not finite by the mean of those before it: 0 at the first.
         logging_nan_inf_filter=False,
         save_steps=every,
-        save_total_limit=2,
         eval_strategy="no" if evaluation is None else "steps",
         eval_steps=every,
         load_best_model_at_end=settings.early_stop is not None,
@@ -264,7 +207,7 @@ def build_trainer(
         data_collator=_NamedBatches(batches),
         train_dataset=train,
         eval_dataset=evaluation,
-        callbacks=[_Bookkeeping(progress, mwam, guard)],
+        callbacks=[_Bookkeeping(progress, guard)],
     )
     trainer.remove_callback(PrinterCallback)
     if settings.early_stop is not None:

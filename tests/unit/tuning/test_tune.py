@@ -60,11 +60,11 @@ def test_router_changes_and_the_backbone_stays_to_the_bit(uninterrupted: Path) -
 
 
 def test_killed_run_resumes_to_the_same_weights(train_file: Path, tmp_path: Path) -> None:
-    whole, output = tmp_path / "whole", tmp_path / "tuned"
+    whole, output, damaged = (tmp_path / name for name in ("whole", "tuned", "damaged"))
     more = ("--steps", 6, "--checkpoint-every", 1, "--mwam", "gradient")
-    words, reference = (
+    words, reference, from_older = (
         [*_words(folder, train_file, *more), "--eval-data", str(train_file)]
-        for folder in (output, whole)
+        for folder in (output, whole, damaged)
     )
     marker = training_folder(output) / "checkpoint-2" / "complete.json"
     with _process_of_equal_sums(words) as process:
@@ -75,27 +75,45 @@ def test_killed_run_resumes_to_the_same_weights(train_file: Path, tmp_path: Path
     assert not output.exists()
     assert main(words) == 2  # an unfinished run is not discarded unasked
     assert main([*words, "--learning-rate", "0.01", "--resume"]) == 2
-    for run in ([*words, "--resume"], reference):
-        with _process_of_equal_sums(run) as process:
-            assert process.wait() == 0
-    expected, got = _weights(whole), _weights(output)
-    assert expected.keys() == got.keys()
-    for name, value in expected.items():
-        assert got[name].equal(value), name
-    logs = [json.loads((folder / "tuning.json").read_text())["log"] for folder in (whole, output)]
-    theirs, ours = ([entry["k_text"] for entry in log if "k_text" in entry] for log in logs)
-    assert len(ours) == 6
-    assert ours == theirs
+    shutil.copytree(training_folder(output), training_folder(damaged))
+    newest = max(training_folder(damaged).glob("checkpoint-*/complete.json")).parent
+    _flip_a_bit(newest / "optimizer.pt")
+    said = {}
+    for run in ([*words, "--resume"], [*from_older, "--resume"], reference):
+        with _process_of_equal_sums(run, stderr=subprocess.PIPE) as process:
+            said[run[3]] = process.communicate()[1].decode()
+            assert process.returncode == 0
+    step = int(newest.name.rpartition("-")[2])
+    assert (
+        f"a training checkpoint is not whole: {newest}/optimizer.pt has another SHA-256 than was written; "
+        f"going on from step {step - 1}\n" in said[str(damaged)]
+    )
+    expected = _weights(whole)
+    for folder in (output, damaged):
+        got = _weights(folder)
+        assert expected.keys() == got.keys()
+        for name, value in expected.items():
+            assert got[name].equal(value), name
+        logs = [json.loads((f / "tuning.json").read_text())["log"] for f in (whole, folder)]
+        theirs, ours = ([entry["k_text"] for entry in log if "k_text" in entry] for log in logs)
+        assert len(ours) == 6
+        assert ours == theirs
 
 
-def _process_of_equal_sums(words: list[str]) -> subprocess.Popen[bytes]:
+def _flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _process_of_equal_sums(words: list[str], **more: Any) -> subprocess.Popen[bytes]:
     """Start the command so that equal inputs give equal bits.
 
     A sum of floats depends on its order. One thread fixes it, and MKL_CBWR keeps MKL from choosing it by where an array lies in memory.
     """
     command = [sys.executable, "-m", "moir_edge", *words]
     return subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"}
+        command, env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"}, **more
     )
 
 
