@@ -30,6 +30,7 @@ from moir_edge.evaluation.diagnosis.routing import routing_map_of
 from moir_edge.progress import Progress
 from moir_edge.runtime import RoutingMap
 from moir_edge.runtime.image_geometry import Box
+from moir_edge.runtime.images import read_image
 
 __all__ = ["DensityFigures", "compare_routers", "has_digit", "main", "measure"]
 
@@ -116,7 +117,7 @@ def _figures(checkpoint: Path, rows: Sequence[Row]) -> DensityFigures:
         name="router", source=str(checkpoint), kind="checkpoint", threads=1, max_new_tokens=1
     )
     route = routing_map_of(CheckpointCandidate(spec))
-    return measure([(route(row), [Image.open(path) for path in row.images]) for row in rows])
+    return measure([(route(row), [read_image(path) for path in row.images]) for row in rows])
 
 
 @contextmanager

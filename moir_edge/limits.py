@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "BMP_RUNS_PIXELS",
+    "CACHED_IMAGE_PIXELS",
     "CHARACTERS_PER_TOKEN",
     "GIF_HEAD_BYTES",
     "GRAPH_BYTES",
@@ -13,6 +14,7 @@ __all__ = [
     "JPEG_SCANS",
     "JSON_BYTES",
     "MAX_IMAGE_PIXELS",
+    "MOST_ASPECT",
     "MOST_IMAGE_PIXELS",
     "REPORT_BYTES",
     "TEMPLATE_BYTES",
@@ -50,6 +52,12 @@ MAX_IMAGE_PIXELS = 4096 * 3072
 
 MOST_IMAGE_PIXELS = 178_956_970
 """The largest number that a user can set: Pillow opens nothing larger."""
+
+CACHED_IMAGE_PIXELS = 1 << 24
+"""Pixels of the decoded images of data rows that are kept, 67 MB: 64 of 512 px square."""
+
+MOST_ASPECT = 200
+"""Longer over shorter side of an image in data rows: transformers' processors make the shorter side a few hundred pixels."""
 
 IMAGE_FILE_EXTRA_BYTES = 1 << 20
 """Bytes of an image file beyond those that its pixels can take: headers, profiles, previews."""

@@ -91,7 +91,8 @@ class Twins:
 
         self._model.generation_config = GenerationConfig.from_dict(case.config)
         images = [
-            ImageOps.exif_transpose(Image.open(self._pictures / name)) for name in case.pictures
+            ImageOps.exif_transpose(Image.open(self._pictures / name, formats=["PNG", "JPEG"]))
+            for name in case.pictures
         ]
         turn = [*({"type": "image"} for _ in images), {"type": "text", "text": case.prompt}]
         text = self._processor.apply_chat_template(

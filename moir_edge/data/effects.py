@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +29,8 @@ __all__ = [
     "gaussian_noise",
 ]
 
+_BLOCK = 512  # rows or columns of a large image that are blurred at once, in px
+_VALUES = 1 << 20  # values of a large image that get their noise at once
 BLANK = (128, 128, 128)
 """Colour of a blanked image. An image's own mean colour would still tell something about it."""
 
@@ -42,12 +46,15 @@ def gaussian_blur(image: Image.Image, sigma: float, _: np.random.Generator) -> I
     """
     if sigma == 0:
         return image
-    pixels = np.asarray(image, dtype=np.float32)
-    for _axis in range(2):
-        length = pixels.shape[0]
-        smooth = _gaussian_matrix(length, sigma) @ pixels.reshape(length, -1)
-        pixels = smooth.reshape(pixels.shape).transpose(1, 0, 2)
-    return _to_image(pixels)
+    pixels = np.asarray(image)
+    blurred = np.empty_like(pixels)
+    height, width = pixels.shape[:2]
+    for rows in _blocks(height, sigma):
+        for columns in _blocks(width, sigma):
+            patch = pixels[rows.reached, columns.reached].astype(np.float32)
+            smooth = columns.smooth(rows.smooth(patch))
+            blurred[rows.own, columns.own] = _to_levels(smooth)
+    return Image.fromarray(blurred)
 
 
 @image_degradation(
@@ -56,8 +63,14 @@ def gaussian_blur(image: Image.Image, sigma: float, _: np.random.Generator) -> I
 )
 def gaussian_noise(image: Image.Image, std: float, rng: np.random.Generator) -> Image.Image:
     """Add independent noise to every value; `std` is a share of the full range, the result is clipped to it."""
-    pixels = np.asarray(image, dtype=np.float64) / 255
-    return _to_image(255 * (pixels + rng.normal(scale=std, size=pixels.shape)))
+    pixels = np.asarray(image)
+    values = pixels.reshape(-1)
+    noisy = np.empty_like(values)
+    for start in range(0, len(values), _VALUES):
+        part = slice(start, start + _VALUES)
+        levels = values[part].astype(np.float64) / 255
+        noisy[part] = _to_levels(255 * (levels + rng.normal(scale=std, size=len(levels))))
+    return Image.fromarray(noisy.reshape(pixels.shape))
 
 
 @image_degradation(
@@ -68,7 +81,7 @@ def compress(image: Image.Image, quality: float, _: np.random.Generator) -> Imag
     """Write as JPEG and read again; `quality` as in libjpeg, low is bad."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=round(quality))
-    with Image.open(buffer) as written:
+    with Image.open(buffer, formats=["JPEG"]) as written:
         return written.convert("RGB")
 
 
@@ -95,19 +108,58 @@ def blank_text(_: str, __: float, ___: random.Random) -> str:
     return ""
 
 
-@lru_cache(maxsize=8)
-def _gaussian_matrix(length: int, sigma: float) -> NDArray[np.float32]:
-    """Return the convolution along one axis as a matrix (length, length): BLAS is faster than shifted sums."""
-    reach = int(4 * sigma + 0.5)
+@dataclass(frozen=True)
+class _Block:
+    """A part of one axis, with what lies around it as far as the Gaussian reaches.
+
+    Attributes:
+        own: The part.
+        reached: The part and its surroundings.
+        sigma: Of the Gaussian, in px.
+    """
+
+    own: slice
+    reached: slice
+    sigma: float
+
+    def smooth(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Convolve along the first axis and put it second: (reached, other, 3) to (other, own, 3)."""
+        before, after = self.own.start - self.reached.start, self.reached.stop - self.own.stop
+        matrix = _gaussian_matrix(self.own.stop - self.own.start, before, after, self.sigma)
+        smooth = matrix @ pixels.reshape(len(pixels), -1)
+        return smooth.reshape(len(smooth), *pixels.shape[1:]).transpose(1, 0, 2)
+
+
+def _blocks(length: int, sigma: float) -> Iterator[_Block]:
+    """Give the parts of an axis."""
+    reach = _reach(sigma)
+    for start in range(0, length, _BLOCK):
+        stop = min(start + _BLOCK, length)
+        reached = slice(max(0, start - reach), min(length, stop + reach))
+        yield _Block(slice(start, stop), reached, sigma)
+
+
+def _reach(sigma: float) -> int:
+    return int(4 * sigma + 0.5)
+
+
+@lru_cache(maxsize=16)
+def _gaussian_matrix(length: int, before: int, after: int, sigma: float) -> NDArray[np.float32]:
+    """Return the convolution of a block as a matrix (length, before + length + after): BLAS is faster than shifted sums.
+
+    Where less lies before or after the block than the Gaussian reaches, the image ends, and its edge pixels go on.
+    """
+    reach = _reach(sigma)
     offsets = np.arange(-reach, reach + 1)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
-    matrix = np.zeros((length, length), dtype=np.float32)
+    matrix = np.zeros((length, before + length + after), dtype=np.float32)
     places = np.arange(length)
+    last = before + length + after - 1
     for offset, weight in zip(offsets, weights / weights.sum(), strict=True):
-        matrix[places, np.clip(places + offset, 0, length - 1)] += weight
+        matrix[places, np.clip(before + places + offset, 0, last)] += weight
     return matrix
 
 
-def _to_image(pixels: NDArray[np.floating[Any]]) -> Image.Image:
-    """Round and clip values to an RGB image."""
-    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
+def _to_levels(pixels: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Round and clip values to 8-bit levels."""
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,8 @@ from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.temporary import TemporaryFolder
 
 __all__ = ["picture_file"]
+
+_ORDINARY = re.compile(r"\.[A-Za-z0-9]{1,8}")
 
 
 def picture_file(value: Any, folder: Path, where: str) -> Path:
@@ -30,14 +32,14 @@ def picture_file(value: Any, folder: Path, where: str) -> Path:
     if isinstance(value, bytes):
         return _stored(value, "")
     if isinstance(value, Mapping) and isinstance(value.get("bytes"), bytes):
-        return _stored(value["bytes"], Path(value.get("path") or "").suffix)
+        return _stored(value["bytes"], _suffix(value.get("path")))
     name = value.get("path") if isinstance(value, Mapping) else value
     if not isinstance(name, str):
         raise DataError(
             f"{where}: got {type(value).__name__} for an image, expected an image, its bytes or a path"
         )
     if "://" in name:
-        return _stored(_downloaded(name, where), ".png")
+        return _stored(_downloaded(name, where), _suffix(name))
     path = folder / name
     if not path.is_file():
         raise DataError(f"{where}: image {path} does not exist")
@@ -45,16 +47,29 @@ def picture_file(value: Any, folder: Path, where: str) -> Path:
 
 
 def _downloaded(address: str, where: str) -> bytes:
-    """Return a picture that a stream only names, as PNG."""
-    import datasets
+    """Return the bytes of a picture that a stream only names, up to what an image file may have."""
+    from datasets import DownloadConfig
+    from datasets.utils.file_utils import xopen
 
+    from moir_edge.runtime.images import image_file_bytes
+
+    most = image_file_bytes()
     try:
-        image = datasets.Image().decode_example({"path": address, "bytes": None})
+        with xopen(address, "rb", download_config=DownloadConfig()) as stream:
+            content: bytes = stream.read(most + 1)
     except (OSError, ValueError) as error:
         raise DataError(f"{where}: image {address} cannot be read: {error}") from error
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
+    if len(content) > most:
+        raise DataError(
+            f"{where}: image {address} has more than {most} bytes; leave it out, or raise `max_image_pixels`"
+        )
+    return content
+
+
+def _suffix(name: Any) -> str:
+    """Return the end of a picture's name in the table if it is an ordinary one."""
+    end = Path(name).suffix if isinstance(name, str) else ""
+    return end if _ORDINARY.fullmatch(end) else ""
 
 
 def _stored(content: bytes, suffix: str) -> Path:

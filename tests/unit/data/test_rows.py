@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from moir_edge.data import pictures
 from moir_edge.data.pictures import row_images
 from moir_edge.data.rows import Row, first_refused, read_rows
 from moir_edge.errors import DataError
@@ -168,3 +170,34 @@ def test_the_row_that_a_batch_fails_on_is_named(folder: Path) -> None:
     error = first_refused(rows, encode, ValueError("some row"))
     assert str(error) == f"{folder / 'eval.jsonl'}:2: over the limit of two lines"
     assert str(first_refused(rows[:1], encode, ValueError("another reason"))) == "another reason"
+
+
+def test_decoded_images_are_kept_up_to_a_number_of_pixels(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "CACHED_IMAGE_PIXELS", 250)
+    monkeypatch.setattr(pictures, "_kept", pictures._Cache())
+    paths = [folder / f"{name}.png" for name in "xyz"]
+    for path in paths:
+        Image.new("RGB", (10, 10)).save(path)
+    first, second = (pictures.decoded_image(path) for path in paths[:2])
+    assert pictures.decoded_image(paths[0]) is first
+    pictures.decoded_image(paths[2])  # in place of the second, which was used before the first
+    assert pictures.decoded_image(paths[0]) is first
+    assert pictures.decoded_image(paths[1]) is not second
+    large = folder / "large.png"
+    Image.new("RGB", (20, 20)).save(large)
+    assert pictures.decoded_image(large) is not pictures.decoded_image(large)
+
+
+def test_an_image_far_longer_than_wide_is_refused(folder: Path) -> None:
+    for size, refused in (((1, 200), False), ((201, 1), True)):
+        path = folder / f"{size[0]}.png"
+        Image.new("RGB", size).save(path)
+        row = Row(id="seven", task="vqa", images=(path,), prompt="x")
+        if not refused:
+            assert row_images(row)[0].size == size
+            continue
+        message = "row seven: .*has 201x1 pixels, one side more than 200 times the other; crop it"
+        with pytest.raises(DataError, match=message):
+            row_images(row)

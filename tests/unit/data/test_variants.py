@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,52 @@ def test_blur_is_a_gaussian_of_the_sigma_that_is_reported(
     # half a value from rounding, and a little for where scipy cuts its kernel off
     np.testing.assert_allclose(pixels(variant.rows[0].images[0]), expected, atol=0.51)
     assert degrade(rows, "blur=0", store).strengths == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("size", [(1100, 40), (40, 1100), (700, 600)])
+def test_a_large_image_is_blurred_part_by_part(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(3)
+    image = Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+    effect = parse_degradation("blur=9px").kind.image_effect
+    assert effect is not None
+    expected = gaussian_filter(np.asarray(image, np.float64), (9, 9, 0), mode="nearest")
+    # half a value from rounding, and a little for where scipy cuts its kernel off
+    np.testing.assert_allclose(np.asarray(effect(image, 9.0, rng)), expected, atol=0.51)
+
+
+def test_noise_in_parts_is_the_noise_drawn_at_once() -> None:
+    image = Image.new("RGB", (300, 1500), (128, 128, 128))
+    effect = parse_degradation("noise=0.1").kind.image_effect
+    assert effect is not None
+    noise = np.random.default_rng(5).normal(scale=0.1, size=(1500, 300, 3))
+    expected = np.clip(np.rint(128 + 255 * noise), 0, 255)
+    # A value that falls between two levels may be rounded the other way.
+    noisy = np.asarray(effect(image, 0.1, np.random.default_rng(5)))
+    np.testing.assert_allclose(noisy, expected, atol=1)
+    assert np.mean(noisy != expected) < 1e-3
+
+
+_EFFECTS = """
+import sys
+import numpy as np
+from PIL import Image
+from moir_edge.data.degradations import parse_degradation
+from moir_edge.runtime.timing import peak_memory_bytes
+effect = parse_degradation(sys.argv[1]).kind.image_effect
+effect(Image.new("RGB", (8, 8)), float(sys.argv[2]), np.random.default_rng(0))
+before = peak_memory_bytes()
+effect(Image.new("RGB", (4096, 3072)), float(sys.argv[2]), np.random.default_rng(0))
+print(peak_memory_bytes() - before)
+"""
+
+
+@pytest.mark.parametrize(("name", "strength"), [("blur", 3), ("noise", 0.1), ("jpeg", 25)])
+def test_an_effect_on_the_largest_image_takes_less_than_300_megabytes(
+    name: str, strength: float
+) -> None:
+    words = [sys.executable, "-c", _EFFECTS, name, str(strength)]
+    child = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert int(child.stdout) < 300e6
 
 
 def test_noise_has_the_deviation_asked_for_and_is_seeded(

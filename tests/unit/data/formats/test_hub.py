@@ -220,8 +220,31 @@ def test_pictures_that_a_stream_only_names_are_fetched() -> None:
     value = {"path": "memory://pictures/a.png", "bytes": None}
     path = picture_file(value, Path("."), "row 0")
     assert np.array_equal(_pixels(path), np.asarray(_picture(2)))
+    assert path.read_bytes() == buffer.getvalue()
     with pytest.raises(DataError, match=r"row 1: image memory://pictures/b\.png cannot be read"):
         picture_file({"path": "memory://pictures/b.png", "bytes": None}, Path("."), "row 1")
+
+
+def test_a_picture_that_a_stream_names_is_fetched_up_to_the_bytes_of_an_image() -> None:
+    import fsspec
+
+    from moir_edge.data.formats.pictures import picture_file
+    from moir_edge.image_limit import limited_image_pixels
+
+    fsspec.filesystem("memory").pipe("/pictures/large.png", bytes(1_100_000))
+    value = {"path": "memory://pictures/large.png", "bytes": None}
+    message = r"row 0: image memory://pictures/large\.png has more than 1048976 bytes; leave it out"
+    with limited_image_pixels(100), pytest.raises(DataError, match=message):
+        picture_file(value, Path("."), "row 0")
+
+
+def test_the_name_of_a_stored_picture_does_not_become_a_path() -> None:
+    from moir_edge.data.formats.pictures import picture_file
+
+    for name in ("a.p\0ng", "a." + "x" * 300, "a.p/../ng", 7, None):
+        path = picture_file({"path": name, "bytes": b"pixels"}, Path("."), "row 0")
+        assert path.suffix == ""
+        assert path.read_bytes() == b"pixels"
 
 
 def test_bad_rows_name_their_place(parquet: Callable[..., Path]) -> None:
