@@ -162,4 +162,5 @@ def _gaussian_matrix(length: int, before: int, after: int, sigma: float) -> NDAr
 
 def _to_levels(pixels: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     """Round and clip values to 8-bit levels."""
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return levels
