@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz newest oldest lint bench study clean
+.PHONY: help setup demo test fuzz faults newest oldest lint bench study clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ test: $(READY) ## unit and end-to-end tests, and a short run of the fuzz suite
 
 fuzz: $(READY) ## altered bundles, images, data and caches against every reader: some 10,000 cases (about 15 minutes)
 	$(BIN)/python -m tests.fuzz
+
+faults: $(READY) ## every writer killed, terminated and cut off from power at every step in the file system (about half an hour)
+	$(BIN)/python -m tests.faults
 
 # Not an editable install, and `pytest` by its own name, with nothing put on its path: what is tested is the installed package. A `build` folder may hold deleted modules.
 newest: ## a short suite on the newest releases of the dependencies (torch as pinned), in .venv-newest

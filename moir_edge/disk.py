@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moir_edge.errors import EnvironmentProblem
 
-__all__ = ["sync", "sync_tree", "write_problem"]
+__all__ = ["make_folder", "sync", "sync_tree", "write_problem"]
 
 
 def sync(path: Path) -> None:
@@ -25,6 +25,19 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those around it, so that all of them survive a power cut; one that exists stays.
+
+    Raises:
+        OSError: Something else stands there, or the disk is full or not writable.
+    """
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
 
 
 def sync_tree(folder: Path) -> None:

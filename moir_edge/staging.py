@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from moir_edge.disk import sync, sync_tree, write_problem
+from moir_edge.disk import make_folder, sync, sync_tree, write_problem
 from moir_edge.locks import FileLock, take_lock
 from moir_edge.ownership import (
     RECORD_NAME,
@@ -98,9 +98,11 @@ def staged_folder(
     target = Path(os.path.realpath(output))
     lock: FileLock | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         _remove_abandoned(target, kind)
         lock = _new_lock(target)
+        # Whatever a power cut leaves of the staging folder, its lock is there to tell what it is.
+        sync(target.parent)
         staging = _staging_of(lock)
         staging.mkdir()
         yield staging
@@ -175,6 +177,7 @@ def _exchanged(lock: FileLock, target: Path, check: Callable[[Path], None]) -> b
         check(staging)
     except BaseException:
         if _exchange(staging, target):
+            sync(target.parent)
             lock.write(_WRITING)
         raise
     return True
@@ -190,6 +193,7 @@ def _rename_both(lock: FileLock, target: Path, check: Callable[[Path], None]) ->
         staging.rename(target)
     except BaseException:
         old.rename(target)
+        sync(target.parent)
         lock.write(_WRITING)
         raise
 
@@ -224,6 +228,8 @@ def _retire(old: Path, target: Path, kind: FolderKind) -> None:
     telling = {kind.marker, RECORD_NAME}
     for names in (owned - telling, {kind.marker}, owned):
         remove_files(old, names.__contains__)
+        if old.exists():
+            sync(old)
 
 
 def _rename_to_free(staging: Path, target: Path, kind: FolderKind, output: str | Path) -> None:
@@ -244,6 +250,7 @@ def _move_over(source: Path, destination: Path) -> None:
         destination = destination.with_name(f"{destination.name}.old")
     destination.parent.mkdir(parents=True, exist_ok=True)
     source.rename(destination)
+    sync(destination.parent)
 
 
 def _new_lock(target: Path) -> FileLock:
@@ -291,6 +298,7 @@ def _remove_abandoned(target: Path, kind: FolderKind) -> None:
             replaced = _replaced_of(staging)
             if replaced.exists() and not target.exists():
                 replaced.rename(target)
+                sync(target.parent)
             for old in (staging, replaced):
                 _retire(old, target, kind)
             if staging.exists() or replaced.exists():  # somebody's files are in it
@@ -304,4 +312,9 @@ def _clear(lock: FileLock) -> None:
     staging = _staging_of(lock)
     if lock.read() != _REPLACING:
         shutil.rmtree(staging, ignore_errors=True)
-    lock.release(remove=not (staging.exists() or _replaced_of(staging).exists()))
+    if staging.exists() or _replaced_of(staging).exists():
+        lock.release()
+        return
+    with suppress(OSError):  # a broken disk has its own message
+        sync(staging.parent)  # a folder that came back after a power cut would have no lock
+    lock.release(remove=True)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from moir_edge.disk import sync, write_problem
+from moir_edge.disk import make_folder, sync, write_problem
 from moir_edge.locks import FileLock, take_lock
 
 __all__ = ["whole_file", "write_whole"]
@@ -62,7 +62,7 @@ def whole_file(output: str | Path) -> Iterator[BinaryIO]:
                 yield stream
             return
         mode = _mode_of(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         _remove_abandoned(target)
         with _draft(target, mode) as stream:
             yield stream

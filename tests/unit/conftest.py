@@ -134,6 +134,32 @@ def _randomize(model: Any) -> None:
             parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
 
 
+def save_checkpoint(
+    folder: Path, model_type: str, *, router: bool = False, kind: str = "token", tied: bool = True
+) -> Path:
+    """Save a tiny checkpoint of a `model_type` in a folder, and return it."""
+    import torch
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    model = (
+        build_llava(len(tokenizer))
+        if model_type == "llava"
+        else build_smolvlm(len(tokenizer), tied=tied, model_type=model_type)
+    )
+    if router:
+        from moir_edge.router import RouterConfig, retrofit
+
+        sizes = {"rank": 4, "top_k": 2} if kind == "token" else {}
+        config = RouterConfig.from_record({"kind": kind, **sizes})
+        retrofit(model, config, special_token_ids=tokenizer.all_special_ids)
+    _randomize(model)
+    model.save_pretrained(folder)
+    _processor(model_type, tokenizer).save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def put_file() -> Callable[..., None]:
     """Return a function that writes a file into a bundle and into its manifest, as export would have."""
@@ -152,27 +178,8 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
     def make(
         model_type: str, *, router: bool = False, kind: str = "token", tied: bool = True
     ) -> Path:
-        import torch
-
-        torch.manual_seed(0)
-        tokenizer = build_tokenizer()
-        model = (
-            build_llava(len(tokenizer))
-            if model_type == "llava"
-            else build_smolvlm(len(tokenizer), tied=tied, model_type=model_type)
-        )
-        if router:
-            from moir_edge.router import RouterConfig, retrofit
-
-            sizes = {"rank": 4, "top_k": 2} if kind == "token" else {}
-            config = RouterConfig.from_record({"kind": kind, **sizes})
-            retrofit(model, config, special_token_ids=tokenizer.all_special_ids)
-        _randomize(model)
         folder = tmp_path_factory.mktemp(model_type)
-        model.save_pretrained(folder)
-        _processor(model_type, tokenizer).save_pretrained(folder)
-        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-        return folder
+        return save_checkpoint(folder, model_type, router=router, kind=kind, tied=tied)
 
     return make
 

@@ -1,0 +1,58 @@
+"""Every writer, ended at its steps: what stands at the output is the old version or the new one, whole, and nothing stays behind.
+
+The writers whose content is small are ended at every step, the others at some that a seed draws; `make faults` takes all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL = ("folder", "folder-by-renames", "file", "calibration-cache")
+LARGE = ("report", "retrofit", "tune", "engines", "routing-map", "export")
+ROOT = Path(__file__).parents[2]
+
+
+def _run(program: str, *words: str) -> list[dict[str, Any]]:
+    """Run a module in a process that has started no thread, and return the JSON lines that it prints."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", program, *words],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("writer", SMALL)
+def test_a_small_writer_that_ends_at_any_step(writer: str) -> None:
+    trials = _run("tests.faults", "--writers", writer, "--all")
+    assert [trial for trial in trials if trial["fault"]] == []
+    for way in ("kill", "terminate", "cut"):
+        found = [trial for trial in trials if trial["way"].startswith(way)]
+        assert len(found) >= 10
+        # Both the old and the new version are seen, so the steps lie before and after the one that counts.
+        assert {trial["seen"] for trial in found} >= {1, 2}
+
+
+def test_real_writers_that_end_at_some_steps() -> None:
+    trials = _run("tests.faults", "--writers", *LARGE, "--cases", "4", "--all")
+    assert [trial for trial in trials if trial["fault"]] == []
+    assert {trial["writer"] for trial in trials} == set(LARGE)
+    assert {trial["seen"] for trial in trials} == {1, 2}
+
+
+@pytest.mark.parametrize("mutant", ["no-folder", "no-content", "no-lock", "no-last", "no-order"])
+def test_a_synchronization_that_is_left_out_is_found(mutant: str) -> None:
+    """Each of them is needed: a cut that comes at the wrong moment shows it."""
+    trials = _run("tests.faults.mutants", mutant)
+    assert [trial for trial in trials if trial["fault"]]
