@@ -45,8 +45,8 @@ def test_a_fault_says_what_happened_and_to_which_case(verdicts: dict[str, Verdic
     assert verdicts["signal"].recipe == "signal"
     assert verdicts["hang"].recipe == "hang"
     assert 1.0 <= verdicts["hang"].seconds < 8.0
-    # 400 MB were written; the interpreter itself adds little.
-    assert 400 <= verdicts["memory"].megabytes < 450
+    # 400 MB were written; the interpreter itself moves it by little.
+    assert 395 <= verdicts["memory"].megabytes < 450
     assert verdicts["accepted"].megabytes < 5
     assert "making the case failed" in verdicts["suite"].detail
 

@@ -35,7 +35,7 @@ class Suite(Area):
         if payload == "refused":
             raise DataError("one line")
         if payload == "message":
-            raise DataError("two\nlines")
+            raise _two_lines()
         if payload == "exception":
             raise KeyError("untreated")
         if payload == "unnoticed":
@@ -48,6 +48,17 @@ class Suite(Area):
             bytearray(b"x" * 200_000_000)
         if payload == "bomb":
             _explode()
+
+
+def _two_lines() -> Exception:
+    """Return an error of the product that gets around its one rule of messages."""
+    from moir_edge.errors import DataError
+
+    class TwoLines(DataError):
+        def __str__(self) -> str:
+            return "two\nlines"
+
+    return TwoLines()
 
 
 def _explode() -> None:
