@@ -54,11 +54,11 @@ def _two_lines() -> Exception:
     """Return an error of the product that gets around its one rule of messages."""
     from moir_edge.errors import DataError
 
-    class TwoLines(DataError):
+    class TwoLinesError(DataError):
         def __str__(self) -> str:
             return "two\nlines"
 
-    return TwoLines()
+    return TwoLinesError()
 
 
 def _explode() -> None:
