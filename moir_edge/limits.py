@@ -18,7 +18,9 @@ __all__ = [
     "MOST_IMAGE_PIXELS",
     "REPORT_BYTES",
     "TEMPLATE_BYTES",
-    "TEMPLATE_STEPS",
+    "TEMPLATE_INTEGER",
+    "TEMPLATE_SECONDS",
+    "TEMPLATE_WORK",
     "TOKENIZER_BYTES",
     "TRAINING_LOG_BYTES",
 ]
@@ -38,11 +40,17 @@ TOKENIZER_BYTES = 64 << 20
 REPORT_BYTES = 64 << 20
 """A report that is read back: figures of every layer, or of every row and candidate."""
 
-TEMPLATE_BYTES = 256 << 10
+TEMPLATE_BYTES = 128 << 10
 """The source of a chat template: the longest in use, with tools and reasoning, have about 20 kB."""
 
-TEMPLATE_STEPS = 1_000_000
-"""Rounds of loops and calls of macros in one rendering: about a second; a conversation takes a few for each message and part."""
+TEMPLATE_WORK = 64 << 20
+"""Bytes of texts and values that one rendering of a chat template may make, besides 64 times those of the conversation."""
+
+TEMPLATE_SECONDS = 2
+"""Processor time of one rendering; a long conversation takes milliseconds."""
+
+TEMPLATE_INTEGER = 10_000
+"""The largest width or count that a template may give to a method, as to ``center``."""
 
 CHARACTERS_PER_TOKEN = 512
 """Characters that one token of a prompt may stand for on average; the longest tokens in use are runs of 128 blanks or so."""

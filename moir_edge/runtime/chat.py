@@ -10,12 +10,16 @@ from typing import Any, TypeAlias
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from moir_edge.bundle.files import ModelFiles
-from moir_edge.errors import BundleError, DataError
+from moir_edge.errors import BundleError, DataError, one_line
+from moir_edge.limits import TEMPLATE_BYTES, TEMPLATE_WORK
+from moir_edge.runtime.template_sandbox import BoundedSandbox, weight
 
 __all__ = ["ChatTemplate", "Messages", "user_message", "user_turn"]
+
+_COPIES = 64  # of the conversation that a template may make
+_LONGEST_CONVERSATION = 1 << 24
 
 Messages: TypeAlias = "Sequence[Mapping[str, Any]]"
 
@@ -52,16 +56,21 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
+        if len(source) > TEMPLATE_BYTES:
+            raise BundleError(
+                f"the chat template has {len(source):,} characters, the most that is compiled is {TEMPLATE_BYTES:,}"
+            )
+        self._sandbox = BoundedSandbox(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = _strftime_now
+        self._sandbox.globals["raise_exception"] = _raise_exception
+        self._sandbox.globals["strftime_now"] = _strftime_now
         try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise BundleError(f"the chat template does not compile: {error}") from error
+            self._template = self._sandbox.template(source)
+        except (
+            Exception
+        ) as error:  # also Python's compiler refuses, as blocks that are nested too deeply
+            raise BundleError(f"the chat template does not compile: {one_line(error)}") from error
         self._special_tokens = dict(special_tokens)
 
     @classmethod
@@ -89,19 +98,31 @@ class ChatTemplate:
         Raises:
             DataError: The template refuses the conversation.
         """
-        plain = json.loads(
-            json.dumps(list(messages), default=lambda value: f"<{type(value).__name__}>")
-        )
         try:
-            return self._template.render(
-                messages=plain,
-                tools=None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
+            plain = json.loads(
+                json.dumps(list(messages), default=lambda value: f"<{type(value).__name__}>")
             )
-        except (TemplateError, TypeError, KeyError) as error:
-            raise DataError(f"the chat template refuses this conversation: {error}") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DataError(
+                f"the conversation cannot be written as JSON ({one_line(error)}); give a list of turns"
+            ) from error
+        values = {
+            "messages": plain,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self._special_tokens,
+        }
+        try:
+            return "".join(self._sandbox.pieces(self._template, values, _work_for(plain)))
+        except Exception as error:  # a template may raise whatever its filters and methods do
+            raise DataError(
+                f"the chat template refuses this conversation: {one_line(error)}"
+            ) from error
+
+
+def _work_for(messages: list[Any]) -> int:
+    return TEMPLATE_WORK + _COPIES * weight(messages, _LONGEST_CONVERSATION)
 
 
 class _GenerationTag(Extension):
@@ -124,18 +145,6 @@ def _find_source(files: ModelFiles) -> str | None:
         if isinstance(found, str):
             return found
     return None
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
 
 
 def _raise_exception(message: str) -> None:
