@@ -16,7 +16,9 @@ __all__ = [
     "MAX_IMAGE_PIXELS",
     "MOST_ASPECT",
     "MOST_IMAGE_PIXELS",
+    "PROMPT_BYTES",
     "REPORT_BYTES",
+    "STOP_CHARACTERS",
     "TEMPLATE_BYTES",
     "TEMPLATE_INTEGER",
     "TEMPLATE_SECONDS",
@@ -54,6 +56,12 @@ TEMPLATE_INTEGER = 10_000
 
 CHARACTERS_PER_TOKEN = 512
 """Characters that one token of a prompt may stand for on average; the longest tokens in use are runs of 128 blanks or so."""
+
+PROMPT_BYTES = 32 << 20
+"""A prompt on standard input, or a row of data: 256 bytes for each token of a context of 131,072."""
+
+STOP_CHARACTERS = 16_384
+"""Stop strings of one answer, all together: each new token compares the answer's end with each beginning of them."""
 
 MAX_IMAGE_PIXELS = 4096 * 3072
 """Pixels of an image unless the user sets another number: a WebP file takes 16 bytes for each while it is decoded, the most of all."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moir_edge.errors import DataError
+from moir_edge.limits import PROMPT_BYTES
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from moir_edge.runtime.images import ImageInput
 
 __all__ = ["read_pictures", "read_prompt"]
 
@@ -28,7 +29,7 @@ def read_prompt(prompt: str, images: Sequence[Path]) -> str:
         images: The images as given, of which none may be ``-`` as well.
 
     Raises:
-        DataError: Standard input is asked for twice, is empty, or is not text.
+        DataError: Standard input is asked for twice, is empty, too long, or not text.
     """
     wanted = [str(image) for image in images].count(_DASH) + (prompt == _DASH)
     if wanted > 1:
@@ -38,7 +39,11 @@ def read_prompt(prompt: str, images: Sequence[Path]) -> str:
         )
     if prompt != _DASH:
         return prompt
-    data = _read("the prompt")
+    data = _read("the prompt", PROMPT_BYTES)
+    if len(data) > PROMPT_BYTES:
+        raise DataError(
+            f"the prompt on standard input has more than {PROMPT_BYTES} bytes; shorten the prompt"
+        )
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode("utf-16" if utf16 else "utf-8-sig")
@@ -49,24 +54,31 @@ def read_prompt(prompt: str, images: Sequence[Path]) -> str:
     return text.replace("\r\n", "\n").rstrip()
 
 
-def read_pictures(images: Sequence[Path]) -> list[Image.Image]:
+def read_pictures(images: Sequence[Path]) -> list[ImageInput]:
     """Read the images in order; ``-`` reads the bytes of an image file from standard input.
+
+    Those after the first `moir_edge.image_limit.image_pixels` pixels are not kept decoded: they come back as they were given.
 
     Raises:
         DataError: An image cannot be used, or standard input is empty.
     """
-    from moir_edge.runtime.images import read_image
+    from moir_edge.image_limit import image_pixels
+    from moir_edge.runtime.images import image_file_bytes, read_image
 
-    return [
-        read_image(_read("the image"), name="standard input")
-        if str(path) == _DASH
-        else read_image(path)
-        for path in images
-    ]
+    kept: list[ImageInput] = []
+    room = image_pixels()
+    for path in images:
+        piped = str(path) == _DASH
+        source = _read("the image", image_file_bytes()) if piped else path
+        image = read_image(source, name="standard input")
+        room -= image.width * image.height
+        kept.append(image if room >= 0 else source)
+    return kept
 
 
-def _read(what: str) -> bytes:
-    data = b"" if sys.stdin is None else sys.stdin.buffer.read()
+def _read(what: str, most_bytes: int) -> bytes:
+    """Return what stands on standard input, up to one byte more than is taken."""
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(most_bytes + 1)
     if not data.strip():
         raise DataError(
             f"standard input is empty, and `-` takes {what} from it; pipe or redirect a file into the command"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.errors import DataError
+from moir_edge.limits import PROMPT_BYTES
 
 __all__ = ["json_object", "json_objects", "numbered_lines"]
 
@@ -28,12 +29,19 @@ def numbered_lines(source: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank with their numbers, from 1, without white space around them.
 
     Raises:
-        DataError: The file cannot be read, or a line is not UTF-8 text.
+        DataError: The file cannot be read, a line is not UTF-8 text, or it is too long.
     """
     try:
         with source.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if text := _text(line, f"{source}:{number}").strip():
+            for number, line in enumerate(
+                iter(lambda: lines.readline(PROMPT_BYTES + 1), b""), start=1
+            ):
+                where = f"{source}:{number}"
+                if len(line) > PROMPT_BYTES:
+                    raise DataError(
+                        f"{where}: the line has more than {PROMPT_BYTES} bytes; write one object per line"
+                    )
+                if text := _text(line, where).strip():
                     yield number, text
     except OSError as error:
         raise DataError(f"cannot read {source}: {error.strerror or error}") from error

@@ -21,6 +21,7 @@ from moir_edge.runtime.image_processing import (
 )
 from moir_edge.runtime.images import ImageInput, read_image
 from moir_edge.runtime.placeholders import ImageTokens, expander_for
+from moir_edge.runtime.prompt_bound import PromptBound, characters_of
 from moir_edge.runtime.tokenizer import Tokenizer
 
 __all__ = ["EncodedPrompt", "ModelInputs", "Processor"]
@@ -92,6 +93,7 @@ class Processor:
             max_pixels=max_image_pixels,
             max_tiles=(facts.context_length - 1) // facts.tokens_per_tile,
         )
+        self._bound = PromptBound(self.tokenizer.backend, facts.context_length)
         self._expand = expander_for(facts.model_type)
         self._image_tokens = ImageTokens(
             image=self.tokenizer.token(facts.image_token_id),
@@ -110,10 +112,12 @@ class Processor:
 
         Raises:
             DataError: An image cannot be used, image parts and images differ in number, or a prompt
-                is longer than the model's context.
+                is longer than the model's context; by its characters, before it is rendered.
         """
         prompts: list[EncodedPrompt] = []
         tiles: list[npt.NDArray[np.float32]] = []
+        for messages in conversations:
+            self._bound.check(characters_of(messages))
         for messages, sources in zip(conversations, images, strict=True):
             processed = self._processed(sources)
             prompts.append(self.encode(self.chat_template.render(messages), processed))
@@ -146,6 +150,7 @@ class Processor:
         Raises:
             DataError: See `__call__`.
         """
+        self._bound.check(len(text))
         expanded = self._expanded(text, images)
         # A template that writes the start token itself must not get a second one (as transformers).
         start = self.tokenizer.special_tokens.get("bos_token")

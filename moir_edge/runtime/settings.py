@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from moir_edge.errors import DataError
+from moir_edge.limits import STOP_CHARACTERS
 from moir_edge.runtime.arguments import integer, mapping, number, strings, switch
 from moir_edge.runtime.generation_config import GenerationRules, check_names, refuse_beam_search
 
@@ -84,6 +85,7 @@ class GenerationSettings:
         _require(top_p is None or 0 < top_p <= 1, "top_p", top_p, "above 0 and at most 1")
         _require(seed is None or seed >= 0, "seed", seed, "0 or larger")
         _require(all(self.stop or ()), "stop", "''", "not empty")
+        _require_short("stop", self.stop or ())
         check_names(self.generation_config or {})
 
     def rules(self, config: Mapping[str, Any], *, vocab_size: int | None = None) -> GenerationRules:
@@ -110,9 +112,18 @@ class GenerationSettings:
         }
         refuse_beam_search(joined)
         given = {*(self.generation_config or {}), *(key for key in own if own[key] is not None)}
-        return GenerationRules.of(joined, vocab_size=vocab_size, given=given)
+        rules = GenerationRules.of(joined, vocab_size=vocab_size, given=given)
+        _require_short("stop_strings", rules.stop_strings)
+        return rules
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         raise DataError(f"{name} is {value}; it must be {expected}")
+
+
+def _require_short(name: str, stops: Sequence[str]) -> None:
+    """Refuse stop strings that take long to look for after each token."""
+    length = sum(map(len, stops))
+    expected = f"at most {STOP_CHARACTERS} characters in all"
+    _require(length <= STOP_CHARACTERS, name, f"{length} characters long", expected)

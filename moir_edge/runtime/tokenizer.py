@@ -80,6 +80,11 @@ class Tokenizer:
             raise BundleError(f"{files.folder} has no tokenizer.json; export the bundle again")
         return cls(path, files.object("tokenizer_config.json") or {})
 
+    @property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer` behind."""
+        return self._backend
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> EncodedText:
         """Tokenize a string; special tokens written in it become their ids.
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from moir_edge.data import pictures
+from moir_edge.data import json_lines, pictures
 from moir_edge.data.pictures import row_images
 from moir_edge.data.rows import Row, first_refused, read_rows
 from moir_edge.errors import DataError
@@ -201,3 +201,15 @@ def test_an_image_far_longer_than_wide_is_refused(folder: Path) -> None:
         message = "row seven: .*has 201x1 pixels, one side more than 200 times the other; crop it"
         with pytest.raises(DataError, match=message):
             row_images(row)
+
+
+def test_a_line_without_end_is_refused_with_its_number(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_lines, "PROMPT_BYTES", 200)
+    path = _write(folder, GOOD, GOOD | {"prompt": "x" * 200})
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    assert str(caught.value) == (
+        f"{path}:2: the line has more than 200 bytes; write one object per line"
+    )

@@ -11,6 +11,8 @@ from PIL import Image
 
 import moir_edge
 from moir_edge.cli.main import main
+from moir_edge.cli.standard_input import read_pictures
+from moir_edge.image_limit import limited_image_pixels
 
 PROMPT = "What is left?"
 
@@ -157,6 +159,19 @@ def test_an_image_by_standard_input(
     assert run("-i", "-", *words)[:2] == run("-i", photo, *words)[:2]
 
 
+def test_pictures_beyond_the_pixels_of_one_are_decoded_again(
+    run: Callable[..., tuple[int, str, str]], photo: Path
+) -> None:
+    with Image.open(photo) as image:
+        pixels = image.width * image.height
+    words = ("-p", PROMPT, "-i", photo, "-i", photo, "--max-new-tokens", 9)
+    assert run(*words, "--max-image-pixels", pixels)[:2] == run(*words)[:2]
+    with limited_image_pixels(pixels):
+        first, second = read_pictures([photo, photo])
+    assert isinstance(first, Image.Image)
+    assert second == photo
+
+
 @pytest.mark.parametrize(
     ("words", "data", "message"),
     [
@@ -172,6 +187,17 @@ def test_an_image_by_standard_input(
             "standard input is empty, and `-` takes the image from it",
         ),
         (["-p", PROMPT, "-i", "-"], b"words", "standard input is not an image"),
+        (
+            ["-p", "-"],
+            b"word " * 6_710_887,
+            "the prompt on standard input has more than 33554432 bytes; shorten the prompt",
+        ),
+        (
+            ["-p", PROMPT, "-i", "-", "--max-image-pixels", "100"],
+            b"\x89PNG\r\n\x1a\n" * 140_000,
+            "standard input has more than 1048976 bytes, the most for a file of up to 100 pixels; "
+            "save it smaller, or raise --max-image-pixels",
+        ),
     ],
 )
 def test_what_standard_input_cannot_give_is_one_line(
@@ -218,6 +244,10 @@ def test_set_goes_before_the_checkpoints_config(
         (["-i", "notes.txt", "-p", PROMPT], "notes.txt is not an image"),
         (["-i", "cut.png", "-p", PROMPT], "cut.png is damaged or truncated"),
         (["-i", ".", "-p", PROMPT], "is a folder, not an image"),
+        (
+            ["-i", "photo.png", "-p", PROMPT, "--max-image-pixels", "99"],
+            "scale it down, or raise --max-image-pixels",
+        ),
         (["-i", "photo.png", "-p", "  "], "the prompt is empty"),
         (["-i", "photo.png", "-p", "word " * 300], "the model's context holds 512"),
         (["-i", "photo.png", "-p", "what is <image>?"], "names 2 image(s) and 1 were given"),

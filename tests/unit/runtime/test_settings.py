@@ -22,6 +22,10 @@ from moir_edge.runtime.settings import GenerationOptions, GenerationSettings
         ({"seed": -3}, "seed is -3"),
         ({"stop": ("",)}, "stop is"),
         ({"stop": ""}, "stop is"),
+        (
+            {"stop": ["x" * 16_384, "y"]},
+            "stop is 16385 characters long; it must be at most 16384 characters in all",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
@@ -99,3 +103,12 @@ def test_beam_search_is_refused_by_name() -> None:
 def test_keywords_of_generate_are_the_fields() -> None:
     names = {one.name for one in fields(GenerationSettings)}
     assert set(GenerationOptions.__annotations__) == names
+
+
+def test_stop_strings_of_the_file_have_the_same_bound() -> None:
+    file = {"stop_strings": ["x" * 20_000]}
+    with pytest.raises(
+        DataError, match="stop_strings is 20000 characters long; it must be at most"
+    ):
+        GenerationSettings().rules(file)
+    assert GenerationSettings(stop=["x" * 16_384]).rules(file).stop_strings is not None
