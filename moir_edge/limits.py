@@ -8,6 +8,7 @@ __all__ = [
     "CHARACTERS_PER_TOKEN",
     "GIF_HEAD_BYTES",
     "GRAPH_BYTES",
+    "IMAGE_EDGE",
     "IMAGE_FILE_EXTRA_BYTES",
     "IMAGE_PARTS",
     "INDEX_BYTES",
@@ -74,6 +75,9 @@ CACHED_IMAGE_PIXELS = 1 << 24
 
 MOST_ASPECT = 200
 """Longer over shorter side of an image in data rows: transformers' processors make the shorter side a few hundred pixels."""
+
+IMAGE_EDGE = 1 << 14
+"""Sides that an image processor may resize to: towers in use look at 4,096 pixels at most."""
 
 IMAGE_FILE_EXTRA_BYTES = 1 << 20
 """Bytes of an image file beyond those that its pixels can take: headers, profiles, previews."""

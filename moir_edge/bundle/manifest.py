@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -22,6 +25,7 @@ __all__ = [
     "ModelFacts",
     "SourceEntry",
     "TensorSpec",
+    "manifest_sha256",
 ]
 
 SCHEMA_VERSION = 1
@@ -42,6 +46,7 @@ FilePath = Annotated[str, StringConstraints(max_length=1024), AfterValidator(_in
 ToolPath = Annotated[FilePath, StringConstraints(pattern=r"^[\w./-]+$")]
 """One that scripts and other tools are given, hence without blanks and quotes."""
 
+Digest = Annotated[str, StringConstraints(pattern="^[!-~]{0,64}$")]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Size = Annotated[int, Field(ge=1, le=1 << 24)]
 """A width or a number of parts."""
@@ -69,7 +74,7 @@ class FileEntry(_Entry):
 
     path: FilePath
     bytes: Count
-    sha256: str
+    sha256: Digest
 
 
 class ComponentEntry(_Entry):
@@ -211,3 +216,18 @@ class Manifest(_Entry):
     )
     parity: dict[str, Any] = Field(default_factory=dict)
     files: tuple[FileEntry, ...] = ()
+    manifest_sha256: Digest | None = Field(
+        default=None,
+        description="SHA-256 of this record without this key; absent from bundles made before",
+    )
+
+
+def manifest_sha256(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest: its JSON without blanks, keys in order, only ASCII, `manifest_sha256` left out.
+
+    Args:
+        record: The object in `manifest.json`.
+    """
+    rest = {key: value for key, value in record.items() if key != "manifest_sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

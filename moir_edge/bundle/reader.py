@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from moir_edge.bundle.consistency import check_consistent
 from moir_edge.bundle.files import ModelFiles
 from moir_edge.bundle.graph_files import weight_locations
-from moir_edge.bundle.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest
+from moir_edge.bundle.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, manifest_sha256
 from moir_edge.errors import BundleError, one_line
 from moir_edge.json_files import read_bounded, read_object
 from moir_edge.limits import GRAPH_BYTES
@@ -100,7 +100,7 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
 
     Args:
         path: The folder that holds `manifest.json`.
-        verify: Compare the size and SHA-256 of every listed file (about 1 GB/s).
+        verify: Compare the size and SHA-256 of every listed file (about 1 GB/s), and the SHA-256 of the manifest itself.
 
     Raises:
         BundleError: No bundle there, a newer schema, an invalid manifest, or a file that is missing or changed.
@@ -111,13 +111,13 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
         raise BundleError(
             f"{folder} is not a bundle: it lacks {MANIFEST_NAME}; make one with `moir-edge export`"
         )
-    bundle = Bundle(folder, _parse(manifest_path))
+    bundle = Bundle(folder, _parse(manifest_path, verify=verify))
     if verify:
         _verify_files(bundle)
     return bundle
 
 
-def _parse(path: Path) -> Manifest:
+def _parse(path: Path, *, verify: bool) -> Manifest:
     raw = read_object(path, error=BundleError, remedy=_AGAIN)
     version = raw.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool):
@@ -129,6 +129,12 @@ def _parse(path: Path) -> Manifest:
         )
     manifest = _validated(raw, path)
     check_consistent(manifest, path)
+    digest = manifest.manifest_sha256
+    if verify and digest is not None and digest != manifest_sha256(raw):
+        raise BundleError(
+            f"{path} was altered after it was written: its manifest_sha256 is {digest!r}; "
+            "the bundle is damaged, copy or export it again"
+        )
     return manifest
 
 

@@ -7,7 +7,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from moir_edge.bundle.manifest import COMPONENTS, MANIFEST_NAME, FileEntry, Manifest
+from moir_edge.bundle.manifest import (
+    COMPONENTS,
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    manifest_sha256,
+)
 from moir_edge.bundle.reader import file_sha256
 from moir_edge.errors import BundleError
 from moir_edge.finite import json_text
@@ -57,7 +63,7 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
 
     Args:
         folder: The folder that `staged_bundle` gave.
-        manifest: The manifest; its `files` is filled in here.
+        manifest: The manifest; its `files` and `manifest_sha256` are filled in here.
 
     Returns:
         The manifest as written.
@@ -74,7 +80,9 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST_NAME
     )
-    sealed = manifest.model_copy(update={"files": files})
+    listed = manifest.model_copy(update={"files": files})
+    digest = manifest_sha256(listed.model_dump(mode="json"))
+    sealed = listed.model_copy(update={"manifest_sha256": digest})
     text = json_text(sealed.model_dump(mode="json"), indent=1, ensure_ascii=False)
     (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
     return sealed

@@ -16,6 +16,7 @@ from PIL import Image
 
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.image_limit import image_pixels
+from moir_edge.runtime.image_config import check_image_config
 from moir_edge.runtime.image_geometry import (
     WHOLE,
     Box,
@@ -96,6 +97,7 @@ class ImageProcessor(ABC):
         self.max_tiles = max_tiles
         given = {key: value for key, value in config.items() if value is not None}
         self.config: dict[str, Any] = {**_COMMON_DEFAULTS, **self.defaults, **given}
+        check_image_config(self.config, tiles="max_image_size" in self.defaults)
         self.resample = Image.Resampling(int(self.config["resample"]))
         self._levels = level_table(self.config)
 

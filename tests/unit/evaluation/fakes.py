@@ -151,6 +151,8 @@ def write_manifest(folder: Path, *, weights: str = "a" * 64, source: str = "vlm"
     needed = [name for name, field in ModelFacts.model_fields.items() if field.is_required()]
     facts = dict.fromkeys(needed, 1) | {
         "model_type": "smolvlm",
+        "vocab_size": 3,
+        "context_length": 2,
         "eos_token_ids": (2,),
         "special_token_ids": (),
         "newline_token_ids": (),

@@ -157,3 +157,22 @@ def test_a_manifest_that_contradicts_itself_is_refused(
     text = str(caught.value)
     assert text.startswith(str(bundle / "manifest.json"))
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["model"].update(eos_token_ids=[5]),
+        lambda m: m["source"].update(name="another"),
+        lambda m: m.update(notes=["x"]),
+    ],
+)
+def test_an_altered_manifest_is_refused_under_verify(
+    bundle: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    edit(bundle, change)
+    with pytest.raises(BundleError, match=r"manifest\.json was altered after it was written"):
+        open_bundle(bundle)
+    assert open_bundle(bundle, verify=False).manifest.manifest_sha256 is not None
+    edit(bundle, lambda record: record.pop("manifest_sha256"))  # as bundles of earlier versions
+    open_bundle(bundle)
