@@ -19,6 +19,7 @@ __all__ = [
     "MOST_IMAGE_PIXELS",
     "PROMPT_BYTES",
     "REPORT_BYTES",
+    "SAFETENSORS_HEADER_BYTES",
     "STOP_CHARACTERS",
     "TEMPLATE_BYTES",
     "TEMPLATE_INTEGER",
@@ -42,6 +43,9 @@ TOKENIZER_BYTES = 64 << 20
 
 REPORT_BYTES = 64 << 20
 """A report that is read back: figures of every layer, or of every row and candidate."""
+
+SAFETENSORS_HEADER_BYTES = 100_000_000
+"""The header of a safetensors file, as the library bounds it."""
 
 TEMPLATE_BYTES = 128 << 10
 """The source of a chat template: the longest in use, with tools and reasoning, have about 20 kB."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.json_files import read_json
-from moir_edge.limits import INDEX_BYTES
+from moir_edge.limits import INDEX_BYTES, SAFETENSORS_HEADER_BYTES
 
 __all__ = ["check_files", "check_record", "check_weights", "weight_files"]
 
@@ -106,6 +106,11 @@ def _shards(folder: Path) -> list[Path]:
     if not isinstance(named, dict) or not named:
         raise DataError(f"{folder / INDEX} has no weight_map; copy the checkpoint again")
     files = sorted({str(name) for name in named.values()})
+    for name in files:
+        if Path(name).name != name:
+            raise DataError(
+                f"{folder / INDEX} names the weight file {name!r}, which is not a plain file name; copy the checkpoint again"
+            )
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise DataError(
@@ -155,16 +160,18 @@ def _check_safetensors(path: Path) -> None:
                 f"{path} is a Git LFS pointer and holds no weights; fetch them with `git lfs pull`"
             )
         stream.seek(8)
-        header = stream.read(struct.unpack("<Q", start)[0]) if len(start) == 8 and size > 8 else b""
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        # A longer header is none: the reader of safetensors has the same bound.
+        header = stream.read(length) if length <= SAFETENSORS_HEADER_BYTES else b""
     try:
         tensors = json.loads(header)
         ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name[:2] != "__"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        needed = 8 + len(header) + max(ends, default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path} is truncated or is not a safetensors file ({size:,} bytes); "
             "copy the checkpoint again"
         ) from error
-    needed = 8 + len(header) + max(ends, default=0)
     if size < needed:
         raise DataError(
             f"{path} is truncated: it has {size:,} bytes and its header describes {needed:,}; "

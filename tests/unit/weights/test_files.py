@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,41 @@ def test_weights_without_a_whole_header(folder: Path, kept: int) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:kept])
     with pytest.raises(DataError, match=r"model\.safetensors is truncated or is not a safetensors"):
+        check_files(folder)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 100_000,
+        b'{"a": {"data_offsets": []}}',
+        b'{"a": {"data_offsets": ["x", "y"]}}',
+        b'{"a": {}}',
+        b"[]",
+        b'"\xff"',
+    ],
+)
+def test_a_header_of_another_shape(folder: Path, header: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(DataError, match=r"is truncated or is not a safetensors file"):
+        check_files(folder)
+
+
+def test_the_length_of_a_header_is_not_believed(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as stream:
+        stream.write(struct.pack("<Q", 1 << 40))
+        stream.truncate(1 << 33)  # sparse: it takes no room on the disk
+    with pytest.raises(DataError, match=r"is truncated or is not a safetensors file"):
+        check_files(folder)
+
+
+def test_shards_lie_in_the_folder(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../outside.safetensors"}})
+    )
+    with pytest.raises(DataError, match=r"'\.\./outside\.safetensors', which is not a plain file"):
         check_files(folder)
 
 
