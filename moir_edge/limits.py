@@ -14,6 +14,7 @@ __all__ = [
     "INDEX_BYTES",
     "JPEG_SCANS",
     "JSON_BYTES",
+    "KERNEL_CACHE_BYTES",
     "MAX_IMAGE_PIXELS",
     "MOST_ASPECT",
     "MOST_IMAGE_PIXELS",
@@ -100,3 +101,6 @@ BMP_RUNS_PIXELS = 1 << 20
 
 TRAINING_LOG_BYTES = 256 << 20
 """The Trainer's record in a training checkpoint: about 400 bytes for each log entry, one for every ten steps."""
+
+KERNEL_CACHE_BYTES = 1 << 30
+"""Kernels that TensorRT-RTX compiled for one engine: the demo's take 1 MB, and a larger model repeats the same ones."""

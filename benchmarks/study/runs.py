@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,12 +10,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from benchmarks.common import write_json
 from benchmarks.study.arms import Arm
 from benchmarks.study.data import TEST
 from benchmarks.study.settings import IMAGE_BLANK, TEXT_BLANK, StudySettings
 from moir_edge.children import outside_current_folder
 from moir_edge.errors import DataError
+from moir_edge.json_files import read_object
 from moir_edge.progress import Progress, silent
 
 __all__ = ["Job", "Run", "read_run", "run_jobs"]
@@ -71,9 +73,23 @@ class Job:
         return self.folder / "runs" / f"{self.arm.name}-{self.seed}.json"
 
 
+_RUN = TypeAdapter(Run)
+_REMEDY = "remove it, and the run is made again"
+
+
 def read_run(path: Path) -> Run:
-    """Read a run's figures."""
-    return Run(**json.loads(path.read_text()))
+    """Read a run's figures.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    record = read_object(path, remedy=_REMEDY)
+    try:
+        return _RUN.validate_python(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: {where}: {first['msg']}; {_REMEDY}") from error
 
 
 def run_jobs(jobs: list[Job], *, processes: int, threads: int, progress: Progress) -> None:

@@ -74,8 +74,10 @@ class CollectionState:
         Raises:
             DataError: The file is damaged, contradicts itself, or was made from other graphs or settings.
         """
-        if self._path is None or not self._path.is_file():
+        if self._path is None or not self._path.exists():
             return
+        if not self._path.is_file():
+            raise DataError(f"the calibration cache {self._path} is not a regular file; remove it")
         try:
             self._seen = read_statistics(self._path, self.observers, self._identity)
         except OSError as error:

@@ -136,9 +136,10 @@ class EngineWork:
     def _take_timing_cache(self) -> None:
         if self.stock is None or self.builder != "tensorrt":
             return
-        earlier = self.stock.folder / "engines" / self.target.name / TIMING_CACHE
-        if earlier.is_file():
-            shutil.copy2(earlier, self.output / TIMING_CACHE)
+        earlier = f"engines/{self.target.name}/{TIMING_CACHE}"
+        # Opening the stock's bundle proved the listed files by their hashes; TensorRT parses no other.
+        if any(entry.path == earlier for entry in self.stock.manifest.files):
+            shutil.copy2(self.stock.folder / earlier, self.output / TIMING_CACHE)
 
     def _serve(
         self, name: str, job: BuildJob, reuse: Reuse | None, progress: Progress

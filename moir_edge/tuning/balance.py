@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -98,7 +99,7 @@ class BranchBalance:
         """
         for name, value in state.items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not 0 <= value < math.inf:
+            if not is_number or not 0 <= value <= sys.float_info.max:
                 raise DataError(
                     f"MWAM: the ratio of {name!r} is {value!r}; expected a number of at least 0"
                 )

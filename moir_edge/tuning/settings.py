@@ -106,5 +106,5 @@ class TuneSettings:
         for name, now in self.record().items():
             before = record.get(name)
             if before != now:
-                return f"{name} was {before}, is {now}"
+                return f"{name} was {before!r:.100}, is {now!r}"
         return None

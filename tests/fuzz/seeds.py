@@ -37,4 +37,13 @@ def _moir_edge(*words: str) -> None:
     )
 
 
-_MAKERS: dict[str, Maker] = {"fp32": _bundle("fp32"), "int4": _bundle("int4")}
+def _training(target: Path) -> None:
+    words = [sys.executable, "-m", "tests.fuzz.training_seed", str(target)]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+
+_MAKERS: dict[str, Maker] = {
+    "fp32": _bundle("fp32"),
+    "int4": _bundle("int4"),
+    "training": _training,
+}

@@ -1,16 +1,20 @@
 """TensorRT-RTX compiles its kernels where they run; what it compiled is kept on disk for the next process.
 
-Only a saving of time: a cache that is missing, foreign or cannot be written changes nothing but the start.
+Only a saving of time: a cache that is missing, damaged, foreign or cannot be written changes nothing but the start. The file
+ends with the SHA-256 of what TensorRT serialized, so that TensorRT parses no other bytes than those it wrote.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from moir_edge.errors import EnvironmentProblem
+from moir_edge.errors import EnvironmentProblem, MoirEdgeError
+from moir_edge.json_files import read_bounded
+from moir_edge.limits import KERNEL_CACHE_BYTES
 from moir_edge.whole_files import write_whole
 
 __all__ = ["KernelCache", "cache_folder", "kernel_cache_path"]
@@ -50,8 +54,7 @@ class KernelCache:
             return
         if self._cache is None:
             self._cache = config.create_runtime_cache()
-            with suppress(OSError):
-                self._loaded = self._path.read_bytes()
+            self._loaded = _read(self._path)
             if self._loaded and not self._cache.deserialize(self._loaded):
                 self._loaded = (
                     b""  # of another driver or GPU: TensorRT has refused it and starts empty
@@ -66,4 +69,15 @@ class KernelCache:
         if not data or data == self._loaded:
             return
         with suppress(EnvironmentProblem):  # a full disk or a read-only home costs only the saving
-            write_whole(self._path, data)
+            write_whole(self._path, data + hashlib.sha256(data).digest())
+
+
+def _read(path: Path) -> bytes:
+    """Return what was serialized, or no bytes where the file is missing or damaged."""
+    try:
+        content = read_bounded(path, KERNEL_CACHE_BYTES)
+    except MoirEdgeError:
+        return b""
+    size = hashlib.sha256().digest_size
+    data, digest = content[:-size], content[-size:]
+    return data if hashlib.sha256(data).digest() == digest else b""

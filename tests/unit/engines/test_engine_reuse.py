@@ -197,6 +197,33 @@ def test_the_device_builds_for_its_own_target(
         add_engines(folder, "jetson-thor")
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_only_a_timing_cache_that_the_manifest_lists_is_read(
+    listed: bool, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double = make_double(load_surface("10.3.0"))
+    double.__spec__ = importlib.util.spec_from_loader("tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt", double)
+    monkeypatch.setattr("moir_edge.engines.building.device_compute_capability", lambda: "8.7")
+    found: list[bool] = []
+
+    def run(job: BuildJob, **_: object) -> BuildOutcome:
+        cache = Path(str(job.timing_cache))
+        found.append(cache.exists())
+        if listed:
+            cache.write_bytes(b"measured")
+        Path(job.output).write_bytes(b"engine")
+        return BuildOutcome(builder_version="10.3.0", seconds=1.0, peak_memory_bytes=1)
+
+    monkeypatch.setattr("moir_edge.engines.work.run_build", run)
+    folder, _ = make_bundle("fp16")
+    add_engines(folder, "jetson-agx-orin")
+    if not listed:
+        (folder / "engines" / "jetson-agx-orin" / "timing.cache").write_bytes(b"from elsewhere")
+    add_engines(folder, "jetson-agx-orin", options=EngineOptions(refittable=True))
+    assert found == [False, listed, listed, listed]
+
+
 def test_a_killed_build_is_one_line(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,10 @@ def test_a_damaged_cache_is_refused(routed: Any, data: Path, tmp_path: Path) -> 
     with pytest.raises(
         DataError, match=r"calibration cache .* is damaged \(it has 1,000 bytes, .*\); remove it"
     ):
+        _collect(routed, data, limit=1, cache=tmp_path)
+    saved.unlink()
+    os.mkfifo(saved)  # opening it would never end
+    with pytest.raises(DataError, match=r"calibration cache .* is not a regular file; remove it"):
         _collect(routed, data, limit=1, cache=tmp_path)
 
 

@@ -17,6 +17,7 @@ from benchmarks.study.runs import Job, Run, read_run, run_jobs
 from benchmarks.study.settings import StudySettings
 from benchmarks.study.summary import Spread, arm_figures, targets
 from moir_edge.demo import demo_rows
+from moir_edge.errors import DataError
 
 SETTINGS = StudySettings(train_rows=12, test_rows=6)
 
@@ -139,6 +140,28 @@ def test_finished_runs_are_not_made_again(tmp_path: Path) -> None:
     run_jobs([job], processes=1, threads=1, progress=lambda *_: called.append(1))
     assert called == []
     assert read_run(job.record).scores["clean"]["overall"] == 90.0
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "cannot be read as JSON"),
+        ("[]", "holds a list, expected an object"),
+        ('{"arm": "base"}', "seed: Field required"),
+        ({"seed": "x"}, "seed: Input should be a valid integer"),
+        ({"scores": {"clean": 1}}, "scores.clean: Input should be a valid dictionary"),
+    ],
+)
+def test_a_damaged_record_is_one_line(tmp_path: Path, content: Any, reason: str) -> None:
+    path = tmp_path / "base-0.json"
+    if isinstance(content, dict):
+        content = json.dumps({**dataclasses.asdict(_run(BASE)), **content})
+    path.write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_run(path)
+    assert str(caught.value).startswith(str(path))
+    assert reason in str(caught.value)
+    assert str(caught.value).endswith("; remove it, and the run is made again")
 
 
 def test_a_folder_with_other_settings_is_refused(

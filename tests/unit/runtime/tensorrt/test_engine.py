@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +163,13 @@ def test_the_real_module_has_every_call_and_refuses_without_a_gpu(tmp_path: Path
 class _Cache:
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self.taken = False
 
     def serialize(self) -> bytes:
         return self.data
 
     def deserialize(self, data: bytes) -> bool:
-        self.data = data
+        self.data, self.taken = data, True
         return True
 
 
@@ -185,7 +188,7 @@ def test_kernels_are_written_whole_and_only_when_new(tmp_path: Path) -> None:
     first = KernelCache(path)
     first.attach(_Config())
     first.save()
-    assert path.read_bytes() == b"compiled"
+    assert path.read_bytes() == b"compiled" + hashlib.sha256(b"compiled").digest()
     assert [entry.name for entry in path.parent.iterdir()] == ["a.bin"]
     written = path.stat().st_mtime_ns
     second, config = KernelCache(path), _Config()
@@ -193,6 +196,30 @@ def test_kernels_are_written_whole_and_only_when_new(tmp_path: Path) -> None:
     second.save()
     assert config.cache.data == b"compiled"
     assert path.stat().st_mtime_ns == written
+
+
+def test_damaged_kernels_never_reach_tensorrt_and_are_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    first = KernelCache(path)
+    first.attach(_Config())
+    first.save()
+    whole = path.read_bytes()
+    damaged = [whole[:length] for length in range(len(whole))]
+    damaged += [
+        whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :]
+        for at in range(len(whole))
+        for bit in range(8)
+    ]
+    for content in (*damaged, whole + b"\0", b"compiled"):
+        path.write_bytes(content)
+        cache, config = KernelCache(path), _Config()
+        cache.attach(config)
+        assert config.cache.taken is False
+        cache.save()
+        assert path.read_bytes() == whole
+    path.unlink()
+    os.mkfifo(path)  # opening it would never end
+    KernelCache(path).attach(_Config())
 
 
 def test_kernels_that_cannot_be_kept_do_no_harm(tmp_path: Path) -> None:
