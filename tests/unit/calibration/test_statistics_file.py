@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from moir_edge.calibration.observers import BINS, ActivationObserver
+from moir_edge.calibration.state import CollectionState
 from moir_edge.calibration.statistics_file import Progressed, read_statistics, write_statistics
 from moir_edge.calibration.taps import GraphObservers
 from moir_edge.errors import DataError
@@ -205,3 +207,14 @@ def test_observed_values_never_contradict_each_other() -> None:
             observer.update(values.astype(np.float32))
             assert ActivationObserver.from_state(observer.state()).tokens == observer.tokens
     assert len(observer.counts) == BINS
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_not_a_file_is_refused_before_it_is_opened(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "cache"
+    make(path)
+    with pytest.raises(DataError) as caught:
+        CollectionState(path, _new(), IDENTITY).load()
+    assert str(caught.value) == f"the calibration cache {path} is not a regular file; remove it"
