@@ -6,6 +6,7 @@ __all__ = [
     "BMP_RUNS_PIXELS",
     "CACHED_IMAGE_PIXELS",
     "CHARACTERS_PER_TOKEN",
+    "DATA_SET_BYTES",
     "GIF_HEAD_BYTES",
     "GRAPH_BYTES",
     "IMAGE_EDGE",
@@ -35,6 +36,9 @@ JSON_BYTES = 4 << 20
 
 INDEX_BYTES = 64 << 20
 """An index of weights: about 100 bytes for each tensor of a model with hundreds of experts in each layer."""
+
+DATA_SET_BYTES = 1 << 30
+"""A published data set in one JSON file: VQA-v2's answers of the training split, the largest, have 0.4 GB."""
 
 GRAPH_BYTES = 256 << 20
 """An ONNX graph without its weights: a decoder of 80 layers has about 1 MB."""

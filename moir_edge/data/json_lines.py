@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ def numbered_lines(source: Path) -> Iterator[tuple[int, str]]:
     Raises:
         DataError: The file cannot be read, a line is not UTF-8 text, or it is too long.
     """
+    if os.path.exists(source) and not os.path.isfile(source):  # a pipe may never end
+        raise DataError(
+            f"{source} is not a regular file; give a file with one JSON object per line"
+        )
     try:
         with source.open("rb") as lines:
             for number, line in enumerate(

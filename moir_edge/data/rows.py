@@ -24,6 +24,7 @@ __all__ = [
     "naming",
     "parse_row",
     "read_rows",
+    "row_limit",
     "scan_rows",
 ]
 
@@ -111,10 +112,24 @@ def read_rows(path: str | Path, *, limit: int | None = None) -> list[Row]:
     Raises:
         DataError: The file is missing or empty, or a line cannot be used; the message starts with `file:line`.
     """
-    rows = list(islice(iter_rows(Path(path)), limit))
+    rows = list(islice(iter_rows(Path(path)), row_limit(limit)))
     if not rows:
         raise DataError(f"{path} holds no rows; write one JSON object per line")
     return rows
+
+
+def row_limit(limit: int | None) -> int | None:
+    """Return a limit of rows as a Python integer, None as None.
+
+    Raises:
+        DataError: It is not a whole number of at least 1.
+    """
+    from moir_edge.runtime.arguments import integer
+
+    number = integer("`limit`", limit)
+    if number is not None and number < 1:
+        raise DataError(f"`limit` is {number}; it must be at least 1")
+    return number
 
 
 def iter_rows(source: Path) -> Iterator[Row]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moir_edge.errors import DataError
 
-__all__ = ["integer", "mapping", "number", "strings", "switch", "wrong_type"]
+__all__ = ["file_path", "integer", "mapping", "number", "strings", "switch", "text", "wrong_type"]
 
 _SHOWN = 60  # characters of a value in a message
 
@@ -69,6 +71,36 @@ def strings(name: str, value: Any) -> tuple[str, ...] | None:
     if not isinstance(found, list | tuple) or not all(isinstance(one, str) for one in found):
         raise wrong_type(name, value, "a string or a list of strings")
     return tuple(found)
+
+
+def text(name: str, value: Any) -> str | None:
+    """Return a string as it is, None as None.
+
+    Raises:
+        DataError: It is something else.
+    """
+    if value is not None and not isinstance(value, str):
+        raise wrong_type(name, value, "a string")
+    return value
+
+
+def file_path(name: str, value: Any) -> Path | None:
+    """Return a path, or a string that can be one, as a `Path`; None as None.
+
+    Raises:
+        DataError: It is something else, or no file can have that name.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise wrong_type(name, value, "a path")
+    try:
+        usable = b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise wrong_type(name, value, "a path that a file can have")
+    return Path(value)
 
 
 def mapping(name: str, value: Any) -> dict[str, Any]:

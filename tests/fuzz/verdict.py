@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import traceback
+import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,15 @@ _ROOM_MB = (
     3072  # address space over the idle process: a bomb ends in MemoryError, and the machine lives
 )
 _LONGEST = 2_100  # characters of a message: moir-edge bounds them at about 2,000
+_STEERING = (
+    "Cc",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # categories of Unicode: controls, halves of characters, ends of lines
+_TURNING = (
+    "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the direction of writing
+)
 _FILE_BYTES = 1 << 28
 
 
@@ -102,8 +112,8 @@ def _attempted(attempt: Callable[[Any], None], payload: Any) -> Verdict:
 
 
 def _message_kind(text: str) -> str:
-    is_line = text.isprintable() and 0 < len(text) <= _LONGEST
-    return "refused" if is_line else "message"
+    steers = any(unicodedata.category(one) in _STEERING or one in _TURNING for one in text)
+    return "message" if steers or not 0 < len(text) <= _LONGEST else "refused"
 
 
 def _out_of_memory(error: BaseException | None) -> bool:

@@ -46,7 +46,7 @@ class CocoCaptions(DatasetFormat):
         prompt = caption_request(source)
         content = read_json(source.path)
         images = listed(content, "images", str(source.path))
-        known = {image.get("id") for image in images}
+        known = {image["id"] for image in images if isinstance(image.get("id"), int)}
         captions = _captions(content, known, source.path) if source.answers else None
         for at, image in enumerate(images):
             where = record_place(source.path, "images", at, image)

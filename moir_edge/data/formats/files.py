@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from moir_edge.errors import DataError
+from moir_edge.json_files import read_object
+from moir_edge.limits import DATA_SET_BYTES
 
 if TYPE_CHECKING:
     from moir_edge.data.formats.source import DataSource
@@ -38,21 +40,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds one object.
 
     Raises:
-        DataError: It cannot be read, is no JSON or holds something else.
+        DataError: It cannot be read, is too large, is not JSON or holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 text (byte {error.start + 1}); download it again"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds a JSON {type(content).__name__}, expected an object {{...}}")
-    return content
+    return read_object(path, remedy="download it again", most_bytes=DATA_SET_BYTES)
 
 
 def typed(record: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
@@ -118,7 +108,7 @@ def find_image(source: DataSource, names: Sequence[str], where: str) -> Path:
     folder = Path(source.images or "")
     for name in names:
         path = folder / name
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     places = " nor as ".join(names)
     raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -41,7 +42,7 @@ def picture_file(value: Any, folder: Path, where: str) -> Path:
     if "://" in name:
         return _stored(_downloaded(name, where), _suffix(name))
     path = folder / name
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{where}: image {path} does not exist")
     return path
 

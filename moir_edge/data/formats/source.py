@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, TypeAlias
 
 from moir_edge.bundle.reader import file_sha256
-from moir_edge.data.rows import Row
+from moir_edge.data.rows import Row, row_limit
 from moir_edge.errors import DataError, UnsupportedError, closest
 
 __all__ = [
@@ -58,7 +59,7 @@ class DatasetFormat(ABC):
 
     def check(self, source: DataSource) -> None:
         """Raise `DataError` where the rows do not exist; cheap."""
-        if not source.path.is_file():
+        if not os.path.isfile(source.path):
             raise DataError(f"{source.path} does not exist; give a file of the format {self.name}")
 
     def sha256(self, source: DataSource) -> str:
@@ -143,16 +144,30 @@ class DataSource:
     argument: str = "data"
 
     def __post_init__(self) -> None:
+        self._check_types()
         kind = get_format(self.format)
         _refuse_needless(self, kind)
         if kind.takes_images and self.images is None:
             raise DataError(
                 f"the format {kind.name} needs the folder of the images: give {self.field_name('images')}"
             )
-        if self.images is not None and not self.images.is_dir():
+        if self.images is not None and not os.path.isdir(self.images):
             raise DataError(
                 f"{self.field_name('images')} {self.images} is not a folder; give the one that holds them"
             )
+
+    def _check_types(self) -> None:
+        from moir_edge.runtime.arguments import file_path, mapping, text, wrong_type
+
+        for name in ("path", "annotations", "images"):
+            object.__setattr__(self, name, file_path(self.field_name(name), getattr(self, name)))
+        for name in ("format", "prompt", "split", "subset", "task"):
+            text(self.field_name(name), getattr(self, name))
+        for name in ("path", "format"):
+            if getattr(self, name) is None:
+                raise wrong_type(self.field_name(name), None, "given")
+        for role, column in mapping(self.field_name("columns"), self.columns).items():
+            text(f"{self.field_name('columns')} {role}=", column)
 
     def field_name(self, name: str) -> str:
         """Return how messages name a field, such as `data.split` or `calibration.data.images`."""
@@ -177,10 +192,10 @@ class DataSource:
             limit: Read this many rows at most; the images of later ones are not looked for.
 
         Raises:
-            DataError: A file cannot be used, or there is no row.
+            DataError: A file cannot be used, there is no row, or `limit` is not a number of rows.
         """
         rows = []
-        for _, row in islice(self.scan(), limit):
+        for _, row in islice(self.scan(), row_limit(limit)):
             if isinstance(row, DataError):
                 raise row
             rows.append(row)
@@ -212,7 +227,7 @@ class DataSource:
 
 def as_source(data: str | Path | DataSource) -> DataSource:
     """Return a source; a bare path is one of JSON lines."""
-    return data if isinstance(data, DataSource) else DataSource(path=Path(data))
+    return data if isinstance(data, DataSource) else DataSource(path=data)  # type: ignore[arg-type]
 
 
 def read_dataset(
@@ -247,10 +262,10 @@ def read_dataset(
         DataError: A file is missing, is of another format, or there is no row.
     """
     source = DataSource(
-        path=Path(data),
+        path=data,  # type: ignore[arg-type]  # becomes a path, as the two below
         format=format,
-        annotations=None if annotations is None else Path(annotations),
-        images=None if images is None else Path(images),
+        annotations=annotations,  # type: ignore[arg-type]
+        images=images,  # type: ignore[arg-type]
         prompt=prompt,
         split=split,
         subset=subset,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.area import Area, Case, Strategy, Unnoticed, register
-from tests.fuzz.folders import link_copy, prove_again, rewrite
+from tests.fuzz.folders import link_copy, prove_again, rewrite, seal_again
 from tests.fuzz.mutate.json_text import alter_json
 from tests.fuzz.mutate.raw import alter_bytes, replace_file
 
@@ -65,7 +65,14 @@ class AlteredBundles(_Bundles):
     sliced = 20
 
     def strategies(self) -> Sequence[Strategy]:
-        return (self._bytes, self._json, self._odd_file, self._added, self._exchanged, self._bytes)
+        return (
+            self._bytes,
+            self._json,
+            self._odd_file,
+            self._added,
+            self._exchanged,
+            self._manifest,
+        )
 
     def attempt(self, payload: Any) -> None:
         name, folder = payload
@@ -86,6 +93,18 @@ class AlteredBundles(_Bundles):
         content, how = alter_json(rng, path.read_text())
         rewrite(path, content)
         return Case(f"{name}/{path.name}: {how}", (name, copy))
+
+    def _manifest(self, rng: random.Random, folder: Path) -> Case:
+        name, copy = self.copy(rng, folder)
+        path = copy / "manifest.json"
+        seal = json.loads(path.read_text())["manifest_sha256"]
+        content = ""
+        while (
+            seal not in content
+        ):  # a manifest without the hash of itself is one of an earlier version
+            content, how = alter_json(rng, path.read_text())
+        rewrite(path, content)
+        return Case(f"{name}/manifest.json: {how}", (name, copy))
 
     def _odd_file(self, rng: random.Random, folder: Path) -> Case:
         name, copy = self.copy(rng, folder)
@@ -133,7 +152,8 @@ class ForgedBundles(_Bundles):
         path = copy / "manifest.json"
         content, how = alter_json(rng, path.read_text())
         rewrite(path, content)
-        return Case(f"{name}/manifest.json: {how}", copy)
+        seal_again(path)
+        return Case(f"{name}/manifest.json: {how}, hashed", copy)
 
     def _json(self, rng: random.Random, folder: Path) -> Case:
         name, copy = self.copy(rng, folder)
@@ -172,6 +192,7 @@ class ForgedBundles(_Bundles):
         if rng.random() < 0.5:
             manifest["files"][rng.randrange(len(manifest["files"]))]["path"] = wanted
         rewrite(path, json.dumps(manifest))
+        seal_again(path)
         return Case(f"{name}: {part} named {wanted!a:.40}", copy)
 
 

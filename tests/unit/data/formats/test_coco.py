@@ -100,7 +100,11 @@ def _without(key: str, number: int) -> Callable[[Path], object]:
             "captions.json: got nothing for 'annotations', expected a list",
         ),
         (lambda at: write(at / "captions.json", {**captions(), "images": [], "annotations": []}), "holds no rows"),
-        (lambda at: (at / "captions.json").write_text("[]"), "holds a JSON list, expected an object"),
+        (
+            lambda at: write(at / "captions.json", {**captions(), "images": [{"id": {}}], "annotations": []}),
+            "captions.json: image {}: got {} for 'id', expected a number",
+        ),
+        (lambda at: (at / "captions.json").write_text("[]"), "holds a list, expected an object"),
         (
             lambda at: (at / "val2014" / NAMES[1]).unlink(),
             "image 9: there is no image COCO_val2014_000000000009.jpg nor as val2014/",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from moir_edge.data.formats import DataSource, as_source, format_names, read_dataset
@@ -128,3 +131,58 @@ def test_scan_goes_on_after_a_row_that_cannot_be_used(tmp_path: Path) -> None:
 def test_target(task: str, answers: tuple[str, ...], target: str | None) -> None:
     row = Row(id="1", task=task, images=(Path("a.png"),), prompt="x", answers=answers)
     assert row.target == target
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data": None}, "`data.path` is None (NoneType); it must be given"),
+        ({"data": 3}, "`data.path` is 3 (int); it must be a path"),
+        ({"data": b"rows.jsonl"}, "`data.path` is b'rows.jsonl' (bytes); it must be a path"),
+        ({"data": "a\0b"}, "`data.path` is 'a\\x00b' (str); it must be a path that a file can have"),
+        ({"data": "\ud800"}, "`data.path` is '\\ud800' (str); it must be a path that a file can have"),
+        ({"images": ["a"]}, "`data.images` is ['a'] (list); it must be a path"),
+        ({"annotations": 2.5}, "`data.annotations` is 2.5 (float); it must be a path"),
+        ({"format": None}, "`data.format` is None (NoneType); it must be given"),
+        ({"format": {}}, "`data.format` is {} (dict); it must be a string"),
+        ({"prompt": 3}, "`data.prompt` is 3 (int); it must be a string"),
+        ({"columns": ["prompt"]}, "`data.columns` is ['prompt'] (list); it must be a mapping from names to values"),
+        ({"columns": {"prompt": 3}}, "`data.columns` prompt= is 3 (int); it must be a string"),
+        ({"limit": "3"}, "`limit` is '3' (str); it must be a whole number"),
+        ({"limit": 0}, "`limit` is 0; it must be at least 1"),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_of_an_argument_is_one_line(
+    tmp_path: Path, given: dict[str, Any], message: str
+) -> None:
+    touch(tmp_path, "a.png")
+    path = write(tmp_path / "rows.jsonl", [{"image": "a.png", "prompt": "x"}])
+    arguments: dict[str, Any] = {"data": path, **given}
+    with pytest.raises(DataError) as caught:
+        read_dataset(**arguments)
+    assert str(caught.value) == message
+
+
+def test_numbers_of_numpy_and_paths_as_text_are_taken(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    path = write(tmp_path / "rows.jsonl", [{"image": "a.png", "prompt": "x"}] * 3)
+    assert read_dataset(str(path), limit=np.int64(2)) == read_rows(path)[:2]
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "rows.jsonl"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match=r"rows\.jsonl is not a regular file"):
+        read_dataset(pipe)
+    with pytest.raises(DataError, match=r"rows\.jsonl is not a regular file; download it again"):
+        read_dataset(pipe, format="coco-captions", images=tmp_path)
+
+
+def test_a_name_longer_than_a_file_can_have_is_a_missing_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"image": "a" * 5000, "prompt": "x"}])
+    with pytest.raises(DataError, match="does not exist"):
+        read_dataset(path)
+    image = statement("dev-1-0-0" + "0" * 300, "Both are red.", "True")
+    path = write(tmp_path / "dev.json", [image])
+    with pytest.raises(DataError, match="there is no image dev-1-0-img0"):
+        read_dataset(path, format="nlvr2", images=tmp_path)

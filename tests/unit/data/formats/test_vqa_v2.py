@@ -133,9 +133,12 @@ def _nameless(folder: Path) -> None:
         ),
         (
             lambda at: (at / "annotations.json").write_text('{"info": '),
-            "annotations.json is not valid JSON",
+            "annotations.json cannot be read as JSON",
         ),
-        (lambda at: (at / "annotations.json").unlink(), "cannot read "),
+        (
+            lambda at: (at / "annotations.json").unlink(),
+            "annotations.json cannot be read (No such file or directory); download it again",
+        ),
         (
             lambda at: (at / "val2014" / IMAGES[1]).unlink(),
             "question 393225000: there is no image COCO_val2014_000000393225.jpg nor as "
