@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -9,7 +10,11 @@ from pathlib import Path
 
 from moir_edge.errors import EnvironmentProblem
 
-__all__ = ["make_folder", "sync", "sync_tree", "write_problem"]
+__all__ = ["exchange", "make_folder", "sync", "sync_tree", "write_problem"]
+
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def sync(path: Path) -> None:
@@ -68,3 +73,20 @@ def write_problem(
             f"free some space or {advice}; nothing was left behind"
         )
     return EnvironmentProblem(f"cannot write {output}: {error}; nothing was left behind")
+
+
+def exchange(left: Path, right: Path) -> bool:
+    """Exchange two names by Linux's `renameat2`; False where the system or its file system has none."""
+    function = (
+        getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if os.name == "posix"
+        else None
+    )
+    if function is None:
+        return False
+    if function(_AT_FDCWD, os.fsencode(left), _AT_FDCWD, os.fsencode(right), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(left), None, str(right))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-__all__ = ["FileLock", "take_lock"]
+__all__ = ["FileLock", "take_lock", "wait_for_lock"]
+
+_WAIT_SECONDS = 0.01
+# What a file system without locks answers; the last is the kernel's own ENOTSUPP, which has no name.
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)
 
 
 class FileLock:
@@ -61,12 +67,15 @@ class FileLock:
         self.release()
 
 
-def take_lock(path: Path, *, mode: int = 0o600) -> FileLock | None:
+def take_lock(path: Path, *, mode: int = 0o600, new: bool = False) -> FileLock | None:
     """Lock a file, made if it does not exist, without waiting.
+
+    On a file system without locks a file that others made counts as held, so that nothing of theirs is ever removed.
 
     Args:
         path: The file.
         mode: Permissions of a file that is made here, less those that the user's mask forbids.
+        new: The file is the caller's own; without locks it counts as locked.
 
     Returns:
         The lock, or None where somebody else holds it or has just removed the file.
@@ -75,10 +84,38 @@ def take_lock(path: Path, *, mode: int = 0o600) -> FileLock | None:
         OSError: The file cannot be opened.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), mode)
-    if _lock(descriptor) and _is_same(descriptor, path):
+    try:
+        locked = _lock(descriptor)
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            os.close(descriptor)
+            raise
+        locked = new
+    if locked and _is_same(descriptor, path):
         return FileLock(path, descriptor)
     os.close(descriptor)
     return None
+
+
+def wait_for_lock(path: Path, *, seconds: float) -> FileLock | None:
+    """Lock a file as `take_lock` does, and wait for whoever holds it; without locks it counts as locked at once.
+
+    Args:
+        path: The file.
+        seconds: How long to wait at most.
+
+    Returns:
+        The lock; None where somebody else held it all the time.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        lock = take_lock(path, new=True)
+        if lock is not None or time.monotonic() > until:
+            return lock
+        time.sleep(_WAIT_SECONDS)
 
 
 def _lock(descriptor: int) -> bool:

@@ -11,7 +11,6 @@ see `moir_edge.ownership`.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
@@ -23,8 +22,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from moir_edge.disk import make_folder, sync, sync_tree, write_problem
-from moir_edge.locks import FileLock, take_lock
+from moir_edge.disk import exchange, make_folder, sync, sync_tree, write_problem
+from moir_edge.errors import MoirEdgeError
+from moir_edge.locks import FileLock, take_lock, wait_for_lock
 from moir_edge.ownership import (
     RECORD_NAME,
     FolderKind,
@@ -40,8 +40,8 @@ __all__ = ["FolderKind", "check_replaceable", "staged_folder"]
 _WRITING = "writing"
 _REPLACING = "replacing"
 _LOCK_SUFFIX = ".lock"
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
+_PATIENCE_SECONDS = 60
+_TRIES = 50
 
 
 def check_replaceable(
@@ -62,15 +62,15 @@ def check_replaceable(
     target = Path(os.path.realpath(output))
     try:
         _probe(target.parent)
-        if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-            return
-        if not target.is_dir():
-            raise kind.error(f"{output} is a file; give a folder as `output`")
-        if not force:
-            raise kind.error(
-                f"{output} exists; give another `output` or replace it with `force=True`"
-            )
-        _refuse_foreign(target, output, kind, keep_others=keep_others)
+        for left in reversed(range(_TRIES)):
+            before = _identity(target)
+            try:
+                _check(target, output, kind, force=force, keep_others=keep_others)
+                return
+            except (MoirEdgeError, OSError):
+                # Half of what was seen may be of the folder that another process has just replaced.
+                if left == 0 or _identity(target) == before:
+                    raise
     except OSError as error:
         raise write_problem(output, error) from error
 
@@ -99,7 +99,8 @@ def staged_folder(
     lock: FileLock | None = None
     try:
         make_folder(target.parent)
-        _remove_abandoned(target, kind)
+        with _turn(target, output, kind):
+            _remove_abandoned(target, kind)
         lock = _new_lock(target)
         # Whatever a power cut leaves of the staging folder, its lock is there to tell what it is.
         sync(target.parent)
@@ -111,14 +112,49 @@ def staged_folder(
         if kind.listed is None:
             write_record(staging, kind)
         sync_tree(staging)
-        # Another process may have written here while this one worked.
-        check_replaceable(output, kind, force=force, keep_others=keep_others)
-        _put_in_place(lock, target, kind, output, force=force, keep_others=keep_others)
+        with _turn(target, output, kind):
+            # Another process may have written here while this one worked.
+            check_replaceable(output, kind, force=force, keep_others=keep_others)
+            _put_in_place(lock, target, kind, output, force=force, keep_others=keep_others)
     except OSError as error:
         raise write_problem(output, error) from error
     finally:
         if lock is not None:
             _clear(lock)
+
+
+def _check(
+    target: Path, output: str | Path, kind: FolderKind, *, force: bool, keep_others: bool
+) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not target.is_dir():
+        raise kind.error(f"{output} is a file; give a folder as `output`")
+    if not force:
+        raise kind.error(f"{output} exists; give another `output` or replace it with `force=True`")
+    _refuse_foreign(target, output, kind, keep_others=keep_others)
+
+
+def _identity(target: Path) -> tuple[int, int] | None:
+    """Return what tells a folder, and its content of the moment, from any other at the same place."""
+    try:
+        facts = target.stat()
+    except FileNotFoundError:
+        return None
+    return facts.st_ino, facts.st_ctime_ns
+
+
+@contextmanager
+def _turn(target: Path, output: str | Path, kind: FolderKind) -> Iterator[None]:
+    """Be the only process of moir-edge that changes what stands at an output; the others wait."""
+    path = target.with_name(f".{target.name}.turn{_LOCK_SUFFIX}")
+    lock = wait_for_lock(path, seconds=_PATIENCE_SECONDS)
+    if lock is None:
+        raise kind.error(f"{output} exists: another process is replacing it; try again later")
+    try:
+        yield
+    finally:
+        lock.release(remove=True)
 
 
 def _refuse_foreign(
@@ -171,12 +207,12 @@ def _put_in_place(
 def _exchanged(lock: FileLock, target: Path, check: Callable[[Path], None]) -> bool:
     """Let the new folder and the old one change places in one step; False where the system cannot."""
     staging = _staging_of(lock)
-    if not _exchange(staging, target):
+    if not exchange(staging, target):
         return False
     try:
         check(staging)
     except BaseException:
-        if _exchange(staging, target):
+        if exchange(staging, target):
             sync(target.parent)
             lock.write(_WRITING)
         raise
@@ -196,23 +232,6 @@ def _rename_both(lock: FileLock, target: Path, check: Callable[[Path], None]) ->
         sync(target.parent)
         lock.write(_WRITING)
         raise
-
-
-def _exchange(left: Path, right: Path) -> bool:
-    """Exchange two names by Linux's `renameat2`; False where the system or its file system has none."""
-    function = (
-        getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-        if os.name == "posix"
-        else None
-    )
-    if function is None:
-        return False
-    if function(_AT_FDCWD, os.fsencode(left), _AT_FDCWD, os.fsencode(right), _RENAME_EXCHANGE) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
-        return False
-    raise OSError(number, os.strerror(number), str(left), None, str(right))
 
 
 def _retire(old: Path, target: Path, kind: FolderKind) -> None:
@@ -257,7 +276,7 @@ def _new_lock(target: Path) -> FileLock:
     """Lock a new hidden file beside the output; the staging folder has its name without the suffix."""
     while True:
         path = target.parent / f".{target.name}.partial-{uuid.uuid4().hex[:8]}{_LOCK_SUFFIX}"
-        lock = take_lock(path)
+        lock = take_lock(path, new=True)
         if lock is not None:  # else another process took it for an abandoned one
             lock.write(_WRITING)
             return lock

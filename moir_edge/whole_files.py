@@ -117,7 +117,7 @@ def _mode_of(target: Path) -> int | None:
 def _new_lock(target: Path) -> FileLock:
     while True:
         path = target.parent / f".{target.name}.draft-{uuid.uuid4().hex[:8]}"
-        lock = take_lock(path, mode=_NEW_FILE)
+        lock = take_lock(path, mode=_NEW_FILE, new=True)
         if lock is not None:  # else another process took it for an abandoned one
             return lock
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.faults.ending import count_steps, ended_at, say_nothing
 from tests.faults.power import CONTENTS, record
+from tests.faults.steps import without_disk
 from tests.faults.writers import KEEPERS, WRITERS, Write
 
 __all__ = ["WAYS", "Sweep", "Trial"]
@@ -79,6 +80,7 @@ class Sweep:
     def __init__(self, name: str, folder: Path) -> None:
         self._name = name
         self._folder = folder
+        without_disk()
         scratch = folder / "scratch"
         scratch.mkdir()
         self._write: Write = WRITERS[name](scratch)

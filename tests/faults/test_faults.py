@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from tests.faults.together import namespaces_are_permitted
+
 SMALL = ("folder", "folder-by-renames", "file", "calibration-cache")
-LARGE = ("report", "retrofit", "tune", "engines", "routing-map", "export")
+LARGE = ("report", "retrofit", "tune", "engines", "routing-map")
 ROOT = Path(__file__).parents[2]
 
 
@@ -45,9 +47,10 @@ def test_a_small_writer_that_ends_at_any_step(writer: str) -> None:
 
 
 def test_real_writers_that_end_at_some_steps() -> None:
-    trials = _run("tests.faults", "--writers", *LARGE, "--cases", "4", "--all")
+    trials = _run("tests.faults", "--writers", *LARGE, "--cases", "3", "--all")
+    trials += _run("tests.faults", "--writers", "export", "--cases", "2", "--all")
     assert [trial for trial in trials if trial["fault"]] == []
-    assert {trial["writer"] for trial in trials} == set(LARGE)
+    assert {trial["writer"] for trial in trials} == {*LARGE, "export"}
     assert {trial["seen"] for trial in trials} == {1, 2}
 
 
@@ -56,3 +59,22 @@ def test_a_synchronization_that_is_left_out_is_found(mutant: str) -> None:
     """Each of them is needed: a cut that comes at the wrong moment shows it."""
     trials = _run("tests.faults.mutants", mutant)
     assert [trial for trial in trials if trial["fault"]]
+
+
+@pytest.mark.parametrize("how", ["", "--renames", "--force", "--force --renames"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_several_writers_at_once(how: str, apart: bool, tmp_path: Path) -> None:
+    """Two in process namespaces of their own, as containers on one volume are; four without."""
+    if apart and not namespaces_are_permitted():
+        pytest.skip("this machine does not let this user make process namespaces")
+    words = ["--namespaces", "--writers", "2"] if apart else []
+    found = _run("tests.faults.together", str(tmp_path), *how.split(), *words)
+    assert len(found) == 50
+    for one in found:
+        assert one["author"] >= 0, one
+        assert one["latest_is_whole"]
+        assert one["left"] == ["latest", "out"], one
+        assert [error for error in one["errors"] if "out exists" not in error] == [], one
+        assert len(one["errors"]) == (0 if "--force" in how else len(one["pids"]) - 1)
+        assert not apart or one["pids"] == [1, 1]
+    assert len({one["author"] for one in found}) > 1

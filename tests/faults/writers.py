@@ -44,7 +44,7 @@ def _folder_by_renames(scratch: Path) -> Write:
     write = _folder(scratch)
 
     def renamed(output: Path, version: int) -> None:
-        staging._exchange = lambda *_: False
+        staging.exchange = lambda *_: False
         write(output, version)
 
     return renamed

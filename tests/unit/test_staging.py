@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import re
 import shutil
@@ -257,7 +259,7 @@ def test_everything_is_on_the_disk_before_the_folder_stands_in_its_place(
     """A power cut drops what was not synchronized: files and folders come first, then the exchange, then the parent."""
     write(tmp_path / "out")
     order: list[str] = []
-    exchange = staging._exchange
+    exchange = staging.exchange
 
     def sync(path: Path) -> None:
         order.append(re.sub(r"\.out\.partial-\w+", "new", path.relative_to(tmp_path).as_posix()))
@@ -268,7 +270,7 @@ def test_everything_is_on_the_disk_before_the_folder_stands_in_its_place(
 
     monkeypatch.setattr(staging, "sync", sync)
     monkeypatch.setattr(disk, "sync", sync)
-    monkeypatch.setattr(staging, "_exchange", swap)
+    monkeypatch.setattr(staging, "exchange", swap)
     write(tmp_path / "out", "deep/data", force=True)
     first, *before = order[: order.index("exchange")]
     after = order[order.index("exchange") + 1 :]
@@ -279,3 +281,56 @@ def test_everything_is_on_the_disk_before_the_folder_stands_in_its_place(
     assert before.index("new/deep/data") < before.index("new/deep") < before.index("new")
     # The new name, then step by step the removal of the old folder, and its lock last.
     assert (after[0], set(after[1:-1]), after[-1]) == (".", {"new"}, ".")
+
+
+def test_a_file_system_without_locks_takes_a_folder_and_keeps_what_others_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / ".out.partial-01234567.lock"
+    left.write_text("writing")
+
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    write(tmp_path / "out")
+    write(tmp_path / "out", "page.html", force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [left.name, "out"]
+
+
+def test_a_folder_that_another_process_replaces_during_the_check_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its files are held against the record of the folder before it."""
+    output = tmp_path / "out"
+    write(output)
+    owned = staging.owned_files
+    calls: list[Path] = []
+
+    def overtaken(folder: Path, kind: FolderKind) -> frozenset[str] | None:
+        found = owned(folder, kind)
+        calls.append(folder)
+        if len(calls) == 1:
+            write(output, "page.html", force=True)
+        return found
+
+    monkeypatch.setattr(staging, "owned_files", overtaken)
+    check_replaceable(output, KIND, force=True)
+    assert calls.count(output) == 4  # once in vain, twice by the other process, once more
+
+
+def test_a_process_that_replaces_for_long_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "_PATIENCE_SECONDS", 0.05)
+    turn = take_lock(tmp_path / ".out.turn.lock")
+    assert turn is not None
+    with (
+        turn,
+        pytest.raises(
+            DataError, match="out exists: another process is replacing it; try again later"
+        ),
+    ):
+        write(tmp_path / "out")
+    write(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -151,9 +151,9 @@ def test_a_draft_that_is_taken_for_an_abandoned_one_is_made_anew(
     """Between its creation and its lock another process may remove it."""
     taken: list[Path] = []
 
-    def stolen(path: Path, *, mode: int = 0o600) -> object:
+    def stolen(path: Path, *, mode: int = 0o600, new: bool = False) -> object:
         taken.append(path)
-        return None if len(taken) == 1 else take_lock(path, mode=mode)
+        return None if len(taken) == 1 else take_lock(path, mode=mode, new=new)
 
     monkeypatch.setattr(whole_files, "take_lock", stolen)
     write_whole(tmp_path / "a", "text")
