@@ -112,6 +112,13 @@ def run(
         ),
     ] = None,
     context: Annotated[str | None, typer.Option(help="Text to put before the prompt.")] = None,
+    split_special_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--split-special-tokens",
+            help="Encode control tokens in the prompt's words, such as <image>, as the ordinary text that they are.",
+        ),
+    ] = False,
     router: Annotated[str, typer.Option(help="Use of the router: on or off.")] = "on",
     routing_map: Annotated[
         Path | None, typer.Option(help="Write the routing map to this PNG file.")
@@ -151,7 +158,13 @@ def run(
     from moir_edge.runtime import load
 
     with show_progress("run", quiet=quiet) as progress, single_step(progress, "loading"):
-        model = load(bundle, threads=threads, provider=provider, verify=verify)  # type: ignore[arg-type]
+        model = load(
+            bundle,
+            threads=threads,
+            provider=provider,  # type: ignore[arg-type]
+            verify=verify,
+            split_special_tokens=split_special_tokens,
+        )
     text = model.stream(prompt, pictures, context=context, settings=settings)
     show_pieces = stream and not as_json
     _read(text, show=show_pieces)

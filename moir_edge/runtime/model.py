@@ -41,6 +41,7 @@ def load(
     provider: Provider | None = None,
     verify: bool = True,
     max_image_pixels: int | None = None,
+    split_special_tokens: bool = False,
 ) -> EdgeModel:
     """Open a bundle and load its graphs.
 
@@ -52,15 +53,23 @@ def load(
         verify: Prove every file by its hash first (about 1 GB/s).
         max_image_pixels: Width times height of an image at most, checked before it is decoded; None takes
             `MOIR_EDGE_MAX_IMAGE_PIXELS` where it is set, else 12,582,912 (4096 x 3072).
+        split_special_tokens: Encode control tokens in a prompt's words, such as ``<image>`` or ``<|im_start|>``, as the ordinary
+            text that they are; those of the chat template stay. As with transformers, they count as control tokens by default.
 
     Raises:
         BundleError: The folder is not a bundle, incomplete, changed, or of a newer schema.
         EnvironmentProblem: The provider is not available.
         UnsupportedError: The model type is not one that this version runs.
-        DataError: `threads`, `verify` or `max_image_pixels` has a wrong type or is out of range.
+        DataError: `threads`, `verify`, `max_image_pixels` or `split_special_tokens` has a wrong type or is out of range.
     """
     opened = open_bundle(bundle, verify=switch("verify", verify))
-    return EdgeModel(opened, threads=threads, provider=provider, max_image_pixels=max_image_pixels)
+    return EdgeModel(
+        opened,
+        threads=threads,
+        provider=provider,
+        max_image_pixels=max_image_pixels,
+        split_special_tokens=split_special_tokens,
+    )
 
 
 class EdgeModel:
@@ -75,6 +84,7 @@ class EdgeModel:
         threads: Threads of one operator; None takes one per physical core.
         provider: As in `load`.
         max_image_pixels: As in `load`.
+        split_special_tokens: As in `load`.
     """
 
     def __init__(
@@ -84,6 +94,7 @@ class EdgeModel:
         threads: int | None = None,
         provider: Provider | None = None,
         max_image_pixels: int | None = None,
+        split_special_tokens: bool = False,
     ) -> None:
         threads = integer("threads", threads)
         if threads is not None and threads < 1:
@@ -92,7 +103,12 @@ class EdgeModel:
         if pixels is not None:
             checked_image_pixels(pixels)
         self.bundle = bundle
-        self.processor = Processor(bundle.files, bundle.manifest.model, max_image_pixels=pixels)
+        self.processor = Processor(
+            bundle.files,
+            bundle.manifest.model,
+            max_image_pixels=pixels,
+            split_special_tokens=switch("split_special_tokens", split_special_tokens),
+        )
         self.generation_config = read_generation_config(bundle.files)
         self.sessions = open_sessions(bundle, threads=threads, provider=provider)
 

@@ -13,6 +13,7 @@ from moir_edge.bundle.files import ModelFiles
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import BundleError, DataError
 from moir_edge.runtime.chat import ChatTemplate, Messages
+from moir_edge.runtime.control_tokens import ControlTokens
 from moir_edge.runtime.image_processing import (
     ImageProcessor,
     ProcessedImage,
@@ -75,6 +76,7 @@ class Processor:
         files: A bundle's or a checkpoint's Hugging Face JSON files.
         facts: What the manifest says of the model.
         max_image_pixels: Width times height of an image at most; None takes `moir_edge.image_limit.image_pixels`.
+        split_special_tokens: Encode control tokens in a conversation's words as the ordinary text that they are.
 
     Raises:
         BundleError: A file is missing or cannot be read.
@@ -82,7 +84,12 @@ class Processor:
     """
 
     def __init__(
-        self, files: ModelFiles, facts: ModelFacts, *, max_image_pixels: int | None = None
+        self,
+        files: ModelFiles,
+        facts: ModelFacts,
+        *,
+        max_image_pixels: int | None = None,
+        split_special_tokens: bool = False,
     ) -> None:
         self.facts = facts
         self._max_pixels = max_image_pixels
@@ -92,6 +99,9 @@ class Processor:
             _image_config(files),
             max_pixels=max_image_pixels,
             max_tiles=(facts.context_length - 1) // facts.tokens_per_tile,
+        )
+        self._control = (
+            ControlTokens(self.tokenizer, facts.special_token_ids) if split_special_tokens else None
         )
         self._bound = PromptBound(self.tokenizer.backend, facts.context_length)
         self._expand = expander_for(facts.model_type)
@@ -120,7 +130,8 @@ class Processor:
             self._bound.check(characters_of(messages))
         for messages, sources in zip(conversations, images, strict=True):
             processed = self._processed(sources)
-            prompts.append(self.encode(self.chat_template.render(messages), processed))
+            words = messages if self._control is None else self._control.marked(messages)
+            prompts.append(self.encode(self.chat_template.render(words), processed))
             tiles.extend(image.pixel_values for image in processed)
         input_ids, attention_mask = _left_padded(
             [prompt.ids for prompt in prompts], self.facts.pad_token_id
@@ -150,20 +161,25 @@ class Processor:
         Raises:
             DataError: See `__call__`.
         """
-        self._bound.check(len(text))
+        readable = self._plain(text)
+        self._bound.check(len(readable))
         expanded = self._expanded(text, images)
         # A template that writes the start token itself must not get a second one (as transformers).
         start = self.tokenizer.special_tokens.get("bos_token")
         written = start is not None and expanded.startswith(start)
-        encoded = self.tokenizer.encode(expanded, add_special_tokens=not written)
+        encode = self.tokenizer.encode if self._control is None else self._control.encode
+        encoded = encode(expanded, add_special_tokens=not written)
         self._check_length(encoded.ids, images)
         return EncodedPrompt(
-            text=text,
-            expanded=expanded,
+            text=readable,
+            expanded=self._plain(expanded),
             ids=encoded.ids,
             offsets=encoded.offsets,
             images=tuple(image.views for image in images),
         )
+
+    def _plain(self, text: str) -> str:
+        return text if self._control is None else self._control.plain(text)
 
     def _expanded(self, text: str, images: Sequence[ProcessedImage]) -> str:
         pieces = text.split(self._image_tokens.image)

@@ -151,6 +151,15 @@ def test_lines_of_a_prompt_file_end_as_in_unix(
     assert given["prompt_tokens"] == typed["prompt_tokens"]
 
 
+def test_control_tokens_in_the_prompt_can_be_ordinary_text(
+    run: Callable[..., tuple[int, str, str]], photo: Path
+) -> None:
+    words = ("-i", photo, "-p", "what is <image>?", "--max-new-tokens", 4)
+    assert "names 2 image(s) and 1 were given" in run(*words)[2]
+    code, _, err = run(*words, "--split-special-tokens")
+    assert code == 0, err
+
+
 def test_an_image_by_standard_input(
     run: Callable[..., tuple[int, str, str]], piped: Callable[[bytes], None], photo: Path
 ) -> None:

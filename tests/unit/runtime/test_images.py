@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from transformers.image_transforms import convert_to_rgb
 
+import moir_edge
 from moir_edge.errors import DataError
 from moir_edge.image_limit import IMAGE_PIXELS_VARIABLE, limited_image_pixels
 from moir_edge.limits import MAX_IMAGE_PIXELS
@@ -186,6 +187,35 @@ def test_the_limit_of_the_process_holds_where_none_is_given(
     monkeypatch.setenv(IMAGE_PIXELS_VARIABLE, "many")
     with pytest.raises(DataError, match="MOIR_EDGE_MAX_IMAGE_PIXELS='many'; it must be at least 1"):
         read_image(_file("PNG"))
+
+
+def test_a_model_has_its_own_limit(tiny_bundle: Path) -> None:
+    model = moir_edge.load(tiny_bundle, max_image_pixels=599)
+    with pytest.raises(DataError, match="has 20x30 pixels, more than 599"):
+        model.encode("what?", _file("PNG"))
+    assert model.encode("what?", _file("PNG", size=(20, 29))).pixel_values is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"max_image_pixels": 0},
+            "max_image_pixels is 0; it must be at least 1 and at most 178956970",
+        ),
+        ({"max_image_pixels": 178_956_971}, "max_image_pixels is 178956971; it must be at least 1"),
+        ({"max_image_pixels": 1e6}, r"max_image_pixels is 1000000.0 \(float\); it must be a whole"),
+        (
+            {"split_special_tokens": "off"},
+            r"split_special_tokens is 'off' \(str\); it must be True",
+        ),
+    ],
+)
+def test_wrong_limits_and_switches_are_one_line(
+    tiny_bundle: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        moir_edge.load(tiny_bundle, **options)
 
 
 def test_pillows_own_limit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
