@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moir_edge.errors import DataError
+from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.runtime.tokenizer import EncodedText, Tokenizer, rust_errors
 
 __all__ = ["ControlTokens"]
@@ -30,6 +30,9 @@ class ControlTokens:
     Args:
         tokenizer: Of the model.
         frame_ids: Ids of the frame's tokens, such as ``<row_1_col_2>``; those that were not added are left alone.
+
+    Raises:
+        UnsupportedError: Ids are missing from the vocabulary.
     """
 
     def __init__(self, tokenizer: Tokenizer, frame_ids: Collection[int] = ()) -> None:
@@ -155,8 +158,14 @@ def _renamed(backend: Any, names: Mapping[str, str]) -> tuple[Any, dict[int, int
     definition = json.loads(backend.to_str())
     for token in definition["added_tokens"]:
         token["content"] = names.get(token["content"], token["content"])
-    renamed = Backend.from_str(json.dumps(definition))
+    renamed: Any = Backend.from_str(json.dumps(definition))
     own = {
         renamed.token_to_id(one["content"]): int(one["id"]) for one in definition["added_tokens"]
     }
+    # New tokens are counted on from the size of the vocabulary, also where its ids reach beyond.
+    if not own.keys().isdisjoint(renamed.get_vocab(with_added_tokens=False).values()):
+        raise UnsupportedError(
+            "the tokenizer's vocabulary has gaps, so its control tokens cannot be told from words; "
+            "leave out `split_special_tokens=True`"
+        )
     return renamed, own

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from moir_edge.bundle.files import ModelFiles
 from moir_edge.bundle.manifest import ModelFacts
-from moir_edge.errors import DataError
+from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.runtime.chat import ChatTemplate, user_message
 from moir_edge.runtime.control_tokens import ControlTokens
 from moir_edge.runtime.processor import Processor
@@ -234,6 +234,15 @@ def test_a_vocabulary_that_makes_control_tokens_of_words_is_refused(tmp_path: Pa
         DataError, match="makes the control token <pad> of words in the prompt; leave it out"
     ):
         control.encode(control.marked("a <pad> a"), add_special_tokens=False)
+
+
+def test_a_vocabulary_with_gaps_is_refused(tmp_path: Path) -> None:
+    core = Backend(models.BPE(vocab={"a": 0, "b": 2}, merges=[]))
+    core.add_special_tokens(["<pad>"])
+    with pytest.raises(
+        UnsupportedError, match=r"vocabulary has gaps.*leave out `split_special_tok"
+    ):
+        ControlTokens(_opened(core, tmp_path))
 
 
 def test_a_tokenizer_without_control_tokens(tmp_path: Path) -> None:
