@@ -162,8 +162,10 @@ def _renamed(backend: Any, names: Mapping[str, str]) -> tuple[Any, dict[int, int
     own = {
         renamed.token_to_id(one["content"]): int(one["id"]) for one in definition["added_tokens"]
     }
+    vocabulary = renamed.get_vocab(with_added_tokens=False)
+    behind = {index for index in own if renamed.id_to_token(index) not in vocabulary}
     # New tokens are counted on from the size of the vocabulary, also where its ids reach beyond.
-    if not own.keys().isdisjoint(renamed.get_vocab(with_added_tokens=False).values()):
+    if not behind.isdisjoint(vocabulary.values()):
         raise UnsupportedError(
             "the tokenizer's vocabulary has gaps, so its control tokens cannot be told from words; "
             "leave out `split_special_tokens=True`"

@@ -37,7 +37,8 @@ def _smolvlm(*, added: bool = True) -> Backend:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = ["<|", "|>", "<i", "im", "image", "image>", "st", "art", "Ġ<"]
     merges = [("<", "|"), ("|", ">"), ("<", "i"), ("i", "m"), ("s", "t")]
-    vocabulary = {token: index for index, token in enumerate([*CONTROL, *alphabet, *words])}
+    tokens = [*CONTROL, "<think>", *alphabet, *words]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
     core = Backend(models.BPE(vocab=vocabulary, merges=merges))
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
