@@ -33,6 +33,7 @@ fuzz: $(READY) ## altered bundles, images, data and caches against every reader:
 
 faults: $(READY) ## every writer killed, terminated and cut off from power at every step in the file system (about half an hour)
 	$(BIN)/python -m tests.faults
+	$(BIN)/python -m tests.faults.training
 
 # Not an editable install, and `pytest` by its own name, with nothing put on its path: what is tested is the installed package. A `build` folder may hold deleted modules.
 newest: ## a short suite on the newest releases of the dependencies (torch as pinned), in .venv-newest

@@ -18,6 +18,7 @@ from moir_edge.ownership import matches, remove_files
 
 __all__ = [
     "CHECKPOINT_FILES",
+    "SEAL_DRAFTS",
     "SEAL_NAME",
     "SEAL_VERSION",
     "CheckpointFlaw",
@@ -38,6 +39,9 @@ CHECKPOINT_FILES = ("*.json", "*.draft", "*.pt", "*.pth", "*.bin", "*.safetensor
 
 SEAL_NAME = "complete.json"
 """The last file of a checkpoint to be written: size and hash of each of the others."""
+
+SEAL_DRAFTS = f".{SEAL_NAME}.draft-*"
+"""Names that a seal has while it is written."""
 
 SEAL_VERSION = 1
 _KEPT = 2
@@ -217,4 +221,4 @@ def remove_checkpoint(folder: Path) -> None:
     """Remove the files of a checkpoint, the seal first."""
     with suppress(OSError):
         (folder / SEAL_NAME).unlink(missing_ok=True)
-    remove_files(folder, lambda name: matches(name, CHECKPOINT_FILES))
+    remove_files(folder, lambda name: matches(name, (*CHECKPOINT_FILES, SEAL_DRAFTS)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moir_edge.data.formats import DataSource
-from moir_edge.disk import write_problem
+from moir_edge.disk import sync, write_problem
 from moir_edge.errors import DataError
 from moir_edge.finite import json_text
 from moir_edge.json_files import read_object
@@ -21,7 +21,7 @@ from moir_edge.ownership import (
     owned_files,
     remove_files,
 )
-from moir_edge.tuning.checkpoints import CHECKPOINT_FILES, SEAL_NAME
+from moir_edge.tuning.checkpoints import CHECKPOINT_FILES, SEAL_DRAFTS
 from moir_edge.tuning.settings import TuneSettings
 from moir_edge.whole_files import write_whole
 
@@ -35,7 +35,7 @@ __all__ = [
 
 _RUN_NAME = "run.json"
 _LOCK_NAME = "run.lock"
-_DRAFTS = (f".{_RUN_NAME}.draft-*", "images/.*.png.draft-*", f"checkpoint-*/.{SEAL_NAME}.draft-*")
+_DRAFTS = (f".{_RUN_NAME}.draft-*", f"checkpoint-*/{SEAL_DRAFTS}")
 _KIND = FolderKind(
     name="run of tune",
     marker=_RUN_NAME,
@@ -173,8 +173,10 @@ def _refuse_links(training: Path) -> None:
 def _remove(training: Path, owned: frozenset[str]) -> None:
     """Remove the files of a run; the record, which tells that the others are ours, goes last, and the lock stays."""
     owned -= {_LOCK_NAME}
-    for names in (owned - {_RUN_NAME}, owned):
-        remove_files(training, names.__contains__)
+    remove_files(training, (owned - {_RUN_NAME}).__contains__)
+    with suppress(OSError):
+        sync(training)
+    remove_files(training, owned.__contains__)
 
 
 def _owned(training: Path) -> frozenset[str]:
