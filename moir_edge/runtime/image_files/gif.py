@@ -34,7 +34,7 @@ def read_gif(data: bytes) -> Contained:
             position = _behind_blocks(data, position + 1, head)
             if data[start + 1] == _CONTROL:
                 walk.pieces.append(view[start:position])
-    return walk.found("GIF")
+    return walk.found("GIF", data)
 
 
 def _table_bytes(flags: int) -> int:

@@ -38,7 +38,7 @@ def read_jpeg(data: bytes) -> Contained:
             walk.orientation.jpeg_segment(data[start + 4 : end])
         elif not _is_note(marker, data[start + 4 : start + 9]):
             walk.pieces.append(view[start:end])
-    return walk.found("JPEG")
+    return walk.found("JPEG", data)
 
 
 def _segments(data: bytes, walk: Walk) -> Iterator[tuple[int, int, int]]:

@@ -60,18 +60,19 @@ class Walk:
         if self.parts > IMAGE_PARTS:
             raise NotAnImageError(f"it has more than {IMAGE_PARTS} parts")
 
-    def found(self, name: str) -> Contained:
-        """Return the result for a format.
+    def found(self, name: str, data: bytes) -> Contained:
+        """Return the result for a format; the file itself, not a copy, where nothing was left out.
 
         Raises:
             NotAnImageError: No size was found.
         """
         if self.size is None:
             raise NotAnImageError("it ends before its pixels begin")
+        kept = sum(map(len, self.pieces))
         return Contained(
             format=name,
             width=self.size[0],
             height=self.size[1],
-            content=b"".join(self.pieces),
+            content=data if kept == len(data) else b"".join(self.pieces),
             orientation=self.orientation.value,
         )

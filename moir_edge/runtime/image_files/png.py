@@ -27,7 +27,7 @@ def read_png(data: bytes) -> Contained:
             walk.orientation.exif(data[start + 8 : end - 4])
         elif kind in _TEXTS:
             walk.orientation.png_text(kind, data[start + 8 : end - 4])
-    return walk.found("PNG")
+    return walk.found("PNG", data)
 
 
 def _chunks(data: bytes, walk: Walk) -> Iterator[tuple[bytes, int, int]]:

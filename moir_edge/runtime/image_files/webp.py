@@ -36,7 +36,7 @@ def read_webp(data: bytes) -> Contained:
             complete = kind in _FRAMES
     length = sum(len(piece) for piece in walk.pieces) + 4
     walk.pieces.insert(0, b"RIFF" + length.to_bytes(4, "little") + b"WEBP")
-    return walk.found("WEBP")
+    return walk.found("WEBP", data)
 
 
 def _chunks(data: bytes, walk: Walk) -> Iterator[tuple[bytes, int, int]]:
