@@ -148,9 +148,8 @@ class TappedComponent(Component):
     """
 
     def __init__(self, name: str, session: ort.InferenceSession, watch: Watch | None) -> None:
-        super().__init__(session)
+        super().__init__(session, name)
         self.further_inputs: Mapping[str, Array] = {}
-        self._name = name
         self._watch = watch
         names = [output.name for output in session.get_outputs()]
         self._taps = [one for one in names if one.startswith(TAP_PREFIX)]
@@ -176,7 +175,7 @@ class TappedComponent(Component):
     def _hand_over(self, values: Sequence[Array]) -> None:
         if self._watch is not None:
             names = [name.removeprefix(TAP_PREFIX) for name in self._taps]
-            self._watch(self._name, dict(zip(names, values, strict=True)))
+            self._watch(self.name, dict(zip(names, values, strict=True)))
 
 
 def greedy_tokens(logits: Floats, where: str) -> Ints:

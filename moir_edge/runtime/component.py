@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from moir_edge.errors import BundleError, one_line
 
 __all__ = ["Component"]
 
@@ -16,10 +19,12 @@ class Component:
 
     Args:
         session: An ONNX Runtime session.
+        name: What messages call the graph.
     """
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, name: str) -> None:
         self.session = session
+        self.name = name
 
     @property
     def provider(self) -> str:
@@ -29,8 +34,13 @@ class Component:
     def arrays(
         self, feed: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]
     ) -> list[npt.NDArray[Any]]:
-        """Run on arrays and return arrays, one for each name of `outputs`."""
-        found: list[npt.NDArray[Any]] = self.session.run(list(outputs), dict(feed))
+        """Run on arrays and return arrays, one for each name of `outputs`.
+
+        Raises:
+            BundleError: ONNX Runtime cannot run the graph.
+        """
+        with self._named():
+            found: list[npt.NDArray[Any]] = self.session.run(list(outputs), dict(feed))
         return found
 
     def values(self, feed: Mapping[str, Any], outputs: Mapping[str, str]) -> list[Any]:
@@ -42,15 +52,27 @@ class Component:
 
         Returns:
             ONNX Runtime values, in the order of `outputs`.
+
+        Raises:
+            BundleError: ONNX Runtime cannot run the graph.
         """
-        binding = self.session.io_binding()
-        for name, value in feed.items():
-            if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, np.ascontiguousarray(value))
-            else:
-                binding.bind_ortvalue_input(name, value)
-        for name, memory in outputs.items():
-            binding.bind_output(name, memory)
-        self.session.run_with_iobinding(binding)
-        found: list[Any] = binding.get_outputs()
+        with self._named():
+            binding = self.session.io_binding()
+            for name, value in feed.items():
+                if isinstance(value, np.ndarray):
+                    binding.bind_cpu_input(name, np.ascontiguousarray(value))
+                else:
+                    binding.bind_ortvalue_input(name, value)
+            for name, memory in outputs.items():
+                binding.bind_output(name, memory)
+            self.session.run_with_iobinding(binding)
+            found: list[Any] = binding.get_outputs()
         return found
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Turn what ONNX Runtime raises into an error that names the graph."""
+        try:
+            yield
+        except Exception as error:  # onnxruntime's exceptions share no public base class
+            raise BundleError(f"ONNX Runtime cannot run {self.name}: {one_line(error)}") from error

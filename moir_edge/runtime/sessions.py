@@ -96,7 +96,10 @@ class GraphSessions:
         entries = bundle.manifest.components
         optional = ["router"] if "router" in entries else []
         components = {
-            name: Component(open_graph(bundle, name, provider=provider, threads=threads))
+            name: Component(
+                open_graph(bundle, name, provider=provider, threads=threads),
+                str(bundle.path / entries[name].graph),
+            )
             for name in ("vision", "embedding", *optional, "decoder")
         }
         files = dict.fromkeys(name for one in entries.values() for name in (one.graph, *one.data))
