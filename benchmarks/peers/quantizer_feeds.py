@@ -63,7 +63,7 @@ class _Recorder(Component):
     """A component that keeps what it is fed."""
 
     def __init__(self, component: Component) -> None:
-        super().__init__(component.session)
+        super().__init__(component.session, component.name)
         self.feeds: list[Feed] = []
 
     def arrays(self, feed: Feed, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
