@@ -42,6 +42,8 @@ def main() -> int:
         code = _run()
     except KeyboardInterrupt:
         code = _say("interrupted", _INTERRUPTED)
+    except MemoryError:  # while the first modules load; `moir_edge.cli.main` says the others
+        code = _say("memory ran out; close other programs, or raise the limit", _USAGE_ERROR)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0
         if code == _TERMINATED:

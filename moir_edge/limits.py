@@ -27,6 +27,7 @@ __all__ = [
     "TEMPLATE_INTEGER",
     "TEMPLATE_SECONDS",
     "TEMPLATE_WORK",
+    "THREADS",
     "TOKENIZER_BYTES",
     "TRAINING_LOG_BYTES",
 ]
@@ -108,3 +109,6 @@ TRAINING_LOG_BYTES = 256 << 20
 
 KERNEL_CACHE_BYTES = 1 << 30
 """Kernels that TensorRT-RTX compiled for one engine: the demo's take 1 MB, and a larger model repeats the same ones."""
+
+THREADS = 1_024
+"""Threads of one operator: no processor that runs such models has more cores, and each thread takes 8 MB of address space."""

@@ -14,6 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moir_edge.errors import DataError, EnvironmentProblem
+from moir_edge.exhaustion import cannot_start_threads
+from moir_edge.limits import THREADS
+
 __all__ = ["default_threads", "limited_threads", "session_options"]
 
 _VARIABLE = "OMP_NUM_THREADS"
@@ -78,12 +82,21 @@ def session_options(threads: int | None = None) -> Any:
 
     Args:
         threads: Of one operator; None for `default_threads`.
+
+    Raises:
+        DataError: More threads than `moir_edge.limits.THREADS`.
+        EnvironmentProblem: So many threads cannot be started.
     """
     import onnxruntime
 
+    count = threads or default_threads()
+    if count > THREADS:
+        raise DataError(f"`threads` is {count}; at most {THREADS:,} are taken")
+    if problem := cannot_start_threads(count - 1):  # the thread that calls is one of them
+        raise EnvironmentProblem(problem)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about fusions it did not find
-    options.intra_op_num_threads = threads or default_threads()
+    options.intra_op_num_threads = count
     # Without spinning the idle threads of several sessions leave the cores to the one that works.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

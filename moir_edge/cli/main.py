@@ -9,6 +9,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +18,8 @@ from typer.exceptions import TyperException
 
 from moir_edge.cli.finite_options import App
 from moir_edge.cli.plain import printable_streams
-from moir_edge.errors import MoirEdgeError, one_line
+from moir_edge.errors import EnvironmentProblem, MoirEdgeError, one_line
+from moir_edge.exhaustion import cannot_start_threads, exhaustion, memory_for_libraries
 from moir_edge.invocation import invoked_as
 
 __all__ = ["COMMANDS", "build_app", "main"]
@@ -88,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     try:
+        if not {"--help", "-h"} & set(words):
+            memory_for_libraries()
         with invoked_as("moir-edge", words):
             result = build_app()(args=words, prog_name="moir-edge", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -133,8 +137,6 @@ def _register(app: typer.Typer, name: str) -> None:
 
         @app.command(name, help=f"(unavailable: {reason})")
         def unavailable() -> None:
-            from moir_edge.errors import EnvironmentProblem
-
             raise EnvironmentProblem(f"`moir-edge {name}` cannot start: {reason}")
 
         return
@@ -154,8 +156,29 @@ def _report_usage(error: TyperException, words: list[str]) -> int:
 
 
 def _report(error: BaseException, words: list[str]) -> int:
+    """Print an error as one line, and return the exit code."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    ran_out = cannot_start_threads() if interrupted else exhaustion(error)
     if "-v" in words or "--verbose" in words:
-        traceback.print_exception(error)
+        with suppress(MemoryError):
+            traceback.print_exception(error)
+    if ran_out is None:
+        return _report_one(error, words)
+    _let_go(error)
+    with suppress(MemoryError):
+        ran_out = _in_flags(ran_out, words)
+    print(f"error: {ran_out}", file=sys.stderr)  # noqa: T201
+    return USAGE_ERROR
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Forget the frames of an exception and of those behind it, whose values may hold all the memory there is."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _report_one(error: BaseException, words: list[str]) -> int:
     if isinstance(error, KeyboardInterrupt):
         text = "; ".join(["interrupted", *([one_line(error)] if str(error) else [])])
         code = INTERRUPTED

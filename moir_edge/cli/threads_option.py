@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from moir_edge.limits import THREADS
 from moir_edge.threads import limited_threads
 
 __all__ = ["Threads"]
@@ -23,6 +24,7 @@ Threads = Annotated[
     typer.Option(
         "--threads",
         min=1,
+        max=THREADS,
         callback=_limit,
         help="CPU threads per operation; by default OMP_NUM_THREADS, else one per physical core that "
         "the process may use.",

@@ -12,6 +12,7 @@ import moir_edge.errors
 from moir_edge.children import child_command, child_environment
 from moir_edge.engines.jobs import BuildJob, BuildOutcome
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
+from moir_edge.exhaustion import end_of_child
 from moir_edge.temporary import nameless_file
 
 __all__ = ["run_build"]
@@ -81,14 +82,10 @@ def _converse(
 
 
 def _death(job: BuildJob, code: int, log: IO[bytes]) -> EnvironmentProblem:
-    reason = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    hint = "; if memory ran out, close other programs or add swap" if code == -9 else ""
     log.seek(0)
-    lines = log.read().decode(errors="replace").strip().splitlines()
-    last = f" (its last line: {lines[-1][:200]})" if lines else ""
-    return EnvironmentProblem(
-        f"the build of {Path(job.graph).name} for {job.target} {reason}{hint}{last}"
-    )
+    text = log.read().decode(errors="replace")
+    ended = end_of_child(code, text, advice="close other programs or add swap")
+    return EnvironmentProblem(f"the build of {Path(job.graph).name} for {job.target} {ended}")
 
 
 def _error_class(name: str) -> type[MoirEdgeError]:

@@ -18,6 +18,7 @@ from moir_edge.data.rows import Row
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError
 from moir_edge.evaluation.candidates import CandidateSpec, ComponentRun, Loaded, Reply, TimedAnswer
 from moir_edge.evaluation.worker import CLOSE
+from moir_edge.exhaustion import end_of_child
 from moir_edge.temporary import nameless_file
 
 __all__ = ["CandidateProcess", "Measured"]
@@ -139,6 +140,8 @@ class CandidateProcess:
         if reply.error is not None:
             kind, message = reply.error
             raise _error_class(kind)(message)
+        if reply.ran_out is not None:
+            raise EnvironmentProblem(f"measuring {self.spec.name}: {reply.ran_out}")
         if reply.traceback is not None:
             last = reply.traceback.strip().splitlines()[-1]
             raise EnvironmentProblem(
@@ -148,16 +151,10 @@ class CandidateProcess:
 
     def _death(self) -> EnvironmentProblem:
         code = self._process.wait()
-        reason = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        hint = "; if memory ran out, compare fewer candidates at once" if code == -9 else ""
-        return EnvironmentProblem(
-            f"the process of {self.spec.name} {reason}{hint}{self._last_words()}"
-        )
-
-    def _last_words(self) -> str:
         self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return f" (its last line: {lines[-1][:200]})" if lines else ""
+        log = self._log.read().decode(errors="replace")
+        ended = end_of_child(code, log, advice="compare fewer candidates at once")
+        return EnvironmentProblem(f"the process of {self.spec.name} {ended}")
 
 
 def _start(connection: Connection, threads: int, log: int) -> subprocess.Popen[bytes]:

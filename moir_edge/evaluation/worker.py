@@ -20,6 +20,7 @@ from moir_edge.evaluation.candidates import (
     Reply,
     load_candidate,
 )
+from moir_edge.exhaustion import exhaustion
 
 __all__ = ["CLOSE", "main", "serve"]
 
@@ -108,7 +109,9 @@ def _import_libraries(spec: CandidateSpec) -> None:
 def _attempt(work: Callable[..., Any], **arguments: Any) -> Reply:
     try:
         return Reply(value=work(**arguments))
-    except MoirEdgeError as error:
-        return Reply(error=(type(error).__name__, str(error)))
-    except Exception:
+    except Exception as error:
+        if (ran_out := exhaustion(error)) is not None:
+            return Reply(ran_out=ran_out)
+        if isinstance(error, MoirEdgeError):
+            return Reply(error=(type(error).__name__, str(error)))
         return Reply(traceback=traceback.format_exc())

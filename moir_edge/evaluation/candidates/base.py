@@ -105,10 +105,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Reply:
-    """Answer to one command: a value, a deliberate error (class name and text), or a traceback."""
+    """Answer to one command: a value, a deliberate error (class name and text), what ran out, or a traceback."""
 
     value: Any = None
     error: tuple[str, str] | None = None
+    ran_out: str | None = None
     traceback: str | None = None
 
 
