@@ -57,6 +57,7 @@ _LIBRARIES = ("onnxruntime", "safetensors", "torch", "tensorrt")
 _UNMAPPED = "failed to map segment"
 _LONGEST_QUOTE = 200
 _LIBRARIES_BYTES = 192 << 20  # numpy's BLAS alone takes 130 MB of address space on two cores
+_TORCH_BYTES = 3 << 29
 _CAUSES = 20
 _KILLED = -9
 
@@ -104,8 +105,13 @@ def cannot_start_threads(count: int = 1) -> str | None:
     return None
 
 
-def memory_for_libraries() -> None:
-    """Refuse to start where a limit leaves no address space for the libraries: BLAS would end the process with exit code 1.
+def memory_for_libraries(*, torch: bool) -> None:
+    """Refuse to start where a limit leaves no address space for the libraries, which would end the process in ways of their own.
+
+    numpy's BLAS ends it with exit code 1, torch with an abort.
+
+    Args:
+        torch: The command needs torch too.
 
     Raises:
         EnvironmentProblem: The limit of the address space is too low.
@@ -115,11 +121,12 @@ def memory_for_libraries() -> None:
         return
     import mmap
 
+    needed = _TORCH_BYTES if torch else _LIBRARIES_BYTES
     try:
-        mmap.mmap(-1, _LIBRARIES_BYTES).close()
+        mmap.mmap(-1, needed).close()
     except OSError as error:
         raise EnvironmentProblem(
-            f"the limit of {limit / 1e6:.0f} MB on this process's memory leaves no {_LIBRARIES_BYTES / 1e6:.0f} MB for the "
+            f"the limit of {limit / 1e6:.0f} MB on this process's memory leaves no {needed / 1e6:.0f} MB for the "
             "libraries; raise it (ulimit -v)"
         ) from error
 

@@ -38,6 +38,7 @@ COMMANDS = (
     "demo",
 )
 
+_WITH_TORCH = {"retrofit", "tune", "export", "demo"}
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     try:
         if not {"--help", "-h"} & set(words):
-            memory_for_libraries()
+            memory_for_libraries(torch=bool(_WITH_TORCH & set(words[:2])))
         with invoked_as("moir-edge", words):
             result = build_app()(args=words, prog_name="moir-edge", standalone_mode=False)
         return result if isinstance(result, int) else 0
