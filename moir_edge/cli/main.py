@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from moir_edge.cli.compiler_folder import own_compiler_folder
 from moir_edge.cli.finite_options import App
 from moir_edge.cli.plain import printable_streams
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError, one_line
@@ -93,7 +94,7 @@ def _run(words: list[str]) -> int:
     try:
         if not {"--help", "-h"} & set(words):
             memory_for_libraries(torch=bool(_WITH_TORCH & set(words[:2])))
-        with invoked_as("moir-edge", words):
+        with invoked_as("moir-edge", words), own_compiler_folder(words):
             result = build_app()(args=words, prog_name="moir-edge", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except TyperException as error:

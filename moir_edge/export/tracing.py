@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,14 +14,12 @@ from torch.export import Dim
 
 from moir_edge.bundle import TensorSpec
 from moir_edge.export.cleanup import OPSET, clean
-from moir_edge.temporary import TemporaryFolder
 
 __all__ = ["ComponentSpec", "trace"]
 
 # Concrete sizes of a sample; no two alike and none of them 1, so that no axis is taken for constant or for
 # another one. `total_sequence` is their sum.
 _SAMPLE_SIZES = {"batch": 2, "images": 3, "sequence": 5, "past_sequence": 4, "total_sequence": 9}
-_COMPILER_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +54,7 @@ def trace(module: torch.nn.Module, spec: ComponentSpec) -> ir.Model:
     """
     samples = [_sample(tensor) for tensor in spec.inputs]
     axes = [_dynamic_axes(tensor, _dims(spec)) for tensor in spec.inputs]
-    with torch.no_grad(), _quiet_export(), _own_compiler_folder():
+    with torch.no_grad(), _quiet_export():
         program = torch.export.export(
             module,
             _group(samples, spec.grouped),
@@ -103,23 +100,6 @@ def _group(items: Sequence[object], grouped: int | None) -> tuple[object, ...]:
     if grouped is None:
         return tuple(items)
     return (*items[:grouped], list(items[grouped:]))
-
-
-@contextmanager
-def _own_compiler_folder() -> Iterator[None]:
-    """Give torch's compiler a folder that goes: it makes one at the first trace, and compiles nothing here.
-
-    Its own lies in the folder for temporary files under a name that anybody can guess, and stays.
-    """
-    if _COMPILER_FOLDER in os.environ:  # the user's choice
-        yield
-        return
-    with TemporaryFolder() as folder:
-        os.environ[_COMPILER_FOLDER] = str(folder)
-        try:
-            yield
-        finally:
-            del os.environ[_COMPILER_FOLDER]
 
 
 @contextmanager

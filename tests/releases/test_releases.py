@@ -16,6 +16,8 @@ from moir_edge.cli.main import main
 from moir_edge.errors import UnsupportedError
 from moir_edge.router import last_routing, load_retrofitted, remove_router
 
+from ..tracing import Place
+
 TOKENS = 4
 
 
@@ -121,6 +123,23 @@ def test_optimum_cli(checkpoint: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["precision"] == "fp32"
+
+
+def test_commands_make_no_socket_and_no_file_but_their_output(
+    checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
+    image = rows.parent / json.loads(rows.read_text().splitlines()[0])["image"]
+    place = Place(tmp_path)
+    bundle = str(place.out / "bundle")
+    for words in (
+        ["export", str(checkpoint), "-o", bundle],
+        ["run", bundle, "--image", str(image), "--prompt", "Why?"],
+        ["compare", str(checkpoint), bundle, "--data", str(rows), "--limit", "4", "-o", f"{bundle}-report"],
+        ["tune", str(checkpoint), "--data", str(rows), "--steps", "1", "-o", f"{bundle}-tuned"],
+    ):  # fmt: skip
+        done = place.run(words)
+        assert done.traced.code == 0, done.traced.output
+        assert (done.traced.network(), done.left, done.foreign) == ([], (), ())
 
 
 def test_tune(checkpoint: Path, rows: Path, tmp_path: Path) -> None:

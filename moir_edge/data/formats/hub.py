@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moir_edge.bundle.reader import file_sha256
 from moir_edge.data.formats.columns import answers_of, check_roles, choose_columns, text_of
 from moir_edge.data.formats.files import caption_request, worded
+from moir_edge.data.formats.local import refuse_remote_files
 from moir_edge.data.formats.pictures import picture_file
 from moir_edge.data.formats.source import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.data.rows import DEFAULT_TASK, Row, parse_row
 from moir_edge.environment import require
 from moir_edge.errors import DataError
+from moir_edge.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from moir_edge.data.formats.source import DataSource
@@ -91,10 +93,15 @@ def _open(source: DataSource) -> tuple[Any, str]:
     """Return the table of one split, and the split's name."""
     import datasets
 
+    if source.path.is_dir():
+        refuse_remote_files(source.path)
     if any((source.path / name).is_file() for name in _ON_DISK):
         loaded = _guarded(source, datasets.load_from_disk, _address(source))
     else:
-        loaded = _guarded(source, datasets.load_dataset, _address(source), source.subset, streaming=True)  # fmt: skip
+        kept = {"cache_dir": str(_scratch().path)} if source.path.is_dir() else {}
+        loaded = _guarded(
+            source, datasets.load_dataset, _address(source), source.subset, streaming=True, **kept
+        )
     # a single split that was saved to disk stands alone
     splits = dict(loaded) if isinstance(loaded, Mapping) else {str(loaded.split or "all"): loaded}
     split = source.split or (next(iter(splits)) if len(splits) == 1 else None)
@@ -104,6 +111,12 @@ def _open(source: DataSource) -> tuple[Any, str]:
             f"{source.path} has {asked}: give {source.field_name('split')} with one of {', '.join(splits)}"
         )
     return splits[split], split
+
+
+@cache
+def _scratch() -> TemporaryFolder:
+    """Return a folder that goes with the process: the library keeps a file with the path of each local data set."""
+    return TemporaryFolder()
 
 
 def _address(source: DataSource) -> str:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from moir_edge.data.formats.local import refuse_remote_address
 from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.temporary import TemporaryFolder
 
@@ -40,6 +41,7 @@ def picture_file(value: Any, folder: Path, where: str) -> Path:
             f"{where}: got {type(value).__name__} for an image, expected an image, its bytes or a path"
         )
     if "://" in name:
+        refuse_remote_address(name, folder, where)
         return _stored(_downloaded(name, where), _suffix(name))
     path = folder / name
     if not os.path.isfile(path):

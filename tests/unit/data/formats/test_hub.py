@@ -346,3 +346,46 @@ def test_code_that_a_data_set_brings_is_not_run(tmp_path: Path, beside: str | No
     ):
         list(DataSource(path=folder, format="hub").scan())
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("key", ["image", "picture"])
+def test_a_local_data_set_sends_for_no_picture(tmp_path: Path, key: str) -> None:
+    line = {key: "https://example.org/a.png", "question": "What?", "answer": "1"}
+    (tmp_path / "train.jsonl").write_text(json.dumps(line))
+    ((_, row),) = DataSource(path=tmp_path, format="hub").scan()
+    assert isinstance(row, DataError)
+    assert str(row) == (
+        f"{tmp_path} (train) row 0: image https://example.org/a.png lies on the network, and {tmp_path} is a local "
+        "data set, for which nothing is fetched; download the image and name its file"
+    )
+
+
+@pytest.mark.parametrize(
+    "address", ["https://example.org/a.jsonl", "hf://datasets/a/b/c.jsonl", "zip://a::s3://b/c.zip"]
+)
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+def test_a_local_data_set_sends_for_no_file(
+    tmp_path: Path, name: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("it was loaded"))
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    configs = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: '{address}'\n"
+    (tmp_path / name).write_text(f"---\n{configs}---\n" if name == "README.md" else configs)
+    with pytest.raises(
+        DataError, match=rf"{name} names files on the network \({address}\), and no"
+    ):
+        list(DataSource(path=tmp_path, format="hub").scan())
+
+
+def test_a_card_that_names_files_beside_it(tmp_path: Path) -> None:
+    _picture(1).save(tmp_path / "a.png")
+    line = {"picture": "a.png", "query": "What?", "answer": "1"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(line))
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: rows.jsonl\n---\nSee https://example.org.\n"
+    )
+    ((_, row),) = DataSource(path=tmp_path, format="hub").scan()
+    assert isinstance(row, Row)
+    (tmp_path / "README.md").write_text("---\nconfigs: [\n---\n")
+    with pytest.raises(DataError, match=r"README.md cannot be read: "):
+        list(DataSource(path=tmp_path, format="hub").scan())
