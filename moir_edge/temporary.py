@@ -78,10 +78,23 @@ def _new_folder(root: Path) -> FileLock:
         folder.mkdir(mode=0o700)
         # Another process may take the new folder for an abandoned one, until it is locked.
         with suppress(FileNotFoundError):
-            lock = take_lock(folder / _LOCK)
+            lock = _filled(folder)
             if lock is not None:
-                (folder / _FILES).mkdir(mode=0o700)
                 return lock
+
+
+def _filled(folder: Path) -> FileLock | None:
+    """Put the lock and the inner folder into a new folder; None where a sweep had the lock first."""
+    try:
+        lock = take_lock(folder / _LOCK)
+        if lock is not None:
+            (folder / _FILES).mkdir(mode=0o700)
+    except FileNotFoundError:  # a sweep removed the folder
+        raise
+    except OSError:  # no room, or no locks on this file system
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return lock
 
 
 def _remove_own(lock: FileLock, process: int) -> None:

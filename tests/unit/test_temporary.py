@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import gc
 import json
 import os
@@ -28,22 +29,42 @@ with TemporaryFolder() as folder:
 """
 # Ends a process before each step that it takes in the file system, then looks what the next process leaves.
 _STEPS = """
-import json, os, sys, tempfile
+import json, os, signal, sys, tempfile
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from killing import ended_at
 from moir_edge.temporary import TemporaryFolder
 
 def work():
     with TemporaryFolder() as folder:
-        (folder / "picture.png").write_bytes(b"x")
+        (folder / "picture.png").touch()
+
+def ended_at(step, how):
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] != 0
+    left = [step]
+    def counted(function):
+        def call(*words, **named):
+            left[0] -= 1
+            if left[0] == 0:
+                if how == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise SystemExit(143)
+            return function(*words, **named)
+        return call
+    for name in ("mkdir", "rmdir", "unlink", "open", "close"):
+        setattr(os, name, counted(getattr(os, name)))
+    try:
+        work()
+    except SystemExit:
+        os._exit(143)
+    os._exit(0)
 
 step, goes_on = 0, True
 while goes_on:
     step += 1
-    tempfile.tempdir = str(Path(sys.argv[2], str(step)))
+    tempfile.tempdir = str(Path(sys.argv[1], str(step)))
     os.mkdir(tempfile.tempdir)
-    goes_on = ended_at(step, sys.argv[3], work)
+    goes_on = ended_at(step, sys.argv[2])
     before = len(os.listdir(tempfile.tempdir))
     work()
     print(json.dumps({"before": before, "after": os.listdir(tempfile.tempdir)}))
@@ -145,7 +166,7 @@ def test_a_process_ended_at_any_step_leaves_nothing_after_the_next(
     how: str, tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _STEPS, str(Path(__file__).parent), str(tmp_path), how],
+        [sys.executable, "-c", _STEPS, str(tmp_path), how],
         capture_output=True,
         text=True,
         check=True,
@@ -218,6 +239,19 @@ def test_a_root_that_cannot_be_written_is_one_line(
         match=r"cannot make a temporary folder: No such file or directory \(.*gone.*\); set TMPDIR to a folder",
     ):
         TemporaryFolder()
+
+
+def test_a_file_system_without_locks_is_one_line_and_nothing_stays(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        path.touch()
+        raise OSError(errno.ENOTSUP, "Operation not supported", str(path))
+
+    monkeypatch.setattr(temporary, "take_lock", refused)
+    with pytest.raises(EnvironmentProblem, match=r"temporary folder: Operation not supported \("):
+        TemporaryFolder()
+    assert list(root.iterdir()) == []
 
 
 def test_a_nameless_file_has_no_name(root: Path) -> None:
