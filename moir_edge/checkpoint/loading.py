@@ -17,6 +17,7 @@ from moir_edge.checkpoint.padding import end_ids, padding_id, padding_note
 from moir_edge.checkpoint.processor import load_processor, load_tokenizer
 from moir_edge.models import Architecture, get_architecture
 from moir_edge.router import hooks_removed, load_retrofitted
+from moir_edge.runtime.prompt_bound import PromptBound
 from moir_edge.weights.classes import (
     check_known,
     generative_class,
@@ -69,6 +70,15 @@ class Checkpoint:
         processor = load_processor(self.folder, self.config)
         processor.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(self.pad_id)
         return processor
+
+    @cached_property
+    def prompt_bound(self) -> PromptBound | None:
+        """The characters that the model's context can hold; None where its config or its tokenizer does not say."""
+        context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        backend = getattr(self.processor.tokenizer, "backend_tokenizer", None)
+        if backend is None or not isinstance(context, int) or context < 2:
+            return None
+        return PromptBound(backend, context)
 
     @property
     def pad_id(self) -> int:

@@ -10,15 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moir_edge.data.json_lines import json_object, numbered_lines
 from moir_edge.errors import DataError, closest
+
+if TYPE_CHECKING:
+    from moir_edge.runtime.prompt_bound import PromptBound
 
 __all__ = [
     "HUMAN_ANSWERS",
     "TASKS",
     "Row",
+    "check_prompts",
     "first_refused",
     "iter_rows",
     "naming",
@@ -196,6 +200,23 @@ def naming(row: Row) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f"{row.place}: {error}") from error
+
+
+def check_prompts(rows: Sequence[Row], bound: PromptBound | None) -> None:
+    """Refuse rows whose prompts have more characters than a model's context can hold, before they are tokenized.
+
+    Args:
+        rows: The rows.
+        bound: Of the model; None where it names no context length.
+
+    Raises:
+        DataError: The first such row, with its place.
+    """
+    if bound is None:
+        return
+    for row in rows:
+        with naming(row):
+            bound.check(len(row.text.strip()))
 
 
 def first_refused(

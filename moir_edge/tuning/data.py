@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from moir_edge.data.pictures import row_images
-from moir_edge.data.rows import Row, first_refused
+from moir_edge.data.rows import Row, check_prompts, first_refused
 from moir_edge.errors import DataError
+from moir_edge.runtime.prompt_bound import PromptBound
 
 __all__ = ["AnswerBatches", "RowSet", "answered_rows"]
 
@@ -63,14 +64,19 @@ class AnswerBatches:
     Args:
         processor: The checkpoint's processor, with a chat template.
         end_ids: Ids that end an answer.
+        bound: Characters of a prompt at most.
     """
 
-    def __init__(self, processor: Any, end_ids: frozenset[int]) -> None:
+    def __init__(
+        self, processor: Any, end_ids: frozenset[int], bound: PromptBound | None = None
+    ) -> None:
         self._processor = processor
+        self._bound = bound
         self._end_ids = end_ids
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Return the batch: `input_ids`, `attention_mask`, `labels` (batch, sequence) and what the processor adds."""
+        check_prompts(rows, self._bound)
         try:
             encoded = self._encoded(rows)
         except (ValueError, IndexError) as error:  # as for a prompt that holds an image token

@@ -268,7 +268,7 @@ def _checked_batches(loaded: Any, rows: Sequence[Row]) -> Any:
     """Return what makes batches; a chat template that does not fit a row is refused before any step is made."""
     from moir_edge.tuning.data import AnswerBatches
 
-    batches = AnswerBatches(loaded.processor, frozenset(loaded.end_ids))
+    batches = AnswerBatches(loaded.processor, frozenset(loaded.end_ids), loaded.prompt_bound)
     for row in rows:
         batches.answer_ids(row)
     return batches

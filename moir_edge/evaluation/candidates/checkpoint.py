@@ -11,7 +11,7 @@ import numpy as np
 
 from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.data.pictures import row_images
-from moir_edge.data.rows import Row, first_refused
+from moir_edge.data.rows import Row, check_prompts, first_refused
 from moir_edge.environment import require
 from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates.base import CandidateFacts, CandidateSpec, TimedAnswer
@@ -141,6 +141,7 @@ class CheckpointCandidate:
             raise first_refused(rows, self._encoded, error) from error
 
     def _encoded(self, rows: Sequence[Row]) -> Any:
+        check_prompts(rows, self.checkpoint.prompt_bound)
         return self._processor.apply_chat_template(
             [_conversation(row) for row in rows],
             add_generation_prompt=True,

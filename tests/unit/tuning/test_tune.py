@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from moir_edge.data.rows import Row
 from moir_edge.demo import checkpoint_path
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.router import load_retrofitted, remove_router
+from moir_edge.runtime.prompt_bound import PromptBound
 from moir_edge.tuning import TuneSettings, mwam, training_folder, tune
 from moir_edge.tuning.data import AnswerBatches
 from moir_edge.tuning.frequency import frequency_ratio
@@ -272,6 +274,19 @@ def test_vqa_v2_files_teach_the_most_frequent_answer(
     plain = tune(checkpoint_path(), tmp_path / "plain", bare, eval_data=bare, settings=settings)
     # the same pictures, questions and targets: the same sums
     assert report["eval_loss"] == pytest.approx(plain.eval_loss, abs=1e-6)
+
+
+def test_a_prompt_that_cannot_fit_is_refused_with_its_row(
+    processor: Any, train_rows: list[Row]
+) -> None:
+    end = processor.tokenizer.convert_tokens_to_ids("<end_of_utterance>")
+    bound = PromptBound(processor.tokenizer.backend_tokenizer, 512)
+    long = replace(train_rows[0], prompt="why? " * 100_000)
+    message = (
+        rf"^{re.escape(long.place)}: the prompt has \d+ characters, and the model's context of 512"
+    )
+    with pytest.raises(DataError, match=message):
+        AnswerBatches(processor, frozenset({end}), bound)([long])
 
 
 def test_answers_do_not_reach_the_routed_prompt(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from moir_edge.data.rows import Row
-from moir_edge.errors import UnsupportedError
+from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.evaluation import CompareSettings, compare
 from moir_edge.evaluation.candidates import Candidate, load_candidate, spec_of
 
@@ -48,6 +50,19 @@ def test_both_answer_alike_in_batches_and_alone(
     assert bundle_candidate.answer(single) == batch
     assert [torch_candidate.answer([row])[0] for row in single] == batch
     assert any(answer.token_ids for answer in batch)
+
+
+@pytest.mark.parametrize("name", ["torch_candidate", "bundle_candidate"])
+def test_a_prompt_that_cannot_fit_is_refused_with_its_row(
+    name: str, request: pytest.FixtureRequest, picture_rows: list[Row]
+) -> None:
+    candidate: Candidate = request.getfixturevalue(name)
+    long = replace(picture_rows[1], prompt="why? " * 100_000)
+    message = (
+        rf"^{re.escape(long.place)}: the prompt has \d+ characters, and the model's context of"
+    )
+    with pytest.raises(DataError, match=message):
+        candidate.answer([picture_rows[0], long])
 
 
 @pytest.mark.parametrize("name", ["torch_candidate", "bundle_candidate"])
