@@ -112,7 +112,12 @@ def tune(
     data: Data,
     eval_data: Annotated[DataFlags, _EVALUATION_DATA],
     training: TuneFlags,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Resume an interrupted run from its newest whole checkpoint."
+        ),
+    ] = False,
     force: Annotated[
         bool,
         force_option(

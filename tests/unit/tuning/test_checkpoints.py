@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import TrainerControl
 
@@ -305,6 +306,35 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(
     assert report.steps == 4
     assert [entry["step"] for entry in report.log if "loss" in entry] == [1, 2, 3, 4]
     assert not run.exists()
+
+
+def test_the_best_weights_are_taken_from_the_folder_and_not_from_the_path_in_the_record(
+    run: Path, train_file: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(run / "checkpoint-2", elsewhere)
+    path = run / "checkpoint-2" / "trainer_state.json"
+    # a loss of 0 is never undercut: checkpoint 1 stays the best
+    best = {"best_global_step": 1, "best_metric": 0.0, "best_model_checkpoint": str(elsewhere)}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **best}))
+    _seal_again(path.parent)
+    expected = load_file(run / "checkpoint-1" / "model.safetensors")
+    _resumed(run, train_file)
+    tuned = load_file(tmp_path / "tuned" / "model.safetensors")
+    assert all(tuned[name].equal(value) for name, value in expected.items())
+
+
+def test_a_checkpoint_whose_best_weights_are_damaged_is_not_whole(
+    run: Path, train_file: Path
+) -> None:
+    state = json.loads((run / "checkpoint-2" / "trainer_state.json").read_text())
+    (run / "checkpoint-2" / "trainer_state.json").write_text(
+        json.dumps({**state, "best_global_step": 1})
+    )
+    _seal_again(run / "checkpoint-2")
+    (run / "checkpoint-1" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(DataError, match=r"checkpoint-1/model\.safetensors has another size"):
+        _resumed(run, train_file)
 
 
 def test_a_full_disk_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
