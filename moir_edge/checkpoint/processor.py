@@ -18,6 +18,7 @@ from moir_edge.weights import refuse_own_class
 __all__ = ["chat_template", "image_record", "load_processor", "load_tokenizer"]
 
 _PROCESSOR, _IMAGES = "processor_config.json", "preprocessor_config.json"
+_CALL_SETTINGS = ("crop_to_patches",)
 _VIDEO = "video_preprocessor_config.json"
 _TOKENIZER = "tokenizer_config.json"
 _LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError)
@@ -96,6 +97,10 @@ def image_record(processor: Any) -> dict[str, Any]:
     """
     record: dict[str, Any] = processor.to_dict()
     record.pop("video_processor", None)
+    images, given = record.get("image_processor"), getattr(processor, "images_kwargs", None) or {}
+    if isinstance(images, dict):
+        # What the processor's call sets over its image processor, which the runtime has alone.
+        images.update({key: given[key] for key in _CALL_SETTINGS if key in given})
     return record
 
 

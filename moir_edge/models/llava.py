@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moir_edge.bundle import ImageGrid
@@ -11,7 +12,7 @@ from moir_edge.models.registry import register
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Llava"]
+__all__ = ["Llava", "VipLlava"]
 
 
 @register
@@ -22,12 +23,21 @@ class Llava(Architecture):
     towers: ClassVar[tuple[str, ...]] = ("clip_vision_model", "siglip_vision_model")
     language_model: ClassVar[str] = "model.language_model"
 
+    def drops_first(self, config: Any) -> bool:
+        """Return whether the first row of the tower's features is left out."""
+        return bool(config.vision_feature_select_strategy == "default")
+
+    def feature_layers(self, config: Any) -> int | Sequence[int]:
+        """Return the tower's layers whose features are taken."""
+        found: int | Sequence[int] = config.vision_feature_layer
+        return found
+
     def image_grid(self, config: Any) -> ImageGrid:
         """Return the tower's patches; `default` drops its first row of features, a class token only if it has one."""
         patch = int(config.vision_config.patch_size)
         side = self.image_size(config) // patch
         has_class_token = config.vision_config.model_type.startswith("clip")
-        dropped = int(config.vision_feature_select_strategy == "default")
+        dropped = int(self.drops_first(config))
         return ImageGrid(
             side=side,
             first=dropped - int(has_class_token),
@@ -41,11 +51,29 @@ class Llava(Architecture):
         return SelectedLayersVision(
             model.model.vision_tower,
             model.model.multi_modal_projector,
-            layers=model.config.vision_feature_layer,
-            drop_class_token=model.config.vision_feature_select_strategy == "default",
+            layers=self.feature_layers(model.config),
+            drop_class_token=self.drops_first(model.config),
         )
 
     def model_pixels(self, tiles: torch.Tensor, rows: int) -> torch.Tensor:
         """Return (images, 3, height, width): the tiles as they are."""
         del rows
         return tiles
+
+
+@register
+class VipLlava(Llava):
+    """`VipLlavaForConditionalGeneration`: LLaVA with features of several layers, always without the class token."""
+
+    model_type: ClassVar[str] = "vipllava"
+    towers: ClassVar[tuple[str, ...]] = ("clip_vision_model",)
+
+    def drops_first(self, config: Any) -> bool:
+        """Return True: the model has no choice of strategy."""
+        del config
+        return True
+
+    def feature_layers(self, config: Any) -> int | Sequence[int]:
+        """Return the tower's layers; transformers up to 5.23 calls them `vision_feature_layers`."""
+        found: int | Sequence[int] | None = getattr(config, "vision_feature_layer", None)
+        return config.vision_feature_layers if found is None else found

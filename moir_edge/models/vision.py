@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["PatchGridVision", "SelectedLayersVision"]
+__all__ = ["PatchGridVision", "SelectedLayersVision", "ShuffledVision"]
 
 
 class PatchGridVision(nn.Module):
@@ -56,6 +57,30 @@ class SelectedLayersVision(nn.Module):
         outputs = self.tower(pixel_values, output_hidden_states=True, return_dict=True)
         chosen = [outputs.hidden_states[index][:, self.first_row :] for index in self.layers]
         features: torch.Tensor = self.projector(torch.cat(chosen, dim=-1))
+        return features
+
+
+class ShuffledVision(nn.Module):
+    """InternVL's tower, the features of one layer, its pixel shuffle, and the projector."""
+
+    def __init__(self, model: Any, config: Any) -> None:
+        super().__init__()
+        self.tower = model.vision_tower
+        self.projector = model.multi_modal_projector
+        self.shuffle = model.pixel_shuffle
+        self.ratio = config.downsample_ratio
+        self.layer = config.vision_feature_layer
+        self.first_row = 1 if config.vision_feature_select_strategy == "default" else 0
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Map (images, 3, height, width) to (images, tokens, hidden)."""
+        outputs = self.tower(pixel_values, output_hidden_states=True, return_dict=True)
+        last = self.layer == -1
+        chosen = outputs.last_hidden_state if last else outputs.hidden_states[self.layer]
+        patches = chosen[:, self.first_row :]
+        side = math.isqrt(patches.shape[1])
+        shuffled = self.shuffle(patches.unflatten(1, (side, side)), scale_factor=self.ratio)
+        features: torch.Tensor = self.projector(shuffled.flatten(1, 2))
         return features
 
 

@@ -10,10 +10,11 @@ from pydantic import AfterValidator, AllowInfNan, BaseModel, ConfigDict, Field, 
 from moir_edge.errors import BundleError, one_line
 from moir_edge.limits import IMAGE_EDGE
 
-__all__ = ["check_image_config"]
+__all__ = ["CanvasConfig", "CroppingConfig", "ImageConfig", "TilingConfig", "check_image_config"]
 
 _SHOWN = 60  # characters of a value in a message
 
+Tiles = Annotated[int, Field(ge=1, le=1024)]
 Edge = Annotated[int, Field(ge=1, le=IMAGE_EDGE)]
 Finite = Annotated[float, AllowInfNan(False)]
 
@@ -44,7 +45,9 @@ class _HeightWidth(_Record):
     width: Edge
 
 
-class _Common(_Record):
+class ImageConfig(_Record):
+    """The settings that all image processors have, under the names of transformers."""
+
     resample: Annotated[int, Field(ge=0, le=5)]
     do_resize: bool
     do_rescale: bool
@@ -54,31 +57,44 @@ class _Common(_Record):
     image_std: tuple[Divisor, Divisor, Divisor]
 
 
-class _Tiling(_Common):
+class TilingConfig(ImageConfig):
+    """The settings of SmolVLM's processors."""
+
     do_image_splitting: bool
     size: _Longest | _HeightWidth
     max_image_size: _Longest
 
 
-class _Cropping(_Common):
+class CanvasConfig(ImageConfig):
+    """The settings of GotOCR2's processor."""
+
+    size: _HeightWidth
+    crop_to_patches: bool
+    min_patches: Tiles
+    max_patches: Tiles
+
+
+class CroppingConfig(ImageConfig):
+    """The settings of LLaVA's processors."""
+
     do_center_crop: bool
     do_pad: bool
     size: _Shortest | _HeightWidth | Edge
     crop_size: _HeightWidth | Edge
 
 
-def check_image_config(config: Mapping[str, Any], *, tiles: bool) -> None:
+def check_image_config(config: Mapping[str, Any], kind: type[ImageConfig]) -> None:
     """Refuse settings of a wrong type or size.
 
     Args:
         config: The image processor's JSON object with the defaults of its family.
-        tiles: Whether it is of the family that cuts images into tiles.
+        kind: The settings that its family has.
 
     Raises:
         BundleError: The first setting that is wrong, by its name.
     """
     try:
-        (_Tiling if tiles else _Cropping).model_validate(config)
+        kind.model_validate(config)
     except ValidationError as error:
         first = error.errors()[0]
         # A union names the alternative that was tried between key and part.

@@ -19,6 +19,7 @@ __all__ = [
     "level_table",
     "longest_edge_to",
     "multiples",
+    "nearest_canvas",
     "within",
 ]
 
@@ -78,6 +79,35 @@ def multiples(image: Image.Image, side: int) -> tuple[int, int]:
         height = math.ceil(height / side) * side
         width = math.ceil(int(height * aspect_ratio) / side) * side
     return height, width
+
+
+def nearest_canvas(
+    image: Image.Image, size: tuple[int, int], fewest: int, most: int
+) -> tuple[int, int]:
+    """Return (columns, rows) of tiles whose aspect ratio is nearest to the image's, as the GotOCR2 processor chooses them.
+
+    Of canvases that are equally near the larger one wins, as long as the image covers more than half of it.
+
+    Args:
+        image: The image.
+        size: (height, width) of a tile.
+        fewest: Tiles at least.
+        most: Tiles at most.
+    """
+    canvases = [
+        (columns, rows)
+        for columns in range(1, most + 1)
+        for rows in range(1, most + 1)
+        if fewest <= columns * rows <= most
+    ]
+    aspect_ratio, area = image.width / image.height, image.width * image.height
+    best, least = (1, 1), math.inf
+    for columns, rows in sorted(canvases, key=math.prod):
+        difference = abs(aspect_ratio - columns / rows)
+        roomy = area > 0.5 * size[0] * size[1] * columns * rows
+        if difference < least or (difference == least and roomy):
+            best, least = (columns, rows), difference
+    return best
 
 
 def height_width(size: Any) -> tuple[int, int]:

@@ -16,7 +16,13 @@ from PIL import Image
 
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.image_limit import image_pixels
-from moir_edge.runtime.image_config import check_image_config
+from moir_edge.runtime.image_config import (
+    CanvasConfig,
+    CroppingConfig,
+    ImageConfig,
+    TilingConfig,
+    check_image_config,
+)
 from moir_edge.runtime.image_geometry import (
     WHOLE,
     Box,
@@ -26,6 +32,7 @@ from moir_edge.runtime.image_geometry import (
     level_table,
     longest_edge_to,
     multiples,
+    nearest_canvas,
     within,
 )
 
@@ -84,6 +91,7 @@ class ImageProcessor(ABC):
         max_tiles: Tiles that the model's context has room for; None sets no bound.
     """
 
+    settings: ClassVar[type[ImageConfig]] = ImageConfig
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
@@ -97,7 +105,7 @@ class ImageProcessor(ABC):
         self.max_tiles = max_tiles
         given = {key: value for key, value in config.items() if value is not None}
         self.config: dict[str, Any] = {**_COMMON_DEFAULTS, **self.defaults, **given}
-        check_image_config(self.config, tiles="max_image_size" in self.defaults)
+        check_image_config(self.config, self.settings)
         self.resample = Image.Resampling(int(self.config["resample"]))
         self._levels = level_table(self.config)
 
@@ -114,6 +122,60 @@ class ImageProcessor(ABC):
         height, width = size
         self.check_room(image, width, height)
         return image.resize((width, height), resample=self.resample)
+
+    def check_tiles(self, tiles: int) -> None:
+        """Refuse an image of more tiles than the model's context has room for.
+
+        Raises:
+            DataError: It has more.
+        """
+        if self.max_tiles is not None and tiles > self.max_tiles:
+            raise DataError(
+                f"an image becomes {tiles} tiles, the model's context has room for {self.max_tiles}; "
+                "crop it to a less extreme shape"
+            )
+
+    def tiled(
+        self,
+        canvas: Image.Image,
+        overview: Image.Image,
+        size: tuple[int, int],
+        rows: int,
+        columns: int,
+    ) -> ProcessedImage:
+        """Cut an image into rows of tiles, one at a time, followed by a resized overview.
+
+        Args:
+            canvas: Exactly as large as its tiles.
+            overview: What the overview is resized from.
+            size: (height, width) of a tile.
+            rows: Rows of tiles.
+            columns: Columns of tiles.
+        """
+        height, width = size
+        views = [
+            View(
+                kind="tile",
+                row=row,
+                column=column,
+                box=(column / columns, row / rows, (column + 1) / columns, (row + 1) / rows),
+            )
+            for row in range(rows)
+            for column in range(columns)
+        ]
+
+        def images() -> Iterator[Image.Image]:
+            for view in views:
+                left, top = view.column * width, view.row * height
+                yield canvas.crop((left, top, left + width, top + height))
+            yield self.resize(overview, size)
+
+        return ProcessedImage(
+            pixel_values=self.normalise(images(), len(views) + 1),
+            rows=rows,
+            columns=columns,
+            views=(*views, View(kind="global")),
+        )
 
     def check_room(self, image: Image.Image, width: int, height: int) -> None:
         """Refuse an image that would become unreasonably large.
@@ -197,6 +259,7 @@ class TilingImageProcessor(ImageProcessor):
     Every tile is `max_image_size` square, so the vision tower's pixel mask is all ones.
     """
 
+    settings = TilingConfig
     defaults: ClassVar[Mapping[str, Any]] = {
         "resample": Image.Resampling.LANCZOS,
         "image_mean": _HALF,
@@ -227,40 +290,8 @@ class TilingImageProcessor(ImageProcessor):
         rows, columns = image.height // side, image.width // side
         if (rows, columns) == (1, 1):
             return _whole(self.normalise([image]))
-        self._check_tiles(rows * columns + 1)
-        views = [
-            View(
-                kind="tile",
-                row=row,
-                column=column,
-                box=(column / columns, row / rows, (column + 1) / columns, (row + 1) / rows),
-            )
-            for row in range(rows)
-            for column in range(columns)
-        ]
-        views.append(View(kind="global"))
-        return ProcessedImage(
-            pixel_values=self.normalise(self._cut(image, side, views), len(views)),
-            rows=rows,
-            columns=columns,
-            views=tuple(views),
-        )
-
-    def _cut(self, image: Image.Image, side: int, views: list[View]) -> Iterator[Image.Image]:
-        """Give the tiles one at a time, and the overview."""
-        for view in views:
-            if view.kind == "global":
-                yield self.resize(image, (side, side))
-            else:
-                left, top = view.column * side, view.row * side
-                yield image.crop((left, top, left + side, top + side))
-
-    def _check_tiles(self, tiles: int) -> None:
-        if self.max_tiles is not None and tiles > self.max_tiles:
-            raise DataError(
-                f"an image becomes {tiles} tiles, the model's context has room for {self.max_tiles}; "
-                "crop it to a less extreme shape"
-            )
+        self.check_tiles(rows * columns + 1)
+        return self.tiled(image, image, (side, side), rows, columns)
 
 
 def _whole(pixels: npt.NDArray[np.float32]) -> ProcessedImage:
@@ -268,10 +299,41 @@ def _whole(pixels: npt.NDArray[np.float32]) -> ProcessedImage:
     return ProcessedImage(pixel_values=pixels, rows=0, columns=0, views=(View(kind="whole"),))
 
 
+@_family("GotOcr2ImageProcessor")
+class CanvasImageProcessor(ImageProcessor):
+    """Resized to the canvas of whole tiles with the nearest aspect ratio, followed by an overview: InternVL's."""
+
+    settings = CanvasConfig
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "resample": Image.Resampling.BICUBIC,
+        "image_mean": _CLIP_MEAN,
+        "image_std": _CLIP_STD,
+        "size": {"height": 384, "width": 384},
+        "crop_to_patches": False,
+        "min_patches": 1,
+        "max_patches": 12,
+    }
+
+    def __call__(self, image: Image.Image) -> ProcessedImage:
+        """Process one upright RGB image."""
+        size = height_width(self.config["size"])
+        fewest, most = self.config["min_patches"], self.config["max_patches"]
+        if not self.config["crop_to_patches"] or most <= 1:
+            resized = self.resize(image, size) if self.config["do_resize"] else image
+            return _whole(self.normalise([resized]))
+        columns, rows = nearest_canvas(image, size, fewest, most)
+        canvas = self.resize(image, (rows * size[0], columns * size[1]))
+        if rows * columns == 1:
+            return _whole(self.normalise([canvas]))
+        self.check_tiles(rows * columns + 1)
+        return self.tiled(canvas, image, size, rows, columns)
+
+
 @_family("CLIPImageProcessor", "LlavaImageProcessor", "SiglipImageProcessor")
 class CroppingImageProcessor(ImageProcessor):
     """Optionally padded to a square, resized, optionally cut to a centre crop: LLaVA's towers."""
 
+    settings = CroppingConfig
     defaults: ClassVar[Mapping[str, Any]] = {
         "resample": Image.Resampling.BICUBIC,
         "image_mean": _CLIP_MEAN,

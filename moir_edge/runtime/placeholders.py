@@ -71,7 +71,15 @@ def _smolvlm(tokens: ImageTokens, rows: int, columns: int) -> str:
     return "\n".join(lines) + "\n\n" + whole
 
 
-@_expander("llava")
+@_expander("internvl")
+def _internvl(tokens: ImageTokens, rows: int, columns: int) -> str:
+    start = tokens.special_tokens.get("start_image_token", "<img>")
+    end = tokens.special_tokens.get("end_image_token", "</img>")
+    tiles = rows * columns + 1  # those of a split image, and the overview; or the one
+    return f"{start}{tokens.image * (tokens.tokens_per_tile * tiles)}{end}"
+
+
+@_expander("llava", "vipllava")
 def _llava(tokens: ImageTokens, rows: int, columns: int) -> str:
     del rows, columns  # LLaVA looks at one square per image
     return tokens.image * tokens.tokens_per_tile

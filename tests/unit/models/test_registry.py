@@ -14,7 +14,7 @@ from moir_edge.models import Architecture, architecture_names, get_architecture,
 
 
 def test_known_architectures() -> None:
-    assert architecture_names() == ("idefics3", "llava", "smolvlm")
+    assert architecture_names() == ("idefics3", "internvl", "llava", "smolvlm", "vipllava")
 
 
 @pytest.mark.parametrize("name", architecture_names())
@@ -50,6 +50,32 @@ def test_tokens_per_tile_of_the_published_models() -> None:
     assert get_architecture("llava").tokens_per_tile(llava) == 27**2
     llava.vision_feature_select_strategy = "default"
     assert get_architecture("llava").tokens_per_tile(llava) == 27**2 - 1
+
+
+def test_a_tile_of_internvl_is_256_tokens_row_after_row() -> None:
+    import torch
+    from transformers import InternVLConfig
+    from transformers.models.internvl.modeling_internvl import InternVLModel
+
+    grid = get_architecture("internvl").image_grid(InternVLConfig())
+    assert (grid.side, grid.tokens, grid.cell) == (16, 256, 28 / 448)
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    patches = torch.stack([rows, columns], dim=-1)[None].float()
+    shuffled = InternVLModel.pixel_shuffle(None, patches, scale_factor=0.5).flatten(1, 2)[0]
+    for token, features in enumerate(shuffled):
+        places = features.reshape(4, 2)  # the four patches of the token's cell
+        assert {tuple(place) for place in (places // 2).int().tolist()} == {
+            (token // 16, token % 16)
+        }
+
+
+def test_vip_llava_never_keeps_the_class_token() -> None:
+    from transformers import VipLlavaConfig
+
+    config = VipLlavaConfig()
+    grid = get_architecture("vipllava").image_grid(config)
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    assert (grid.side, grid.first, grid.tokens) == (side, 0, side**2)
 
 
 def test_unknown_type_lists_the_known_ones() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -71,6 +72,17 @@ CASES: list[tuple[Any, dict[str, Any]]] = [
     (LlavaImageProcessorPil, {}),
     (LlavaImageProcessorPil, {"do_pad": True}),
     (SiglipImageProcessorPil, {"size": {"height": 48, "width": 48}}),
+    (GotOcr2ImageProcessorPil, {}),
+    (GotOcr2ImageProcessorPil, {"crop_to_patches": True, "size": {"height": 32, "width": 32}}),
+    (
+        GotOcr2ImageProcessorPil,
+        {"crop_to_patches": True, "size": {"height": 20, "width": 30}, "max_patches": 7},
+    ),
+    (
+        GotOcr2ImageProcessorPil,
+        {"crop_to_patches": True, "size": {"height": 16, "width": 16}, "min_patches": 3},
+    ),
+    (GotOcr2ImageProcessorPil, {"crop_to_patches": True, "max_patches": 1}),
 ]
 
 
@@ -101,7 +113,12 @@ def test_pixels_equal_transformers_bit_for_bit(
 
 
 def test_defaults_are_those_of_the_family(picture: Callable[..., Image.Image]) -> None:
-    for family in (SmolVLMImageProcessorPil, CLIPImageProcessorPil, SiglipImageProcessorPil):
+    for family in (
+        SmolVLMImageProcessorPil,
+        CLIPImageProcessorPil,
+        SiglipImageProcessorPil,
+        GotOcr2ImageProcessorPil,
+    ):
         ours = image_processor_from({"image_processor_type": family.__name__.removesuffix("Pil")})
         image = picture(50, 60)
         expected = np.asarray(family()(image, return_tensors="np")["pixel_values"])

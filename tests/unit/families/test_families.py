@@ -1,0 +1,142 @@
+"""Every family of the registry, from retrofit to the bundle's answers, on tiny models of the real classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import moir_edge
+from moir_edge.checkpoint import load_checkpoint
+from moir_edge.export import export_bundle
+from moir_edge.models import architecture_names
+from moir_edge.router import RouterConfig, retrofit
+from moir_edge.runtime import EdgeModel
+from moir_edge.runtime.generation import prompt_embeddings
+from moir_edge.runtime.timing import Stopwatch
+from tests.unit.families.tiny import BUILDERS, save_tiny
+
+pytestmark = pytest.mark.slow  # an export for each family
+
+COUNT = 8
+SIZES = [(24, 24), (31, 77), (90, 20), (1, 1), (64, 65), (200, 150)]
+Row = tuple[str, list[Image.Image]]
+
+
+@dataclass(frozen=True)
+class Twins:
+    """The same weights twice: in a bundle, and in torch with the Hugging Face processor."""
+
+    folder: Path
+    edge: EdgeModel
+    torch: Any
+    processor: Any
+
+    def inputs(self, row: Row) -> Any:
+        prompt, images = row
+        parts = [{"type": "image"} for _ in images]
+        turn = {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
+        text = self.processor.apply_chat_template([turn], add_generation_prompt=True)
+        return self.processor(images=images or None, text=text, return_tensors="pt")
+
+    def answer(self, row: Row) -> list[int]:
+        inputs = self.inputs(row)
+        with torch.no_grad():
+            ids = self.torch.generate(**inputs, max_new_tokens=COUNT, do_sample=False)
+        return list(map(int, ids[0, inputs["input_ids"].shape[1] :]))
+
+
+@pytest.fixture(scope="module", params=architecture_names())
+def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    folder = save_tiny(request.param, tmp_path_factory.mktemp("family") / request.param)
+    loaded = load_checkpoint(folder)
+    bundle = export_bundle(folder, folder.parent / "fp32")
+    return Twins(folder, moir_edge.load(bundle, threads=1), loaded.model, loaded.processor)
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def rows() -> list[Row]:
+    """Twenty prompts with none, one, and several images of odd shapes."""
+    found: list[Row] = [(f"no image, question {n}?", []) for n in range(4)]
+    found += [(f"what is it, {n}?", [picture(*size, n)]) for n, size in enumerate(SIZES * 2)]
+    found += [
+        ("which one?", [picture(*SIZES[n], n), picture(*SIZES[-n - 1], n + 1)]) for n in range(3)
+    ]
+    return [*found, ("three", [picture(20, 30, n) for n in range(3)])]
+
+
+def test_no_family_lacks_a_tiny_model() -> None:
+    assert tuple(sorted(BUILDERS)) == architecture_names()
+
+
+@pytest.mark.parametrize("model_type", architecture_names())
+def test_a_router_changes_nothing_when_it_is_attached(model_type: str, tmp_path: Path) -> None:
+    loaded = load_checkpoint(save_tiny(model_type, tmp_path / "plain", router=False))
+    inputs = loaded.processor(
+        images=[picture(31, 77)], text="<image> what is it?", return_tensors="pt"
+    )
+    with torch.no_grad():
+        before = loaded.model(**inputs).logits
+        retrofit(loaded.model, RouterConfig(rank=4, top_k=2), tokenizer=loaded.processor)
+        assert torch.equal(loaded.model(**inputs).logits, before)
+
+
+def test_pixels_and_tokens_are_those_of_hugging_face(twins: Twins) -> None:
+    for row in rows():
+        theirs, ours = twins.inputs(row), twins.edge.encode(*row)
+        np.testing.assert_array_equal(ours.input_ids, theirs["input_ids"].numpy())
+        if row[1]:
+            expected = theirs["pixel_values"].numpy()
+            expected = expected.reshape(-1, *expected.shape[-3:])
+            assert ours.pixel_values is not None
+            np.testing.assert_array_equal(ours.pixel_values, expected)
+
+
+def test_greedy_answers_are_those_of_generate(twins: Twins) -> None:
+    for row in rows():
+        expected = twins.answer(row)
+        ours = twins.edge.generate(*row, max_new_tokens=COUNT).token_ids[0]
+        assert list(ours) == expected[: len(ours)]
+        assert "".join(twins.edge.stream(*row, max_new_tokens=COUNT)) == "".join(
+            twins.edge.generate(*row, max_new_tokens=COUNT).texts
+        )
+
+
+def test_logits_are_those_of_the_model(twins: Twins) -> None:
+    for row in rows():
+        with torch.no_grad():
+            expected = twins.torch(**twins.inputs(row)).logits[0, -1].numpy()
+        np.testing.assert_allclose(_logits(twins.edge, row), expected, atol=1e-3)
+
+
+def test_a_padded_batch_answers_as_its_rows_do(twins: Twins) -> None:
+    chosen = rows()[3:9]
+    together = twins.edge.generate(
+        [row[0] for row in chosen], [row[1] for row in chosen], max_new_tokens=COUNT
+    )
+    alone = [twins.edge.generate(*row, max_new_tokens=COUNT).token_ids[0] for row in chosen]
+    assert list(together.token_ids) == alone
+
+
+def test_four_bits_run(twins: Twins, tmp_path: Path) -> None:
+    bundle = export_bundle(twins.folder, tmp_path / "int4", precision="int4")
+    model = moir_edge.load(bundle, threads=1)
+    done = model.generate(*rows()[4], max_new_tokens=COUNT)
+    assert 0 < len(done.token_ids[0]) <= COUNT
+
+
+def _logits(edge: EdgeModel, row: Row) -> Any:
+    inputs = edge.encode(*row)
+    embeds, _ = prompt_embeddings(
+        edge.sessions, edge.manifest.model, inputs, Stopwatch(), router=True
+    )
+    return edge.sessions.prefill(embeds, inputs.attention_mask)[0][0]

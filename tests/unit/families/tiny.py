@@ -1,0 +1,173 @@
+"""Tiny models of every family that export knows: the real classes, processors and tokenizers, with random weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tests.unit.conftest import SPECIALS, TEXT, build_llava, build_smolvlm
+
+TOWER = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 24,
+    "patch_size": 8,
+}
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def build_tokenizer(**named: str) -> Any:
+    """Return a byte-level tokenizer without merges: specials, then the 256 bytes.
+
+    Args:
+        named: Further special tokens by the name that a processor looks them up by.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = [*SPECIALS, *(token for token in named.values() if token not in SPECIALS)]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*specials, *alphabet])}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(specials)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<end_of_utterance>",
+        extra_special_tokens={"image_token": "<image>", **named},
+    )
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A tiny model and the parts of its processor.
+
+    Attributes:
+        model: Of the real class.
+        tokenizer: A fast tokenizer.
+        images: The Pillow image processor.
+        record: The rest of `processor_config.json`.
+    """
+
+    model: Any
+    tokenizer: Any
+    images: Any
+    record: dict[str, Any]
+
+
+def _tiled(model_type: str, name: str) -> Tiny:
+    module = import_module(f"transformers.models.{model_type}.image_processing_pil_{model_type}")
+    images = getattr(module, f"{name}ImageProcessorPil")(
+        size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
+    )
+    tokenizer = build_tokenizer()
+    model = build_smolvlm(len(tokenizer), model_type=model_type)
+    record = {"processor_class": f"{name}Processor", "image_seq_len": 4}
+    return Tiny(model, tokenizer, images, record)
+
+
+def _clip_images() -> Any:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    size = {"height": 24, "width": 24}
+    return CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=size)
+
+
+_LLAVA_RECORD = {
+    "processor_class": "LlavaProcessor",
+    "patch_size": 8,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+}
+
+
+def _llava() -> Tiny:
+    tokenizer = build_tokenizer()
+    return Tiny(build_llava(len(tokenizer)), tokenizer, _clip_images(), _LLAVA_RECORD)
+
+
+def _vipllava() -> Tiny:
+    from transformers import VipLlavaConfig, VipLlavaForConditionalGeneration
+
+    tokenizer = build_tokenizer()
+    config = VipLlavaConfig(
+        vision_config={**TOWER, "model_type": "clip_vision_model", "projection_dim": 16},
+        text_config={**TEXT, "vocab_size": len(tokenizer)},
+        image_token_id=3,
+        vision_feature_layers=[-2, 1],
+    )
+    model = VipLlavaForConditionalGeneration(config)
+    return Tiny(model, tokenizer, _clip_images(), _LLAVA_RECORD)
+
+
+def _internvl() -> Tiny:
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    tokenizer = build_tokenizer(
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<image>",
+        video_token="<video>",
+    )
+    config = InternVLConfig(
+        vision_config={**TOWER, "image_size": [32, 32], "patch_size": [8, 8]},
+        text_config={**TEXT, "model_type": "qwen2", "vocab_size": len(tokenizer)},
+        image_token_id=3,
+        downsample_ratio=0.5,
+    )
+    images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=5)
+    record = {"processor_class": "InternVLProcessor", "image_seq_length": 4}
+    return Tiny(InternVLForConditionalGeneration(config), tokenizer, images, record)
+
+
+BUILDERS: dict[str, Callable[[], Tiny]] = {
+    "idefics3": lambda: _tiled("idefics3", "Idefics3"),
+    "internvl": _internvl,
+    "llava": _llava,
+    "smolvlm": lambda: _tiled("smolvlm", "SmolVLM"),
+    "vipllava": _vipllava,
+}
+
+
+def save_tiny(model_type: str, folder: Path, *, router: bool = True) -> Path:
+    """Save a tiny checkpoint of a family, and return its folder.
+
+    Args:
+        model_type: One of `BUILDERS`.
+        folder: The folder to make.
+        router: Attach a router first.
+    """
+    import torch
+
+    torch.manual_seed(0)
+    tiny = BUILDERS[model_type]()
+    tiny.model.config.get_text_config().max_position_embeddings = 512
+    if router:
+        from moir_edge.router import RouterConfig, retrofit
+
+        retrofit(tiny.model, RouterConfig(rank=4, top_k=2), tokenizer=tiny.tokenizer)
+    with torch.no_grad():
+        for parameter in tiny.model.parameters():
+            # Far enough from the small initial values that answers vary and the router matters.
+            parameter += 0.15 * torch.randn(parameter.shape)
+    tiny.model.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    record = {**tiny.record, "image_processor": tiny.images.to_dict()}
+    (folder / "processor_config.json").write_text(json.dumps(record))
+    template = TEMPLATE.replace("IMAGE", "<image>")
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return folder
