@@ -31,7 +31,7 @@ test: $(READY) ## unit and end-to-end tests, and a short run of the fuzz suite
 fuzz: $(READY) ## altered bundles, images, data and caches against every reader: some 10,000 cases (about 15 minutes)
 	$(BIN)/python -m tests.fuzz
 
-faults: $(READY) ## every writer killed, terminated and cut off from power at every step in the file system (about half an hour)
+faults: $(READY) ## every writer killed, terminated, cut off from power and out of space at every step (about an hour)
 	$(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.faults.training
 

@@ -34,11 +34,15 @@ class FileLock:
         return os.read(self._descriptor, 1024).decode("ascii", "replace")
 
     def write(self, text: str) -> None:
-        """Replace the text of the file, on the disk itself before this returns."""
+        """Replace the text of the file, on the disk itself before this returns; after an error it has none."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, text.encode("ascii"))
-        os.fsync(self._descriptor)
+        try:
+            os.write(self._descriptor, text.encode("ascii"))
+            os.fsync(self._descriptor)
+        except BaseException:
+            os.ftruncate(self._descriptor, 0)
+            raise
 
     def stream(self) -> BinaryIO:
         """Return a stream that writes the file; closing it does not give the lock up."""

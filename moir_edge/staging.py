@@ -277,9 +277,14 @@ def _new_lock(target: Path) -> FileLock:
     while True:
         path = target.parent / f".{target.name}.partial-{uuid.uuid4().hex[:8]}{_LOCK_SUFFIX}"
         lock = take_lock(path, new=True)
-        if lock is not None:  # else another process took it for an abandoned one
+        if lock is None:  # another process took it for an abandoned one
+            continue
+        try:
             lock.write(_WRITING)
-            return lock
+        except BaseException:
+            lock.release(remove=True)
+            raise
+        return lock
 
 
 def _staging_of(lock: FileLock) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,16 @@ def write_checkpoint(model: Any, source: Path, folder: Path) -> None:
     """
     with quiet_transformers():
         model.save_pretrained(folder)
+    _open_weights(folder)
     for pattern in _BESIDE:
         for path in sorted(source.glob(pattern)):
             target = folder / path.relative_to(source)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, target)
+
+
+def _open_weights(folder: Path) -> None:
+    """Give weights the permissions of the config: safetensors 0.8 hides its files from all but their owner."""
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)

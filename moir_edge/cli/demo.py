@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from moir_edge.cli.common_options import force_option, json_option, output_optio
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.terminal import print_json, say
 from moir_edge.cli.threads_option import Threads
+from moir_edge.finite import json_text
 from moir_edge.precisions import FP32, INT4, INT8_WEIGHT_ONLY
 from moir_edge.progress import Progress
 
@@ -68,38 +69,35 @@ def demo(
         require("tensorrt_rtx", extra="demo")
     checkpoint = checkpoint_path()
     tell = _silent if as_json else say
-    with _demo_folder(output, force=force), show_progress("demo", quiet=quiet) as progress:
+    with (
+        _demo_folder(output, force=force) as folder,
+        show_progress("demo", quiet=quiet) as progress,
+    ):
         with _stage("data", tell):
-            data = _write_data(output / "data", rows)
+            data = _write_data(folder / "data", rows)
         with _stage("export", tell):
-            bundles = _export(checkpoint, output, target, progress)
+            bundles = _export(checkpoint, folder, target, progress)
         with _stage("run", tell):
-            answer = _run(bundles[INT4], data, output / "routing-map.png", tell)
+            answer = _run(bundles[INT4], data, folder, output, tell)
         with _stage("compare", tell):
-            report = _compare(checkpoint, list(bundles.values()), data, output, progress)
+            compared = _compare(checkpoint, list(bundles.values()), data, folder, progress)
+            report = _moved(compared, folder, output)
     if not as_json:
         _print_report(report)
-    _print_places(output, data, bundles, answer, as_json=as_json)
+    _print_places(output, answer, as_json=as_json)
 
 
 @contextmanager
-def _demo_folder(output: Path, *, force: bool) -> Iterator[None]:
-    """Make room for the demo, and record its files in the end; only files of an earlier demo are ever removed."""
+def _demo_folder(output: Path, *, force: bool) -> Iterator[Path]:
+    """Give the folder of the demo, which appears at `output` once all of it is there."""
     from moir_edge.errors import DataError
-    from moir_edge.ownership import FolderKind, owned_files, remove_files, write_record
-    from moir_edge.staging import check_replaceable
+    from moir_edge.ownership import FolderKind
+    from moir_edge.staging import staged_folder
 
     kind = FolderKind(name="demo", marker=_MARK, error=DataError, keys=(), names=_NAMES)
-    check_replaceable(output, kind, force=force)
-    if output.exists():
-        remove_files(output, (owned_files(output, kind) or frozenset()).__contains__)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / _MARK).touch()
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # a full disk has its own message
-            write_record(output, kind)
+    with staged_folder(output, kind, force=force) as folder:
+        (folder / _MARK).touch()
+        yield folder
 
 
 @contextmanager
@@ -148,13 +146,14 @@ def _prefixed(progress: Progress, precision: str) -> Progress:
     return report
 
 
-def _run(bundle: Path, data: Path, picture: Path, tell: Any) -> dict[str, Any]:
+def _run(bundle: Path, data: Path, folder: Path, output: Path, tell: Any) -> dict[str, Any]:
     """Ask the first question of the data in a process of its own, as a device would."""
     from moir_edge.children import child_command, child_environment
     from moir_edge.data import read_rows
     from moir_edge.errors import EnvironmentProblem
 
     row = next(row for row in read_rows(data) if row.task == "vqa")
+    picture = folder / "routing-map.png"
     words = ["run", str(bundle), "--prompt", row.prompt, "--routing-map", str(picture)]
     for image in row.images:
         words += ["--image", str(image)]
@@ -168,7 +167,8 @@ def _run(bundle: Path, data: Path, picture: Path, tell: Any) -> dict[str, Any]:
     if done.returncode != 0:
         raise EnvironmentProblem(f"the runtime failed: {done.stderr.strip()}")
     answer: dict[str, Any] = json.loads(done.stdout)
-    tell(f"$ moir-edge {shlex.join(words)}")
+    shown = [word.replace(str(folder), str(output)) for word in words]
+    tell(f"$ moir-edge {shlex.join(shown)}")
     tell(f"{answer['text'].strip()}    (expected: {row.answers[0]})")
     return answer
 
@@ -181,6 +181,25 @@ def _compare(
     return compare(checkpoint, bundles, data, output / "report", progress=progress)
 
 
+def _moved(report: Any, folder: Path, output: Path) -> Any:
+    """Return a report that names files where they lie once the demo is in its place; the files of the report do too."""
+    from html import escape
+
+    from moir_edge.evaluation.writing import report_text
+    from moir_edge.whole_files import write_whole
+
+    def in_json(text: str) -> str:
+        before, after = (
+            json_text(str(path), ensure_ascii=False)[1:-1] for path in (folder, output)
+        )
+        return text.replace(before, after)
+
+    page, record = folder / "report" / "report.html", folder / "report" / "report.json"
+    write_whole(page, page.read_text("utf-8").replace(escape(str(folder)), escape(str(output))))
+    write_whole(record, in_json(record.read_text("utf-8")))
+    return type(report).model_validate_json(in_json(report_text(report)))
+
+
 def _print_report(report: Any) -> None:
     from moir_edge.cli.terminal import table_console
     from moir_edge.evaluation.comparison.table import print_report
@@ -188,18 +207,17 @@ def _print_report(report: Any) -> None:
     print_report(report, table_console())
 
 
-def _print_places(
-    output: Path, data: Path, bundles: dict[str, Path], answer: dict[str, Any], *, as_json: bool
-) -> None:
+def _print_places(output: Path, answer: dict[str, Any], *, as_json: bool) -> None:
     places = {
-        "data": str(data),
-        **{f"bundle {precision}": str(path) for precision, path in bundles.items()},
-        "engines": str(bundles[FP32] / "engines"),
-        "routing map": str(output / "routing-map.png"),
-        "report": str(output / "report" / "report.html"),
+        "data": output / "data" / "data.jsonl",
+        **{f"bundle {precision}": output / f"bundle-{precision}" for precision in PRECISIONS},
+        "engines": output / f"bundle-{FP32}" / "engines",
+        "routing map": output / "routing-map.png",
+        "report": output / "report" / "report.html",
     }
     if as_json:
-        print_json({**places, "answer": answer["text"].strip()})
+        shown = {name: str(path) for name, path in places.items()}
+        print_json({**shown, "answer": answer["text"].strip()})
         return
     for name, path in places.items():
         say(f"{name + ':':<26}{path}")

@@ -107,3 +107,17 @@ def test_demo_refuses_a_folder_that_is_not_its_own(
         in capsys.readouterr().err
     )
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_nothing_names_the_folder_in_which_the_demo_was_made(demo_output: Path) -> None:
+    """It is made under a hidden name, and every path leads to where it stands now."""
+    for path in sorted(demo_output.rglob("*")):
+        if path.suffix in (".json", ".html", ".jsonl"):
+            assert ".partial-" not in path.read_text("utf-8"), path
+    report = json.loads((demo_output / "report" / "report.json").read_text())
+    assert report["provenance"]["data"]["path"] == str(demo_output / "data" / "data.jsonl")
+    bundles = [Path(one["source"]) for one in report["candidates"][1:]]
+    assert bundles == [demo_output / f"bundle-{precision}" for precision in PRECISIONS]
+    for one in report["candidates"]:
+        assert all(Path(image).is_file() for row in one["changed"] for image in row["images"])
+    assert [path.name for path in demo_output.parent.iterdir()] == [demo_output.name]

@@ -1,17 +1,20 @@
-"""Ends a process of its own before one of its steps in the file system: killed at once, or terminated as the command line is."""
+"""Ends a process of its own before one of its steps in the file system: killed, terminated as the command line is, or by a full disk."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import stat
 import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
+from moir_edge.errors import MoirEdgeError
 from tests.faults.steps import on_each_step
 
-__all__ = ["HOW", "count_steps", "ended_at", "in_a_fork", "say_nothing"]
+__all__ = ["HOW", "count_steps", "ended_at", "in_a_fork", "refused_at", "say_nothing"]
 
 HOW = ("kill", "terminate")
 _TERMINATED = 143
@@ -39,6 +42,45 @@ def ended_at(step: int, how: str, work: Callable[[], object]) -> bool:
     if code not in (0, _TERMINATED, -signal.SIGKILL):
         raise AssertionError(f"the writer failed at step {step} ({how}) with {code}")
     return code != 0
+
+
+def refused_at(step: int, work: Callable[[], object]) -> str | None:
+    """Run some work in a forked process on a disk that is full from its step of that number on.
+
+    Returns:
+        The message of its error; None where it came to its end.
+    """
+    left = [step]
+    reading, writing = os.pipe()
+    tell = os.write
+
+    def before(name: str, words: tuple[Any, ...]) -> None:
+        left[0] -= 1
+        if left[0] <= 0 and _needs_space(name, words):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def told() -> None:
+        try:
+            work()
+        except MoirEdgeError as error:
+            tell(writing, str(error).encode())
+
+    code = in_a_fork(told, before)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        message = stream.read()
+    if code != 0:
+        raise AssertionError(f"the writer failed at step {step} on a full disk")
+    return message or None
+
+
+def _needs_space(name: str, words: tuple[Any, ...]) -> bool:
+    """Say whether a step takes space on a disk; files may find out as late as when they are synchronized."""
+    if name == "open":
+        return bool(words[1] & os.O_CREAT)
+    if name == "fsync":
+        return stat.S_ISREG(os.fstat(words[0]).st_mode)
+    return name in ("create", "write", "mkdir", "sendfile", "copy_file_range")
 
 
 def count_steps(work: Callable[[], object]) -> int:

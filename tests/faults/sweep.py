@@ -1,4 +1,4 @@
-"""Goes through the steps of one writer: ends it there, or cuts the power there, and looks at what is left."""
+"""Goes through the steps of one writer: ends it, cuts the power or fills the disk there, and looks at what is left."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.ending import count_steps, ended_at, say_nothing
+from tests.faults.ending import count_steps, ended_at, refused_at, say_nothing
 from tests.faults.power import CONTENTS, record
 from tests.faults.steps import without_disk
 from tests.faults.writers import KEEPERS, WRITERS, Write
 
 __all__ = ["WAYS", "Sweep", "Trial"]
 
-WAYS = ("kill", "terminate", "cut")
+WAYS = ("kill", "terminate", "cut", "full")
 _NOTE = "note.txt"
 
 
@@ -36,6 +36,8 @@ class Trial:
         then: The version after the next write, which is of version 3.
         left: What lies beside the output after that.
         notes: Content of the user's own file at the end, of each copy; None where the writer takes none.
+        message: The error on a full disk; None where there was none.
+        at_once: What lay beside the output before the next write, on a full disk only.
     """
 
     writer: str
@@ -46,6 +48,8 @@ class Trial:
     then: int | None
     left: tuple[str, ...]
     notes: tuple[str, ...] | None
+    message: str | None = None
+    at_once: tuple[str, ...] = ("out",)
 
     @property
     def fault(self) -> str | None:
@@ -62,6 +66,18 @@ class Trial:
             return f"left beside the output: {', '.join(self.left)}"
         if self.notes not in (None, ("mine",)):
             return f"the user's file is {self.notes}"
+        if self.way == "full":
+            return self._fault_of_refusal()
+        return None
+
+    def _fault_of_refusal(self) -> str | None:
+        """Return what is wrong with the end on a full disk: one line, and nothing to be removed by the next write."""
+        if self.at_once != ("out",):
+            return f"left on a full disk: {', '.join(self.at_once)}"
+        if self.message is None:
+            return None if self.seen == 2 else "no error on a full disk"
+        if "\n" in self.message or not self.message.startswith("disk full while writing "):
+            return f"the error is {self.message!r}"
         return None
 
     def record(self) -> dict[str, Any]:
@@ -112,6 +128,10 @@ class Sweep:
         steps = self._in_area(lambda area: count_steps(lambda: self._write(area / "out", 2)))
         for step in _drawn(list(range(1, steps + 1)), cases, f"{seed}:{self._name}:{way}"):
             area = self._area()
+            if way == "full":
+                message = refused_at(step, lambda area=area: self._write(area / "out", 2))  # type: ignore[misc]
+                yield self._judged(area, way, step, steps, message=message)
+                continue
             if not ended_at(step, way, lambda area=area: self._write(area / "out", 2)):  # type: ignore[misc]
                 steps = step - 1  # it took fewer this time: this is after the end
             yield self._judged(area, way, step, steps)
@@ -140,7 +160,10 @@ class Sweep:
             way = f"cut, {names} of the names, content {content}"
             yield self._judged(area, way, step, recording.steps - 1)
 
-    def _judged(self, area: Path, way: str, step: int, steps: int) -> Trial:
+    def _judged(
+        self, area: Path, way: str, step: int, steps: int, *, message: str | None = None
+    ) -> Trial:
+        at_once = tuple(sorted(os.listdir(area)))
         seen = self._version(area / "out")
         if seen is None and self._name == "engines":
             _forked(self._write, area / "out", 1)
@@ -155,6 +178,8 @@ class Sweep:
             then=3 if then == self._last else then,
             left=tuple(sorted(os.listdir(area))),
             notes=self._notes(area) if self._name in KEEPERS else None,
+            message=message,
+            at_once=at_once if way == "full" else ("out",),
         )
         shutil.rmtree(area)
         return trial

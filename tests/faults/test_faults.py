@@ -39,7 +39,7 @@ def _run(program: str, *words: str) -> list[dict[str, Any]]:
 def test_a_small_writer_that_ends_at_any_step(writer: str) -> None:
     trials = _run("tests.faults", "--writers", writer, "--all")
     assert [trial for trial in trials if trial["fault"]] == []
-    for way in ("kill", "terminate", "cut"):
+    for way in ("kill", "terminate", "cut", "full"):
         found = [trial for trial in trials if trial["way"].startswith(way)]
         assert len(found) >= 10
         # Both the old and the new version are seen, so the steps lie before and after the one that counts.

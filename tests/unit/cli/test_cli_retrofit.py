@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,16 @@ def test_every_setting_of_the_token_router_can_be_given(
     hidden = 192
     # query, up, own; key, down; two LayerNorms
     assert summary["router_parameters"] == 5 * 16 * hidden + 4 * hidden
+
+
+def test_the_weights_can_be_read_by_whoever_can_read_the_config(
+    tmp_path: Path, make_checkpoint: Callable[..., Path]
+) -> None:
+    """safetensors makes its files for their owner alone, whatever the mask."""
+    before = os.umask(0o022)
+    try:
+        assert main(["retrofit", str(make_checkpoint("llava")), "-o", str(tmp_path / "out")]) == 0
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert set(modes.values()) == {0o644}, modes
