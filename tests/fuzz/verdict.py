@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.fuzz.area import Case, Unnoticed
 
-__all__ = ["FAULTS", "MEMORY_MB", "Verdict", "judge", "status_mb"]
+__all__ = ["FAULTS", "MEMORY_MB", "Verdict", "is_plain", "judge", "status_mb"]
 
 FAULTS = ("exception", "message", "hang", "signal", "memory", "unnoticed", "suite")
 """Verdicts that fail a run; `message` is an error that is not one bounded line, `suite` an error of the suite itself."""
@@ -112,8 +112,12 @@ def _attempted(attempt: Callable[[Any], None], payload: Any) -> Verdict:
 
 
 def _message_kind(text: str) -> str:
-    steers = any(unicodedata.category(one) in _STEERING or one in _TURNING for one in text)
-    return "message" if steers or not 0 < len(text) <= _LONGEST else "refused"
+    return "refused" if is_plain(text) and 0 < len(text) <= _LONGEST else "message"
+
+
+def is_plain(text: str) -> bool:
+    """Say whether nothing in a line steers a terminal."""
+    return not any(unicodedata.category(one) in _STEERING or one in _TURNING for one in text)
 
 
 def _out_of_memory(error: BaseException | None) -> bool:
