@@ -6,7 +6,6 @@ recognized by the keys of their marker and the names that they wrote.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -17,6 +16,8 @@ from typing import Any
 
 from moir_edge.errors import DataError, MoirEdgeError
 from moir_edge.finite import json_text
+from moir_edge.json_files import read_object
+from moir_edge.limits import REPORT_BYTES
 
 __all__ = [
     "CHECKPOINT",
@@ -139,11 +140,13 @@ def _files(folder: Path) -> list[str]:
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:
+    """Return the object in a file, an empty one for an empty file; None where it holds none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8") or "{}")
-    except (OSError, ValueError):
+        if path.is_file() and not path.stat().st_size:
+            return {}
+        return read_object(path, most_bytes=REPORT_BYTES)
+    except (OSError, MoirEdgeError):
         return None
-    return content if isinstance(content, dict) else None
 
 
 CHECKPOINT = FolderKind(

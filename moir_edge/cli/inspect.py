@@ -10,6 +10,7 @@ import typer
 
 from moir_edge.cli.common_options import json_option
 from moir_edge.cli.quantization_lines import (
+    figures_of,
     quantization_report,
     quantization_table,
     router_line,
@@ -65,11 +66,13 @@ def inspect(
         summary |= {"layers": record} if layers else {}
         print_json(summary)
         return
-    _print(opened.manifest, summary)
+    with figures_of(opened.path):
+        _print(opened.manifest, summary)
     if layers:
         print_table(_layer_table(found), _console())
     if quantization:
-        _print_quantization(opened.manifest, summary["quantization"])
+        with figures_of(opened.path):
+            _print_quantization(opened.manifest, summary["quantization"])
 
 
 def summarise(bundle: Bundle, *, verified: bool) -> dict[str, Any]:

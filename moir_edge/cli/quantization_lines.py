@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moir_edge.errors import BundleError, one_line
 from moir_edge.limits import REPORT_BYTES
 from moir_edge.printable import single_line
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "fallback_lines",
+    "figures_of",
     "quantization_report",
     "quantization_table",
     "router_line",
@@ -44,6 +48,25 @@ def quantization_report(bundle: Bundle) -> dict[str, Any]:
         for name in ("quantization", "sensitivity")
     )
     return {"layers": layers or {}, "sensitivity": sensitivity}
+
+
+@contextmanager
+def figures_of(bundle: Path) -> Iterator[None]:
+    """Name the bundle where its figures do not have the shape that export gives them; use it while they are laid out.
+
+    Args:
+        bundle: The folder.
+
+    Raises:
+        BundleError: Something inside met a missing key, or a value of another type.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BundleError(
+            f"{bundle} has figures of another shape than export writes, in its manifest or its reports "
+            f"({type(error).__name__}: {one_line(error)}); export it again"
+        ) from error
 
 
 def quantization_table(report: Mapping[str, Any]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection
@@ -42,7 +43,16 @@ def _training(target: Path) -> None:
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
 
 
+def _checkpoint(target: Path) -> None:
+    """Copy the demo's checkpoint without the files that describe how it was trained."""
+    target.mkdir()
+    for path in checkpoint_path().iterdir():
+        if path.suffix in (".json", ".jinja", ".safetensors") and path.name != "training_log.json":
+            shutil.copyfile(path, target / path.name)
+
+
 _MAKERS: dict[str, Maker] = {
+    "checkpoint": _checkpoint,
     "fp32": _bundle("fp32"),
     "int4": _bundle("int4"),
     "training": _training,

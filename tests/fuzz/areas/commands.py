@@ -99,7 +99,7 @@ class Outputs(Area):
     def attempt(self, payload: Any) -> None:
         from moir_edge.staging import staged_folder
 
-        output, kind = payload
+        output, kind, is_shared = payload
         outside = output.parent / "outside.txt"
         try:
             with staged_folder(output, kind, force=True) as folder:
@@ -107,7 +107,7 @@ class Outputs(Area):
         finally:
             if outside.read_text() != "mine":
                 raise Unnoticed("a file outside the output is gone or another")
-        if not (output / "src" / "mine.py").is_file():
+        if is_shared and not (output / "src" / "mine.py").is_file():
             raise Unnoticed("a file of someone else was deleted")
 
     def _record(self, rng: random.Random, folder: Path) -> Case:
@@ -121,7 +121,7 @@ class Outputs(Area):
         ]
         content, how = alter_json(rng, json.dumps({"kind": kind.name, "files": files}))
         (output / ".moir-edge.json").write_bytes(content.encode("utf-8", "surrogatepass"))
-        return Case(f"record of a {kind.name}: {how}", (output, kind))
+        return Case(f"record of a {kind.name}: {how}", (output, kind, (output / "src").exists()))
 
     def _marker(self, rng: random.Random, folder: Path) -> Case:
         output, kind = _output(rng, folder)
@@ -131,19 +131,19 @@ class Outputs(Area):
         else:
             raw = content.encode("utf-8", "surrogatepass")
         rewrite(output / kind.marker, raw)
-        return Case(f"marker of a {kind.name}: {how}", (output, kind))
+        return Case(f"marker of a {kind.name}: {how}", (output, kind, (output / "src").exists()))
 
     def _odd(self, rng: random.Random, folder: Path) -> Case:
         output, kind = _output(rng, folder)
         how = replace_file(rng, output / kind.marker)
-        return Case(f"marker of a {kind.name}: {how}", (output, kind))
+        return Case(f"marker of a {kind.name}: {how}", (output, kind, (output / "src").exists()))
 
     def _listing(self, rng: random.Random, folder: Path) -> Case:
         """Name files of someone else, and of no one, in a bundle's manifest."""
         from moir_edge.bundle.writer import BUNDLE
 
         output = folder / "output"
-        _foreign(output)
+        _foreign(rng, output)
         names = (
             "../outside.txt",
             str(folder / "outside.txt"),
@@ -162,7 +162,10 @@ class Outputs(Area):
         listed = [{"path": rng.choice(names), "bytes": 1, "sha256": "0" * 64} for _ in range(3)]
         manifest = {"schema_version": 1, "created_with": {}, "components": {}, "files": listed}
         (output / BUNDLE.marker).write_text(json.dumps(manifest))
-        return Case(f"listed: {ascii([one['path'] for one in listed])[:100]}", (output, BUNDLE))
+        return Case(
+            f"listed: {ascii([one['path'] for one in listed])[:100]}",
+            (output, BUNDLE, (output / "src").exists()),
+        )
 
 
 def _case(rng: random.Random, copy: Path, how: str) -> Case:
@@ -192,13 +195,15 @@ def _output(rng: random.Random, folder: Path) -> tuple[Path, Any]:
 
     kind = rng.choice((CHECKPOINT, report_kind("report", "report", "settings")))
     output = folder / "output"
-    _foreign(output)
+    _foreign(rng, output)
     marker = {"moir_router": {}, "schema_version": 1, "version": "0.1.0", "settings": {}}
     (output / kind.marker).write_text(json.dumps(marker))
     return output, kind
 
 
-def _foreign(output: Path) -> None:
-    (output / "src").mkdir(parents=True)
-    (output / "src" / "mine.py").write_text("mine")
+def _foreign(rng: random.Random, output: Path) -> None:
+    output.mkdir()
+    if rng.random() < 0.5:
+        (output / "src").mkdir()
+        (output / "src" / "mine.py").write_text("mine")
     (output.parent / "outside.txt").write_text("mine")

@@ -101,3 +101,21 @@ def test_a_manifest_cannot_steer_the_terminal(
     assert out.replace("\n", "").isprintable()
     assert main(["inspect", str(bundle), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["source"]["name"] == hostile
+
+
+def test_figures_of_another_shape_are_one_line(
+    make_bundle: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    (bundle / "reports").mkdir()
+    (bundle / "reports" / "quantization.json").write_text(
+        json.dumps({"decoder": {"weights": [{"node": "q", "shape": [2, 2]}]}})
+    )
+    manifest = open_bundle(bundle, verify=False).manifest
+    seal(bundle, manifest)
+    assert main(["inspect", str(bundle), "--quantization"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {bundle} has figures of another shape than export writes, in its manifest or its reports "
+        "(KeyError: 'precision'); export it again\n"
+    )
+    assert main(["inspect", str(bundle), "--quantization", "--json"]) == 0
