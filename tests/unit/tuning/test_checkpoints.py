@@ -9,12 +9,12 @@ import random
 import resource
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import TrainerControl
 
@@ -309,7 +309,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_ones(
 
 
 def test_the_best_weights_are_taken_from_the_folder_and_not_from_the_path_in_the_record(
-    run: Path, train_file: Path, tmp_path: Path
+    run: Path, train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(run / "checkpoint-2", elsewhere)
@@ -319,7 +319,16 @@ def test_the_best_weights_are_taken_from_the_folder_and_not_from_the_path_in_the
     path.write_text(json.dumps({**json.loads(path.read_text()), **best}))
     _seal_again(path.parent)
     expected = load_file(run / "checkpoint-1" / "model.safetensors")
+    read: dict[str, Any] = {}
+    load = torch.load
+
+    def watched(file: Any, **options: Any) -> Any:
+        read[Path(file).name] = options.get("weights_only")
+        return load(file, **options)
+
+    monkeypatch.setattr(torch, "load", watched)
     _resumed(run, train_file)
+    assert read == {"optimizer.pt": True, "rng_state.pth": True, "scheduler.pt": True}
     tuned = load_file(tmp_path / "tuned" / "model.safetensors")
     assert all(tuned[name].equal(value) for name, value in expected.items())
 
@@ -352,9 +361,30 @@ def test_a_full_disk_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not (run / "checkpoint-3").exists()
 
 
-def test_weights_of_other_shapes_are_one_line(run: Path, train_file: Path) -> None:
-    folder = run / "checkpoint-2"
+def _other_state(folder: Path) -> None:
     shutil.copy(folder / "scheduler.pt", folder / "optimizer.pt")
+
+
+def _other_shapes(folder: Path) -> None:
+    state = torch.load(folder / "optimizer.pt", weights_only=True)
+    state["state"][0]["exp_avg"] = torch.zeros(3)
+    torch.save(state, folder / "optimizer.pt")
+
+
+def _other_weights(folder: Path) -> None:
+    save_file({"a": torch.zeros(3)}, folder / "model.safetensors")
+
+
+def _a_class(folder: Path) -> None:
+    torch.save({"python": PurePosixPath("a")}, folder / "rng_state.pth")
+
+
+@pytest.mark.parametrize("change", [_other_state, _other_shapes, _other_weights, _a_class])
+def test_other_content_under_right_hashes_is_one_line(
+    run: Path, train_file: Path, change: Callable[[Path], None]
+) -> None:
+    folder = run / "checkpoint-2"
+    change(folder)
     _seal_again(folder)
     with pytest.raises(DataError) as caught:
         _resumed(run, train_file)
