@@ -6,6 +6,8 @@ __all__ = [
     "BMP_RUNS_PIXELS",
     "CACHED_IMAGE_PIXELS",
     "CHARACTERS_PER_TOKEN",
+    "CONVERSATION_DEPTH",
+    "CONVERSATION_PARTS",
     "DATA_SET_BYTES",
     "GIF_HEAD_BYTES",
     "GRAPH_BYTES",
@@ -19,6 +21,7 @@ __all__ = [
     "MAX_IMAGE_PIXELS",
     "MOST_ASPECT",
     "MOST_IMAGE_PIXELS",
+    "MOST_IMAGE_SIDE",
     "PROMPT_BYTES",
     "REPORT_BYTES",
     "SAFETENSORS_HEADER_BYTES",
@@ -71,6 +74,12 @@ CHARACTERS_PER_TOKEN = 512
 PROMPT_BYTES = 32 << 20
 """A prompt on standard input, or a row of data: 256 bytes for each token of a context of 131,072."""
 
+CONVERSATION_DEPTH = 64
+"""Levels of lists and objects in a conversation: turns, parts and the arguments of tools take about ten."""
+
+CONVERSATION_PARTS = 1_000_000
+"""Strings, numbers, lists and objects in a conversation: a context of 131,072 tokens has room for a tenth."""
+
 STOP_CHARACTERS = 16_384
 """Stop strings of one answer, all together: each new token compares the answer's end with each beginning of them."""
 
@@ -88,6 +97,9 @@ MOST_ASPECT = 200
 
 IMAGE_EDGE = 1 << 14
 """Sides that an image processor may resize to: towers in use look at 4,096 pixels at most."""
+
+MOST_IMAGE_SIDE = 65_535
+"""The longest side of an image, in pixels: that of JPEG and GIF; to resize a longer one takes 48 bytes for each pixel of the side."""
 
 IMAGE_FILE_EXTRA_BYTES = 1 << 20
 """Bytes of an image file beyond those that its pixels can take: headers, profiles, previews."""

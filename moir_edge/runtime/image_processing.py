@@ -16,6 +16,7 @@ from PIL import Image
 
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.image_limit import image_pixels
+from moir_edge.limits import MAX_IMAGE_PIXELS
 from moir_edge.runtime.image_config import (
     CanvasConfig,
     CroppingConfig,
@@ -120,7 +121,9 @@ class ImageProcessor(ABC):
             DataError: The result would be unreasonably large, as for a very long, thin image.
         """
         height, width = size
-        self.check_room(image, width, height)
+        # Rows are resized first, and columns of the result then.
+        between = width * image.height if (width, height) != image.size else 0
+        self.check_room(image, width, height, between)
         return image.resize((width, height), resample=self.resample)
 
     def check_tiles(self, tiles: int) -> None:
@@ -177,17 +180,25 @@ class ImageProcessor(ABC):
             views=(*views, View(kind="global")),
         )
 
-    def check_room(self, image: Image.Image, width: int, height: int) -> None:
-        """Refuse an image that would become unreasonably large.
+    def check_room(self, image: Image.Image, width: int, height: int, between: int = 0) -> None:
+        """Refuse an image that would become unreasonably large, as a very long, thin one does.
+
+        Args:
+            image: As it is.
+            width: As it would be.
+            height: As it would be.
+            between: Pixels that are held on the way.
 
         Raises:
-            DataError: It would, as a very long, thin image does.
+            DataError: It would.
         """
         largest = image_pixels() if self._max_pixels is None else self._max_pixels
-        if height * width > _ROOM * largest:
+        # A user's small limit is one on what is given, not on the size that the model sees.
+        most = _ROOM * max(largest, MAX_IMAGE_PIXELS)
+        if width * height + between > most:
             raise DataError(
-                f"an image of {image.width}x{image.height} pixels would become {width}x{height}, "
-                f"more than {_ROOM * largest} pixels; crop it to a less extreme shape"
+                f"an image of {image.width}x{image.height} pixels would become {width}x{height}, which takes more "
+                f"than {most} pixels; crop it to a less extreme shape"
             )
 
     def normalise(self, images: Iterable[Image.Image], count: int = 1) -> npt.NDArray[np.float32]:

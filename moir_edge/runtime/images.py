@@ -8,7 +8,6 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +16,8 @@ from PIL import Image
 
 from moir_edge.errors import DataError
 from moir_edge.image_limit import checked_image_pixels, image_pixels
-from moir_edge.limits import IMAGE_FILE_EXTRA_BYTES, MOST_IMAGE_PIXELS
+from moir_edge.limits import IMAGE_FILE_EXTRA_BYTES, MOST_IMAGE_PIXELS, MOST_IMAGE_SIDE
+from moir_edge.printable import bounded
 from moir_edge.runtime.arguments import wrong_type
 from moir_edge.runtime.image_files import Contained, Orientation, contained
 
@@ -30,6 +30,7 @@ _BYTES_PER_PIXEL = 4  # of a file that is not compressed at all
 _WEBP_BYTES_PER_PIXEL = 2  # libwebp and Pillow hold the file three times
 _PILLOW_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF")
 _ORIENTATION_TAG = 0x0112
+_LONGEST_NAME = 300  # characters of a path in a message
 _PATCH = 1024  # side of the parts in which transparency is composited, in pixels
 _WHITE = (255, 255, 255, 255)
 _TURNS = {
@@ -71,7 +72,9 @@ def read_image(
         return _decode(source, name, limit)
     if not isinstance(source, str | os.PathLike):
         raise wrong_type("an image", source, "a path, bytes, a Pillow image or a uint8 array")
-    return _decode(_file_content(Path(source), image_file_bytes(limit)), str(source), limit)
+    path = os.fsdecode(source)
+    name = bounded(path, _LONGEST_NAME)
+    return _decode(_file_content(path, name, image_file_bytes(limit)), name, limit)
 
 
 def image_file_bytes(max_pixels: int | None = None) -> int:
@@ -80,25 +83,27 @@ def image_file_bytes(max_pixels: int | None = None) -> int:
     return _BYTES_PER_PIXEL * limit + IMAGE_FILE_EXTRA_BYTES
 
 
-def _file_content(path: Path, most_bytes: int) -> bytes:
-    if not path.exists():
-        raise DataError(f"{path}: no such image file; check the path")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, not an image file; give one file per image")
+def _file_content(path: str, name: str, most_bytes: int) -> bytes:
+    """Return the beginning of a regular file, one byte more than is taken at most."""
     try:
-        # Opening a pipe waits for its other end unless told not to.
-        descriptor = os.open(
-            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        )
-        with open(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise DataError(
-                    f"{path} is a pipe or a device, not an image file; give a regular file"
-                )
-            content = stream.read(most_bytes + 1)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    return content
+        _require_regular(os.stat(path).st_mode, name)
+        # Opening a pipe waits for its other end unless told not to, and what stands there may have changed.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        with open(os.open(path, flags), "rb") as stream:
+            _require_regular(os.fstat(stream.fileno()).st_mode, name)
+            return stream.read(most_bytes + 1)
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such image file; check the path") from error
+    except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{name} cannot be read ({reason}); check the path") from error
+
+
+def _require_regular(mode: int, name: str) -> None:
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{name} is a folder, not an image file; give one file per image")
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{name} is a pipe or a device, not an image file; give a regular file")
 
 
 def _decode(data: bytes, name: str, limit: int) -> Image.Image:
@@ -132,6 +137,10 @@ def _check_size(width: int, height: int, name: str, limit: int) -> None:
     if width * height > limit:
         raise DataError(
             f"{name} has {width}x{height} pixels, more than {limit}; scale it down, or raise `max_image_pixels`"
+        )
+    if max(width, height) > MOST_IMAGE_SIDE:
+        raise DataError(
+            f"{name} has {width}x{height} pixels, one side longer than {MOST_IMAGE_SIDE}; crop it to a less extreme shape"
         )
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from moir_edge.errors import DataError
-from moir_edge.limits import CHARACTERS_PER_TOKEN
+from moir_edge.limits import CHARACTERS_PER_TOKEN, CONVERSATION_DEPTH, CONVERSATION_PARTS
 
 __all__ = ["PromptBound", "characters_of"]
 
@@ -58,14 +58,28 @@ class PromptBound:
 
 
 def characters_of(messages: Any) -> int:
-    """Return the characters of all strings in a conversation, white space around each left out, which templates trim."""
-    if isinstance(messages, str):
-        return len(messages.strip())
-    if isinstance(messages, Mapping):
-        return sum(characters_of(value) for value in messages.values())
-    if isinstance(messages, Sequence) and not isinstance(messages, bytes | bytearray):
-        return sum(map(characters_of, messages))
-    return 0
+    """Return the characters of all strings in a conversation, white space around each left out, which templates trim.
+
+    Raises:
+        DataError: It is nested deeper than any conversation, holds itself, or has more parts than any.
+    """
+    characters = parts = 0
+    left = [(messages, 0)]
+    while left:
+        one, depth = left.pop()
+        parts += 1
+        if depth > CONVERSATION_DEPTH or parts > CONVERSATION_PARTS:
+            raise DataError(
+                f"the conversation is nested deeper than {CONVERSATION_DEPTH} levels or has more than {CONVERSATION_PARTS} "
+                "parts; give turns with role and content"
+            )
+        if isinstance(one, str):
+            characters += len(one.strip())
+        elif isinstance(one, Mapping):
+            left += [(value, depth + 1) for value in one.values()]
+        elif isinstance(one, Sequence) and not isinstance(one, bytes | bytearray):
+            left += [(value, depth + 1) for value in one]
+    return characters
 
 
 def _characters_per_token(backend: Any) -> int | None:

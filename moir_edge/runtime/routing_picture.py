@@ -63,6 +63,7 @@ def draw_routing_map(
     images: Sequence[ImageInput],
     *,
     answers: tuple[str, str] | None = None,
+    max_image_pixels: int | None = None,
 ) -> Image.Image:
     """Draw what the router did over the images of a prompt.
 
@@ -76,6 +77,7 @@ def draw_routing_map(
         routing: The map of one prompt.
         images: The same images as were given with the prompt, in order.
         answers: The answer with the router and the one without, shown under the prompt.
+        max_image_pixels: As in `moir_edge.load`.
 
     Returns:
         An RGB picture, as wide as two panels and as high as it takes.
@@ -88,12 +90,13 @@ def draw_routing_map(
             f"the routing map has {len(routing.prompt.images)} image(s), {len(images)} were given; "
             "give the same images as with the prompt"
         )
-    pictures = [read_image(image) for image in images]
     colours = _word_colours(routing)
     enriched = _enriched_words(routing)
     blocks = [_header(routing, answers)]
     for layer in _layers(routing):
-        blocks.append(_layer_block(routing, layer, pictures[layer.image], colours, enriched))
+        # One at a time: a prompt may have many.
+        picture = read_image(images[layer.image], max_pixels=max_image_pixels)
+        blocks.append(_layer_block(routing, layer, picture, colours, enriched))
     blocks.append(_legend(routing, colours, enriched))
     return stack(blocks)
 

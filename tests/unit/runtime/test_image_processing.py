@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -176,10 +178,15 @@ def test_extreme_shapes_are_refused_before_memory_runs_out() -> None:
     processor = image_processor_from({"image_processor_type": "CLIPImageProcessor"})
     with pytest.raises(DataError, match="less extreme shape"):
         processor(Image.new("RGB", (20000, 1)))
-    with pytest.raises(DataError, match=r"20000x1 pixels would become 4480000x224, more than"):
+    with pytest.raises(
+        DataError,
+        match=r"20000x1 pixels would become 4480000x224, which takes more than 37748736 pixels",
+    ):
         processor(Image.new("RGB", (20000, 1)))
     padded = image_processor_from({"image_processor_type": "LlavaImageProcessor", "do_pad": True})
-    with pytest.raises(DataError, match=r"20000x1 pixels would become 20000x20000, more than"):
+    with pytest.raises(
+        DataError, match=r"20000x1 pixels would become 20000x20000, which takes more than"
+    ):
         padded(Image.new("RGB", (20000, 1)))
 
 
@@ -193,3 +200,40 @@ def test_more_tiles_than_the_context_has_room_for_are_refused_before_they_are_cu
     assert len(image_processor_from(config, max_tiles=17)(image).views) == 17
     with pytest.raises(DataError, match="becomes 17 tiles, the model's context has room for 16;"):
         image_processor_from(config, max_tiles=16)(image)
+
+
+def test_a_small_limit_on_images_leaves_the_size_that_the_model_sees() -> None:
+    processor = image_processor_from({"image_processor_type": "CLIPImageProcessor"}, max_pixels=100)
+    assert processor(Image.new("RGB", (10, 10))).pixel_values.shape == (1, 3, 224, 224)
+
+
+_MEASURE = """
+import json, sys
+from PIL import Image
+from moir_edge.errors import DataError
+from moir_edge.runtime.image_processing import image_processor_from
+from moir_edge.runtime.timing import peak_memory_bytes
+processor = image_processor_from(json.loads(sys.argv[1]))
+processor(Image.new("RGB", (64, 64)))
+before = peak_memory_bytes()
+try:
+    processor(Image.new("RGB", (int(sys.argv[2]), int(sys.argv[3]))))
+except DataError as error:
+    print(error, file=sys.stderr)
+print(peak_memory_bytes() - before)
+"""
+
+
+@pytest.mark.parametrize("size", [(4096, 3072), (60_000, 209), (192, 65_535), (6143, 2048)])
+@pytest.mark.parametrize("family", ["SmolVLM", "CLIP", "Llava"])
+def test_the_largest_images_take_less_than_300_megabytes(
+    family: str, size: tuple[int, int]
+) -> None:
+    config = {
+        "image_processor_type": f"{family}ImageProcessor",
+        "size": {"longest_edge": 2048} if family == "SmolVLM" else {"shortest_edge": 336},
+        "do_pad": True,
+    }
+    words = [sys.executable, "-c", _MEASURE, json.dumps(config), *map(str, size)]
+    child = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert int(child.stdout) < 300e6

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,31 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
         read_image(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x" * 10_000, r"^x{200} … x{100} cannot be read \(File name too long\); check the path$"),
+        ("a\0b", r"cannot be read \(embedded null"),
+        ("notes.txt/x.png", r"notes.txt/x.png cannot be read \(Not a directory\); check the path$"),
+    ],
+)
+def test_names_that_no_file_can_have_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").touch()
+    with pytest.raises(DataError, match=message):
+        read_image(name)
+
+
+def test_a_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket has to be short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("s.png")
+        with pytest.raises(DataError, match=r"s\.png is a pipe or a device, not an image file"):
+            read_image("s.png")
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
 def test_truncated_image_is_refused(tmp_path: Path, kind: str) -> None:
     buffer = io.BytesIO()
@@ -148,6 +174,13 @@ def test_pillow_images_and_arrays_have_the_same_limit() -> None:
     for source in (Image.new("L", (20, 30)), np.zeros((30, 20), np.uint8)):
         with pytest.raises(DataError, match="the image in memory has 20x30 pixels, more than 599"):
             read_image(source, max_pixels=599)
+
+
+def test_a_side_longer_than_any_photo_is_refused() -> None:
+    assert read_image(Image.new("RGB", (65_535, 1))).size == (65_535, 1)
+    for size in ((65_536, 1), (1, 65_536)):
+        with pytest.raises(DataError, match="pixels, one side longer than 65535; crop it"):
+            read_image(_file("PNG", size=size))
 
 
 def test_a_view_of_an_array_is_refused_before_it_is_copied() -> None:

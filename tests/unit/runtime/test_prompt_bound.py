@@ -135,6 +135,22 @@ def test_the_characters_of_a_conversation_are_those_of_all_its_strings() -> None
     assert characters_of(turns) == len("systembe briefuserimagetextwhy?user")
 
 
+def test_a_conversation_that_holds_itself_is_refused() -> None:
+    turn: dict[str, Any] = {"role": "user"}
+    turn["content"] = [turn]
+    doubled: Any = "x"
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    nested: Any = []
+    for _ in range(100_000):
+        nested = [nested]
+    for messages in ([turn], doubled, nested):
+        with pytest.raises(
+            DataError, match="nested deeper than 64 levels or has more than 1000000"
+        ):
+            characters_of(messages)
+
+
 _COST = """
 import sys, time
 from pathlib import Path
