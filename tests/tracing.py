@@ -97,10 +97,12 @@ def can_trace() -> bool:
     """Say whether this system lets a process watch another: it is tried."""
     if not sys.platform.startswith("linux") or platform.machine() not in _SECCOMP:
         return False
+    wanted = Path("/nowhere/at/all")
     try:
-        return bool(traced([sys.executable, "-c", "import os; os.mkdir('/nowhere/at/all')"]).calls)
+        found = traced([sys.executable, "-S", "-c", f"import os; os.mkdir({str(wanted)!r})"])
     except OSError:
         return False
+    return wanted in (path for _, path in found.touched())
 
 
 def traced(
