@@ -135,9 +135,16 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    if not (folder / _LOCK).exists():
-        folder.rmdir()  # killed before the lock was made or after it was removed; fails if anything is inside
-        return
+    had_lock = (folder / _LOCK).exists()
     lock = take_lock(folder / _LOCK)
-    if lock is not None:
+    if lock is None:
+        return
+    if had_lock:
         _remove(lock)
+        return
+    # Killed before the lock was made or after it was removed, or made anew by a child process: nothing lies inside, or
+    # the folder is not ours.
+    with suppress(OSError):
+        (folder / _FILES).rmdir()
+    lock.release(remove=True)
+    folder.rmdir()

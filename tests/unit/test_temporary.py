@@ -205,11 +205,19 @@ def test_what_is_not_ours_is_left_alone(root: Path, tmp_path: Path) -> None:
     (root / "moir-edge-0123456789ab" / "note.txt").write_text("x")
     (root / "moir-edge-ffffffffffff").symlink_to(elsewhere)
     (root / "moir-edge-eeeeeeeeeeee").write_text("a file")
-    (root / "moir-edge-dddddddddddd" / "files").mkdir(parents=True)  # no lock
+    (root / "moir-edge-dddddddddddd" / "files" / "precious").mkdir(parents=True)  # no lock
     before = sorted(tmp_path.rglob("*"))
     with TemporaryFolder():
         pass
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_empty_folders_without_a_lock_are_removed(root: Path) -> None:
+    """A process that is killed at once leaves the one, a child that outlives its parent may make the other anew."""
+    (root / "moir-edge-aaaaaaaaaaaa").mkdir()
+    (root / "moir-edge-bbbbbbbbbbbb" / "files").mkdir(parents=True)
+    with TemporaryFolder() as folder:
+        assert list(root.iterdir()) == [folder.parent]
 
 
 def test_a_folder_of_another_user_is_left_alone(
