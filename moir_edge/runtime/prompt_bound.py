@@ -76,7 +76,8 @@ def characters_of(messages: Any) -> int:
         if isinstance(one, str):
             characters += len(one.strip())
         elif isinstance(one, Mapping):
-            left += [(value, depth + 1) for value in one.values()]
+            # What a part is, such as "text", is not written into the prompt.
+            left += [(value, depth + 1) for key, value in one.items() if key != "type"]
         elif isinstance(one, Sequence) and not isinstance(one, bytes | bytearray):
             left += [(value, depth + 1) for value in one]
     return characters
