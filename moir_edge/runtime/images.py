@@ -8,11 +8,12 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from moir_edge.errors import DataError
 from moir_edge.image_limit import checked_image_pixels, image_pixels
@@ -116,6 +117,10 @@ def _decode(data: bytes, name: str, limit: int) -> Image.Image:
         if found.format == "WEBP":
             _check_bytes(data, name, limit, _WEBP_BYTES_PER_PIXEL)
         return _to_rgb(_loaded(found, name, limit), found.orientation)
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{name} is damaged or truncated (its beginning cannot be read); copy or save the image again"
+        ) from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large: {error}; scale it down first") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
@@ -146,6 +151,9 @@ def _check_size(width: int, height: int, name: str, limit: int) -> None:
 
 def _loaded(found: Contained, name: str, limit: int) -> Image.Image:
     """Decode the pixels; what Pillow holds of the file besides goes with the file object."""
+    if found.format == "WEBP":
+        # Pillow would look for it by importing every plugin that it has.
+        import_module("PIL.WebPImagePlugin")
     with (
         _without_size_warning(found),
         Image.open(io.BytesIO(found.content), formats=[found.format]) as image,

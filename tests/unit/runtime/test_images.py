@@ -269,6 +269,40 @@ def test_an_image_in_a_mode_that_pillow_cannot_convert_is_one_line() -> None:
         read_image(Image.new("La", (2, 2)))
 
 
+def test_reading_images_imports_no_other_plugins(tmp_path: Path) -> None:
+    for kind in FORMATS:
+        (tmp_path / kind).write_bytes(_file(kind))
+    (tmp_path / "TIFF").write_bytes(_file("TIFF"))
+    code = """
+import sys
+from pathlib import Path
+from moir_edge.errors import DataError
+from moir_edge.runtime.images import read_image
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    try:
+        read_image(path)
+    except DataError as error:
+        print(error.args[0].partition(" is ")[2])
+print(sorted(name for name in sys.modules if name in ("PIL.EpsImagePlugin", "PIL.FitsImagePlugin", "PIL.PdfImagePlugin")))
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    refusal, others = child.stdout.splitlines()
+    assert refusal == "not an image in PNG, JPEG, WebP, BMP or GIF; save it as one of these"
+    assert others == "[]"
+
+
+def test_a_damaged_beginning_is_told_without_objects_of_python() -> None:
+    for kind in ("PNG", "WEBP"):
+        data = bytearray(_file(kind))
+        data[24:30] = b"\xff\x00\x00\x00\xff\x00"
+        with pytest.raises(DataError) as caught:
+            read_image(bytes(data))
+        assert "<" not in str(caught.value)
+        assert "damaged or truncated (" in str(caught.value)
+
+
 _MEASURE = """
 import resource, sys
 from pathlib import Path
