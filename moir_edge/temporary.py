@@ -2,6 +2,7 @@
 
 A folder goes with its block, its object or the process, also after SIGTERM and Ctrl-C. A process that is killed leaves its
 folders; the first folder that any later process makes removes them. A lock inside each folder says that its process lives.
+A file system without locks keeps them, because nothing says that they are dead.
 """
 
 from __future__ import annotations
@@ -86,12 +87,12 @@ def _new_folder(root: Path) -> FileLock:
 def _filled(folder: Path) -> FileLock | None:
     """Put the lock and the inner folder into a new folder; None where a sweep had the lock first."""
     try:
-        lock = take_lock(folder / _LOCK)
+        lock = take_lock(folder / _LOCK, new=True)
         if lock is not None:
             (folder / _FILES).mkdir(mode=0o700)
     except FileNotFoundError:  # a sweep removed the folder
         raise
-    except OSError:  # no room, or no locks on this file system
+    except OSError:  # no room
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return lock

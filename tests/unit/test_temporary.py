@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from moir_edge import temporary
+from moir_edge import locks, temporary
 from moir_edge.errors import EnvironmentProblem
 from moir_edge.temporary import TemporaryFolder, nameless_file
 
@@ -249,16 +249,32 @@ def test_a_root_that_cannot_be_written_is_one_line(
         TemporaryFolder()
 
 
-def test_a_file_system_without_locks_is_one_line_and_nothing_stays(
+def test_a_disk_that_fills_up_is_one_line_and_nothing_stays(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: Path) -> None:
+    def refused(path: Path, *, new: bool) -> None:
         path.touch()
-        raise OSError(errno.ENOTSUP, "Operation not supported", str(path))
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(temporary, "take_lock", refused)
-    with pytest.raises(EnvironmentProblem, match=r"temporary folder: Operation not supported \("):
+    with pytest.raises(EnvironmentProblem, match=r"temporary folder: No space left on device \("):
         TemporaryFolder()
+    assert list(root.iterdir()) == []
+
+
+def test_on_a_file_system_without_locks_nobody_sweeps(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(descriptor: int) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks, "_lock", refused)
+    with TemporaryFolder() as first:
+        (first / "picture.png").write_bytes(b"x")
+        temporary._sweep.cache_clear()
+        with TemporaryFolder() as second:
+            assert set(root.iterdir()) == {first.parent, second.parent}
+            assert (first / "picture.png").is_file()
     assert list(root.iterdir()) == []
 
 
