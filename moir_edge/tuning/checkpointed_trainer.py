@@ -25,7 +25,7 @@ from moir_edge.tuning.checkpoints import (
     remove_old,
     require_whole,
 )
-from moir_edge.tuning.trainer_state import best_step, check_state
+from moir_edge.tuning.trainer_state import best_step, check_state, kinds
 
 __all__ = ["CheckpointedTrainer"]
 
@@ -124,11 +124,24 @@ class CheckpointedTrainer(Trainer):
                     parameter.copy_(stored[name])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        optimizer: Any = self.optimizer
+        before = self._settings_kinds()
         with _loading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
-            optimizer: Any = self.optimizer
-            for parameter, state in () if checkpoint is None else optimizer.state.items():
+            if self._settings_kinds() != before:
+                raise ValueError(
+                    "settings of the optimizer or the scheduler are not those of this run"
+                )
+            for parameter, state in optimizer.state.items():
                 _require_shape(parameter, state)
+
+    def _settings_kinds(self) -> Any:
+        """Return the kinds of all that optimizer and scheduler store beside the optimizer's moments."""
+        optimizer: Any = self.optimizer
+        scheduler: Any = self.lr_scheduler
+        return kinds([optimizer.state_dict()["param_groups"], scheduler.state_dict()])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _loading(checkpoint):

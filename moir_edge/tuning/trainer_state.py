@@ -15,7 +15,7 @@ from transformers.trainer_callback import ExportableState
 
 from moir_edge.tuning.checkpoints import CheckpointFlaw, read_part
 
-__all__ = ["STATE_NAME", "best_step", "check_state"]
+__all__ = ["STATE_NAME", "best_step", "check_state", "kinds"]
 
 STATE_NAME = "trainer_state.json"
 
@@ -68,14 +68,16 @@ def _check_callbacks(path: Path, stored: Any, callbacks: Iterable[Any]) -> None:
         for callback in callbacks
         if isinstance(callback, ExportableState)
     }
-    if _kinds(stored) != _kinds(exported):
+    if kinds(stored) != kinds(exported):
         raise CheckpointFlaw(f"{path}: {_CALLBACKS} is not what this run's callbacks export")
 
 
-def _kinds(value: Any) -> Any:
+def kinds(value: Any) -> Any:
     """Return a value with the kind of each leaf in its place; finite numbers are one kind."""
     if isinstance(value, Mapping):
-        return {key: _kinds(item) for key, item in value.items()}
+        return {key: kinds(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [kinds(item) for item in value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         return type(value).__name__
     return "number" if math.isfinite(value) else "not finite"

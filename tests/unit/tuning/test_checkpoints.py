@@ -371,6 +371,17 @@ def _other_shapes(folder: Path) -> None:
     torch.save(state, folder / "optimizer.pt")
 
 
+def _other_rate(folder: Path) -> None:
+    state = torch.load(folder / "optimizer.pt", weights_only=True)
+    state["param_groups"][0]["lr"] = "fast"
+    torch.save(state, folder / "optimizer.pt")
+
+
+def _other_schedule(folder: Path) -> None:
+    state = torch.load(folder / "scheduler.pt", weights_only=True)
+    torch.save({**state, "get_lr": 3}, folder / "scheduler.pt")
+
+
 def _other_weights(folder: Path) -> None:
     save_file({"a": torch.zeros(3)}, folder / "model.safetensors")
 
@@ -379,7 +390,9 @@ def _a_class(folder: Path) -> None:
     torch.save({"python": PurePosixPath("a")}, folder / "rng_state.pth")
 
 
-@pytest.mark.parametrize("change", [_other_state, _other_shapes, _other_weights, _a_class])
+@pytest.mark.parametrize(
+    "change", [_other_state, _other_shapes, _other_rate, _other_schedule, _other_weights, _a_class]
+)
 def test_other_content_under_right_hashes_is_one_line(
     run: Path, train_file: Path, change: Callable[[Path], None]
 ) -> None:
