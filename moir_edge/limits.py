@@ -18,6 +18,7 @@ __all__ = [
     "JPEG_SCANS",
     "JSON_BYTES",
     "KERNEL_CACHE_BYTES",
+    "LARGE_IMAGES_OF_A_ROW",
     "MAX_IMAGE_PIXELS",
     "MOST_ASPECT",
     "MOST_IMAGE_PIXELS",
@@ -91,6 +92,9 @@ MOST_IMAGE_PIXELS = 178_956_970
 
 CACHED_IMAGE_PIXELS = 1 << 24
 """Pixels of the decoded images of data rows that are kept, 67 MB: 64 of 512 px square."""
+
+LARGE_IMAGES_OF_A_ROW = 4
+"""Images as large as can be that one row of data may have, or more that are smaller: all are decoded at once, 201 MB."""
 
 MOST_ASPECT = 200
 """Longer over shorter side of an image in data rows: transformers' processors make the shorter side a few hundred pixels."""

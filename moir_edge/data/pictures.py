@@ -9,7 +9,7 @@ from typing import Any
 
 from moir_edge.data.rows import Row, naming
 from moir_edge.errors import DataError
-from moir_edge.limits import CACHED_IMAGE_PIXELS, MOST_ASPECT
+from moir_edge.limits import CACHED_IMAGE_PIXELS, LARGE_IMAGES_OF_A_ROW, MOST_ASPECT
 
 __all__ = ["decoded_image", "row_images"]
 
@@ -69,7 +69,20 @@ def row_images(row: Row) -> list[Any]:
     """Return the images of a row, in order.
 
     Raises:
-        DataError: As in `decoded_image`; the message starts with the row's place.
+        DataError: As in `decoded_image`, or they have too many pixels together; the message starts with the row's place.
     """
+    from moir_edge.image_limit import image_pixels
+
+    most = LARGE_IMAGES_OF_A_ROW * image_pixels()
+    images, pixels = [], 0
     with naming(row):
-        return [decoded_image(path) for path in row.images]
+        for path in row.images:
+            image = decoded_image(path)
+            pixels += image.width * image.height
+            if pixels > most:
+                raise DataError(
+                    f"its {len(row.images)} images have more than {most} pixels together; "
+                    "scale them down, or raise `max_image_pixels`"
+                )
+            images.append(image)
+    return images

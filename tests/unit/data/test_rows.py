@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from moir_edge.data import json_lines, pictures
 from moir_edge.data.pictures import row_images
 from moir_edge.data.rows import Row, first_refused, read_rows
 from moir_edge.errors import DataError
+from moir_edge.image_limit import limited_image_pixels
 
 
 @pytest.fixture
@@ -213,3 +215,14 @@ def test_a_line_without_end_is_refused_with_its_number(
     assert str(caught.value) == (
         f"{path}:2: the line has more than 200 bytes; write one object per line"
     )
+
+
+def test_the_images_of_a_row_have_a_bound_together(folder: Path) -> None:
+    path = folder / "picture.png"
+    Image.new("RGB", (10, 10)).save(path)
+    row = Row(id="seven", task="vqa", images=(path,) * 4, prompt="x")
+    with limited_image_pixels(100):
+        assert len(row_images(row)) == 4
+        message = "^row seven: its 5 images have more than 400 pixels together; scale them down, or"
+        with pytest.raises(DataError, match=message):
+            row_images(dataclasses.replace(row, images=(path,) * 5))
