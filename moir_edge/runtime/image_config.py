@@ -2,106 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
-from pydantic import AfterValidator, AllowInfNan, BaseModel, ConfigDict, Field, ValidationError
-
-from moir_edge.errors import BundleError, one_line
+from moir_edge.errors import BundleError
+from moir_edge.json_files import json_kind
 from moir_edge.limits import IMAGE_EDGE
 
-__all__ = ["CanvasConfig", "CroppingConfig", "ImageConfig", "TilingConfig", "check_image_config"]
+__all__ = ["CANVAS", "CROPPING", "TILING", "Settings", "check_image_config"]
+
+Check: TypeAlias = Callable[[str, Any], None]
+Settings: TypeAlias = Mapping[str, Check]
+"""Setting, under its name in transformers, to the function that refuses a wrong value with `_WrongError`."""
 
 _SHOWN = 60  # characters of a value in a message
-
-Tiles = Annotated[int, Field(ge=1, le=1024)]
-Edge = Annotated[int, Field(ge=1, le=IMAGE_EDGE)]
-Finite = Annotated[float, AllowInfNan(False)]
+_MOST_TILES = 1024
+_FILTERS = 5  # the largest of Pillow's numbers of resampling filters
 
 
-def _not_zero(value: float) -> float:
-    if value == 0:
-        raise ValueError("pixels are divided by it, so it cannot be 0")
-    return value
+class _WrongError(ValueError):
+    """A setting's place, and what is expected there."""
 
 
-Divisor = Annotated[Finite, AfterValidator(_not_zero)]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-
-class _Longest(_Record):
-    longest_edge: Edge
-
-
-class _Shortest(_Record):
-    shortest_edge: Edge
-
-
-class _HeightWidth(_Record):
-    height: Edge
-    width: Edge
-
-
-class ImageConfig(_Record):
-    """The settings that all image processors have, under the names of transformers."""
-
-    resample: Annotated[int, Field(ge=0, le=5)]
-    do_resize: bool
-    do_rescale: bool
-    do_normalize: bool
-    rescale_factor: Finite
-    image_mean: tuple[Finite, Finite, Finite]
-    image_std: tuple[Divisor, Divisor, Divisor]
-
-
-class TilingConfig(ImageConfig):
-    """The settings of SmolVLM's processors."""
-
-    do_image_splitting: bool
-    size: _Longest | _HeightWidth
-    max_image_size: _Longest
-
-
-class CanvasConfig(ImageConfig):
-    """The settings of GotOCR2's processor."""
-
-    size: _HeightWidth
-    crop_to_patches: bool
-    min_patches: Tiles
-    max_patches: Tiles
-
-
-class CroppingConfig(ImageConfig):
-    """The settings of LLaVA's processors."""
-
-    do_center_crop: bool
-    do_pad: bool
-    size: _Shortest | _HeightWidth | Edge
-    crop_size: _HeightWidth | Edge
-
-
-def check_image_config(config: Mapping[str, Any], kind: type[ImageConfig]) -> None:
+def check_image_config(config: Mapping[str, Any], settings: Settings) -> None:
     """Refuse settings of a wrong type or size.
 
     Args:
         config: The image processor's JSON object with the defaults of its family.
-        kind: The settings that its family has.
+        settings: Those that its family has.
 
     Raises:
         BundleError: The first setting that is wrong, by its name.
     """
-    try:
-        kind.model_validate(config)
-    except ValidationError as error:
-        first = error.errors()[0]
-        # A union names the alternative that was tried between key and part.
-        place = [str(part) for part in first["loc"] if not str(part).startswith("_")]
-        key = str(first["loc"][0])
-        shown = repr(config.get(key))[:_SHOWN]
-        raise BundleError(
-            f"the image processor's {'.'.join(place)}: {one_line(first['msg'])} ({key} is {shown}); "
-            "correct preprocessor_config.json, or export the bundle again"
-        ) from error
+    for key, check in settings.items():
+        try:
+            check(key, config.get(key))
+        except _WrongError as problem:
+            raise BundleError(
+                f"the image processor's {problem} ({key} is {repr(config.get(key))[:_SHOWN]}); "
+                "correct preprocessor_config.json, or export the bundle again"
+            ) from None
+
+
+def _whole(least: int, most: int) -> Check:
+    def check(place: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise _WrongError(f"{place} must be a whole number from {least} to {most}")
+
+    return check
+
+
+def _switch(place: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise _WrongError(f"{place} must be true or false")
+
+
+def _number(place: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _WrongError(f"{place} must be a finite number")
+
+
+def _divisor(place: str, value: Any) -> None:
+    _number(place, value)
+    if value == 0:
+        raise _WrongError(f"{place} is 0, and pixels are divided by it")
+
+
+def _channels(check: Check) -> Check:
+    def check_all(place: str, values: Any) -> None:
+        if not isinstance(values, list | tuple) or len(values) != 3:
+            raise _WrongError(f"{place} must be a list of three numbers")
+        for at, value in enumerate(values):
+            check(f"{place}[{at}]", value)
+
+    return check_all
+
+
+def _size(*forms: tuple[str, ...], square: bool = False) -> Check:
+    """Accept an object with the keys of one form, and, as a square, its side alone."""
+
+    def check(place: str, value: Any) -> None:
+        if square and not isinstance(value, Mapping):
+            _edge(place, value)
+            return
+        named = " or ".join(" and ".join(keys) for keys in forms)
+        if not isinstance(value, Mapping):
+            raise _WrongError(f"{place} is {json_kind(value)}, expected an object with {named}")
+        keys = next((keys for keys in forms if all(key in value for key in keys)), None)
+        if keys is None:
+            raise _WrongError(f"{place} lacks {named}")
+        for key in keys:
+            _edge(f"{place}.{key}", value[key])
+
+    return check
+
+
+_edge = _whole(1, IMAGE_EDGE)
+_SQUARE = ("height", "width")
+_COMMON: Settings = {
+    "resample": _whole(0, _FILTERS),
+    "do_resize": _switch,
+    "do_rescale": _switch,
+    "do_normalize": _switch,
+    "rescale_factor": _number,
+    "image_mean": _channels(_number),
+    "image_std": _channels(_divisor),
+}
+
+TILING: Settings = {
+    **_COMMON,
+    "do_image_splitting": _switch,
+    "size": _size(("longest_edge",), _SQUARE),
+    "max_image_size": _size(("longest_edge",)),
+}
+"""The settings of SmolVLM's processors."""
+
+CANVAS: Settings = {
+    **_COMMON,
+    "size": _size(_SQUARE),
+    "crop_to_patches": _switch,
+    "min_patches": _whole(1, _MOST_TILES),
+    "max_patches": _whole(1, _MOST_TILES),
+}
+"""The settings of GotOCR2's processor."""
+
+CROPPING: Settings = {
+    **_COMMON,
+    "do_center_crop": _switch,
+    "do_pad": _switch,
+    "size": _size(("shortest_edge",), _SQUARE, square=True),
+    "crop_size": _size(_SQUARE, square=True),
+}
+"""The settings of LLaVA's processors."""

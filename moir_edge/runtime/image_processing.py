@@ -18,10 +18,10 @@ from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.image_limit import image_pixels
 from moir_edge.limits import MAX_IMAGE_PIXELS
 from moir_edge.runtime.image_config import (
-    CanvasConfig,
-    CroppingConfig,
-    ImageConfig,
-    TilingConfig,
+    CANVAS,
+    CROPPING,
+    TILING,
+    Settings,
     check_image_config,
 )
 from moir_edge.runtime.image_geometry import (
@@ -92,7 +92,7 @@ class ImageProcessor(ABC):
         max_tiles: Tiles that the model's context has room for; None sets no bound.
     """
 
-    settings: ClassVar[type[ImageConfig]] = ImageConfig
+    settings: ClassVar[Settings] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
@@ -270,7 +270,7 @@ class TilingImageProcessor(ImageProcessor):
     Every tile is `max_image_size` square, so the vision tower's pixel mask is all ones.
     """
 
-    settings = TilingConfig
+    settings = TILING
     defaults: ClassVar[Mapping[str, Any]] = {
         "resample": Image.Resampling.LANCZOS,
         "image_mean": _HALF,
@@ -314,7 +314,7 @@ def _whole(pixels: npt.NDArray[np.float32]) -> ProcessedImage:
 class CanvasImageProcessor(ImageProcessor):
     """Resized to the canvas of whole tiles with the nearest aspect ratio, followed by an overview: InternVL's."""
 
-    settings = CanvasConfig
+    settings = CANVAS
     defaults: ClassVar[Mapping[str, Any]] = {
         "resample": Image.Resampling.BICUBIC,
         "image_mean": _CLIP_MEAN,
@@ -344,7 +344,7 @@ class CanvasImageProcessor(ImageProcessor):
 class CroppingImageProcessor(ImageProcessor):
     """Optionally padded to a square, resized, optionally cut to a centre crop: LLaVA's towers."""
 
-    settings = CroppingConfig
+    settings = CROPPING
     defaults: ClassVar[Mapping[str, Any]] = {
         "resample": Image.Resampling.BICUBIC,
         "image_mean": _CLIP_MEAN,

@@ -5,9 +5,6 @@ from __future__ import annotations
 import io
 import os
 import stat
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -30,6 +27,14 @@ _FORMATS = "PNG, JPEG, WebP, BMP or GIF"
 _BYTES_PER_PIXEL = 4  # of a file that is not compressed at all
 _WEBP_BYTES_PER_PIXEL = 2  # libwebp and Pillow hold the file three times
 _PILLOW_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF")
+# Pillow's class that reads each.
+_READERS = {
+    "PNG": ("PngImagePlugin", "PngImageFile"),
+    "JPEG": ("JpegImagePlugin", "JpegImageFile"),
+    "WEBP": ("WebPImagePlugin", "WebPImageFile"),
+    "BMP": ("BmpImagePlugin", "BmpImageFile"),
+    "GIF": ("GifImagePlugin", "GifImageFile"),
+}
 _ORIENTATION_TAG = 0x0112
 _LONGEST_NAME = 300  # characters of a path in a message
 _PATCH = 1024  # side of the parts in which transparency is composited, in pixels
@@ -151,28 +156,21 @@ def _check_size(width: int, height: int, name: str, limit: int) -> None:
 
 def _loaded(found: Contained, name: str, limit: int) -> Image.Image:
     """Decode the pixels; what Pillow holds of the file besides goes with the file object."""
-    if found.format == "WEBP":
-        # Pillow would look for it by importing every plugin that it has.
-        import_module("PIL.WebPImagePlugin")
-    with (
-        _without_size_warning(found),
-        Image.open(io.BytesIO(found.content), formats=[found.format]) as image,
-    ):
+    with _opened(found) as image:
         _check_size(image.width, image.height, name, limit)
         image.load()
     # WebP's decoder stays with its image, and is twice as large.
     return image.copy() if found.format == "WEBP" else image
 
 
-@contextmanager
-def _without_size_warning(found: Contained) -> Iterator[None]:
-    """Silence Pillow's warning of large images, which have been checked against the user's own limit."""
-    if found.width * found.height <= (Image.MAX_IMAGE_PIXELS or MOST_IMAGE_PIXELS):
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
+def _opened(found: Contained) -> Image.Image:
+    """Open a file by the one class that reads its format; `Image.open` imports those of five formats first."""
+    pixels, most = found.width * found.height, 2 * (Image.MAX_IMAGE_PIXELS or MOST_IMAGE_PIXELS)
+    if pixels > most:  # the limit of whoever uses Pillow in the same process
+        raise Image.DecompressionBombError(f"{pixels} pixels, and Pillow's limit is {most}")
+    module, name = _READERS[found.format]
+    image: Image.Image = getattr(import_module(f"PIL.{module}"), name)(io.BytesIO(found.content))
+    return image
 
 
 def _from_array(array: npt.NDArray[Any], name: str, limit: int) -> Image.Image:

@@ -11,27 +11,35 @@ from moir_edge.errors import BundleError
 from moir_edge.runtime.image_processing import image_processor_from
 
 TILING: dict[str, Any] = {"image_processor_type": "SmolVLMImageProcessor"}
+CANVAS: dict[str, Any] = {"image_processor_type": "GotOcr2ImageProcessor"}
 CROPPING: dict[str, Any] = {"image_processor_type": "CLIPImageProcessor"}
 
 
 @pytest.mark.parametrize(
     ("config", "place"),
     [
-        (TILING | {"size": {"longest_edge": -5}}, "size.longest_edge: Input should be greater"),
-        (TILING | {"size": {"longest_edge": 10**9}}, "size.longest_edge: Input should be less"),
-        (TILING | {"size": {"height": 5}}, "size.longest_edge: Field required"),
-        (TILING | {"size": [1, 2]}, "size: Input should be a valid dictionary"),
-        (TILING | {"max_image_size": {}}, "max_image_size.longest_edge: Field required"),
-        (TILING | {"resample": 77}, "resample: Input should be less than or equal to 5"),
-        (TILING | {"resample": "x" * 10_000}, "resample: Input should be a valid integer"),
-        (TILING | {"image_mean": [0.5, 0.5]}, "image_mean.2: Field required"),
-        (TILING | {"image_mean": 0.5}, "image_mean: Input should be a valid tuple"),
-        (TILING | {"image_std": [1, 1, 0]}, "image_std.2: Value error, pixels are divided by it"),
-        (TILING | {"image_std": [1, 1, math.nan]}, "image_std.2: Input should be a finite number"),
-        (TILING | {"rescale_factor": math.inf}, "rescale_factor: Input should be a finite number"),
-        (CROPPING | {"size": {"shortest_edge": 0}}, "size.shortest_edge: Input should be greater"),
-        (CROPPING | {"crop_size": {"height": "a", "width": 1}}, "crop_size.height: Input should"),
-        (CROPPING | {"do_pad": "maybe"}, "do_pad: Input should be a valid boolean"),
+        (
+            TILING | {"size": {"longest_edge": -5}},
+            "size.longest_edge must be a whole number from 1",
+        ),
+        (TILING | {"size": {"longest_edge": 10**9}}, "size.longest_edge must be a whole number"),
+        (TILING | {"size": {"longest_edge": "5"}}, "size.longest_edge must be a whole number"),
+        (TILING | {"size": {"height": 5}}, "size lacks longest_edge or height and width"),
+        (TILING | {"size": [1, 2]}, "size is a list, expected an object with longest_edge"),
+        (TILING | {"max_image_size": {}}, "max_image_size lacks longest_edge"),
+        (TILING | {"resample": 77}, "resample must be a whole number from 0 to 5"),
+        (TILING | {"resample": "x" * 10_000}, "resample must be a whole number"),
+        (TILING | {"image_mean": [0.5, 0.5]}, "image_mean must be a list of three numbers"),
+        (TILING | {"image_mean": 0.5}, "image_mean must be a list of three numbers"),
+        (TILING | {"image_mean": [0, 1, "a"]}, "image_mean[2] must be a finite number"),
+        (TILING | {"image_std": [1, 1, 0]}, "image_std[2] is 0, and pixels are divided by it"),
+        (TILING | {"image_std": [1, 1, math.nan]}, "image_std[2] must be a finite number"),
+        (TILING | {"rescale_factor": math.inf}, "rescale_factor must be a finite number"),
+        (CANVAS | {"max_patches": 0}, "max_patches must be a whole number from 1 to 1024"),
+        (CANVAS | {"size": 5}, "size is a number, expected an object with height and width"),
+        (CROPPING | {"size": {"shortest_edge": 0}}, "size.shortest_edge must be a whole number"),
+        (CROPPING | {"crop_size": {"height": "a", "width": 1}}, "crop_size.height must be"),
+        (CROPPING | {"do_pad": "maybe"}, "do_pad must be true or false"),
     ],
 )
 def test_settings_that_cannot_hold_are_named(config: dict[str, Any], place: str) -> None:
