@@ -179,7 +179,7 @@ def _engine_cache(component: str, manifest: Manifest) -> Path:
 
     folder = cache_folder("ort-tensorrt") / component_sha256(manifest, component)[:32]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # nobody else may write what is run
     except OSError as error:
         raise EnvironmentProblem(
             f"cannot make {folder}, where compiled engines are kept: {error.strerror}; set XDG_CACHE_HOME to another folder"

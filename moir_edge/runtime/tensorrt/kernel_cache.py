@@ -19,21 +19,37 @@ from moir_edge.whole_files import write_whole
 
 __all__ = ["KernelCache", "cache_folder", "kernel_cache_path"]
 
+_PRIVATE = 0o700  # what is compiled here is run, so nobody else may write it
+
 
 def cache_folder(name: str) -> Path:
-    """Return the user's folder for things that can be made again: below `XDG_CACHE_HOME`, or ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "moir-edge" / name
+    """Return the user's folder for things that can be made again: below `XDG_CACHE_HOME`, or ``~/.cache``.
+
+    Raises:
+        EnvironmentProblem: The user has no home.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        # A relative path means nothing, by the specification of these variables.
+        root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise EnvironmentProblem(
+            f"there is no folder for what is compiled here ({error}); set XDG_CACHE_HOME to one"
+        ) from error
+    return root / "moir-edge" / name
 
 
-def kernel_cache_path(engine_sha256: str, version: str) -> Path:
-    """Return where an engine's compiled kernels are kept.
+def kernel_cache_path(engine_sha256: str, version: str) -> Path | None:
+    """Return where an engine's compiled kernels are kept; None where the user has no home.
 
     Args:
         engine_sha256: Hash of the engine file.
         version: Of the module that runs it.
     """
-    return cache_folder("kernels") / f"{engine_sha256[:32]}-{version}.bin"
+    try:
+        return cache_folder("kernels") / f"{engine_sha256[:32]}-{version}.bin"
+    except EnvironmentProblem:
+        return None
 
 
 class KernelCache:
@@ -68,7 +84,9 @@ class KernelCache:
         data = bytes(memoryview(self._cache.serialize()))
         if not data or data == self._loaded:
             return
-        with suppress(EnvironmentProblem):  # a full disk or a read-only home costs only the saving
+        # A full disk or a read-only home costs only the saving.
+        with suppress(EnvironmentProblem, OSError):
+            self._path.parent.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
             write_whole(self._path, data + hashlib.sha256(data).digest())
 
 

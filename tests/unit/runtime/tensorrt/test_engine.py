@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from moir_edge.errors import BundleError, EnvironmentProblem
 from moir_edge.runtime.tensorrt.cuda import Cuda
 from moir_edge.runtime.tensorrt.engine import Engine, Scratch
-from moir_edge.runtime.tensorrt.kernel_cache import KernelCache, kernel_cache_path
+from moir_edge.runtime.tensorrt.kernel_cache import KernelCache, cache_folder, kernel_cache_path
 from moir_edge.runtime.tensorrt.memory import DeviceMemory
 
 from ....tensorrt_surface.double import VERSIONS, load_surface, make_double
@@ -238,3 +239,23 @@ def test_kernels_lie_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
     assert str(kernel_cache_path("a" * 64, "1.7")).startswith("/home/someone/.cache/moir-edge/")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert str(kernel_cache_path("a" * 64, "1.7")).startswith("/home/someone/.cache/moir-edge/")
+
+
+def test_a_user_without_a_home_keeps_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert kernel_cache_path("a" * 64, "1.7") is None
+    with pytest.raises(EnvironmentProblem, match="set XDG_CACHE_HOME to one"):
+        cache_folder("ort-tensorrt")
+
+
+def test_kernels_lie_in_a_folder_of_this_user_alone(tmp_path: Path) -> None:
+    cache = KernelCache(tmp_path / "kernels" / "a.bin")
+    cache.attach(_Config())
+    cache.save()
+    assert stat.S_IMODE((tmp_path / "kernels").stat().st_mode) == 0o700
