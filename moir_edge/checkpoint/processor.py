@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from moir_edge.errors import DataError, one_line
+from moir_edge.errors import DataError
 from moir_edge.json_files import read_json
 from moir_edge.weights import refuse_own_class
+from moir_edge.weights.libraries import naming_files
 
 __all__ = ["chat_template", "image_record", "load_processor", "load_tokenizer"]
 
@@ -21,7 +22,6 @@ _PROCESSOR, _IMAGES = "processor_config.json", "preprocessor_config.json"
 _CALL_SETTINGS = ("crop_to_patches",)
 _VIDEO = "video_preprocessor_config.json"
 _TOKENIZER = "tokenizer_config.json"
-_LOAD_ERRORS = (OSError, ValueError, TypeError, KeyError, ImportError, AttributeError)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -38,13 +38,10 @@ def load_tokenizer(folder: Path) -> Any:
         refuse_own_class(path, read_json(path), "tokenizer_class")
 
     tokenizers: Any = AutoTokenizer  # its from_pretrained is not typed
-    try:
+    with naming_files(
+        f"{folder}: its tokenizer cannot be loaded", "; save the tokenizer next to the weights"
+    ):
         return tokenizers.from_pretrained(folder, trust_remote_code=False)
-    except _LOAD_ERRORS as error:
-        raise DataError(
-            f"{folder}: its tokenizer cannot be loaded: {one_line(error)}; "
-            "save the tokenizer next to the weights"
-        ) from error
 
 
 def load_processor(folder: Path, config: Any) -> Any:
@@ -65,12 +62,10 @@ def load_processor(folder: Path, config: Any) -> Any:
         )
     _refuse_own_classes(folder)
     cls = _processor_class(folder, config)
-    try:
+    with naming_files(f"{folder}: its processor cannot be loaded"):
         record, _ = cls.get_processor_dict(folder)
         parts = [_part(name, folder, record) for name in cls.get_attributes()]
         processor = _built(cls, parts, record)
-    except _LOAD_ERRORS as error:
-        raise DataError(f"{folder}: its processor cannot be loaded: {one_line(error)}") from error
     _complete(processor, record, config)
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template

@@ -190,9 +190,9 @@ def last_routing(model: PreTrainedModel) -> Routing | None:
 def _attach(model: PreTrainedModel) -> Router:
     """Create the submodule that the model's config describes and hook it in."""
     record = dict(getattr(model.config, MODULE_NAME))
-    special_ids = record.pop("special_token_ids", [])
+    special_ids = _token_ids(record, "special_token_ids")
     # Absent from checkpoints that were retrofitted before newlines were left out: they keep their newlines.
-    newline_ids = record.pop("newline_token_ids", [])
+    newline_ids = _token_ids(record, "newline_token_ids")
     router = build_router(RouterConfig.from_record(record), _embedding_weight(model).shape[1])
     model.add_module(MODULE_NAME, router)
     # Read by from_pretrained: the router keeps float32 whatever dtype is asked for.
@@ -208,6 +208,16 @@ def _attach(model: PreTrainedModel) -> Router:
     hooks.attach()
     setattr(model, HOOKS_NAME, hooks)
     return router
+
+
+def _token_ids(record: dict[str, Any], key: str) -> list[int]:
+    """Take the ids of frame tokens out of a router's record."""
+    ids = record.pop(key, [])
+    if not isinstance(ids, list) or not all(type(one) is int and one >= 0 for one in ids):
+        raise DataError(
+            f"router config: {key}: expected a list of token ids, got {ids!r:.60}; config.json was edited by hand"
+        )
+    return ids
 
 
 def _with_router(base: type[PreTrainedModel]) -> type[PreTrainedModel]:

@@ -121,7 +121,7 @@ def _check_features(model: Any, name: str, ids: Tensor, embeds: Tensor) -> None:
 def _prompt(model: Any, image_tokens: int) -> dict[str, Tensor]:
     """Return ids and mask of one prompt: a word, image placeholders, words."""
     config, device = model.config, model.get_input_embeddings().weight.device
-    taken = set(config.moir_router["special_token_ids"]) | _ids_of(config.to_dict())
+    taken = set(config.moir_router.get("special_token_ids", ())) | _ids_of(config.to_dict())
     size = model.get_input_embeddings().weight.shape[0]
     free = (index for index in range(size) if index not in taken)
     words = [next(free, 0) for _ in range(_WORDS)]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moir_edge.errors import DataError, UnsupportedError, one_line
+from moir_edge.errors import UnsupportedError
+from moir_edge.weights.libraries import naming_files
 from moir_edge.weights.own_code import reset_implementations
 
 __all__ = ["check_known", "generative_class", "load_config", "refuse_own_model"]
@@ -64,10 +65,8 @@ def load_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     path = folder / "config.json"
-    try:
+    with naming_files(f"{path} cannot be used"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} cannot be used: {one_line(error)}") from error
     reset_implementations(path, config)
     return config
 

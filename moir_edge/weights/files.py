@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,7 +112,7 @@ def _shards(folder: Path) -> list[Path]:
             raise DataError(
                 f"{folder / INDEX} names the weight file {name!r}, which is not a plain file name; copy the checkpoint again"
             )
-    missing = [name for name in files if not (folder / name).is_file()]
+    missing = [name for name in files if not os.path.isfile(folder / name)]
     if missing:
         raise DataError(
             f"{folder} is incomplete: {INDEX} names {len(files)} weight files and "

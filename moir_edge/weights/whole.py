@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from moir_edge.errors import DataError, one_line
+from moir_edge.errors import DataError
+from moir_edge.weights.libraries import naming_files
 from moir_edge.weights.own_code import refuse_trust
 
 __all__ = ["check_finite", "load_whole", "quiet_transformers"]
@@ -31,8 +32,6 @@ def load_whole(cls: Any, source: str | Path, **kwargs: Any) -> Any:
         DataError: Weights are missing, have another shape or another name, are not finite numbers, or cannot be read.
         UnsupportedError: An argument allows code that comes with the checkpoint.
     """
-    from safetensors import SafetensorError
-
     refuse_trust(kwargs)
     checked = {
         "output_loading_info": True,
@@ -40,11 +39,8 @@ def load_whole(cls: Any, source: str | Path, **kwargs: Any) -> Any:
         "trust_remote_code": False,
         "use_safetensors": True,  # the other format runs code when it is read
     }
-    try:
-        with quiet_transformers():
-            model, info = cls.from_pretrained(source, **{**kwargs, **checked})
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise DataError(f"{source} cannot be loaded: {one_line(error)}") from error
+    with naming_files(f"{source} cannot be loaded"), quiet_transformers():
+        model, info = cls.from_pretrained(source, **{**kwargs, **checked})
     _check_names(source, info, frozenset(model.state_dict()))
     _check_shapes(source, info["mismatched_keys"])
     check_finite(source, model)
