@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from moir_edge.errors import DataError
 from moir_edge.image_limit import checked_image_pixels, image_pixels
@@ -122,10 +122,6 @@ def _decode(data: bytes, name: str, limit: int) -> Image.Image:
         if found.format == "WEBP":
             _check_bytes(data, name, limit, _WEBP_BYTES_PER_PIXEL)
         return _to_rgb(_loaded(found, name, limit), found.orientation)
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{name} is damaged or truncated (its beginning cannot be read); copy or save the image again"
-        ) from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large: {error}; scale it down first") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
@@ -144,6 +140,8 @@ def _check_bytes(data: bytes, name: str, limit: int, per_pixel: int) -> None:
 
 
 def _check_size(width: int, height: int, name: str, limit: int) -> None:
+    if min(width, height) < 1:
+        raise DataError(f"{name} has {width}x{height} pixels; give an image that has some")
     if width * height > limit:
         raise DataError(
             f"{name} has {width}x{height} pixels, more than {limit}; scale it down, or raise `max_image_pixels`"

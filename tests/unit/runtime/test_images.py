@@ -176,6 +176,19 @@ def test_pillow_images_and_arrays_have_the_same_limit() -> None:
             read_image(source, max_pixels=599)
 
 
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_an_image_without_pixels_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(DataError, match=f"has {size[0]}x{size[1]} pixels; give an image that has"):
+        read_image(Image.new("RGB", size))
+
+
+def test_a_file_without_pixels_is_refused() -> None:
+    data = bytearray(_file("BMP"))
+    data[18:22] = bytes(4)
+    with pytest.raises(DataError, match="the image in memory has 0x30 pixels; give an image that"):
+        read_image(bytes(data))
+
+
 def test_a_side_longer_than_any_photo_is_refused() -> None:
     assert read_image(Image.new("RGB", (65_535, 1))).size == (65_535, 1)
     for size in ((65_536, 1), (1, 65_536)):
@@ -294,9 +307,9 @@ print(sorted(name for name in sys.modules if name in ("PIL.EpsImagePlugin", "PIL
 
 
 def test_a_damaged_beginning_is_told_without_objects_of_python() -> None:
-    for kind in ("PNG", "WEBP"):
+    for kind, start in (("PNG", 24), ("WEBP", 23)):  # the kind of pixels, the mark of a key frame
         data = bytearray(_file(kind))
-        data[24:30] = b"\xff\x00\x00\x00\xff\x00"
+        data[start : start + 3] = b"\xff\xff\xff"
         with pytest.raises(DataError) as caught:
             read_image(bytes(data))
         assert "<" not in str(caught.value)
