@@ -8,20 +8,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from moir_edge import staging
+from moir_edge import replacing, staging
 from tests.faults.sweep import Sweep
 
 _LEFT_OUT = {
-    "no-folder": "_put_in_place",
+    "no-folder": "put_in_place",
     "no-lock": "staged_folder",
-    "no-last": "_clear",
+    "no-last": "clear",
     "no-order": "_retire",
 }
-"""Mutant -> function of `moir_edge.staging` whose calls of `sync` do nothing."""
+"""Mutant -> function whose calls of `sync` do nothing."""
 
 
 def main(mutant: str) -> None:
-    sync = staging.sync
+    sync = replacing.sync
 
     def some(path: Path) -> None:
         if inspect.stack()[1].function != _LEFT_OUT[mutant]:
@@ -30,7 +30,7 @@ def main(mutant: str) -> None:
     if mutant == "no-content":
         staging.sync_tree = lambda folder: None
     else:
-        staging.sync = some
+        replacing.sync = staging.sync = some
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         for trial in Sweep("folder", Path(folder)).trials("cut", None, 0):
             print(json.dumps(trial.record()), flush=True)  # noqa: T201

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from moir_edge import staging
+from moir_edge import replacing
 
 __all__ = ["STEPS", "on_each_step", "without_disk"]
 
@@ -35,7 +35,7 @@ def on_each_step(before: Step, after: Step | None = None) -> None:
     for name in STEPS:
         if hasattr(os, name):
             setattr(os, name, _watched(name, getattr(os, name), before, after))
-    staging.exchange = _watched("exchange", staging.exchange, before, after)
+    replacing.exchange = _watched("exchange", replacing.exchange, before, after)
     opening = _opening(before, after)
     builtins.open = io.open = opening
     accessor: Any = getattr(pathlib, "_NormalAccessor", None)  # Python 3.10 keeps the functions

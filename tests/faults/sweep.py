@@ -55,7 +55,11 @@ class Trial:
     def fault(self) -> str | None:
         """What is wrong, or None."""
         # Between two renames there is nothing at the output; the next write starts from the old folder.
-        allowed = {1, 2, None} if self.writer == "folder-by-renames" else {1, 2}
+        allowed: set[int | None] = {1, 2}
+        if self.writer == "folder-by-renames":
+            allowed |= {None}
+        if self.writer == "folder-by-removal" and self.way != "terminate":
+            allowed |= {None, -1}  # removed in part; the next write goes on
         if self.step > self.steps:
             allowed = {2}
         if self.seen not in allowed:

@@ -1,6 +1,6 @@
 """Every writer, ended at its steps: what stands at the output is the old version or the new one, whole, and nothing stays behind.
 
-The writers whose content is small are ended at every step, the others at some that a seed draws; `make faults` takes all.
+A small folder and a file are ended at every step, the other writers at some that a seed draws; `make faults` takes all.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.faults.together import namespaces_are_permitted
+from tests.faults.writers import WRITERS
 
-SMALL = ("folder", "folder-by-renames", "file", "calibration-cache")
+SMALL = ("folder", "folder-by-renames", "folder-by-removal", "file", "calibration-cache")
 LARGE = ("report", "retrofit", "tune", "engines", "routing-map")
 ROOT = Path(__file__).parents[2]
 
@@ -36,8 +37,9 @@ def _run(program: str, *words: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("writer", SMALL)
-def test_a_small_writer_that_ends_at_any_step(writer: str) -> None:
-    trials = _run("tests.faults", "--writers", writer, "--all")
+def test_a_small_writer_that_ends_at_its_steps(writer: str) -> None:
+    some = [] if writer in ("folder", "file") else ["--cases", "30"]
+    trials = _run("tests.faults", "--writers", writer, "--all", *some)
     assert [trial for trial in trials if trial["fault"]] == []
     for way in ("kill", "terminate", "cut", "full"):
         found = [trial for trial in trials if trial["way"].startswith(way)]
@@ -78,3 +80,50 @@ def test_several_writers_at_once(how: str, apart: bool, tmp_path: Path) -> None:
         assert len(one["errors"]) == (0 if "--force" in how else len(one["pids"]) - 1)
         assert not apart or one["pids"] == [1, 1]
     assert len({one["author"] for one in found}) > 1
+
+
+_REPLACE = """
+import json, os, sys
+from pathlib import Path
+from tests.faults.writers import WRITERS
+write = WRITERS["folder"](Path.cwd())
+write(Path("merged/volume/out"), 2)
+write(Path("merged/volume/new"), 1)
+write(Path("merged/volume/new"), 2)
+names = sorted(path.relative_to("merged/volume").as_posix() for path in Path("merged/volume").rglob("*"))
+print(json.dumps([names, Path("merged/volume/out/report.json").read_text()]))
+"""
+_MOUNT = (
+    "mount -t overlay overlay -o userxattr,lowerdir=lower,upperdir=upper,workdir=work merged || exit 77; "
+    'exec "$@"'
+)
+
+
+def test_a_folder_of_a_containers_image_is_replaced(tmp_path: Path) -> None:
+    """An overlay file system moves no folder of its lower layer."""
+    for name in ("lower/volume", "upper", "work", "merged"):
+        (tmp_path / name).mkdir(parents=True)
+    WRITERS["folder"](tmp_path)(tmp_path / "lower" / "volume" / "out", 1)
+    (tmp_path / "lower" / "volume" / "out" / "note.txt").write_text("mine")
+    own = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _MOUNT, "sh"]
+    done = subprocess.run(
+        [*own, sys.executable, "-c", _REPLACE],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not namespaces_are_permitted() or done.returncode == 77:
+        pytest.skip("this machine does not let this user mount an overlay")
+    assert done.returncode == 0, done.stderr
+    names, report = json.loads(done.stdout)
+    whole = [".moir-edge.json", "deep", "deep/data", "report.json"]
+    expected = [
+        "new",
+        "out",
+        "out/note.txt",
+        *(f"{out}/{name}" for out in ("new", "out") for name in whole),
+    ]
+    assert names == sorted(expected)
+    assert json.loads(report) == {"version": 2}

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moir_edge import staging
+from moir_edge import replacing
 from moir_edge.errors import DataError, MoirEdgeError
 from moir_edge.ownership import FolderKind
 from moir_edge.staging import staged_folder
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--worker", type=int)
     options = parser.parse_args()
     if options.renames:
-        staging.exchange = lambda *_: False
+        replacing.exchange = lambda *_: False
     if options.worker is not None:
         _work(options.worker, force=options.force)
         return

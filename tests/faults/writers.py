@@ -6,6 +6,8 @@ A writer is prepared once (models loaded, graphs traced, engines built); what a 
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from moir_edge import staging
+from moir_edge import replacing
 from moir_edge.errors import DataError
 from moir_edge.ownership import FolderKind
 from moir_edge.staging import staged_folder
@@ -44,10 +46,24 @@ def _folder_by_renames(scratch: Path) -> Write:
     write = _folder(scratch)
 
     def renamed(output: Path, version: int) -> None:
-        staging.exchange = lambda *_: False
+        replacing.exchange = lambda *_: False
         write(output, version)
 
     return renamed
+
+
+def _folder_by_removal(scratch: Path) -> Write:
+    """The same where a folder cannot be moved, as in a container whose image holds it."""
+    write = _folder(scratch)
+
+    def refuse(left: Path, right: Path) -> bool:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    def removed(output: Path, version: int) -> None:
+        replacing.exchange = refuse
+        write(output, version)
+
+    return removed
 
 
 def _file(scratch: Path) -> Write:
@@ -202,6 +218,7 @@ def _traced_bundle(scratch: Path) -> Path:
 WRITERS: dict[str, Callable[[Path], Write]] = {
     "folder": _folder,
     "folder-by-renames": _folder_by_renames,
+    "folder-by-removal": _folder_by_removal,
     "file": _file,
     "calibration-cache": _calibration_cache,
     "report": _report,
@@ -213,5 +230,5 @@ WRITERS: dict[str, Callable[[Path], Write]] = {
 }
 """Name -> function that prepares a writer in an empty folder."""
 
-KEEPERS = frozenset({"folder", "folder-by-renames", "engines"})
+KEEPERS = frozenset({"folder", "folder-by-renames", "folder-by-removal", "engines"})
 """Writers that leave the user's own files in the output."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from moir_edge import disk, staging
+from moir_edge import disk, replacing, staging
 from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.locks import take_lock
 from moir_edge.ownership import RECORD_NAME, FolderKind, matches
@@ -259,7 +259,7 @@ def test_everything_is_on_the_disk_before_the_folder_stands_in_its_place(
     """A power cut drops what was not synchronized: files and folders come first, then the exchange, then the parent."""
     write(tmp_path / "out")
     order: list[str] = []
-    exchange = staging.exchange
+    exchange = replacing.exchange
 
     def sync(path: Path) -> None:
         order.append(re.sub(r"\.out\.partial-\w+", "new", path.relative_to(tmp_path).as_posix()))
@@ -268,9 +268,9 @@ def test_everything_is_on_the_disk_before_the_folder_stands_in_its_place(
         order.append("exchange")
         return exchange(left, right)
 
-    monkeypatch.setattr(staging, "sync", sync)
-    monkeypatch.setattr(disk, "sync", sync)
-    monkeypatch.setattr(staging, "exchange", swap)
+    for module in (staging, replacing, disk):
+        monkeypatch.setattr(module, "sync", sync)
+    monkeypatch.setattr(replacing, "exchange", swap)
     write(tmp_path / "out", "deep/data", force=True)
     first, *before = order[: order.index("exchange")]
     after = order[order.index("exchange") + 1 :]
@@ -304,7 +304,7 @@ def test_a_folder_that_another_process_replaces_during_the_check_is_looked_at_ag
     """Else its files are held against the record of the folder before it."""
     output = tmp_path / "out"
     write(output)
-    owned = staging.owned_files
+    owned = replacing.owned_files
     calls: list[Path] = []
 
     def overtaken(folder: Path, kind: FolderKind) -> frozenset[str] | None:
@@ -314,7 +314,7 @@ def test_a_folder_that_another_process_replaces_during_the_check_is_looked_at_ag
             write(output, "page.html", force=True)
         return found
 
-    monkeypatch.setattr(staging, "owned_files", overtaken)
+    monkeypatch.setattr(replacing, "owned_files", overtaken)
     check_replaceable(output, KIND, force=True)
     assert calls.count(output) == 4  # once in vain, twice by the other process, once more
 
