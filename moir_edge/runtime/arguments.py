@@ -118,6 +118,9 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
 
 def wrong_type(name: str, value: Any, expected: str) -> DataError:
     """Return the error for an argument of a wrong type."""
-    shown = " ".join(repr(value).split())
+    try:
+        shown = " ".join(repr(value).split())
+    except RecursionError:
+        shown = "nested too deeply to be shown"
     shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
     return DataError(f"{name} is {shown} ({type(value).__name__}); it must be {expected}")

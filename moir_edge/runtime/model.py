@@ -256,6 +256,8 @@ class TextStream(Iterator[str]):
 
 
 def _joined(settings: GenerationSettings | None, options: GenerationOptions) -> GenerationSettings:
+    if settings is not None and not isinstance(settings, GenerationSettings):
+        raise wrong_type("settings", settings, "a GenerationSettings")
     return replace(settings or GenerationSettings(), **options)
 
 

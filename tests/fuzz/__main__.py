@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seeds.mkdir(parents=True, exist_ok=True)
         indices = {name: _indices(name, asked) for name in names}
         wanted = {name: chosen for name, chosen in indices.items() if chosen}
-        make_seeds(seeds, {seed for name in wanted for seed in find_area(name).needs})
+        most = 1 if asked.slice else None
+        make_seeds(seeds, {seed for name in wanted for seed in find_area(name).needs[:most]})
         results = run_jobs(wanted, seed=asked.seed, seeds=seeds, jobs=asked.jobs, keep=asked.keep)
     figures = summary(results, asked.seed)
     _print(figures, as_json=asked.json)

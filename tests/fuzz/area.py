@@ -43,7 +43,7 @@ class Area(ABC):
         name: What `--area` takes.
         share: Cases of a whole run, of some 10,000.
         sliced: Cases of the short run of CI; 0 leaves the area out.
-        needs: Names of the seeds that it alters; see `seeds.py`.
+        needs: Names of the seeds that it alters; see `seeds.py`. The short run makes the first of them only.
 
     Args:
         seeds: The folder of seeds; read only.
@@ -56,6 +56,10 @@ class Area(ABC):
 
     def __init__(self, seeds: Path) -> None:
         self.seeds = seeds
+
+    def present(self) -> list[str]:
+        """Return the names of the seeds that this run has."""
+        return [name for name in self.needs if (self.seeds / name).exists()]
 
     def warm(self) -> None:  # noqa: B027  (an area may have nothing to warm up)
         """Import what reads the input and compute what answers are compared to; it must leave no thread behind."""

@@ -23,12 +23,12 @@ class Graphs(Area):
     name = "graphs"
     share = 1000
     sliced = 10
-    needs = ("fp32", "int4")
+    needs = ("int4", "fp32")
 
     def warm(self) -> None:
         import onnx  # noqa: F401  (what alters graphs)
 
-        for name in self.needs:
+        for name in self.present():
             answer(self.seeds / name)
 
     def strategies(self) -> Sequence[Strategy]:
@@ -48,7 +48,7 @@ class Graphs(Area):
         return _forged(copy, path, content, f"{name}/{path.name}: {how}")
 
     def _graph(self, rng: random.Random, folder: Path) -> tuple[str, Path, Path]:
-        name = rng.choice(self.needs)
+        name = rng.choice(self.present())
         copy = link_copy(self.seeds / name, folder / "bundle")
         (folder / "outside.bin").write_bytes(bytes(1 << 20))
         return name, copy, copy / rng.choice(_GRAPHS)

@@ -34,15 +34,15 @@ class Images(Area):
     name = "images"
     share = 2000
     sliced = 45
-    needs = ("fp32",)
+    needs = ("int4",)
 
     def warm(self) -> None:
         from moir_edge import load
 
         with tempfile.TemporaryDirectory() as folder:
-            tiles = _splitting(self.seeds / "fp32", Path(folder) / "tiles")
+            tiles = _splitting(self.seeds / "int4", Path(folder) / "tiles")
             self.models = [
-                load(one, threads=1, provider="cpu") for one in (self.seeds / "fp32", tiles)
+                load(one, threads=1, provider="cpu") for one in (self.seeds / "int4", tiles)
             ]
 
     def strategies(self) -> Sequence[Strategy]:

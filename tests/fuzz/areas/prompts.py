@@ -39,7 +39,7 @@ class Prompts(Area):
     name = "prompts"
     share = 1400
     sliced = 30
-    needs = ("fp32",)
+    needs = ("int4",)
 
     def warm(self) -> None:
         from PIL import Image
@@ -47,7 +47,7 @@ class Prompts(Area):
         from moir_edge import load
 
         self.picture = Image.linear_gradient("L").convert("RGB").resize((40, 30))
-        self.model = load(self.seeds / "fp32", threads=1, provider="cpu")
+        self.model = load(self.seeds / "int4", threads=1, provider="cpu")
         self.model.generate("Which digit?", self.picture, max_new_tokens=2)
 
     def strategies(self) -> Sequence[Strategy]:

@@ -44,7 +44,7 @@ class Templates(Area):
     name = "templates"
     share = 700
     sliced = 16
-    needs = ("fp32",)
+    needs = ("int4",)
 
     def warm(self) -> None:
         from PIL import Image
@@ -52,7 +52,7 @@ class Templates(Area):
         from moir_edge import load
 
         self.picture = Image.linear_gradient("L").convert("RGB").resize((40, 30))
-        load(self.seeds / "fp32", threads=1, provider="cpu").encode(PROMPT, self.picture)
+        load(self.seeds / "int4", threads=1, provider="cpu").encode(PROMPT, self.picture)
 
     def strategies(self) -> Sequence[Strategy]:
         return (self._made, self._heavy, self._made, self._altered)
@@ -69,7 +69,7 @@ class Templates(Area):
         return self._case(rng, folder, source, source)
 
     def _altered(self, rng: random.Random, folder: Path) -> Case:
-        source = (self.seeds / "fp32" / "chat_template.jinja").read_text()
+        source = (self.seeds / "int4" / "chat_template.jinja").read_text()
         at = rng.randrange(len(source))
         other = rng.choice(
             ("", "{{", "}}", "{%", "%}", "{#", "\0", "\ud800", "(", "'", _statement(rng, 2))
@@ -114,7 +114,7 @@ class Templates(Area):
         return self._case(rng, folder, ways[way], f"{way} {count}")
 
     def _case(self, rng: random.Random, folder: Path, source: str, how: str) -> Case:
-        copy = link_copy(self.seeds / "fp32", folder / "bundle")
+        copy = link_copy(self.seeds / "int4", folder / "bundle")
         rewrite(copy / "chat_template.jinja", source)
         prove_again(copy)
         return Case(f"template {how[:150]!a}", copy)

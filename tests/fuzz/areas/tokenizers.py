@@ -26,10 +26,10 @@ class Tokenizers(Area):
     name = "tokenizers"
     share = 900
     sliced = 20
-    needs = ("fp32",)
+    needs = ("int4",)
 
     def warm(self) -> None:
-        self.attempt(self.seeds / "fp32")
+        self.attempt(self.seeds / "int4")
 
     def strategies(self) -> Sequence[Strategy]:
         return (self._parts, self._vocabulary, self._added, self._settings, self._parts)
@@ -58,7 +58,7 @@ class Tokenizers(Area):
         return self._case(rng, folder, {part: value}, f"{part}: {ascii(value)[:100]}")
 
     def _vocabulary(self, rng: random.Random, folder: Path) -> Case:
-        tokenizer = json.loads((self.seeds / "fp32" / "tokenizer.json").read_text())
+        tokenizer = json.loads((self.seeds / "int4" / "tokenizer.json").read_text())
         model = tokenizer["model"]
         way = rng.choice(("ids", "gap", "merges", "type", "unigram", "drop", "large", "option"))
         names = list(model["vocab"])
@@ -111,7 +111,7 @@ class Tokenizers(Area):
         return self._case(rng, folder, {"model": model}, f"model: {way}")
 
     def _added(self, rng: random.Random, folder: Path) -> Case:
-        tokenizer = json.loads((self.seeds / "fp32" / "tokenizer.json").read_text())
+        tokenizer = json.loads((self.seeds / "int4" / "tokenizer.json").read_text())
         added = tokenizer["added_tokens"]
         for _ in range(rng.choice((1, 1, 2))):
             one = rng.choice(added)
@@ -137,7 +137,7 @@ class Tokenizers(Area):
         return Case(f"tokenizer.json: {how}", path.parent)
 
     def _copy(self, folder: Path) -> Path:
-        return link_copy(self.seeds / "fp32", folder / "bundle")
+        return link_copy(self.seeds / "int4", folder / "bundle")
 
     def _case(self, rng: random.Random, folder: Path, parts: dict[str, Any], how: str) -> Case:
         path = self._copy(folder) / "tokenizer.json"

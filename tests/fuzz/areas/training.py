@@ -27,7 +27,7 @@ class TrainingFolders(Area):
 
     name = "training"
     share = 800
-    sliced = 20
+    sliced = 0
     needs = ("training",)
 
     def warm(self) -> None:

@@ -183,6 +183,10 @@ def test_logits_that_are_not_finite_are_refused(
         ({"prompts": "a", "images": 5}, r"an image is 5 \(int\); it must be a path"),
         ({"prompts": "a", "context": 5}, "entries in context"),
         ({"prompts": ["a"], "context": [5]}, r"context is 5 \(int\); it must be a string"),
+        (
+            {"prompts": "a", "settings": 3},
+            r"settings is 3 \(int\); it must be a GenerationSettings",
+        ),
         ({"prompts": "a", "router": "off"}, r"router is 'off' \(str\); it must be True or False"),
     ],
 )
