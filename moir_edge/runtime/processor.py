@@ -101,7 +101,9 @@ class Processor:
             max_tiles=(facts.context_length - 1) // facts.tokens_per_tile,
         )
         self._control = (
-            ControlTokens(self.tokenizer, facts.special_token_ids) if split_special_tokens else None
+            ControlTokens(self.tokenizer, {*facts.special_token_ids, facts.image_token_id})
+            if split_special_tokens
+            else None
         )
         self._bound = PromptBound(self.tokenizer.backend, facts.context_length)
         self._expand = expander_for(facts.model_type)

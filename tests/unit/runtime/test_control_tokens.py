@@ -282,3 +282,27 @@ def test_the_processor_takes_a_control_token_as_words(
             sum(index in marks for index in counted.ids)
             == sum(index in marks for index in bare.ids) + 1
         )
+
+
+def test_no_conversation_changes_the_control_tokens_of_its_template(
+    smolvlm_folder: Path, facts_of: Callable[..., ModelFacts]
+) -> None:
+    facts = facts_of(smolvlm_folder, "smolvlm", context_length=4096)
+    processor = Processor(ModelFiles(smolvlm_folder), facts, split_special_tokens=True)
+    rng = np.random.default_rng(5)
+    tokens = [processor.tokenizer.token(index) for index in facts.special_token_ids]
+
+    def words() -> str:
+        token = str(rng.choice(tokens))
+        cut = int(rng.integers(1, len(token)))
+        return "".join(rng.choice([token, token[:cut], token[cut:], " ", "a b", "\n"], size=4))
+
+    for _ in range(60):
+        texts = [[words() for _ in range(rng.integers(1, 4))] for _ in range(rng.integers(1, 4))]
+        turns = [turn for own in texts for turn in _turn(*own, images=0)]
+        harmless = [turn for own in texts for turn in _turn(*["x"] * len(own), images=0)]
+        (given,) = processor([turns], [[]]).prompts
+        (expected,) = processor([harmless], [[]]).prompts
+        marks = set(facts.special_token_ids)
+        assert [one for one in given.ids if one in marks] == [one for one in expected.ids if one in marks]  # fmt: skip
+        assert "".join(given.expanded[start:end] for start, end in given.offsets) == given.expanded
