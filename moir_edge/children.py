@@ -1,4 +1,4 @@
-"""Start Python processes that import nothing from the current folder.
+"""Start Python processes that import nothing from the current folder, and that end with this one.
 
 `python -c` and `python -m` put the current folder first on the search path, so a `numpy.py` that happens to lie there would run in
 place of the library. `-P` switches that off from Python 3.11 on; what stands here works from 3.10 on.
@@ -7,12 +7,19 @@ place of the library. `-P` switches that off from Python 3.11 on; what stands he
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["child_command", "child_environment", "module_command", "outside_current_folder"]
+__all__ = [
+    "child_command",
+    "child_environment",
+    "end_with_parent",
+    "module_command",
+    "outside_current_folder",
+]
 
 # The statement that replaces the path comes before every import that could be served from a folder. The package itself is
 # loaded from where the parent has it, which is not always on the path.
@@ -23,7 +30,10 @@ from importlib import util
 spec = util.spec_from_file_location("moir_edge", {package!r})
 sys.modules["moir_edge"] = package = util.module_from_spec(spec)
 spec.loader.exec_module(package)
+from moir_edge.children import end_with_parent
+end_with_parent()
 """
+_PR_SET_PDEATHSIG = 1
 _DROP = """\
 import sys
 if not getattr(sys.flags, "safe_path", False): del sys.path[0]
@@ -76,6 +86,17 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     if entries:
         environment["PYTHONPATH"] = os.pathsep.join(entries)
     return environment
+
+
+def end_with_parent() -> None:
+    """Let the system kill this process as soon as its parent is gone, even killed; on Linux only.
+
+    Elsewhere a child ends when it next reads from its parent or writes to it, which a long computation puts off.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json as real_json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,51 @@ def test_python_m_of_another_package_keeps_its_folder(tmp_path: Path) -> None:
         [sys.executable, "-m", "theirs"], cwd=tmp_path, env=environment, capture_output=True, check=True
     )  # fmt: skip
     assert done.stdout == b"found\n"
+
+
+_PARENT = """
+import subprocess, sys
+from moir_edge.children import child_command, child_environment
+process = subprocess.Popen(child_command("waits:main"), env=child_environment(), stdout=subprocess.PIPE, text=True)
+print(process.stdout.readline().strip(), flush=True)
+process.wait()
+"""
+_CHILD = """
+import os, time
+def main():
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells a process of its parent's end"
+)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_ends_with_its_parent_in_the_middle_of_its_work(
+    how: signal.Signals, tmp_path: Path
+) -> None:
+    (tmp_path / "waits.py").write_text(_CHILD)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _PARENT],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.send_signal(how)
+    until = time.monotonic() + 30
+    while _runs(child) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not _runs(child)
+
+
+def _runs(process: int) -> bool:
+    """Say whether a process is there and not merely unclaimed by its parent."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
