@@ -14,12 +14,8 @@ from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import BundleError, DataError
 from moir_edge.runtime.chat import ChatTemplate, Messages
 from moir_edge.runtime.control_tokens import ControlTokens
-from moir_edge.runtime.image_processing import (
-    ImageProcessor,
-    ProcessedImage,
-    View,
-    image_processor_from,
-)
+from moir_edge.runtime.image_processing import image_processor_from
+from moir_edge.runtime.image_processor import ImageProcessor, ProcessedImage, View
 from moir_edge.runtime.images import ImageInput, read_image
 from moir_edge.runtime.placeholders import ImageTokens, expander_for
 from moir_edge.runtime.prompt_bound import PromptBound, characters_of

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from moir_edge.bundle.manifest import ImageGrid, ModelFacts
 from moir_edge.runtime.image_geometry import Box
-from moir_edge.runtime.image_processing import View
+from moir_edge.runtime.image_processor import View
 from moir_edge.runtime.interface import RouterArrays
 from moir_edge.runtime.processor import EncodedPrompt, ModelInputs
 

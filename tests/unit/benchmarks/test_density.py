@@ -16,7 +16,7 @@ from moir_edge.demo import checkpoint_path, demo_rows
 from moir_edge.demo.scenes import CELL
 from moir_edge.errors import DataError
 from moir_edge.runtime import RoutingMap
-from moir_edge.runtime.image_processing import View
+from moir_edge.runtime.image_processor import View
 from moir_edge.runtime.processor import EncodedPrompt
 
 

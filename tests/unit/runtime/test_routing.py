@@ -14,7 +14,7 @@ import moir_edge
 from moir_edge.bundle import ImageGrid
 from moir_edge.errors import DataError
 from moir_edge.runtime import EdgeModel, RoutingMap
-from moir_edge.runtime.image_processing import View
+from moir_edge.runtime.image_processor import View
 from moir_edge.runtime.processor import EncodedPrompt
 from moir_edge.runtime.routing_picture import (
     _counts,

@@ -1,0 +1,197 @@
+"""Base of the image processors: resize, cut and normalise within a bound on memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from moir_edge.errors import DataError
+from moir_edge.image_limit import image_pixels
+from moir_edge.limits import MAX_IMAGE_PIXELS
+from moir_edge.runtime.image_config import Settings, check_image_config
+from moir_edge.runtime.image_geometry import WHOLE, Box, level_table
+
+__all__ = ["ImageProcessor", "ProcessedImage", "View"]
+
+# A long, thin image may become larger than the largest image by this factor, not gigabytes.
+_ROOM = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One square that the vision tower looks at.
+
+    Attributes:
+        kind: `whole` image, one `tile` of a split image, its `global` overview, or a centre `crop`.
+        row: Row of the tile, 0 otherwise.
+        column: Column of the tile, 0 otherwise.
+        box: (left, top, right, bottom) in the upright image, as fractions of its width and height.
+    """
+
+    kind: Literal["whole", "tile", "global", "crop"]
+    row: int = 0
+    column: int = 0
+    box: Box = WHOLE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessedImage:
+    """One image, ready for the vision graph.
+
+    Attributes:
+        pixel_values: (tiles, 3, height, width) float32, normalised.
+        rows: Rows of tiles, 0 where the image was not split.
+        columns: Columns of tiles, 0 where the image was not split.
+        views: One per tile, in the order of `pixel_values`.
+    """
+
+    pixel_values: npt.NDArray[np.float32]
+    rows: int
+    columns: int
+    views: tuple[View, ...]
+
+
+class ImageProcessor(ABC):
+    """Resize, cut and normalise images by the rules of one Hugging Face image processor.
+
+    Args:
+        config: The image processor's JSON object; what it leaves out takes the family's default.
+        max_pixels: Pixels of the largest image; None takes `moir_edge.image_limit.image_pixels`.
+        max_tiles: Tiles that the model's context has room for; None sets no bound.
+    """
+
+    settings: ClassVar[Settings] = {}
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        *,
+        max_pixels: int | None = None,
+        max_tiles: int | None = None,
+    ) -> None:
+        self._max_pixels = max_pixels
+        self.max_tiles = max_tiles
+        given = {key: value for key, value in config.items() if value is not None}
+        self.config: dict[str, Any] = {**_COMMON_DEFAULTS, **self.defaults, **given}
+        check_image_config(self.config, self.settings)
+        self.resample = Image.Resampling(int(self.config["resample"]))
+        self._levels = level_table(self.config)
+
+    @abstractmethod
+    def __call__(self, image: Image.Image) -> ProcessedImage:
+        """Process one upright RGB image."""
+
+    def resize(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """Return `image` resized to (height, width).
+
+        Raises:
+            DataError: The result would be unreasonably large, as for a very long, thin image.
+        """
+        height, width = size
+        # Rows are resized first, and columns of the result then.
+        between = width * image.height if (width, height) != image.size else 0
+        self.check_room(image, width, height, between)
+        return image.resize((width, height), resample=self.resample)
+
+    def check_tiles(self, tiles: int) -> None:
+        """Refuse an image of more tiles than the model's context has room for.
+
+        Raises:
+            DataError: It has more.
+        """
+        if self.max_tiles is not None and tiles > self.max_tiles:
+            raise DataError(
+                f"an image becomes {tiles} tiles, the model's context has room for {self.max_tiles}; "
+                "crop it to a less extreme shape"
+            )
+
+    def tiled(
+        self,
+        canvas: Image.Image,
+        overview: Image.Image,
+        size: tuple[int, int],
+        rows: int,
+        columns: int,
+    ) -> ProcessedImage:
+        """Cut an image into rows of tiles, one at a time, followed by a resized overview.
+
+        Args:
+            canvas: Exactly as large as its tiles.
+            overview: What the overview is resized from.
+            size: (height, width) of a tile.
+            rows: Rows of tiles.
+            columns: Columns of tiles.
+        """
+        height, width = size
+        views = [
+            View(
+                kind="tile",
+                row=row,
+                column=column,
+                box=(column / columns, row / rows, (column + 1) / columns, (row + 1) / rows),
+            )
+            for row in range(rows)
+            for column in range(columns)
+        ]
+
+        def images() -> Iterator[Image.Image]:
+            for view in views:
+                left, top = view.column * width, view.row * height
+                yield canvas.crop((left, top, left + width, top + height))
+            yield self.resize(overview, size)
+
+        return ProcessedImage(
+            pixel_values=self.normalise(images(), len(views) + 1),
+            rows=rows,
+            columns=columns,
+            views=(*views, View(kind="global")),
+        )
+
+    def check_room(self, image: Image.Image, width: int, height: int, between: int = 0) -> None:
+        """Refuse an image that would become unreasonably large, as a very long, thin one does.
+
+        Args:
+            image: As it is.
+            width: As it would be.
+            height: As it would be.
+            between: Pixels that are held on the way.
+
+        Raises:
+            DataError: It would.
+        """
+        largest = image_pixels() if self._max_pixels is None else self._max_pixels
+        # A user's small limit is one on what is given, not on the size that the model sees.
+        most = _ROOM * max(largest, MAX_IMAGE_PIXELS)
+        if width * height + between > most:
+            raise DataError(
+                f"an image of {image.width}x{image.height} pixels would become {width}x{height}, which takes more "
+                f"than {most} pixels; crop it to a less extreme shape"
+            )
+
+    def normalise(self, images: Iterable[Image.Image], count: int = 1) -> npt.NDArray[np.float32]:
+        """Return RGB images of one size as (count, 3, height, width) float32, rescaled and normalised."""
+        values: npt.NDArray[np.float32] | None = None
+        for index, image in enumerate(images):
+            pixels = np.asarray(image)
+            if values is None:
+                values = np.empty((count, 3, *pixels.shape[:2]), dtype=np.float32)
+            for channel in range(3):
+                values[index, channel] = self._levels[channel][pixels[:, :, channel]]
+        if values is None:
+            raise ValueError("no image was given")
+        return values
+
+
+_COMMON_DEFAULTS: Mapping[str, Any] = {
+    "do_resize": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+}
