@@ -6,11 +6,12 @@ import ctypes
 import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from moir_edge.errors import EnvironmentProblem
 
-__all__ = ["exchange", "make_folder", "sync", "sync_tree", "write_problem"]
+__all__ = ["exchange", "make_folder", "probe", "sync", "sync_tree", "write_problem"]
 
 
 _AT_FDCWD = -100
@@ -64,15 +65,32 @@ def write_problem(
         error: What the system said.
         advice: What helps beside more space.
     """
+    target = Path(os.path.realpath(output))
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        target = Path(os.path.realpath(output))
-        parent = next(parent for parent in target.parents if parent.exists())
-        free_mb = shutil.disk_usage(parent).free / 1e6
         return EnvironmentProblem(
-            f"disk full while writing {output} ({free_mb:.0f} MB free); "
-            f"free some space or {advice}; nothing was left behind"
+            f"disk full while writing {output}{_free(target)}; free some space or {advice}; nothing was left behind"
         )
-    return EnvironmentProblem(f"cannot write {output}: {error}; nothing was left behind")
+    return EnvironmentProblem(
+        f"cannot write {output}: {_reason(error, target)}; nothing was left behind"
+    )
+
+
+def _free(target: Path) -> str:
+    """Return how much space is left where a file or folder goes; nothing for a device."""
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        return ""
+    parent = next(parent for parent in target.parents if parent.exists())
+    return f" ({shutil.disk_usage(parent).free / 1e6:.0f} MB free)"
+
+
+def _reason(error: OSError, target: Path) -> str:
+    """Return what the system said, with the file unless that is the output itself or hidden beside it."""
+    reason = error.strerror or str(error)
+    name = "" if error.filename is None else os.fsdecode(error.filename)
+    own = (str(target), str(target.with_name(f".{target.name}.")))
+    if not name or name == own[0] or name.startswith(own[1]):
+        return reason
+    return f"{reason}: {name}"
 
 
 def exchange(left: Path, right: Path) -> bool:
@@ -90,3 +108,16 @@ def exchange(left: Path, right: Path) -> bool:
     if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(number, os.strerror(number), str(left), None, str(right))
+
+
+def probe(folder: Path) -> None:
+    """Raise `OSError` unless something can be written into `folder`, or into the nearest one around it that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        # A file without a name leaves nothing behind, however the process ends.
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOSPC):
+            raise
+        os.rmdir(tempfile.mkdtemp(prefix=".moir-edge-", dir=folder))

@@ -8,14 +8,12 @@ holds others it is refused, see `moir_edge.ownership`.
 
 from __future__ import annotations
 
-import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from moir_edge.disk import make_folder, sync, sync_tree, write_problem
+from moir_edge.disk import make_folder, probe, sync, sync_tree, write_problem
 from moir_edge.errors import MoirEdgeError
 from moir_edge.locks import FileLock, wait_for_lock
 from moir_edge.ownership import FolderKind, write_record
@@ -52,7 +50,7 @@ def check_replaceable(
     """
     target = Path(os.path.realpath(output))
     try:
-        _probe(target.parent)
+        probe(target.parent)
         for left in reversed(range(_TRIES)):
             before = _identity(target)
             try:
@@ -146,16 +144,3 @@ def _turn(target: Path, output: str | Path, kind: FolderKind) -> Iterator[None]:
         yield
     finally:
         lock.release(remove=True)
-
-
-def _probe(folder: Path) -> None:
-    """Raise `OSError` unless something can be written into `folder`, or into the nearest one around it that exists."""
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        # A file without a name leaves nothing behind, however the process ends.
-        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
-    except (AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.ENOSPC):
-            raise
-        os.rmdir(tempfile.mkdtemp(prefix=".moir-edge-", dir=folder))

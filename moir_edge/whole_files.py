@@ -15,14 +15,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from moir_edge.disk import make_folder, sync, write_problem
+from moir_edge.disk import make_folder, probe, sync, write_problem
+from moir_edge.errors import EnvironmentProblem
 from moir_edge.locks import FileLock, take_lock
 
-__all__ = ["whole_file", "write_whole"]
+__all__ = ["check_file", "whole_file", "write_whole"]
 
 _NEW_FILE = 0o666  # the system takes away what the user's mask forbids
 # Names of streams that are open already; the file behind one is not replaced but written to.
 _STREAMS = ("/dev/", "/proc/")
+
+
+def check_file(output: str | Path) -> None:
+    """Refuse a file that cannot be written; call it before long work, so that a refusal costs nothing.
+
+    Args:
+        output: The file to be.
+
+    Raises:
+        EnvironmentProblem: A folder stands there, or the disk is full or not writable.
+    """
+    target = Path(os.path.realpath(output))
+    try:
+        if not _takes_a_stream(Path(output)):
+            _mode_of(target)
+            probe(target.parent)
+    except OSError as error:
+        raise _problem(output, error) from error
 
 
 def write_whole(output: str | Path, content: str | bytes) -> None:
@@ -67,7 +86,7 @@ def whole_file(output: str | Path) -> Iterator[BinaryIO]:
         with _draft(target, mode) as stream:
             yield stream
     except OSError as error:
-        raise write_problem(output, error, advice="give another path") from error
+        raise _problem(output, error) from error
 
 
 @contextmanager
@@ -90,6 +109,10 @@ def _draft(target: Path, mode: int | None) -> Iterator[BinaryIO]:
         raise
     finally:
         lock.release()
+
+
+def _problem(output: str | Path, error: OSError) -> EnvironmentProblem:
+    return write_problem(output, error, advice="give another path")
 
 
 def _takes_a_stream(output: Path) -> bool:

@@ -168,6 +168,8 @@ def run(
     text = model.stream(prompt, pictures, context=context, settings=settings)
     show_pieces = stream and not as_json
     _read(text, show=show_pieces)
+    if show_pieces:
+        print_piece("\n")
     off = ""
     if routing_map is not None and text.result.routing is not None:
         # The picture shows what the router changed in the answer.
@@ -179,7 +181,8 @@ def run(
         answer = _as_dict(model, text.result, bundle, router)
         print_json(answer)
         return
-    print_piece("\n" if show_pieces else f"{text.result.texts[0]}\n")
+    if not show_pieces:
+        print_piece(f"{text.result.texts[0]}\n")
     say(_status_line(model, text.result, router), err=True)
 
 
@@ -195,6 +198,9 @@ def _check_options(router: str, images: list[Path], maps: list[Path | None]) -> 
             raise DataError("a routing map needs an image and a prompt; give at least one --image")
         if not path.absolute().parent.is_dir():
             raise DataError(f"cannot write {path}: {path.parent} is not a folder; make it first")
+        from moir_edge.whole_files import check_file
+
+        check_file(path)
 
 
 def parse_overrides(options: list[str]) -> dict[str, Any]:

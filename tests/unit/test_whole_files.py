@@ -12,7 +12,7 @@ import pytest
 from moir_edge import whole_files
 from moir_edge.errors import EnvironmentProblem
 from moir_edge.locks import take_lock
-from moir_edge.whole_files import whole_file, write_whole
+from moir_edge.whole_files import check_file, whole_file, write_whole
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
@@ -95,17 +95,21 @@ def test_an_open_stream_is_written_to_and_not_replaced(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line() -> None:
     with pytest.raises(
         EnvironmentProblem,
-        match=r"^disk full while writing /dev/full \(\d+ MB free\); free some space or give another path; "
-        "nothing was left behind$",
+        match=r"^disk full while writing /dev/full; free some space or give another path; nothing was left behind$",
     ):
         write_whole("/dev/full", "x" * 10_000)
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for path in (tmp_path, tmp_path / "file" / "a", Path("/proc/self/a")):
-        with pytest.raises(EnvironmentProblem, match=rf"^cannot write {path}: .*nothing was left"):
-            write_whole(path, "text")
+    stream = Path("/proc/self/a")  # not asked beforehand
+    for path in (tmp_path, tmp_path / "file" / "a", stream):
+        for write in (check_file, lambda path: write_whole(path, "text"))[path == stream :]:
+            with pytest.raises(
+                EnvironmentProblem, match=rf"^cannot write {path}: .*nothing was left behind$"
+            ) as caught:
+                write(path)
+            assert ".draft-" not in str(caught.value)
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -159,3 +163,12 @@ def test_a_draft_that_is_taken_for_an_abandoned_one_is_made_anew(
     write_whole(tmp_path / "a", "text")
     assert len(set(taken)) == 2
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_check_writes_nothing(tmp_path: Path) -> None:
+    write_whole(tmp_path / "a", "text")
+    for name in ("a", "new", "deep/er/new"):
+        check_file(tmp_path / name)
+    check_file("/dev/null")
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "text"

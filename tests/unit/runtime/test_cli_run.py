@@ -335,6 +335,11 @@ def test_a_map_that_cannot_be_written_is_refused_before_the_bundle_is_opened(
         code, out, error = run(*words, bundle=tmp_path / "no-bundle")
         assert (code, out) == (2, "")
         assert "give at least one --image" in error or "is not a folder; make it first" in error
+    code, out, error = run(
+        "-p", PROMPT, "-i", photo, "--routing-map", tmp_path, bundle=tmp_path / "no-bundle"
+    )
+    assert (code, out) == (2, "")
+    assert error == f"error: cannot write {tmp_path}: Is a directory; nothing was left behind\n"
 
 
 def test_a_setting_of_this_call_is_not_blamed_on_the_file(
