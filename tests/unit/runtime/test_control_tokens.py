@@ -49,6 +49,13 @@ def _smolvlm(*, added: bool = True) -> Backend:
     return _with_added(core) if added else core
 
 
+def _internvl(*, added: bool = True) -> Backend:
+    """As `_smolvlm`, with accents composed first, as Qwen's, which InternVL's is."""
+    core = _smolvlm(added=False)
+    core.normalizer = normalizers.NFC()
+    return _with_added(core) if added else core
+
+
 def _llava(*, added: bool = True) -> Backend:
     """Characters with a blank in front and bytes for the rest, as LLaVA's; the control tokens lie behind the vocabulary."""
     letters = "▁abcdefghijklmnopqrstuvwxyz<>|_1\n/"
@@ -86,7 +93,7 @@ def _with_added(core: Backend) -> Backend:
     return core
 
 
-BACKENDS = {"smolvlm": _smolvlm, "llava": _llava, "metaspace": _metaspace}
+BACKENDS = {"smolvlm": _smolvlm, "internvl": _internvl, "llava": _llava, "metaspace": _metaspace}
 
 
 def _opened(backend: Backend, folder: Path) -> Tokenizer:
@@ -150,6 +157,7 @@ def _words(rng: np.random.Generator) -> str:
         "\n",
         "s>",
         "é",
+        "e\u0301",
         "12",
     ]
     return "".join(rng.choice(parts, size=rng.integers(1, 12)))
