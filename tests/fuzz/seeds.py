@@ -38,9 +38,12 @@ def _moir_edge(*words: str) -> None:
     )
 
 
-def _training(target: Path) -> None:
-    words = [sys.executable, "-m", "tests.fuzz.training_seed", str(target)]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+def _program(module: str) -> Maker:
+    def make(target: Path) -> None:
+        words = [sys.executable, "-m", f"tests.fuzz.{module}", str(target)]
+        subprocess.run(words, check=True, capture_output=True)
+
+    return make
 
 
 def _checkpoint(target: Path) -> None:
@@ -55,5 +58,6 @@ _MAKERS: dict[str, Maker] = {
     "checkpoint": _checkpoint,
     "fp32": _bundle("fp32"),
     "int4": _bundle("int4"),
-    "training": _training,
+    "tables": _program("tables_seed"),
+    "training": _program("training_seed"),
 }

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from moir_edge.bundle.reader import file_sha256
 from moir_edge.data.formats.columns import answers_of, check_roles, choose_columns, text_of
 from moir_edge.data.formats.files import caption_request, worded
-from moir_edge.data.formats.local import refuse_remote_files
+from moir_edge.data.formats.local import refuse_odd_files, refuse_remote_files
 from moir_edge.data.formats.pictures import picture_file
 from moir_edge.data.formats.source import DatasetFormat, PlacedRow, attempt, register
 from moir_edge.data.rows import DEFAULT_TASK, Row, parse_row
 from moir_edge.environment import require
 from moir_edge.errors import DataError
 from moir_edge.temporary import TemporaryFolder
+from moir_edge.weights.libraries import naming_files
 
 if TYPE_CHECKING:
     from moir_edge.data.formats.source import DataSource
@@ -48,8 +49,8 @@ class HubTable(DatasetFormat):
         self.check(source)
         check_roles(source.columns, source.field_name("columns"))
         table, split = _open(source)
-        features = _features(table)
         place = f"{source.path} ({split})"
+        features = _features(table, place)
         pictures = [name for name, feature in features.items() if _holds_images(feature)]
         columns = choose_columns(
             features, pictures, source.columns, place, source.field_name("columns")
@@ -94,6 +95,7 @@ def _open(source: DataSource) -> tuple[Any, str]:
     import datasets
 
     if source.path.is_dir():
+        refuse_odd_files(source.path)
         refuse_remote_files(source.path)
     if any((source.path / name).is_file() for name in _ON_DISK):
         loaded = _guarded(source, datasets.load_from_disk, _address(source))
@@ -125,18 +127,16 @@ def _address(source: DataSource) -> str:
 
 
 def _guarded(source: DataSource, load: Any, *arguments: Any, **options: Any) -> Any:
-    try:
+    with naming_files(f"{source.path} cannot be loaded as a data set"):
         return load(*arguments, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{source.path} cannot be loaded as a data set: {reason}") from error
 
 
-def _features(table: Any) -> dict[str, Any]:
+def _features(table: Any, place: str) -> dict[str, Any]:
     """Return column to type; where a stream declares none, those of the first record, without a type."""
     if table.features is not None:
         return dict(table.features)
-    return dict.fromkeys(next(iter(table.take(1)), {}))
+    with naming_files(f"{place} cannot be read"):
+        return dict.fromkeys(next(iter(table.take(1)), {}))
 
 
 def _holds_images(feature: Any) -> bool:
@@ -154,11 +154,8 @@ def _records(table: Any, pictures: Iterable[str], place: str) -> Iterator[dict[s
         stored: Any = datasets.Image(decode=False)
         is_list = isinstance(table.features[name], datasets.List)
         table = table.cast_column(name, datasets.List(stored) if is_list else stored)
-    try:
+    with naming_files(f"{place} cannot be read further"):
         yield from table
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{place} cannot be read further: {reason}") from error
 
 
 def _row(
@@ -176,7 +173,8 @@ def _row(
         column = columns[role][0]
         value = record.get(column)
         named = hasattr(features.get(column), "int2str") and isinstance(value, int)
-        return features[column].int2str(value) if named else value
+        with naming_files(f"{where}: column {column!r} names no class"):
+            return features[column].int2str(value) if named else value
 
     task = source.task or cell("task") or DEFAULT_TASK
     found = {

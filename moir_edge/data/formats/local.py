@@ -11,7 +11,7 @@ from moir_edge.errors import DataError
 from moir_edge.json_files import read_bounded
 from moir_edge.limits import JSON_BYTES
 
-__all__ = ["refuse_remote_address", "refuse_remote_files"]
+__all__ = ["refuse_odd_files", "refuse_remote_address", "refuse_remote_files"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # Archives and files of this machine; `datasets` chains them, as in zip://a.png::/data/x.zip.
@@ -36,6 +36,20 @@ def refuse_remote_address(address: str, folder: Path, where: str) -> None:
             f"{where}: image {address} lies on the network, and {folder} is a local data set, for which nothing is "
             "fetched; download the image and name its file"
         )
+
+
+def refuse_odd_files(folder: Path) -> None:
+    """Refuse a local data set that holds a pipe or a device, which the library would wait for or read without end.
+
+    Args:
+        folder: The data set.
+
+    Raises:
+        DataError: One lies in the folder, or a link leads to one.
+    """
+    for path in folder.rglob("*"):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise DataError(f"{path} is not a regular file; take it out of the data set's folder")
 
 
 def refuse_remote_files(folder: Path) -> None:

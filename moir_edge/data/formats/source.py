@@ -167,7 +167,8 @@ class DataSource:
             if getattr(self, name) is None:
                 raise wrong_type(self.field_name(name), None, "given")
         for role, column in mapping(self.field_name("columns"), self.columns).items():
-            text(f"{self.field_name('columns')} {role}=", column)
+            if not isinstance(column, str):
+                raise wrong_type(f"{self.field_name('columns')} {role}=", column, "a string")
 
     def field_name(self, name: str) -> str:
         """Return how messages name a field, such as `data.split` or `calibration.data.images`."""

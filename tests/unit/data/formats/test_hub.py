@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,42 @@ def test_tables_without_what_is_needed(parquet: Callable[..., Path], tmp_path: P
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty cannot be loaded as a data set: "):
         _read(tmp_path / "empty")
+
+
+def test_a_pipe_in_the_folder_is_refused_and_not_waited_for(parquet: Callable[..., Path]) -> None:
+    folder = parquet()
+    os.mkfifo(folder / "more.parquet")
+    with pytest.raises(DataError) as caught:
+        _read(folder)
+    assert str(caught.value) == (
+        f"{folder / 'more.parquet'} is not a regular file; take it out of the data set's folder"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,question\na.png,caf\xe9\n", "cannot be read: "),
+        ("image,question\na.png,b\na.png,b,c,d\n", "cannot be read"),
+    ],
+)
+def test_a_damaged_table_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "train.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=message) as caught:
+        _read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_record_of_the_library_is_one_line(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_dict({"image": ["a.png"], "question": ["a"]})
+    table.save_to_disk(str(tmp_path / "disk"))
+    path = tmp_path / "disk" / "state.json"
+    path.write_text(path.read_text().replace("_output_all_columns", "other"))
+    with pytest.raises(
+        DataError, match="disk cannot be loaded as a data set: '_output_all_columns'"
+    ):
+        _read(tmp_path / "disk")
 
 
 def test_what_is_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
