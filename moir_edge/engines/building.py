@@ -103,7 +103,8 @@ def add_engines(
         The bundle folder.
 
     Raises:
-        BundleError: A folder is not a bundle, a file has changed, or `refit` has no engines of the target.
+        BundleError: A folder is not a bundle, a file has changed, `refit` has no engines of the target, or another process
+            has changed the bundle meanwhile.
         UnsupportedError: As in `build_engines`.
     """
     opened = open_bundle(bundle)
@@ -121,6 +122,7 @@ def add_engines(
             staging, opened.manifest, target, options=options, stock=stock, progress=progress
         )
         seal(staging, opened.manifest.model_copy(update={"engines": (*others, *built)}))
+        _refuse_changed(opened, target)
     return opened.path
 
 
@@ -185,6 +187,25 @@ def _copy_files(source: Bundle, destination: Path, *, skip: str) -> None:
             copy = destination / entry.path
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source.file(entry.path), copy)
+
+
+def _refuse_changed(opened: Bundle, target: str) -> None:
+    """Refuse a bundle that differs from what was opened, engines of the target aside: the copy would undo the difference."""
+
+    def rest(manifest: Manifest) -> Manifest:
+        engines = tuple(one for one in manifest.engines if one.target != target)
+        files = tuple(
+            one for one in manifest.files if not one.path.startswith(f"engines/{target}/")
+        )
+        update = {"engines": engines, "files": files, "manifest_sha256": None}
+        return manifest.model_copy(update=update)
+
+    now = open_bundle(opened.path, verify=False).manifest
+    if rest(now) != rest(opened.manifest):
+        raise BundleError(
+            f"{opened.path} exists in another version than its engines were built for: another process wrote it "
+            "meanwhile; build again"
+        )
 
 
 def _is_engine_file(path: str) -> bool:

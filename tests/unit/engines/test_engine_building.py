@@ -26,7 +26,7 @@ from moir_edge.calibration import LayerOptions, observe, quantize
 from moir_edge.engines import add_engines, build_engines
 from moir_edge.engines.jobs import BuildJob, BuildOutcome
 from moir_edge.engines.process import run_build
-from moir_edge.errors import UnsupportedError
+from moir_edge.errors import BundleError, UnsupportedError
 from moir_edge.graphs.half import to_half
 from moir_edge.precisions import PrecisionName
 
@@ -328,6 +328,30 @@ def test_add_engines_lists_and_replaces(make_bundle: MakeBundle) -> None:
     listed = {entry.path for entry in manifest.files}
     assert {entry.path for entry in manifest.engines} < listed
     assert json.loads((folder / "manifest.json").read_text())["target"] == "cpu"
+
+
+@pytest.mark.parametrize("other", ["rtx-40", "rtx-50"])
+def test_a_bundle_that_another_build_changes_meanwhile(make_bundle: MakeBundle, other: str) -> None:
+    """The same engines are welcome twice; those of another target must not get lost."""
+    folder, _ = make_bundle()
+    calls: list[str] = []
+
+    def meanwhile(stage: str, done: int, total: int) -> None:
+        calls.append(stage)
+        if len(calls) == 1:
+            add_engines(folder, other)
+
+    if other == "rtx-40":
+        add_engines(folder, "rtx-40", progress=meanwhile)
+    else:
+        with pytest.raises(
+            BundleError,
+            match=r"bundle exists in another version than its engines were built for: another process wrote it "
+            "meanwhile; build again",
+        ):
+            add_engines(folder, "rtx-40", progress=meanwhile)
+    assert {engine.target for engine in open_bundle(folder).manifest.engines} == {other}
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_what_a_build_cost_is_recorded(make_bundle: MakeBundle) -> None:
