@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
@@ -23,6 +24,7 @@ HANG_SECONDS = 8.0
 
 _POLL_SECONDS = 0.25
 _MAKING_SECONDS = 60.0
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl
 
 
 def run_case(
@@ -50,6 +52,7 @@ def run_case(
     child = os.fork()
     if child == 0:
         os.setsid()
+        _end_with_parent()
         os.close(receiver)
         _silence(folder)
         with os.fdopen(sender, "w") as stream:
@@ -69,6 +72,11 @@ def run_case(
         verdict = _answer(stream.fileno(), child, start, hang_seconds)
     verdict.index = index
     return verdict
+
+
+def _end_with_parent() -> None:
+    """Let the system kill this process once the one that forked it is gone: a case may wait forever."""
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _silence(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import shutil
@@ -31,7 +32,9 @@ class Tables(Area):
     def warm(self) -> None:
         # Arrow's own allocator would start a thread.
         os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
-        os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="fuzz-tables-")
+        home = tempfile.mkdtemp(prefix="fuzz-tables-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HF_HOME"] = home
         import datasets  # noqa: F401  (what a case would import)
 
         import moir_edge.data.formats  # noqa: F401
