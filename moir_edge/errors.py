@@ -84,7 +84,7 @@ def closest(name: str, known: Iterable[str]) -> str:
         known: The names that exist.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name[:_LONGEST_NAME].lower(), names, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(name)[:_LONGEST_NAME].lower(), names, n=1, cutoff=0.4)
     listing = ", ".join(names)
     return f"did you mean {near[0]!r}? (known: {listing})" if near else f"known: {listing}"
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from moir_edge.arguments import switch, text
+from moir_edge.checked import a, checked, required
 from moir_edge.errors import UnsupportedError, closest
 from moir_edge.precisions import EXPORTED, FP16, FP32, INT8_WEIGHT_ONLY, PRECISIONS
 
@@ -70,6 +72,7 @@ TARGETS: dict[str, Target] = {}
 """Every registered target by name, in the order of registration."""
 
 
+@checked(target=a(Target))
 def register_target(target: Target) -> Target:
     """Add a profile to `TARGETS`.
 
@@ -111,6 +114,7 @@ _register_all(
 )
 
 
+@checked(name=required(text))
 def get_target(name: str) -> Target:
     """Return the profile of that name.
 
@@ -122,6 +126,7 @@ def get_target(name: str) -> Target:
     return TARGETS[name]
 
 
+@checked(target=a(Target))
 def available_precisions(target: Target) -> tuple[str, ...]:
     """Return the precisions that the target has and this version exports, widest first."""
     return tuple(precision for precision in EXPORTED if _has(target, precision))
@@ -131,6 +136,7 @@ def _has(target: Target, precision: str) -> bool:
     return PRECISIONS[precision].hardware in target.hardware_precisions
 
 
+@checked(target=a(Target, str), precision=required(text), component=text)
 def check_precision(target: Target | str, precision: str, *, component: str | None = None) -> None:
     """Refuse a precision that does not exist, that the target lacks, or that is not exported yet.
 
@@ -202,6 +208,9 @@ _FIRST_RUNTIME_THAT_FUSES_INT8 = (1, 25)
 _STATIC = {"session.qdqisint8allowed": "1"}
 
 
+@checked(
+    component=required(text), precision=required(text), runtime_version=required(text), exact=switch
+)
 def session_config(
     component: str, precision: str, runtime_version: str, *, exact: bool = False
 ) -> dict[str, str]:
@@ -217,6 +226,8 @@ def session_config(
     Returns:
         Keys and values for `SessionOptions.add_session_config_entry`; empty for float graphs.
     """
+    if precision not in PRECISIONS:
+        raise UnsupportedError(f"unknown precision {precision!r}: {closest(precision, PRECISIONS)}")
     facts = PRECISIONS[precision]
     if not facts.quantized:
         return {}

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from moir_edge.arguments import text
 from moir_edge.bundle.manifest import ComponentEntry, EngineEntry, Manifest
-from moir_edge.errors import BundleError
+from moir_edge.checked import a, checked, required
+from moir_edge.errors import BundleError, closest
 from moir_edge.targets import TARGETS
 
 __all__ = ["check_engine", "component_sha256", "find_engine", "rebuild_command"]
 
 
+@checked(manifest=a(Manifest), name=required(text))
 def component_sha256(manifest: Manifest, name: str) -> str:
     """Return one hash over a component's operators and weights, wherever in the bundle these lie.
 
@@ -26,7 +29,9 @@ def component_sha256(manifest: Manifest, name: str) -> str:
     Returns:
         64 hexadecimal digits. Where the manifest has no hash of the content, that of the component's files.
     """
-    component = manifest.components[name]
+    component = manifest.components.get(name)
+    if component is None:
+        raise BundleError(f"there is no component {name!r}: {closest(name, manifest.components)}")
     if component.structure_sha256 and component.weights_sha256:
         parts = [component.structure_sha256, component.weights_sha256]
     else:
@@ -39,6 +44,7 @@ def _file_hashes(manifest: Manifest, component: ComponentEntry) -> list[str]:
     return [hashes.get(path, "") for path in (component.graph, *component.data)]
 
 
+@checked(manifest=a(Manifest))
 def find_engine(
     manifest: Manifest, component: str, *, builder: str, compute_capability: str
 ) -> EngineEntry | None:
@@ -61,6 +67,7 @@ def find_engine(
     return fitting[0] if fitting else None
 
 
+@checked(entry=a(EngineEntry), manifest=a(Manifest))
 def check_engine(
     entry: EngineEntry,
     manifest: Manifest,

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from moir_edge.arguments import given_path, switch
 from moir_edge.bundle.consistency import check_consistent
 from moir_edge.bundle.files import ModelFiles
 from moir_edge.bundle.graph_files import weight_locations
@@ -105,7 +106,8 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     Raises:
         BundleError: No bundle there, a newer schema, an invalid manifest, or a file that is missing or changed.
     """
-    folder = Path(path)
+    folder = given_path("bundle", path)
+    switch("verify", verify)
     manifest_path = folder / MANIFEST_NAME
     if not manifest_path.is_file():
         raise BundleError(

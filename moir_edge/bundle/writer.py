@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from moir_edge.arguments import given_path, switch
 from moir_edge.bundle.manifest import (
     COMPONENTS,
     MANIFEST_NAME,
@@ -15,6 +16,7 @@ from moir_edge.bundle.manifest import (
     manifest_sha256,
 )
 from moir_edge.bundle.reader import file_sha256
+from moir_edge.checked import a, checked
 from moir_edge.errors import BundleError
 from moir_edge.finite import json_text
 from moir_edge.staging import FolderKind, check_replaceable, staged_folder
@@ -39,11 +41,13 @@ BUNDLE = FolderKind(
 )
 
 
+@checked(output=given_path, force=switch)
 def check_bundle_output(output: str | Path, *, force: bool) -> None:
     """Raise `BundleError` unless `output` is free, or `force` is set and it is a bundle."""
     check_replaceable(output, BUNDLE, force=force)
 
 
+@checked(output=given_path, force=switch, keep_others=switch)
 def staged_bundle(
     output: str | Path, *, force: bool = False, keep_others: bool = False
 ) -> AbstractContextManager[Path]:
@@ -58,6 +62,7 @@ def staged_bundle(
     return staged_folder(output, BUNDLE, force=force, keep_others=keep_others)
 
 
+@checked(folder=given_path, manifest=a(Manifest))
 def seal(folder: Path, manifest: Manifest) -> Manifest:
     """Hash every file of `folder` and write the manifest, the last file of a bundle.
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from moir_edge.arguments import text
 from moir_edge.calibration.granularity import Granularity, PerBlock, PerOutputChannel
 from moir_edge.calibration.grids import E4M3, INT8, Grid
+from moir_edge.checked import checked, required
 from moir_edge.errors import UnsupportedError, closest
 from moir_edge.precisions import FP32, PRECISIONS, Precision
 
@@ -67,6 +69,7 @@ FORMATS: dict[str, LayerFormat] = {
 """Every quantized precision by name."""
 
 
+@checked(precision=required(text))
 def get_format(precision: str) -> LayerFormat:
     """Return the format of that name.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from moir_edge.arguments import check_fields
 from moir_edge.errors import ShapeError
 
 __all__ = ["Granularity", "PerBlock", "PerOutputChannel"]
@@ -46,6 +47,7 @@ class PerBlock:
     block_size: int = 32
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.block_size not in (16, 32, 64, 128, 256):
             raise ShapeError(
                 f"block_size is {self.block_size}; expected 16, 32, 64, 128 or 256, which the runtimes' "

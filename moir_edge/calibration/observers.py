@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moir_edge.arguments import switch
+from moir_edge.checked import checked, size
 from moir_edge.errors import DataError, ShapeError
 from moir_edge.finite import count_text, is_finite
 
@@ -49,6 +51,7 @@ class ActivationObserver:
         gram: (channels, channels) float64, or None.
     """
 
+    @checked(channels=size, gram=switch)
     def __init__(self, channels: int, *, gram: bool = False) -> None:
         self.counts = np.zeros(BINS, np.int64)
         self.exponent = _LEAST_EXPONENT

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from moir_edge.arguments import check_fields, given, strings, text
 from moir_edge.calibration.formats import get_format
 from moir_edge.calibration.granularity import PerBlock
 from moir_edge.calibration.methods.registry import get_method
-from moir_edge.calibration.settings import MIN_SNR_DB, CalibrationMethod
+from moir_edge.calibration.settings import MIN_SNR_DB, CalibrationMethod, check_method
 from moir_edge.precisions import FP32
 
 __all__ = ["LayerOptions"]
@@ -39,8 +40,10 @@ class LayerOptions:
     int4_method: str = "rtn"
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_method(given("method", text("method", self.method)))
         get_method(self.int4_method)
         PerBlock(block_size=self.block_size)
-        for precision in self.precisions.values():
+        for precision in strings("precisions", list(self.precisions.values())) or ():
             if precision != FP32:
                 get_format(precision)

@@ -8,10 +8,12 @@ from typing import TypeVar
 import onnx
 import onnx_ir as ir
 
+from moir_edge.arguments import text
 from moir_edge.calibration.formats import get_format
 from moir_edge.calibration.layers import LayerOptions, quantize_layers
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.summary import QuantizationSummary
+from moir_edge.checked import an_onnx_model, checked, maybe, required
 from moir_edge.errors import UnsupportedError
 
 __all__ = ["quantize", "require_statistics"]
@@ -19,6 +21,7 @@ __all__ = ["quantize", "require_statistics"]
 ModelT = TypeVar("ModelT", onnx.ModelProto, ir.Model)
 
 
+@checked(model=an_onnx_model, precision=required(text), options=maybe(LayerOptions))
 def quantize(
     model: ModelT,
     precision: str,

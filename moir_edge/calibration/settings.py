@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from moir_edge.arguments import check_fields, number
 from moir_edge.calibration.balance import parse_balance
 from moir_edge.data.formats import DataSource, as_source
 from moir_edge.errors import DataError, UnsupportedError, closest
@@ -71,6 +72,7 @@ class CalibrationSettings:
     balance: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self, "calibration ")
         object.__setattr__(self, "balance", parse_balance(self.balance).conditions)
         for name, data in (("calibration", self.data), ("evaluation", self.evaluation)):
             try:
@@ -90,9 +92,15 @@ class CalibrationSettings:
         self._check_smoothing()
 
     def _check_smoothing(self) -> None:
-        if self.smoothing in ("search", "off"):
+        if not isinstance(self.smoothing, str):
+            object.__setattr__(self, "smoothing", number("calibration smoothing", self.smoothing))
+        elif self.smoothing in ("search", "off"):
             return
-        if isinstance(self.smoothing, str) or not 0 <= self.smoothing <= 1:
+        if (
+            self.smoothing is None
+            or isinstance(self.smoothing, str)
+            or not 0 <= self.smoothing <= 1
+        ):
             raise UnsupportedError(
                 f"smoothing is {self.smoothing!r}; expected search, off or an exponent from 0 to 1 (`calibration.smoothing`)"
             )

@@ -10,8 +10,10 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from moir_edge.arguments import mapping, switch
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse, find_weight_uses, is_head, reason_to_leave
+from moir_edge.checked import an_onnx_model, checked, lazily
 from moir_edge.errors import DataError
 from moir_edge.graphs.editing import node_of
 from moir_edge.graphs.sessions import TAP_PREFIX, cpu_session
@@ -83,6 +85,7 @@ def add_taps(model: ir.Model, names: Iterable[str]) -> ir.Model:
     return copy
 
 
+@checked(model=an_onnx_model, feeds=lazily(mapping), gram=switch)
 def observe(
     model: onnx.ModelProto | ir.Model,
     feeds: Iterable[Mapping[str, npt.NDArray[Any]]],

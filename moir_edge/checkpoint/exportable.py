@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from moir_edge.checked import a_tokenizer, checked
 from moir_edge.checkpoint.processor import chat_template, image_record, load_processor
 from moir_edge.errors import DataError, MoirEdgeError, UnsupportedError
 from moir_edge.models import get_architecture
@@ -59,6 +60,7 @@ def check_processor(folder: Path, config: Any) -> None:
     _check_image_size(processor, folder, config)
 
 
+@checked(processor=a_tokenizer)
 def require_chat_template(processor: Any, folder: Path | str) -> None:
     """Refuse a checkpoint without chat template.
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from moir_edge.arguments import folder_or_id, switch
 from moir_edge.bundle import SourceEntry
+from moir_edge.checked import checked
 from moir_edge.checkpoint.exportable import check_config, check_processor
 from moir_edge.checkpoint.padding import end_ids, padding_id, padding_note
 from moir_edge.checkpoint.processor import load_processor, load_tokenizer
@@ -115,6 +117,7 @@ class Checkpoint:
             yield
 
 
+@checked(checkpoint=folder_or_id, exported=switch)
 def load_checkpoint(checkpoint: str | Path, *, exported: bool = True) -> Checkpoint:
     """Load model and tokenizer in float32 on the CPU.
 

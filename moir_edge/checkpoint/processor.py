@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from moir_edge.arguments import given_path
+from moir_edge.checked import checked
 from moir_edge.errors import DataError
 from moir_edge.json_files import read_json
 from moir_edge.weights import refuse_own_class
@@ -44,6 +46,7 @@ def load_tokenizer(folder: Path) -> Any:
         return tokenizers.from_pretrained(folder, trust_remote_code=False)
 
 
+@checked(folder=given_path)
 def load_processor(folder: Path, config: Any) -> Any:
     """Return the processor of a checkpoint.
 

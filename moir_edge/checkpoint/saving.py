@@ -7,6 +7,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from moir_edge.arguments import given_path
+from moir_edge.checked import a_model, checked
 from moir_edge.weights.whole import quiet_transformers
 
 __all__ = ["write_checkpoint"]
@@ -26,6 +28,7 @@ _BESIDE = (
 )
 
 
+@checked(model=a_model, source=given_path, folder=given_path)
 def write_checkpoint(model: Any, source: Path, folder: Path) -> None:
     """Write weights and configs of a model, and copy the other files of its checkpoint byte for byte.
 

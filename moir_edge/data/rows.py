@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moir_edge.arguments import given_path, integer
 from moir_edge.data.json_lines import json_object, numbered_lines
 from moir_edge.errors import DataError, closest
 
@@ -116,7 +118,7 @@ def read_rows(path: str | Path, *, limit: int | None = None) -> list[Row]:
     Raises:
         DataError: The file is missing or empty, or a line cannot be used; the message starts with `file:line`.
     """
-    rows = list(islice(iter_rows(Path(path)), row_limit(limit)))
+    rows = list(islice(iter_rows(given_path("path", path)), row_limit(limit)))
     if not rows:
         raise DataError(f"{path} holds no rows; write one JSON object per line")
     return rows
@@ -128,12 +130,10 @@ def row_limit(limit: int | None) -> int | None:
     Raises:
         DataError: It is not a whole number of at least 1.
     """
-    from moir_edge.runtime.arguments import integer
-
     number = integer("`limit`", limit)
     if number is not None and number < 1:
         raise DataError(f"`limit` is {number}; it must be at least 1")
-    return number
+    return number if number is None else min(number, sys.maxsize)
 
 
 def iter_rows(source: Path) -> Iterator[Row]:

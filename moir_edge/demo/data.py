@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from moir_edge.arguments import given_path, integer, strings, text
+from moir_edge.checked import a, a_count, checked, lazily, required
 from moir_edge.demo.questions import CAPTION_PROMPTS, ask, captions, describe_part
 from moir_edge.demo.scenes import Scene, related_scene, render, sample_scene
 from moir_edge.demo.statements import describe_side, state
@@ -105,6 +107,7 @@ def _render_chunk(drafts: list[_Draft]) -> list[DemoRow]:
     return rows
 
 
+@checked(split=required(text), count=a_count, seed=required(integer), tasks=strings)
 def demo_rows(
     split: str, *, count: int, seed: int = 0, tasks: tuple[str, ...] = TASKS
 ) -> list[DemoRow]:
@@ -132,6 +135,7 @@ def demo_rows(
     return rows
 
 
+@checked(rows=lazily(a(DemoRow)), folder=given_path)
 def write_jsonl(rows: Iterable[DemoRow], folder: str | Path) -> Path:
     """Write rows as `data.jsonl` with PNG images beside it (paths relative to the folder).
 

@@ -11,6 +11,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
+from moir_edge.arguments import check_run, file_path, instance, text
 from moir_edge.bundle import Bundle, EngineEntry, Manifest, open_bundle, seal, staged_bundle
 from moir_edge.engines.reuse import EngineStock
 from moir_edge.engines.work import TIMING_CACHE, EngineOptions, EngineWork
@@ -107,6 +108,10 @@ def add_engines(
             has changed the bundle meanwhile.
         UnsupportedError: As in `build_engines`.
     """
+    text("target", target)
+    instance("options", options, EngineOptions)
+    check_run(progress)
+    refit = file_path("refit", refit)
     opened = open_bundle(bundle)
     for component in opened.manifest.components:
         opened.graph(component)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import model_validator
 
+from moir_edge.arguments import file_path, switch
 from moir_edge.errors import DataError
 from moir_edge.evaluation.provenance import DataFacts, Machine, Provenance
 from moir_edge.finite import json_text
@@ -124,8 +125,9 @@ def check_output(report: type[VersionedReport], output: str | Path | None, *, fo
     Raises:
         DataError: The folder exists and may not be replaced.
     """
-    if output is not None:
-        check_replaceable(output, report.kind, force=force)
+    switch("force", force)
+    if (path := file_path("output", output)) is not None:
+        check_replaceable(path, report.kind, force=force)
 
 
 def write_report(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import onnx_ir as ir
 
+from moir_edge.arguments import check_run, given, given_path, instance
 from moir_edge.bundle import ComponentEntry, EngineEntry, Manifest, seal, staged_bundle
 from moir_edge.calibration.gpu_form import to_gpu_form
 from moir_edge.engines.trtexec import write_build_script
@@ -22,7 +22,7 @@ from moir_edge.export.parity import (
     measure_parity,
     require_fp32_parity,
 )
-from moir_edge.export.settings import ExportPlan, ExportSettings
+from moir_edge.export.settings import ExportPlan, ExportSettings, chosen_settings
 from moir_edge.finite import json_text
 from moir_edge.graphs.writing import WrittenGraph, write_graphs
 from moir_edge.precisions import FP16, FP32, PrecisionName
@@ -73,7 +73,10 @@ def assemble(
         BundleError: `output` exists and may not be replaced.
         EnvironmentProblem: The disk is full or not writable.
     """
-    plan = replace(settings or ExportSettings(), **options).plan_of(traced.graphs)
+    given("traced", instance("traced", traced, TracedModel), "a TracedModel")
+    given_path("output", output)
+    check_run(progress, force=force)
+    plan = chosen_settings(settings, options).plan_of(traced.graphs)
     progress = progress or silent
     with staged_bundle(output, force=force) as folder:
         write_assets(traced.checkpoint, folder)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moir_edge.arguments import check_run, given_path
 from moir_edge.bundle import check_bundle_output
 from moir_edge.checkpoint import load_checkpoint
 from moir_edge.export.assembly import assemble
 from moir_edge.export.components import trace_components
-from moir_edge.export.settings import ExportSettings
+from moir_edge.export.settings import ExportSettings, chosen_settings
 from moir_edge.progress import Progress, silent, single_step
 
 if TYPE_CHECKING:
@@ -53,9 +53,12 @@ def export_bundle(
         BundleError: `output` exists and may not be replaced.
         EnvironmentProblem: The disk is full or not writable.
     """
+    given_path("checkpoint", checkpoint)
+    given_path("output", output)
+    check_run(progress, force=force)
     # Everything that can be refused is refused before the long work.
     check_bundle_output(output, force=force)
-    chosen = replace(settings or ExportSettings(), **options)
+    chosen = chosen_settings(settings, options)
     with single_step(progress or silent, "loading"):
         loaded = load_checkpoint(checkpoint)
     traced = trace_components(loaded, progress=progress)

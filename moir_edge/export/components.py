@@ -10,6 +10,7 @@ import onnx_ir as ir
 from torch import nn
 
 from moir_edge.bundle import ModelFacts, TensorSpec
+from moir_edge.checked import a, checked, function
 from moir_edge.checkpoint import Checkpoint
 from moir_edge.export.attention import export_attention
 from moir_edge.export.cleanup import check_graph, read_tensor
@@ -52,6 +53,7 @@ class TracedModel:
         return None if router is None else router.config.hash()
 
 
+@checked(checkpoint=a(Checkpoint), progress=function)
 def trace_components(checkpoint: Checkpoint, *, progress: Progress | None = None) -> TracedModel:
     """Trace every component of a checkpoint.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import onnx_ir as ir
 
+from moir_edge.arguments import check_fields, given, instance, text
 from moir_edge.bundle import COMPONENTS
 from moir_edge.errors import UnsupportedError, closest
 from moir_edge.export.parity import PARITY_RTOL, check_parity_rtol
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from moir_edge.calibration.mixed.layers import Quantizer
     from moir_edge.calibration.preparation import CalibratedGraphs
 
-__all__ = ["ExportOptions", "ExportPlan", "ExportSettings"]
+__all__ = ["ExportOptions", "ExportPlan", "ExportSettings", "chosen_settings"]
 
 
 class ExportOptions(TypedDict, total=False):
@@ -139,6 +140,15 @@ class ExportSettings:
     plan: ExportPlan = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        from moir_edge.calibration import CalibrationSettings, MixSettings
+
+        check_fields(self)
+        for name, precision in (self.component_precision or {}).items():
+            given(
+                f"component_precision[{name!r}]", text(f"component_precision[{name!r}]", precision)
+            )
+        instance("calibration", self.calibration, CalibrationSettings)
+        instance("mix", self.mix, MixSettings)
         check_parity_rtol(self.parity_rtol)
         precisions = plan_precisions(
             COMPONENTS, self.target, self.precision, self.component_precision
@@ -172,3 +182,13 @@ class ExportSettings:
             precisions={name: self.plan.precisions[name] for name in names},
             calibrated=tuple(name for name in names if name in self.plan.calibrated),
         )
+
+
+def chosen_settings(settings: ExportSettings | None, options: ExportOptions) -> ExportSettings:
+    """Return settings with some fields replaced; the defaults without settings.
+
+    Raises:
+        DataError: `settings` is something else, or a field has a wrong type.
+        MoirEdgeError: As `ExportSettings`.
+    """
+    return replace(instance("settings", settings, ExportSettings) or ExportSettings(), **options)

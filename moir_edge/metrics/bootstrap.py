@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from moir_edge.errors import NotFiniteError
+from moir_edge.arguments import integer
+from moir_edge.checked import checked, numbers, required
+from moir_edge.errors import DataError, NotFiniteError
 from moir_edge.finite import count_text, is_finite
 from moir_edge.metrics.records import Interval, PairedRatio
 
@@ -30,6 +32,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+@checked(scores=numbers, seed=required(integer))
 def mean_interval(scores: Sequence[float], *, seed: int = 0) -> Interval:
     """Return the mean of per-row scores with its interval.
 
@@ -38,17 +41,18 @@ def mean_interval(scores: Sequence[float], *, seed: int = 0) -> Interval:
         seed: Seed of the resampling.
 
     Raises:
-        ValueError: There is no score.
+        DataError: There is no score.
         NotFiniteError: A score is NaN or infinite.
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.size == 0:
-        raise ValueError("mean_interval needs at least one score")
+        raise DataError("mean_interval needs at least one score")
     _require_finite(values)
     means = resampled_means(values[None], seed)[0]
     return interval_of(float(values.mean()), means)
 
 
+@checked(scores=numbers, reference=numbers, seed=required(integer))
 def ratio_interval(
     scores: Sequence[float], reference: Sequence[float], *, seed: int = 0
 ) -> Interval | None:
@@ -63,12 +67,12 @@ def ratio_interval(
         The ratio (1 is full recovery), or None where the reference scores nothing at all.
 
     Raises:
-        ValueError: The lists differ in length or are empty.
+        DataError: The lists differ in length or are empty.
         NotFiniteError: A score is NaN or infinite.
     """
+    if len(scores) != len(reference) or not scores:
+        raise DataError("ratio_interval needs two score lists of the same rows, at least one row")
     pair = np.asarray([scores, reference], dtype=np.float64)
-    if pair.ndim != 2 or pair.shape[1] == 0:
-        raise ValueError("ratio_interval needs two score lists of the same rows, at least one row")
     _require_finite(pair)
     total = pair.mean(axis=1)
     if total[1] <= 0:

@@ -7,6 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from moir_edge.arguments import text as text_of
+from moir_edge.checked import checked, each, required
+from moir_edge.errors import DataError
+
 __all__ = ["cider_d", "tokenize_caption"]
 
 MAX_NGRAM = 4
@@ -20,6 +24,7 @@ Ngram = tuple[str, ...]
 Vector = dict[Ngram, float]
 
 
+@checked(text=required(text_of))
 def tokenize_caption(text: str) -> list[str]:
     """Split a caption into words as the Penn Treebank tokeniser of the COCO evaluation does for plain English.
 
@@ -33,6 +38,7 @@ def tokenize_caption(text: str) -> list[str]:
     return _TOKEN.findall(_CLITIC.sub(r" \1", text.lower().replace("\u2019", "'")))
 
 
+@checked(predictions=each(required(text_of)), references=each(each(required(text_of))))
 def cider_d(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """Score captions against their references; the corpus score is the mean of what is returned.
 
@@ -49,15 +55,15 @@ def cider_d(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> 
         One score per row, in [0, 10].
 
     Raises:
-        ValueError: The lists differ in length, or a row has no reference.
+        DataError: The lists differ in length, or a row has no reference.
 
     Source: Vedantam et al. 2015 (arXiv 1411.5726), section 4 and eq. 6, with the details of the authors' scorer:
         length is counted in bigrams, an unseen n-gram has a document frequency of 1.
     """
     if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} reference lists")
+        raise DataError(f"{len(predictions)} predictions for {len(references)} reference lists")
     if not all(references):
-        raise ValueError("every row needs at least one reference caption")
+        raise DataError("every row needs at least one reference caption")
     counted = [[_ngrams(text) for text in texts] for texts in references]
     frequency = Counter(gram for row in counted for gram in {key for ref in row for key in ref})
     log_rows = math.log(len(references)) if references else 0.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from moir_edge.fields import refuses_in_one_line
+
 __all__ = [
     "Interval",
     "PairedRatio",
@@ -14,6 +16,7 @@ __all__ = [
 ]
 
 
+@refuses_in_one_line
 class Record(BaseModel):
     """Frozen data of a report; NaN and infinity are refused."""
 

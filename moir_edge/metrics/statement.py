@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from moir_edge.arguments import text as text_of
+from moir_edge.checked import checked, each, numbers, required
+from moir_edge.errors import DataError
+
 __all__ = ["normalize_verdict", "statement_accuracy", "statement_consistency"]
 
 _ENDING = " \t\r\n.!,;:\"'"
@@ -15,6 +19,7 @@ def normalize_verdict(text: str) -> str:
     return text.strip(_ENDING).lower()
 
 
+@checked(prediction=required(text_of), answers=each(required(text_of)))
 def statement_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Return 1 if the whole prediction is one of the accepted verdicts, else 0; "True." counts as "true".
 
@@ -23,13 +28,14 @@ def statement_accuracy(prediction: str, answers: Sequence[str]) -> float:
         answers: Accepted verdicts, at least one.
 
     Raises:
-        ValueError: There is no answer.
+        DataError: There is no answer.
     """
     if not answers:
-        raise ValueError("statement_accuracy needs at least one answer")
+        raise DataError("statement_accuracy needs at least one answer")
     return float(normalize_verdict(prediction) in {normalize_verdict(answer) for answer in answers})
 
 
+@checked(scores=numbers, groups=each(text_of))
 def statement_consistency(scores: Sequence[float], groups: Sequence[str | None]) -> float | None:
     """Return the share of sentences that are judged right on every one of their images.
 
@@ -41,10 +47,12 @@ def statement_consistency(scores: Sequence[float], groups: Sequence[str | None])
         A share in [0, 1], or None if no row has a group.
 
     Raises:
-        ValueError: The two lists differ in length.
+        DataError: The two lists differ in length.
 
     Source: Suhr et al. 2019 (arXiv 1811.00491), section 5.
     """
+    if len(scores) != len(groups):
+        raise DataError(f"statement_consistency got {len(scores)} scores for {len(groups)} groups")
     by_sentence: dict[str, list[float]] = defaultdict(list)
     for score, group in zip(scores, groups, strict=True):
         if group is not None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from moir_edge.arguments import text
+from moir_edge.checked import checked, each, required
 from moir_edge.data.rows import HUMAN_ANSWERS
+from moir_edge.errors import DataError
 
 __all__ = ["normalize_answer", "vqa_accuracy"]
 
@@ -60,6 +63,7 @@ def _contractions() -> dict[str, str]:
 _CONTRACTIONS = _contractions()
 
 
+@checked(answer=required(text))
 def normalize_answer(answer: str) -> str:
     """Bring an answer into the form in which VQA-v2 compares answers.
 
@@ -77,6 +81,7 @@ def normalize_answer(answer: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
+@checked(prediction=required(text), answers=each(required(text)))
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Score one prediction, in [0, 1].
 
@@ -89,12 +94,12 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
             leaves them alone where all ten agree, which only matters for answers it would itself rewrite.
 
     Raises:
-        ValueError: There is no answer.
+        DataError: There is no answer.
 
     Source: Antol et al. 2015 (arXiv 1505.00468), section 3; https://visualqa.org/evaluation.html.
     """
     if not answers:
-        raise ValueError("vqa_accuracy needs at least one answer")
+        raise DataError("vqa_accuracy needs at least one answer")
     guess = normalize_answer(prediction)
     matches = sum(normalize_answer(answer) == guess for answer in answers)
     count = len(answers)

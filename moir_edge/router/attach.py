@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from moir_edge.arguments import folder_or_id, integers, switch
+from moir_edge.checked import a_model, checked, maybe
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.router.base import Router
 from moir_edge.router.config import RouterConfig
@@ -41,6 +43,7 @@ MODULE_NAME = "moir_router"
 HOOKS_NAME = "_moir_hooks"
 
 
+@checked(model=a_model, config=maybe(RouterConfig), special_token_ids=integers, probe=switch)
 def retrofit(
     model: PreTrainedModel,
     config: RouterConfig | None = None,
@@ -96,6 +99,7 @@ def retrofit(
     return router
 
 
+@checked(source=folder_or_id, probe=switch)
 def load_retrofitted(
     source: str | PathLike[str], *, probe: bool = True, **kwargs: Any
 ) -> PreTrainedModel:
@@ -129,6 +133,7 @@ def load_retrofitted(
     return model
 
 
+@checked(model=a_model)
 def remove_router(model: PreTrainedModel) -> Router:
     """Take the router off: hooks, submodule and config entry; the model is the base model again.
 
@@ -150,6 +155,7 @@ def remove_router(model: PreTrainedModel) -> Router:
     return router
 
 
+@checked(model=a_model)
 @contextmanager
 def hooks_removed(model: PreTrainedModel) -> Iterator[None]:
     """Take the hooks off for the time of the block, e.g. to trace a component; does nothing without a router."""
@@ -163,6 +169,7 @@ def hooks_removed(model: PreTrainedModel) -> Iterator[None]:
             hooks.attach()
 
 
+@checked(model=a_model)
 @contextmanager
 def router_disabled(model: PreTrainedModel) -> Iterator[None]:
     """Run the base model for the time of the block: nothing is routed or recorded.
@@ -178,6 +185,7 @@ def router_disabled(model: PreTrainedModel) -> Iterator[None]:
         hooks.enabled = before
 
 
+@checked(model=a_model)
 def last_routing(model: PreTrainedModel) -> Routing | None:
     """Return the routing of the last prefill, without autograd graph; None before the first, or if it had no image.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from moir_edge.checked import a, checked, size
 from moir_edge.router.config import RouterConfig, Side
 from moir_edge.router.constants import LEAST_MEAN_SQUARE, SCALE_RANGE, SHARE_FLOOR
 from moir_edge.router.pooled import Enriched, PooledRouter, masked_mean
@@ -54,6 +55,7 @@ class ChannelRouter(PooledRouter):
     exchanged channels, which the description leaves open.
     """
 
+    @checked(config=a(RouterConfig), hidden_size=size)
     def __init__(self, config: RouterConfig, hidden_size: int) -> None:
         super().__init__(config, hidden_size)
         for side in config.enriched_sides:

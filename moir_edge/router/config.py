@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moir_edge.errors import DataError
+from moir_edge.fields import first_fault, refuses_in_one_line
 from moir_edge.finite import json_text
 from moir_edge.router.constants import CHANNEL_RATIO
 
@@ -26,6 +27,7 @@ _POOLED_SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 
+@refuses_in_one_line
 class RouterConfig(BaseModel):
     """Settings of a router of any kind.
 
@@ -130,11 +132,8 @@ class RouterConfig(BaseModel):
         try:
             return cls.model_validate(record)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "record"
-            got = f" (got {str(first['input'])[:60]!r})" if first["loc"] else ""
-            message = first["msg"].removeprefix("Value error, ")
-            raise DataError(f"router config: {where}: {message}{got}; {remedy}") from error
+            fault = first_fault(error, whole="record")
+            raise DataError(f"router config: {fault}; {remedy}") from error
 
     def to_record(self) -> dict[str, Any]:
         """Return the kind's settings as plain JSON data, for a checkpoint's config or a bundle's manifest."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from moir_edge.checked import a_tokenizer, checked
 from moir_edge.errors import DataError, one_line
 from moir_edge.json_files import read_json
 from moir_edge.weights import refuse_own_class
@@ -21,6 +22,7 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 _TOKENIZER_FILES = ("tokenizer.json", _TOKENIZER_CONFIG, "tokenizer.model")
 
 
+@checked(tokenizer=a_tokenizer)
 def special_token_ids(tokenizer: Any) -> tuple[int, ...]:
     """Return the ids that never take part in routing: added tokens that are marked special or written as a mark.
 
@@ -39,6 +41,7 @@ def special_token_ids(tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted({*tokenizer.all_special_ids, *marked}))
 
 
+@checked(tokenizer=a_tokenizer)
 def newline_token_ids(tokenizer: Any) -> tuple[int, ...]:
     """Return the ids of the tokens that hold line ends and nothing else, such as one newline or two.
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moir_edge.checked import a, checked, size
 from moir_edge.errors import ShapeError
 from moir_edge.router.config import RouterConfig, Side
 from moir_edge.router.pooled import Enriched, PooledRouter
@@ -26,6 +27,7 @@ class InformationRouter(nn.Module):
     Source: the MoIR write-ups' InformationRouter (docs/architecture.md of this project).
     """
 
+    @checked(visual_dim=size, text_dim=size, output_dim=size)
     def __init__(self, visual_dim: int, text_dim: int, output_dim: int) -> None:
         super().__init__()
         self.visual_dim = visual_dim
@@ -79,6 +81,7 @@ class GateRouter(PooledRouter):
         hidden_size: Width D of the language model's embeddings.
     """
 
+    @checked(config=a(RouterConfig), hidden_size=size)
     def __init__(self, config: RouterConfig, hidden_size: int) -> None:
         super().__init__(config, hidden_size)
         for side in config.enriched_sides:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from moir_edge.checked import a, checked, size
 from moir_edge.router.base import Router
 from moir_edge.router.channel import ChannelRouter
 from moir_edge.router.config import RouterConfig
@@ -17,6 +18,7 @@ _KINDS: dict[str, type[Router]] = {
 }
 
 
+@checked(config=a(RouterConfig), hidden_size=size)
 def build_router(config: RouterConfig, hidden_size: int) -> Router:
     """Return a fresh router of the kind that the settings name.
 

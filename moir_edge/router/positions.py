@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from moir_edge.arguments import given, integer, integers, wrong_type
+from moir_edge.checked import checked, required
 from moir_edge.errors import ShapeError
 
 __all__ = ["PromptPositions", "prompt_positions"]
@@ -32,6 +34,34 @@ class PromptPositions(NamedTuple):
     text_mask: BoolArray
 
 
+def token_ids(name: str, value: object) -> tuple[int, ...]:
+    """Return token ids as a tuple.
+
+    Raises:
+        DataError: They are not whole numbers that an id can be.
+    """
+    found = given(name, integers(name, value))
+    if not all(abs(one) < 1 << 63 for one in found):
+        raise wrong_type(name, value, "token ids")
+    return found
+
+
+def _array(name: str, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return an array of numbers.
+
+    Raises:
+        DataError: There is something else in it, or its rows differ in length.
+    """
+    try:
+        found = np.asarray(value)
+    except (TypeError, ValueError):
+        raise wrong_type(name, value, "an array of whole numbers") from None
+    if found.dtype.kind not in "bui":
+        raise wrong_type(name, value, "an array of whole numbers")
+    return found
+
+
+@checked(image_token_id=required(integer), special_ids=token_ids, newline_ids=token_ids)
 def prompt_positions(
     input_ids: npt.ArrayLike,
     attention_mask: npt.ArrayLike | None,
@@ -58,8 +88,10 @@ def prompt_positions(
     Raises:
         ShapeError: The ids are not two-dimensional, or the mask has another shape.
     """
-    ids = np.asarray(input_ids)
-    mask = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask) != 0
+    ids = _array("input_ids", input_ids)
+    mask = np.ones(ids.shape, bool)
+    if attention_mask is not None:
+        mask = _array("attention_mask", attention_mask) != 0
     if ids.ndim != 2 or mask.shape != ids.shape:
         raise ShapeError(
             f"prompt positions: got input_ids {ids.shape} and attention_mask {mask.shape}; "
@@ -71,7 +103,10 @@ def prompt_positions(
     text = mask & ~special & (ids != image_token_id)
     text &= ~(newline & _between_images(image, image | (text & ~newline)))
     if answers is not None:
-        text &= ~np.asarray(answers, bool)
+        mask = _array("answers", answers) != 0
+        if mask.shape != ids.shape:
+            raise ShapeError(f"prompt positions: got answers {mask.shape}; expected {ids.shape}")
+        text &= ~mask
     image_positions, image_valid = _pack(image)
     text_positions, text_mask = _pack(text)
     return PromptPositions(

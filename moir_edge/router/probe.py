@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moir_edge.checked import a_model, checked
 from moir_edge.errors import MoirEdgeError, UnsupportedError
 
 __all__ = ["probe_router"]
@@ -20,6 +21,7 @@ _WORDS = 4
 _ROUTER, _HOOKS = "moir_router", "_moir_hooks"
 
 
+@checked(model=a_model)
 def probe_router(model: Any, inputs: Mapping[str, Any] | None = None) -> None:
     """Run a forward and generate one token; refuse a model that does not call its router once in each.
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moir_edge.checked import a, checked, size
 from moir_edge.router.base import Routed, Router, RouterOutput, Tokens
 from moir_edge.router.config import RouterConfig
 from moir_edge.router.constants import (
@@ -94,6 +95,7 @@ class TokenRouter(Router):
     Source: docs/architecture.md of this project, after the MoIR write-ups' scoring, lookup and enrichment.
     """
 
+    @checked(config=a(RouterConfig), hidden_size=size)
     def __init__(self, config: RouterConfig, hidden_size: int) -> None:
         super().__init__(config, hidden_size)
         self.fused: Literal["auto", "off"] = "auto"

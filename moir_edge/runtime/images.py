@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from moir_edge.arguments import wrong_type
 from moir_edge.errors import DataError
 from moir_edge.image_limit import checked_image_pixels, image_pixels
 from moir_edge.limits import IMAGE_FILE_EXTRA_BYTES, MOST_IMAGE_PIXELS, MOST_IMAGE_SIDE
 from moir_edge.printable import bounded
-from moir_edge.runtime.arguments import wrong_type
 from moir_edge.runtime.image_files import Contained, Orientation, contained
 
 __all__ = ["ImageInput", "image_file_bytes", "read_image"]

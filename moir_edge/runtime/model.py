@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from moir_edge.arguments import instance, integer, switch, wrong_type
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.bundle.manifest import Manifest
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.image_limit import checked_image_pixels
-from moir_edge.runtime.arguments import integer, switch, wrong_type
 from moir_edge.runtime.chat import Messages, user_message
 from moir_edge.runtime.generation import Generation, GenerationRun, prompt_embeddings
 from moir_edge.runtime.generation_config import read_generation_config
@@ -256,9 +256,8 @@ class TextStream(Iterator[str]):
 
 
 def _joined(settings: GenerationSettings | None, options: GenerationOptions) -> GenerationSettings:
-    if settings is not None and not isinstance(settings, GenerationSettings):
-        raise wrong_type("settings", settings, "a GenerationSettings")
-    return replace(settings or GenerationSettings(), **options)
+    chosen = instance("settings", settings, GenerationSettings)
+    return replace(chosen or GenerationSettings(), **options)
 
 
 def _batch(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, get_args
 
+from moir_edge.arguments import text
+from moir_edge.checked import checked
 from moir_edge.errors import EnvironmentProblem, UnsupportedError, closest
 from moir_edge.runtime.providers import Provider, graph_provider
 
@@ -17,6 +19,7 @@ __all__ = ["open_sessions"]
 _log = logging.getLogger(__name__)
 
 
+@checked(provider=text)
 def open_sessions(bundle: Bundle, *, threads: int | None, provider: Provider | None) -> Sessions:
     """Load a bundle's components.
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from moir_edge.arguments import integer, mapping, number, strings, switch
 from moir_edge.errors import DataError
 from moir_edge.limits import STOP_CHARACTERS
-from moir_edge.runtime.arguments import integer, mapping, number, strings, switch
 from moir_edge.runtime.generation_config import GenerationRules, check_names, refuse_beam_search
 
 __all__ = ["DEFAULT_NEW_TOKENS", "GenerationOptions", "GenerationSettings"]

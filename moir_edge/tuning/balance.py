@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from moir_edge.arguments import number
+from moir_edge.checked import a_tensor, checked, required
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.tuning.frequency import SIGMA
 
@@ -32,6 +34,7 @@ def check_mode(mode: str) -> None:
         raise UnsupportedError(f"unknown MWAM mode {mode!r}: {closest(mode, MODES)}")
 
 
+@checked(relative=required(number))
 def allocation_weight(relative: float) -> float:
     """Return K = 1.5 − 1/(1 + exp(−6(T − 0.7))), between 0.5 (the branch dominates) and 1.5.
 
@@ -106,6 +109,7 @@ class BranchBalance:
         self._running = {name: float(value) for name, value in state.items()}
 
 
+@checked(features=a_tensor)
 def scale_gradient(features: Tensor, weight: float | Tensor) -> None:
     """Multiply the gradient that will reach `features` in the next backward pass; the forward pass is not touched.
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moir_edge.arguments import number
+from moir_edge.checked import a_tensor, checked, optional, required
 from moir_edge.errors import ShapeError
 
 __all__ = ["PATCH", "SIGMA", "cosine_basis", "frequency_ratio"]
@@ -32,6 +34,7 @@ def cosine_basis(size: int, *, device: torch.device | None = None) -> Tensor:
     return basis.to(device=device, dtype=torch.float32)
 
 
+@checked(planes=a_tensor, valid=optional(a_tensor), sigma=required(number))
 def frequency_ratio(planes: Tensor, valid: Tensor | None = None, *, sigma: float = SIGMA) -> Tensor:
     """Return the FRM of one branch's features, averaged over the patches of all planes: () float32, no gradient.
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from moir_edge.arguments import text
+from moir_edge.checked import a_model, checked, required
 from moir_edge.errors import UnsupportedError
 from moir_edge.router import Routing, last_routing
 from moir_edge.router.steps import read_rows
@@ -38,6 +40,7 @@ class Mwam:
         UnsupportedError: The model has no router, or the mode is unknown.
     """
 
+    @checked(model=a_model, mode=required(text))
     def __init__(self, model: PreTrainedModel, mode: Mode) -> None:
         check_mode(mode)
         last_routing(model)  # refuses a model without router

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from moir_edge.arguments import check_run, given_path, instance
 from moir_edge.data.formats import DataSource, as_source
 from moir_edge.data.rows import Row
 from moir_edge.environment import require
@@ -102,7 +103,10 @@ def tune(
         NotFiniteError: The loss, a gradient or a weight became NaN or infinite; nothing of the run is kept.
         EnvironmentProblem: A package is missing.
     """
-    settings = settings or TuneSettings()
+    settings = instance("settings", settings, TuneSettings) or TuneSettings()
+    given_path("checkpoint", checkpoint)
+    given_path("output", output)
+    check_run(progress, resume=resume, force=force)
     adapters = ["peft"] if settings.train == "lora" else []
     require("torch", "transformers", "accelerate", *adapters, extra="tune")
     progress = progress or silent

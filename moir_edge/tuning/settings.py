@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from moir_edge.arguments import check_fields
 from moir_edge.data.degradations import parse_degradation
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.precisions import BF16, FP32
@@ -61,6 +62,7 @@ class TuneSettings:
     degrade_share: float = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self, "tune: ")
         if self.train not in PARTS:
             raise UnsupportedError(
                 f"unknown part to train {self.train!r}: {closest(self.train, PARTS)}"

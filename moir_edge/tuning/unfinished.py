@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from moir_edge.arguments import given_path
+from moir_edge.checked import checked
 from moir_edge.data.formats import DataSource
 from moir_edge.disk import sync, write_problem
 from moir_edge.errors import DataError
@@ -50,6 +52,7 @@ _KIND = FolderKind(
 )
 
 
+@checked(output=given_path)
 def training_folder(output: str | Path) -> Path:
     """Return where a run keeps its training checkpoints until it is done: beside the output."""
     target = Path(output).absolute()

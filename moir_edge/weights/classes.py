@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moir_edge.arguments import given_path, mapping
+from moir_edge.checked import checked, has
 from moir_edge.errors import UnsupportedError
 from moir_edge.weights.libraries import naming_files
 from moir_edge.weights.own_code import reset_implementations
@@ -13,6 +15,7 @@ from moir_edge.weights.own_code import reset_implementations
 __all__ = ["check_known", "generative_class", "load_config", "refuse_own_model"]
 
 
+@checked(config=mapping)
 def check_known(name: str | Path, config: Mapping[str, Any]) -> None:
     """Refuse a `model_type` that transformers does not have.
 
@@ -50,11 +53,12 @@ def _lacks(config: Mapping[str, Any]) -> str | None:
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    if config["model_type"] in CONFIG_MAPPING:
+    if config.get("model_type") in CONFIG_MAPPING:
         return None
-    return f"transformers {transformers.__version__} has no model_type {config['model_type']!r}"
+    return f"transformers {transformers.__version__} has no model_type {config.get('model_type')!r}"
 
 
+@checked(folder=given_path)
 def load_config(folder: Path) -> Any:
     """Return a checkpoint's Hugging Face config; transformers chooses how attention is computed, not the file.
 
@@ -71,6 +75,7 @@ def load_config(folder: Path) -> Any:
     return config
 
 
+@checked(config=has("a config of transformers", "to_dict", "model_type"))
 def generative_class(config: Any, name: str | Path) -> Any:
     """Return the class that transformers' image-text-to-text auto class would load.
 

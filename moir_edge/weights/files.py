@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moir_edge.arguments import given_path
+from moir_edge.checked import checked
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.json_files import read_json
 from moir_edge.limits import INDEX_BYTES, SAFETENSORS_HEADER_BYTES
@@ -23,6 +25,7 @@ _POINTER = b"version https://git-lfs"
 _QUANTIZED = ("quantization_config", "compression_config")
 
 
+@checked(folder=given_path)
 def check_files(folder: Path) -> dict[str, Any]:
     """Refuse a checkpoint that is not whole, as far as its files tell; see `check_record` and `check_weights`.
 

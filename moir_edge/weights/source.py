@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from moir_edge.arguments import folder_or_id, given_path
+from moir_edge.checked import checked
 from moir_edge.errors import DataError, one_line
 
 __all__ = ["resolve_checkpoint", "weights_sha256"]
@@ -15,6 +17,7 @@ _FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
+@checked(checkpoint=folder_or_id)
 def resolve_checkpoint(checkpoint: str | Path, **hub: Any) -> Path:
     """Return the folder of a checkpoint; the files of a hub id are fetched unless they are in the cache.
 
@@ -47,6 +50,7 @@ def _snapshot(name: str, hub: dict[str, Any]) -> Path:
         ) from error
 
 
+@checked(folder=given_path)
 def weights_sha256(folder: Path) -> str:
     """Return one SHA-256 over the weight files of a checkpoint, in name order.
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moir_edge.checked import a_module, checked
 from moir_edge.errors import DataError
 from moir_edge.weights.libraries import naming_files
 from moir_edge.weights.own_code import refuse_trust
@@ -64,6 +65,7 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@checked(model=a_module)
 def check_finite(source: str | Path, model: Any) -> None:
     """Refuse weights that are not finite numbers.
 

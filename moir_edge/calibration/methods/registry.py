@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from moir_edge.arguments import text
 from moir_edge.calibration.granularity import Granularity
 from moir_edge.calibration.methods.awq import AwqQuantizer, Migration, migrate
 from moir_edge.calibration.methods.gptq import GptqQuantizer
@@ -19,6 +20,7 @@ from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.rewriting import WeightQuantizer
 from moir_edge.calibration.scales import QuantizedArray, quantize_array
+from moir_edge.checked import checked, required
 from moir_edge.errors import UnsupportedError, closest
 
 __all__ = [
@@ -83,6 +85,7 @@ METHODS: dict[str, WeightMethod] = {
 """Every method by name."""
 
 
+@checked(name=required(text))
 def get_method(name: str) -> WeightMethod:
     """Return the method of that name.
 

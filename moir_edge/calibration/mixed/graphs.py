@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from moir_edge.arguments import mapping, text
 from moir_edge.calibration.layers import LayerOptions, quantize_layers
 from moir_edge.calibration.mixed.divergence import kl_divergence
 from moir_edge.calibration.mixed.layers import Layer, LayerTable, Quantizer
@@ -19,6 +20,7 @@ from moir_edge.calibration.mixed.records import LayerSensitivity, PrecisionCost,
 from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.quantize import require_statistics
 from moir_edge.calibration.summary import QuantizationSummary
+from moir_edge.checked import an_onnx_model, checked, lazily, maybe, required
 from moir_edge.errors import DataError
 from moir_edge.graphs.sessions import cpu_session
 
@@ -28,6 +30,13 @@ Array = npt.NDArray[Any]
 _COMPONENT = "graph"
 
 
+@checked(
+    model=an_onnx_model,
+    feeds=lazily(mapping),
+    precision=required(text),
+    output=required(text),
+    options=maybe(LayerOptions),
+)
 def sensitivity(
     model: onnx.ModelProto | ir.Model,
     feeds: Iterable[Mapping[str, Array]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moir_edge.arguments import check_fields
 from moir_edge.errors import DataError
 
 __all__ = ["MixSettings"]
@@ -31,6 +32,7 @@ class MixSettings:
     max_new_tokens: int = 64
 
     def __post_init__(self) -> None:
+        check_fields(self)
         target = self.target_recovery
         if target is not None and not 0 < target <= 100:
             raise DataError(

@@ -157,7 +157,7 @@ class DataSource:
             )
 
     def _check_types(self) -> None:
-        from moir_edge.runtime.arguments import file_path, mapping, text, wrong_type
+        from moir_edge.arguments import file_path, mapping, text, wrong_type
 
         for name in ("path", "annotations", "images"):
             object.__setattr__(self, name, file_path(self.field_name(name), getattr(self, name)))

@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from moir_edge.evaluation.comparison.schema import CandidateReport
 from moir_edge.evaluation.deciding import Evidence, Figure, gate_result
 from moir_edge.evaluation.records import GateResult, RouterOverhead
+from moir_edge.fields import refuses_in_one_line
 from moir_edge.metrics.agreement import NO_ROUTER
 from moir_edge.metrics.records import Interval
 
 __all__ = ["GateBounds", "check_gates", "overhead_figure"]
 
 
+@refuses_in_one_line
 class GateBounds(BaseModel):
     """Bounds on every candidate but the reference; None asks for nothing.
 

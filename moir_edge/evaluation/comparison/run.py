@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from moir_edge.arguments import check_run, instance, sources
 from moir_edge.data.formats import DataSource, as_source
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
@@ -68,11 +69,14 @@ def compare(
             replaced.
         MoirEdgeError: A candidate cannot be loaded or run.
     """
-    settings = settings or CompareSettings()
+    settings = instance("settings", settings, CompareSettings) or CompareSettings()
+    bounds = instance("bounds", bounds, GateBounds) or GateBounds()
+    candidates_given = (*sources("checkpoint", [checkpoint]), *sources("bundles", bundles))
+    check_run(progress)
     check_output(ComparisonReport, output, force=force)
     source = as_source(data)
     source.check()
-    specs = _specs([checkpoint, *bundles], settings)
+    specs = _specs(candidates_given, settings)
     models = identify_same(specs, allow_other=settings.allow_other)
     rows = source.read(limit=settings.limit)
     used = _used(settings, specs[0].threads, len(rows))
@@ -83,7 +87,7 @@ def compare(
         **ComparisonReport.header(provenance, notices),
         settings=used,
         candidates=tuple(candidates),
-        gates=tuple(check_gates(candidates, bounds or GateBounds(), rounds=used.latency_repeats)),
+        gates=tuple(check_gates(candidates, bounds, rounds=used.latency_repeats)),
     )
     write_report(report, render_html, output, force=force)
     return report

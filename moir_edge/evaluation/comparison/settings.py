@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moir_edge.arguments import check_fields
 from moir_edge.evaluation.settings import require_at_least
 
 __all__ = ["CompareSettings"]
@@ -41,6 +42,7 @@ class CompareSettings:
     allow_other: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         numbers = (
             "batch_size",
             "max_new_tokens",

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from moir_edge.arguments import check_run, instance
+from moir_edge.arguments import sources as checked_sources
 from moir_edge.data.answers import Answer
 from moir_edge.data.formats import DataSource, as_source
 from moir_edge.data.rows import Row
@@ -66,7 +68,9 @@ def diagnose(
             `output` may not be replaced.
         MoirEdgeError: A source cannot be loaded or run.
     """
-    settings = settings or DiagnoseSettings()
+    settings = instance("settings", settings, DiagnoseSettings) or DiagnoseSettings()
+    sources = checked_sources("sources", sources)
+    check_run(progress)
     check_output(DiagnosisReport, output, force=force)
     source = as_source(data)
     every = source.read(limit=settings.limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moir_edge.arguments import check_fields
 from moir_edge.data.degradations import DEFAULTS, Degradation, parse_degradation
 from moir_edge.errors import DataError
 from moir_edge.evaluation.settings import require_at_least
@@ -45,6 +46,7 @@ class DiagnoseSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         labels = tuple(parse_degradation(text).label for text in self.degradations)
         for label in labels:
             if labels.count(label) > 1:

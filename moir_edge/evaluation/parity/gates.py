@@ -12,12 +12,14 @@ from moir_edge.evaluation.comparison.gates import overhead_figure
 from moir_edge.evaluation.deciding import Evidence, Figure, gate_result
 from moir_edge.evaluation.parity.schema import BenchCandidate, NumericParity, SpeedPair
 from moir_edge.evaluation.records import GateResult
+from moir_edge.fields import refuses_in_one_line
 from moir_edge.metrics.agreement import NO_ROUTER
 from moir_edge.metrics.records import PairedRatio
 
 __all__ = ["BenchBounds", "check_bench_gates"]
 
 
+@refuses_in_one_line
 class BenchBounds(BaseModel):
     """Bounds of one run; None asks for nothing.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from moir_edge.arguments import check_run, given, instance
 from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.candidates.decoding import decoding_notices
 from moir_edge.evaluation.comparison.figures import component_samples, router_overhead
@@ -64,6 +65,8 @@ def bench(
             than the first bundle, or `output` may not be replaced.
         MoirEdgeError: A bundle cannot be loaded or run.
     """
+    given("settings", instance("settings", settings, BenchSettings), "a BenchSettings")
+    check_run(progress)
     check_output(BenchReport, output, force=force)
     report = _Run(settings, progress or silent).report()
     write_report(report, render_html, output, force=force)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from moir_edge.data.formats import DataSource
+from moir_edge.arguments import check_fields, given, instance
+from moir_edge.data.formats import DataSource, as_source
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.evaluation.parity.gates import BenchBounds
 from moir_edge.evaluation.settings import require_at_least
@@ -60,6 +61,10 @@ class BenchSettings:
     bounds: BenchBounds = field(default_factory=BenchBounds)
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        given("bounds", instance("bounds", self.bounds, BenchBounds))
+        if self.data is not None:
+            object.__setattr__(self, "data", as_source(self.data))
         self._check_numbers()
         self._check_providers()
         if not self.parity and (self.bounds.asks_for_parity or self.reference):

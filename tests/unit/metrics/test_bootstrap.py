@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from moir_edge.errors import NotFiniteError
+from moir_edge.errors import DataError, NotFiniteError
 from moir_edge.metrics.bootstrap import mean_interval, ratio_interval
 
 
@@ -30,9 +30,9 @@ def test_paired_ratio_is_tighter_than_its_parts() -> None:
 
 def test_undefined_cases() -> None:
     assert ratio_interval([1.0, 0.0], [0.0, 0.0]) is None
-    with pytest.raises(ValueError, match="at least one score"):
+    with pytest.raises(DataError, match="at least one score"):
         mean_interval([])
-    with pytest.raises(ValueError, match="at least one row"):
+    with pytest.raises(DataError, match="at least one row"):
         ratio_interval([], [])
     some = ratio_interval([1.0, 1.0], [0.0, 1.0])
     assert some is not None

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from moir_edge.errors import DataError
 from moir_edge.metrics.cider import cider_d, tokenize_caption
 
 # The bound of the issue; double precision leaves about 1e-14.
@@ -48,9 +49,9 @@ def test_one_row_has_no_information() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(ValueError, match="1 predictions for 2 reference lists"):
+    with pytest.raises(DataError, match="1 predictions for 2 reference lists"):
         cider_d(["a"], [["a"], ["b"]])
-    with pytest.raises(ValueError, match="at least one reference"):
+    with pytest.raises(DataError, match="at least one reference"):
         cider_d(["a"], [[]])
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from moir_edge.errors import DataError
 from moir_edge.metrics.statement import statement_accuracy, statement_consistency
 
 
@@ -22,7 +23,7 @@ def test_verdict_must_be_the_whole_answer(prediction: str, expected: float) -> N
 
 def test_answers_are_alternatives_and_needed() -> None:
     assert statement_accuracy("yes", ["true", "Yes"]) == 1.0
-    with pytest.raises(ValueError, match="at least one answer"):
+    with pytest.raises(DataError, match="at least one answer"):
         statement_accuracy("yes", [])
 
 
@@ -31,5 +32,5 @@ def test_consistency_counts_whole_sentences() -> None:
     groups = ["a", "a", "b", "b", None]
     assert statement_consistency(scores, groups) == pytest.approx(0.5, abs=1e-12)  # exact halves
     assert statement_consistency([1.0], [None]) is None
-    with pytest.raises(ValueError, match="argument 2 is"):
+    with pytest.raises(DataError, match="scores for"):
         statement_consistency([1.0], [])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from moir_edge.errors import DataError
 from moir_edge.metrics.vqa import normalize_answer, vqa_accuracy
 
 # Sums of tenths and thirds in double precision.
@@ -22,7 +23,7 @@ def test_fewer_than_ten_answers_are_alternatives() -> None:
     assert vqa_accuracy("a 3.", ["3"]) == 1.0
     assert vqa_accuracy("three", ["4", "3"]) == 1.0
     assert vqa_accuracy("5", ["4", "3"]) == 0.0
-    with pytest.raises(ValueError, match="at least one answer"):
+    with pytest.raises(DataError, match="at least one answer"):
         vqa_accuracy("5", [])
 
 

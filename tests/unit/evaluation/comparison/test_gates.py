@@ -4,8 +4,8 @@ import math
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
+from moir_edge.errors import DataError
 from moir_edge.evaluation.comparison.gates import GateBounds, check_gates
 from moir_edge.evaluation.comparison.schema import ComparisonReport
 from moir_edge.evaluation.deciding import Figure, gate_result
@@ -75,9 +75,9 @@ def test_what_is_not_finite_passes_no_bound(value: float, relation: Any) -> None
 
 
 def test_a_record_cannot_hold_what_json_would_turn_into_null() -> None:
-    with pytest.raises(ValidationError, match="should be a finite number"):
+    with pytest.raises(DataError, match="should be a finite number"):
         Interval(value=math.nan, low=0.0, high=1.0)
-    with pytest.raises(ValidationError, match="should be a finite number"):
+    with pytest.raises(DataError, match="should be a finite number"):
         GateBounds(max_router_overhead=math.nan)
 
 
@@ -93,9 +93,9 @@ def test_a_figure_that_was_not_measured_fails(report: ComparisonReport) -> None:
 
 
 def test_unknown_and_senseless_bounds_are_refused() -> None:
-    with pytest.raises(ValidationError, match="Extra inputs"):
+    with pytest.raises(DataError, match="Extra inputs"):
         GateBounds(min_speed=1)  # type: ignore[call-arg]
-    with pytest.raises(ValidationError, match="less than or equal to 100"):
+    with pytest.raises(DataError, match="less than or equal to 100"):
         GateBounds(min_token_agreement=101)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
+from moir_edge.errors import DataError
 from moir_edge.evaluation.parity.gates import BenchBounds, check_bench_gates
 from moir_edge.evaluation.parity.schema import (
     BenchCandidate,
@@ -193,7 +193,7 @@ def test_the_reference_is_not_held_against_itself() -> None:
 
 
 def test_senseless_bounds_are_refused() -> None:
-    with pytest.raises(ValidationError, match="greater than -100"):
+    with pytest.raises(DataError, match="greater than -100"):
         BenchBounds(max_slowdown=-100)
-    with pytest.raises(ValidationError, match="less than or equal to 1"):
+    with pytest.raises(DataError, match="less than or equal to 1"):
         BenchBounds(min_cosine=99)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from moir_edge.arguments import file_path, text, wrong_type
 from moir_edge.errors import DataError
-from moir_edge.runtime.arguments import file_path, text, wrong_type
 
 
 def _nested(levels: int) -> Any:
