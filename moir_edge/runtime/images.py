@@ -6,7 +6,7 @@ import io
 import os
 import stat
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from moir_edge.runtime.image_files import Contained, Orientation, contained
 
 __all__ = ["ImageInput", "image_file_bytes", "read_image"]
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any]"
 
 _FORMATS = "PNG, JPEG, WebP, BMP or GIF"
 _BYTES_PER_PIXEL = 4  # of a file that is not compressed at all
@@ -60,8 +60,8 @@ def read_image(
     frame. A Pillow image that is upright RGB already comes back as it is, not copied.
 
     Args:
-        source: The path of a PNG, JPEG, WebP, BMP or GIF file, the bytes of one, a Pillow image, or an array (height,
-            width), (height, width, 1), (height, width, 3) or (height, width, 4) of uint8.
+        source: The path of a PNG, JPEG, WebP, BMP or GIF file, the bytes of one, a binary file that is open at its beginning, a
+            Pillow image, or an array (height, width), (height, width, 1), (height, width, 3) or (height, width, 4) of uint8.
         name: What messages call bytes.
         max_pixels: Width times height at most, checked before any pixel is decoded; None takes
             `moir_edge.image_limit.image_pixels`.
@@ -74,10 +74,14 @@ def read_image(
         return _from_pillow(source, name, limit)
     if isinstance(source, np.ndarray):
         return _from_array(source, name, limit)
-    if isinstance(source, bytes):
-        return _decode(source, name, limit)
-    if not isinstance(source, str | os.PathLike):
-        raise wrong_type("an image", source, "a path, bytes, a Pillow image or a uint8 array")
+    if isinstance(source, bytes | bytearray | memoryview):
+        _check_bytes(memoryview(source).nbytes, name, limit, _BYTES_PER_PIXEL)
+        return _decode(bytes(source), name, limit)
+    if callable(getattr(source, "read", None)) and not isinstance(source, type):
+        return _decode(_rest_of(source, name, image_file_bytes(limit)), name, limit)
+    if not isinstance(source, str | os.PathLike) or not isinstance(os.fspath(source), str):
+        expected = "a path, bytes, an open binary file, a Pillow image or a uint8 array"
+        raise wrong_type("an image", source, expected)
     path = os.fsdecode(source)
     name = bounded(path, _LONGEST_NAME)
     return _decode(_file_content(path, name, image_file_bytes(limit)), name, limit)
@@ -105,6 +109,23 @@ def _file_content(path: str, name: str, most_bytes: int) -> bytes:
         raise DataError(f"{name} cannot be read ({reason}); check the path") from error
 
 
+def _rest_of(stream: Any, name: str, most_bytes: int) -> bytes:
+    """Return what an open file still gives, one byte more than is taken at most."""
+    content = bytearray()
+    try:
+        while len(content) <= most_bytes:
+            part = stream.read(most_bytes + 1 - len(content))
+            if not isinstance(part, bytes | bytearray | memoryview):
+                expected = "a file that is open for reading bytes, as by open(path, 'rb')"
+                raise wrong_type("an image", stream, expected)
+            if not part:
+                break
+            content += part
+    except (OSError, ValueError) as error:  # a closed file is a ValueError
+        raise DataError(f"{name} cannot be read ({error}); open the file again") from error
+    return bytes(content)
+
+
 def _require_regular(mode: int, name: str) -> None:
     if stat.S_ISDIR(mode):
         raise DataError(f"{name} is a folder, not an image file; give one file per image")
@@ -113,14 +134,14 @@ def _require_regular(mode: int, name: str) -> None:
 
 
 def _decode(data: bytes, name: str, limit: int) -> Image.Image:
-    _check_bytes(data, name, limit, _BYTES_PER_PIXEL)
+    _check_bytes(len(data), name, limit, _BYTES_PER_PIXEL)
     try:
         found = contained(data)
         if found is None:
             raise DataError(f"{name} is not an image in {_FORMATS}; save it as one of these")
         _check_size(found.width, found.height, name, limit)
         if found.format == "WEBP":
-            _check_bytes(data, name, limit, _WEBP_BYTES_PER_PIXEL)
+            _check_bytes(len(data), name, limit, _WEBP_BYTES_PER_PIXEL)
         return _to_rgb(_loaded(found, name, limit), found.orientation)
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large: {error}; scale it down first") from error
@@ -130,9 +151,9 @@ def _decode(data: bytes, name: str, limit: int) -> Image.Image:
         ) from error
 
 
-def _check_bytes(data: bytes, name: str, limit: int, per_pixel: int) -> None:
+def _check_bytes(count: int, name: str, limit: int, per_pixel: int) -> None:
     most = per_pixel * limit + IMAGE_FILE_EXTRA_BYTES
-    if len(data) > most:
+    if count > most:
         raise DataError(
             f"{name} has more than {most} bytes, the most for a file of up to {limit} pixels; "
             "save it smaller, or raise `max_image_pixels`"

@@ -369,3 +369,40 @@ def test_the_largest_image_takes_less_than_300_megabytes(
 def test_arrays_of_another_kind_are_refused(array: np.ndarray[Any, Any]) -> None:
     with pytest.raises(DataError, match="must be uint8"):
         read_image(array)
+
+
+def test_open_files_and_buffers_are_images(tmp_path: Path) -> None:
+    expected = Image.fromarray(_noise(9, 7, 3))
+    path = tmp_path / "a.png"
+    expected.save(path)
+    content = path.read_bytes()
+    with path.open("rb") as stream, path.open("rb", buffering=0) as raw:
+        for source in (bytearray(content), memoryview(content), io.BytesIO(content), stream, raw):
+            assert read_image(source).tobytes() == expected.tobytes()  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"cannot be read \(.*closed file.*\); open the file again"):
+        read_image(stream)  # type: ignore[arg-type]
+    with path.open() as text, pytest.raises(DataError):
+        read_image(text)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"open for reading bytes, as by open\(path, 'rb'\)"):
+        read_image(io.StringIO("x"))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="is not an image in PNG"):
+        read_image(io.BytesIO(b""))
+
+
+def test_an_endless_stream_is_read_to_the_limit() -> None:
+    class Endless(io.RawIOBase):
+        given = 0
+
+        def read(self, size: int = -1, /) -> bytes:
+            Endless.given += min(size, 1 << 16)
+            return bytes(min(size, 1 << 16))
+
+    with pytest.raises(DataError, match="has more than"):
+        read_image(Endless(), max_pixels=1000)  # type: ignore[arg-type]
+    assert Endless.given < 1 << 21
+
+
+@pytest.mark.parametrize("value", [3, None, {}, object(), b"x".decode, io.BytesIO])
+def test_what_is_not_an_image_is_named(value: Any) -> None:
+    with pytest.raises(DataError, match="it must be a path, bytes, an open binary file, a Pillow"):
+        read_image(value)
