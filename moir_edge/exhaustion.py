@@ -36,22 +36,20 @@ _NUMBERS = {
     errno.ENOSPC: _DISK,
     errno.EDQUOT: _DISK,
 }
+# Compiled where an error is told.
 _TEXTS = (
     (
-        re.compile(
-            r"MemoryError|bad_?alloc|bad allocation|(not enough|can.?t allocate|failed to allocate|cannot allocate) memory"
-            r"|unable to allocate|out ?of ?memory|Memory allocation still failed",
-            re.IGNORECASE,
-        ),
+        r"MemoryError|bad_?alloc|bad allocation|(not enough|can.?t allocate|failed to allocate|cannot allocate) memory"
+        r"|unable to allocate|out ?of ?memory|Memory allocation still failed",
         _MEMORY,
     ),
     (
-        re.compile(r"can't start new thread|pthread_create|thread creation failed|resource temporarily unavailable", re.IGNORECASE),
+        r"can't start new thread|pthread_create|thread creation failed|resource temporarily unavailable",
         _THREADS,
     ),
-    (re.compile("too many open files", re.IGNORECASE), _FILES),
-    (re.compile("no space left on device", re.IGNORECASE), _DISK),
-)  # fmt: skip
+    ("too many open files", _FILES),
+    ("no space left on device", _DISK),
+)
 _SPOKEN = (RuntimeError, ImportError, SystemError, OSError)
 _LIBRARIES = ("onnxruntime", "safetensors", "torch", "tensorrt")
 _UNMAPPED = "failed to map segment"
@@ -177,7 +175,7 @@ def _kind(error: BaseException) -> tuple[str, str] | None:
 
 
 def _of_text(text: str) -> tuple[str, str] | None:
-    return next((found for pattern, found in _TEXTS if pattern.search(text)), None)
+    return next((found for words, found in _TEXTS if re.search(words, text, re.IGNORECASE)), None)
 
 
 def _quote(error: BaseException) -> str:

@@ -12,11 +12,9 @@ __all__ = ["bounded", "json_printable", "printable", "single_line"]
 # C0 without tab and line feed, DEL and C1; line and paragraph separators; overrides, embeddings and isolates of the
 # writing direction; halves of characters, by which Python holds the bytes of a name that is not UTF-8;
 # and what is no character, which XML refuses.
-_STEERING = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
-_STEERING_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_NOT_ASCII = re.compile("[^\x00-\x7f]")
+_STEERING = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+_STEERING_IN_JSON = "[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+_NOT_ASCII = "[^\x00-\x7f]"
 _UNDECODED = range(0xDC80, 0xDD00)
 
 
@@ -25,7 +23,10 @@ def printable(text: str) -> str:
 
     A text without such characters is returned as it is, and so is one that was spelled before.
     """
-    return text if text.isprintable() else _STEERING.sub(_spelled, text)
+    # Patterns are compiled where they are needed: most commands print nothing that they match.
+    if text.isprintable() or text.replace("\n", "").replace("\t", "").isprintable():
+        return text
+    return re.sub(_STEERING, _spelled, text)
 
 
 def single_line(text: str) -> str:
@@ -40,11 +41,12 @@ def json_printable(text: str, encoding: str | None = None) -> str:
         text: JSON.
         encoding: Of where it is printed; letters that it lacks are spelled too. All of Unicode by default.
     """
-    text = text if text.isprintable() else _STEERING_IN_JSON.sub(_json_spelled, text)
+    if not text.replace("\n", "").isprintable():
+        text = re.sub(_STEERING_IN_JSON, _json_spelled, text)
     try:
         text.encode(encoding or "utf-8")
     except UnicodeEncodeError:
-        return _NOT_ASCII.sub(_json_spelled, text)
+        return re.sub(_NOT_ASCII, _json_spelled, text)
     return text
 
 
