@@ -15,7 +15,7 @@ from typing import Any
 from tests.faults.ending import count_steps, ended_at, refused_at, say_nothing
 from tests.faults.power import CONTENTS, record
 from tests.faults.steps import without_disk
-from tests.faults.writers import KEEPERS, WRITERS, Write
+from tests.faults.writers import KEEPERS, NEWCOMERS, WRITERS, Write
 
 __all__ = ["WAYS", "Sweep", "Trial"]
 
@@ -55,7 +55,7 @@ class Trial:
     def fault(self) -> str | None:
         """What is wrong, or None."""
         # Between two renames there is nothing at the output; the next write starts from the old folder.
-        allowed: set[int | None] = {1, 2}
+        allowed: set[int | None] = {None, 2} if self.writer in NEWCOMERS else {1, 2}
         if self.writer == "folder-by-renames":
             allowed |= {None}
         if self.writer == "folder-by-removal" and self.way != "terminate":
@@ -76,7 +76,7 @@ class Trial:
 
     def _fault_of_refusal(self) -> str | None:
         """Return what is wrong with the end on a full disk: one line, and nothing to be removed by the next write."""
-        if self.at_once != ("out",):
+        if self.at_once not in ((), ("out",)):
             return f"left on a full disk: {', '.join(self.at_once)}"
         if self.message is None:
             return None if self.seen == 2 else "no error on a full disk"
@@ -114,7 +114,8 @@ class Sweep:
             self._versions[_digest(area / "out")] = version
         if name in KEEPERS:
             (area / "out" / _NOTE).write_text("mine")
-        self._start = folder / "version-1"
+        self._start = folder / ("empty" if name in NEWCOMERS else "version-1")
+        self._start.mkdir(exist_ok=True)
         self._last = self._versions[_digest(folder / "version-3" / "out")]
         self._serial = itertools.count()
 

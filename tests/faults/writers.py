@@ -21,7 +21,7 @@ from moir_edge.ownership import FolderKind
 from moir_edge.staging import staged_folder
 from moir_edge.whole_files import whole_file
 
-__all__ = ["KEEPERS", "WRITERS", "Write"]
+__all__ = ["KEEPERS", "NEWCOMERS", "WRITERS", "Write"]
 
 Write = Callable[[Path, int], object]
 """Write one version of the output, replacing what is there."""
@@ -219,7 +219,9 @@ WRITERS: dict[str, Callable[[Path], Write]] = {
     "folder": _folder,
     "folder-by-renames": _folder_by_renames,
     "folder-by-removal": _folder_by_removal,
+    "new-folder": _folder,
     "file": _file,
+    "new-file": _file,
     "calibration-cache": _calibration_cache,
     "report": _report,
     "retrofit": _retrofit,
@@ -232,3 +234,6 @@ WRITERS: dict[str, Callable[[Path], Write]] = {
 
 KEEPERS = frozenset({"folder", "folder-by-renames", "folder-by-removal", "engines"})
 """Writers that leave the user's own files in the output."""
+
+NEWCOMERS = frozenset({"new-folder", "new-file"})
+"""Writers that find nothing at the output."""
