@@ -9,7 +9,7 @@ from typing import Any
 from moir_edge.errors import DataError, MoirEdgeError, one_line
 from moir_edge.limits import JSON_BYTES
 
-__all__ = ["json_kind", "read_bounded", "read_json", "read_object"]
+__all__ = ["holds_more", "json_kind", "read_bounded", "read_json", "read_object"]
 
 _REMEDY = "copy the file again"
 
@@ -81,6 +81,24 @@ def read_object(
     if not isinstance(content, dict):
         raise error(f"{path} holds {json_kind(content)}, expected an object {{...}}; {remedy}")
     return content
+
+
+def holds_more(value: Any, most: int) -> bool:
+    """Say whether decoded JSON holds more values than so many: keys are not counted, containers are.
+
+    pydantic keeps about 2 kB for each value of a wrong type, so ask before it checks what a file holds.
+    """
+    left, waiting = most, [value]
+    while waiting and left >= 0:
+        left -= 1
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            waiting.extend(inner.values())
+        elif isinstance(inner, list | tuple):
+            if len(inner) > left:
+                return True
+            waiting.extend(inner)
+    return left < 0
 
 
 def json_kind(value: Any) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "PROMPT_BYTES",
     "REPORT_BYTES",
     "SAFETENSORS_HEADER_BYTES",
+    "SETTINGS_VALUES",
     "STOP_CHARACTERS",
     "TEMPLATE_BYTES",
     "TEMPLATE_INTEGER",
@@ -38,6 +39,9 @@ __all__ = [
 
 JSON_BYTES = 4 << 20
 """One JSON file of settings: empty lists take 22 times their text in memory, and the largest manifest so far has 0.3 MB."""
+
+SETTINGS_VALUES = 100_000
+"""Values in a manifest or a generation config: one of a wrong type costs about 2 kB, and the largest manifest so far has 20,000."""
 
 INDEX_BYTES = 64 << 20
 """An index of weights: about 100 bytes for each tensor of a model with hundreds of experts in each layer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class ModelFiles:
             BundleError: The file lies there, and the bundle's manifest does not list it, or it is a link out of the bundle.
         """
         path = self.folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             return None
         if self.listed is not None:
             if name not in self.listed:

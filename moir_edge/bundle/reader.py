@@ -16,8 +16,8 @@ from moir_edge.bundle.files import ModelFiles
 from moir_edge.bundle.graph_files import weight_locations
 from moir_edge.bundle.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, manifest_sha256
 from moir_edge.errors import BundleError, one_line
-from moir_edge.json_files import read_bounded, read_object
-from moir_edge.limits import GRAPH_BYTES
+from moir_edge.json_files import holds_more, read_bounded, read_object
+from moir_edge.limits import GRAPH_BYTES, SETTINGS_VALUES
 
 __all__ = ["Bundle", "file_sha256", "open_bundle"]
 
@@ -141,6 +141,8 @@ def _parse(path: Path, *, verify: bool) -> Manifest:
 
 
 def _validated(raw: dict[str, Any], path: Path) -> Manifest:
+    if holds_more(raw, SETTINGS_VALUES):
+        raise BundleError(f"{path} holds more than {SETTINGS_VALUES:,} values; {_AGAIN}")
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:

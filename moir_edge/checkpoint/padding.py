@@ -14,12 +14,18 @@ def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Return the ids that end an answer, as the most binding of the files names them.
 
     Raises:
-        DataError: None of them does.
+        DataError: None of them does, or it names something else than ids.
     """
     for source in _sources(model, tokenizer):
         found = getattr(source, "eos_token_id", None)
-        if found is not None:
-            return tuple(int(token) for token in ([found] if isinstance(found, int) else found))
+        if found is None:
+            continue
+        ids = [found] if isinstance(found, int) else found
+        if not isinstance(ids, list | tuple) or not all(type(one) is int for one in ids):
+            raise DataError(
+                f"{model.name_or_path}: eos_token_id is {found!r:.60}; it must be a token id or a list of them"
+            )
+        return tuple(ids)
     raise DataError(
         f"{model.name_or_path} names no eos_token_id, so generation could never stop; "
         "set it in generation_config.json"

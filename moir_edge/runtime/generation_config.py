@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from moir_edge.bundle.files import ModelFiles
 from moir_edge.errors import DataError, UnsupportedError, closest
+from moir_edge.json_files import holds_more
+from moir_edge.limits import SETTINGS_VALUES
 
 __all__ = [
     "FILE_NAME",
@@ -99,6 +101,10 @@ class GenerationRules(BaseModel):
         Raises:
             DataError: A value has a wrong type or range, or biases a token beyond the vocabulary.
         """
+        if holds_more(dict(config), SETTINGS_VALUES):
+            raise DataError(
+                f"the generation config holds more than {SETTINGS_VALUES:,} values; leave out what is not needed"
+            )
         try:
             rules = cls.model_validate(
                 {key: value for key, value in config.items() if value is not None}

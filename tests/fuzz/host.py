@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import select
@@ -24,6 +25,7 @@ HANG_SECONDS = 8.0
 
 _POLL_SECONDS = 0.25
 _MAKING_SECONDS = 60.0
+_FRAMES = "fuzz-frames.txt"
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl
 
 
@@ -55,6 +57,7 @@ def run_case(
         _end_with_parent()
         os.close(receiver)
         _silence(folder)
+        faulthandler.enable((folder.parent / _FRAMES).open("w"))
         with os.fdopen(sender, "w") as stream:
 
             def announce(recipe: str) -> None:
@@ -70,8 +73,19 @@ def run_case(
     start = time.monotonic()
     with os.fdopen(receiver, "rb") as stream:
         verdict = _answer(stream.fileno(), child, start, hang_seconds)
+    if verdict.kind == "signal":
+        _place_death(verdict, area, folder.parent / _FRAMES)
     verdict.index = index
     return verdict
+
+
+def _place_death(verdict: Verdict, area: Area, path: Path) -> None:
+    """Say in which frame of Python a case died, and count a death inside the area's outside package apart."""
+    frames = [line for line in path.read_text().splitlines() if line.startswith('  File "')]
+    innermost = frames[0].strip() if frames else ""
+    verdict.detail += f" in {innermost}"
+    if area.outside and f"/{area.outside}/" in innermost:
+        verdict.kind = "outside"
 
 
 def _end_with_parent() -> None:

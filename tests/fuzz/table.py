@@ -34,6 +34,7 @@ def _area(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "cases": len(verdicts),
         "refused": kinds["refused"],
         "accepted": kinds["accepted"],
+        "outside": kinds["outside"],
         "faults": sum(kinds[kind] for kind in FAULTS),
         "seconds": round(sum(verdict.seconds for verdict in verdicts), 1),
         "longest_seconds": max((verdict.seconds for verdict in verdicts), default=0.0),
@@ -43,10 +44,18 @@ def _area(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 def table_text(figures: Mapping[str, Any]) -> str:
     """Return the table of areas."""
-    heads = ("area", "cases", "refused", "accepted", "faults", "longest s", "most MB")
+    heads = ("area", "cases", "refused", "accepted", "outside", "faults", "longest s", "most MB")
     rows = [heads]
     for name, area in figures["areas"].items():
-        keys = ("cases", "refused", "accepted", "faults", "longest_seconds", "most_megabytes")
+        keys = (
+            "cases",
+            "refused",
+            "accepted",
+            "outside",
+            "faults",
+            "longest_seconds",
+            "most_megabytes",
+        )
         rows.append((name, *(f"{area[key]:.1f}" if "_" in key else str(area[key]) for key in keys)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = [

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from moir_edge.errors import BundleError, DataError
-from moir_edge.json_files import read_bounded, read_json, read_object
+from moir_edge.json_files import holds_more, read_bounded, read_json, read_object
 
 
 def test_an_object_is_read_with_or_without_a_byte_order_mark(tmp_path: Path) -> None:
@@ -57,3 +58,12 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 def test_a_missing_file_names_the_reason(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read \(No such file"):
         read_bounded(tmp_path / "gone", 10)
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [(3, 1), ([], 1), ([1, 2], 3), ({"a": [1, {"b": 2}]}, 5), ([[[]]], 3), ((1, (2,)), 4)],
+)
+def test_values_are_counted_up_to_a_bound(value: Any, count: int) -> None:
+    assert not holds_more(value, count)
+    assert holds_more(value, count - 1)

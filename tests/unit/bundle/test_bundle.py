@@ -119,6 +119,10 @@ def test_newer_schema_asks_for_an_upgrade(tmp_path: Path) -> None:
         ("[]", "holds a list, expected an object"),
         ("{}", "no schema_version"),
         ('{"schema_version": 1}', "invalid at created_with"),
+        (
+            '{"schema_version": 1, "files": [' + "0," * 100_000 + "0]}",
+            "holds more than 100,000 values",
+        ),
     ],
 )
 def test_broken_manifest_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:

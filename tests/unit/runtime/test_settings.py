@@ -112,3 +112,9 @@ def test_stop_strings_of_the_file_have_the_same_bound() -> None:
     ):
         GenerationSettings().rules(file)
     assert GenerationSettings(stop=["x" * 16_384]).rules(file).stop_strings is not None
+
+
+def test_a_config_of_very_many_values_is_refused_before_they_are_checked() -> None:
+    settings = GenerationSettings(generation_config={"suppress_tokens": ["x"] * 100_000})
+    with pytest.raises(DataError, match="the generation config holds more than 100,000 values"):
+        settings.rules({})

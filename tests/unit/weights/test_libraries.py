@@ -63,3 +63,10 @@ def test_a_setting_of_another_type_is_one_line(tmp_path: Path, spoil: Any, messa
     with pytest.raises(DataError) as caught:
         load_checkpoint(folder)
     assert message in str(caught.value)
+
+
+def test_an_end_token_of_another_type_is_one_line(tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint_path(), tmp_path / "checkpoint")
+    _set("generation_config.json", "eos_token_id", value=2.5)(folder)
+    with pytest.raises(DataError, match=r"eos_token_id is 2\.5; it must be a token id or a list"):
+        _ = load_checkpoint(folder).end_ids
