@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 from moir_edge.cli.compiler_folder import own_compiler_folder
 from moir_edge.cli.finite_options import App
 from moir_edge.cli.plain import printable_streams
+from moir_edge.cli.terminal import say
 from moir_edge.errors import EnvironmentProblem, MoirEdgeError, one_line
 from moir_edge.exhaustion import cannot_start_threads, exhaustion, memory_for_libraries
 from moir_edge.invocation import invoked_as
@@ -149,11 +150,12 @@ def _report_usage(error: TyperException, words: list[str]) -> int:
     """Print a usage error; without arguments, print the help text unchanged."""
     text = error.format_message()
     if not words:
-        print(text, file=sys.stderr)  # noqa: T201
+        for line in text.splitlines():
+            say(line, err=True)
         return USAGE_ERROR
     text = one_line(text)
     stop = "" if text.endswith((".", "?")) else "."
-    print(f"error: {text}{stop} See --help.", file=sys.stderr)  # noqa: T201
+    say(f"error: {text}{stop} See --help.", err=True)
     return USAGE_ERROR
 
 
@@ -169,7 +171,7 @@ def _report(error: BaseException, words: list[str]) -> int:
     _let_go(error)
     with suppress(MemoryError):
         ran_out = _in_flags(ran_out, words)
-    print(f"error: {ran_out}", file=sys.stderr)  # noqa: T201
+    say(f"error: {ran_out}", err=True)
     return USAGE_ERROR
 
 
@@ -187,7 +189,7 @@ def _report_one(error: BaseException, words: list[str]) -> int:
     else:
         text = str(error) if isinstance(error, MoirEdgeError) else _unexpected(error)
         code = USAGE_ERROR
-    print(f"error: {_in_flags(text, words)}", file=sys.stderr)  # noqa: T201
+    say(f"error: {_in_flags(text, words)}", err=True)
     return code
 
 

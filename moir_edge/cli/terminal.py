@@ -19,7 +19,9 @@ _WIDTH_BEHIND_A_PIPE = 120
 
 def say(text: str, *, err: bool = False) -> None:
     """Print one line at once, to standard output by default; line feeds in it, as of a file's name, are spelled."""
-    print(single_line(text), file=sys.stderr if err else sys.stdout, flush=True)
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:  # it may have been closed before the process started
+        print(single_line(text), file=stream, flush=True)
 
 
 def print_json(record: Any) -> None:
@@ -52,6 +54,7 @@ def new_console(*, err: bool = False, width: int | None = None) -> Console:
 
     return PlainConsole(
         file=exact_stream(sys.stderr if err else sys.stdout),
+        stderr=err,
         width=width,
         markup=False,
         emoji=False,

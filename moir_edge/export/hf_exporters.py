@@ -28,6 +28,7 @@ from transformers.exporters.metadata import (
     record_output_structure,
 )
 
+from moir_edge.arguments import wrong_type
 from moir_edge.bundle import open_bundle, staged_bundle
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.export.hf_runner import BundleProgram, BundleRunner
@@ -135,7 +136,7 @@ class _BundleExporter(HfExporter):
             MoirEdgeError: As `moir_edge.export.export_bundle`.
         """
         if not isinstance(config, _BundleConfig):
-            raise TypeError(f"expected a {self.config_class.__name__}, got {type(config).__name__}")
+            raise wrong_type("config", config, f"a {self.config_class.__name__}")
         metadata = _describe(model, sample_inputs, self.required_packages)
         folder = TemporaryFolder()
         try:

@@ -167,3 +167,15 @@ def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
         assert process.wait() == 0
     os.close(ours)
     return drawn.decode()
+
+
+def test_a_closed_standard_error_is_left_alone() -> None:
+    """A line for standard error never lands on standard output, as `print` has it where the stream is closed."""
+    code = "from moir_edge.cli.main import main; main(['inspect', 'nowhere', '--json'])"
+    code += "; from moir_edge.cli.terminal import new_console, say; say('x', err=True); new_console(err=True).print('y')"
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert done.stdout == b""
