@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def read_bounded(
         raise error(f"{path} is not a regular file; {remedy}")
     try:
         with path.open("rb") as stream:
-            content = stream.read(most_bytes + 1)
+            # The buffer of a read is allocated as large as asked for.
+            size = min(os.fstat(stream.fileno()).st_size, most_bytes)
+            content = stream.read(size + 1)
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror or problem}); {remedy}") from problem
     if len(content) > most_bytes:

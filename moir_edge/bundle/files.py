@@ -100,7 +100,12 @@ def outside_folder(folder: Path, path: Path) -> bool:
         folder: A bundle.
         path: A file in it.
     """
-    if not path.exists():
+    place = folder
+    for part in path.relative_to(folder).parts:
+        place = place / part
+        if place.is_symlink():
+            break
+    else:
         return False
     real, home = path.resolve(), folder.resolve()
     if real.is_relative_to(home):

@@ -38,39 +38,36 @@ def weight_locations(content: bytes) -> frozenset[str]:
         ValueError: The bytes are not a protobuf message, or a path is not UTF-8 text.
     """
     found = set()
-    for entry in _entries(memoryview(content), "Model", 0):
-        fields = dict(_fields(entry))
-        if bytes(fields.get(_KEY, b"")) == b"location":
-            found.add(bytes(fields.get(_VALUE, b"")).decode("utf-8"))
+    waiting = [("Model", 0, len(content), 0)]
+    while waiting:
+        kind, start, end, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise ValueError(f"graphs are nested deeper than {_DEEPEST}")
+        inner = _FIELDS[kind]
+        for number, at, stop in _fields(content, start, end):
+            child = inner.get(number)
+            if child == "Entry":
+                fields = {key: content[a:b] for key, a, b in _fields(content, at, stop)}
+                if fields.get(_KEY) == b"location":
+                    found.add(fields.get(_VALUE, b"").decode("utf-8"))
+            elif child is not None:
+                waiting.append((child, at, stop, depth + 1))
     return frozenset(found)
 
 
-def _entries(message: memoryview, kind: str, depth: int) -> Iterator[memoryview]:
-    if depth > _DEEPEST:
-        raise ValueError(f"graphs are nested deeper than {_DEEPEST}")
-    inner = _FIELDS[kind]
-    for number, value in _fields(message):
-        child = inner.get(number)
-        if child == "Entry":
-            yield value
-        elif child is not None:
-            yield from _entries(value, child, depth + 1)
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield number and content of the fields that hold bytes."""
-    at, end = 0, len(message)
+def _fields(content: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield number, start and end of the fields that hold bytes, in the message from `at` to `end`."""
     while at < end:
-        tag, at = _varint(message, at)
+        tag, at = _varint(content, at, end)
         wire = tag & 7
-        if wire == _VARINT:
-            _, at = _varint(message, at)
-        elif wire == _BYTES:
-            size, at = _varint(message, at)
+        if wire == _BYTES:
+            size, at = _varint(content, at, end)
             if size > end - at:
                 raise ValueError("a field is longer than its message")
-            yield tag >> 3, message[at : at + size]
+            yield tag >> 3, at, at + size
             at += size
+        elif wire == _VARINT:
+            _, at = _varint(content, at, end)
         elif wire in _WIDTHS:
             at += _WIDTHS[wire]
         else:
@@ -79,14 +76,13 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
         raise ValueError("a field is longer than its message")
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def _varint(content: bytes, at: int, end: int) -> tuple[int, int]:
     value = shift = 0
-    while True:
-        if at >= len(message) or shift > 63:
-            raise ValueError("a number is cut off")
-        byte = message[at]
+    while at < end and shift <= 63:
+        byte = content[at]
         at += 1
-        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at
+            return value | byte << shift, at
+        value |= (byte & 0x7F) << shift
         shift += 7
+    raise ValueError("a number is cut off")

@@ -53,7 +53,7 @@ Size = Annotated[int, Field(ge=1, le=1 << 24)]
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class TensorSpec(_Entry):
