@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.bundle.manifest import ModelFacts
-from moir_edge.errors import UnsupportedError
+from moir_edge.errors import BundleError, UnsupportedError
 from moir_edge.runtime.component import Component
 from moir_edge.runtime.interface import (
     ROUTER_FIGURES,
@@ -140,13 +140,24 @@ class GraphSessions:
             ]
             for start in range(0, len(pixel_values), size)
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        features = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        expected = (len(pixel_values), self.facts.tokens_per_tile, self.facts.hidden_size)
+        self._require_shape("vision", features, expected)
+        return features
 
     def embed(self, input_ids: Ints) -> Floats:
         """Return (batch, sequence, hidden) for input ids (batch, sequence)."""
         feed = {"input_ids": input_ids}
         embeds: Floats = self.components["embedding"].arrays(feed, ["inputs_embeds"])[0]
+        self._require_shape("embedding", embeds, (*input_ids.shape, self.facts.hidden_size))
         return embeds
+
+    def _require_shape(self, name: str, found: Floats, expected: tuple[int, ...]) -> None:
+        """Refuse what a graph gave in another shape than the manifest says."""
+        if found.shape != expected:
+            raise BundleError(
+                f"{self.components[name].name} gave an array of shape {found.shape}, expected {expected}; export the bundle again"
+            )
 
     def place(self, embeds: Floats, features: Floats, at: npt.NDArray[np.bool_]) -> Floats:
         """Put image features (images, tokens, hidden) where `at` (batch, sequence) is True, in order."""
