@@ -43,8 +43,6 @@ class Area(ABC):
         name: What `--area` takes.
         share: Cases of a whole run, of some 10,000.
         sliced: Cases of the short run of CI; 0 leaves the area out.
-        outside: A package that runs what the input says, as a program. A case that dies in it, by a signal, is counted apart and
-            is not a fault; docs/security.md says so to users.
         needs: Names of the seeds that it alters; see `seeds.py`. The short run makes the first of them only.
 
     Args:
@@ -55,7 +53,6 @@ class Area(ABC):
     share: ClassVar[int]
     sliced: ClassVar[int] = 0
     needs: ClassVar[tuple[str, ...]] = ()
-    outside: ClassVar[str] = ""
 
     def __init__(self, seeds: Path) -> None:
         self.seeds = seeds

@@ -74,18 +74,15 @@ def run_case(
     with os.fdopen(receiver, "rb") as stream:
         verdict = _answer(stream.fileno(), child, start, hang_seconds)
     if verdict.kind == "signal":
-        _place_death(verdict, area, folder.parent / _FRAMES)
+        _place_death(verdict, folder.parent / _FRAMES)
     verdict.index = index
     return verdict
 
 
-def _place_death(verdict: Verdict, area: Area, path: Path) -> None:
-    """Say in which frame of Python a case died, and count a death inside the area's outside package apart."""
+def _place_death(verdict: Verdict, path: Path) -> None:
+    """Say in which frame of Python a case died."""
     frames = [line for line in path.read_text().splitlines() if line.startswith('  File "')]
-    innermost = frames[0].strip() if frames else ""
-    verdict.detail += f" in {innermost}"
-    if area.outside and f"/{area.outside}/" in innermost:
-        verdict.kind = "outside"
+    verdict.detail += f" in {frames[0].strip() if frames else ''}"
 
 
 def _end_with_parent() -> None:

@@ -34,7 +34,6 @@ def _area(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "cases": len(verdicts),
         "refused": kinds["refused"],
         "accepted": kinds["accepted"],
-        "outside": kinds["outside"],
         "faults": sum(kinds[kind] for kind in FAULTS),
         "seconds": round(sum(verdict.seconds for verdict in verdicts), 1),
         "longest_seconds": max((verdict.seconds for verdict in verdicts), default=0.0),
@@ -44,14 +43,13 @@ def _area(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 def table_text(figures: Mapping[str, Any]) -> str:
     """Return the table of areas."""
-    heads = ("area", "cases", "refused", "accepted", "outside", "faults", "longest s", "most MB")
+    heads = ("area", "cases", "refused", "accepted", "faults", "longest s", "most MB")
     rows = [heads]
     for name, area in figures["areas"].items():
         keys = (
             "cases",
             "refused",
             "accepted",
-            "outside",
             "faults",
             "longest_seconds",
             "most_megabytes",

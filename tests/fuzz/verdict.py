@@ -43,7 +43,7 @@ class Verdict:
     """What became of one case.
 
     Attributes:
-        kind: `refused`, `accepted`, `outside` (died in a package that runs the input as a program) or one of `FAULTS`.
+        kind: `refused`, `accepted` or one of `FAULTS`.
         detail: The message, or the error and where it came from.
         recipe: What was altered.
         megabytes: Most memory over the idle process.

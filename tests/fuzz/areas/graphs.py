@@ -24,7 +24,6 @@ class Graphs(Area):
     share = 1000
     sliced = 10
     needs = ("int4", "fp32")
-    outside = "onnxruntime"
 
     def warm(self) -> None:
         import onnx  # noqa: F401  (what alters graphs)
