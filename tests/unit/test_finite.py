@@ -71,7 +71,11 @@ def test_a_key_that_is_not_finite_keeps_pythons_own_message() -> None:
 
 PLAIN_JSON = {
     "moir_edge/finite.py": "the rule itself",
-    "moir_edge/runtime/chat.py": "what a chat template sees and writes, as transformers gives it",
+    "moir_edge/bundle/manifest.py": "a hash, also of a manifest that somebody else wrote",
+    "moir_edge/runtime/chat.py": "what a chat template sees, as transformers gives it",
+    "moir_edge/runtime/template_sandbox.py": "what a chat template writes, as transformers does",
+    "moir_edge/runtime/prompt_bound.py": "a part of a tokenizer, to look into",
+    "moir_edge/runtime/control_tokens.py": "a tokenizer, for the library that reads it",
     "moir_edge/runtime/generation_config.py": "a value quoted in an error message",
     "moir_edge/data/rows.py": "a value quoted in an error message",
     "moir_edge/engines/worker.py": "answers to our own process, which reads them as Python does",

@@ -285,7 +285,7 @@ def test_a_nameless_file_has_no_name(root: Path) -> None:
 
 
 def test_temporary_files_are_made_in_one_module() -> None:
-    """`staging` probes whether an output folder takes a new folder, which is beside the output and not in `TMPDIR`."""
+    """`disk` probes whether an output folder takes a new folder, which is beside the output and not in `TMPDIR`."""
     found = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
@@ -293,4 +293,4 @@ def test_temporary_files_are_made_in_one_module() -> None:
         if (isinstance(node, ast.Import) and any(one.name == "tempfile" for one in node.names))
         or (isinstance(node, ast.ImportFrom) and node.module == "tempfile")
     }
-    assert found == {"temporary.py", "staging.py"}
+    assert found == {"temporary.py", "disk.py"}
