@@ -37,19 +37,25 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> Any:
-    """Return a byte-level tokenizer without merges: specials, then the 256 bytes."""
+def byte_tokens(specials: list[str]) -> Any:
+    """Return a byte-level tokenizer of `tokenizers` without merges: specials, then the 256 bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*SPECIALS, *alphabet])}
+    vocabulary = {token: index for index, token in enumerate([*specials, *alphabet])}
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(SPECIALS)
+    core.add_special_tokens(specials)
+    return core
+
+
+def build_tokenizer() -> Any:
+    """Return `byte_tokens` as transformers has tokenizers."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
-        tokenizer_object=core,
+        tokenizer_object=byte_tokens(SPECIALS),
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<end_of_utterance>",

@@ -63,7 +63,7 @@ with printable_streams():
     print({HOSTILE!r})
     say("two\\nlines\\t" + {HOSTILE!r})
     table_console().print({HOSTILE!r})
-    logging.getLogger("some.library").warning("cannot read %s", {HOSTILE!r})
+    logging.getLogger("some.package").warning("cannot read %s", {HOSTILE!r})
     sys.stderr.writelines([{HOSTILE!r}, "\\n"])
     warnings.warn({HOSTILE!r})
     try:

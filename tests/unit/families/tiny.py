@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.unit.conftest import SPECIALS, TEXT, build_llava, build_smolvlm
+from tests.unit.conftest import SPECIALS, TEXT, build_llava, build_smolvlm, byte_tokens
 
 TOWER = {
     "hidden_size": 16,
@@ -32,18 +32,11 @@ def build_tokenizer(**named: str) -> Any:
     Args:
         named: Further special tokens by the name that a processor looks them up by.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     specials = [*SPECIALS, *(token for token in named.values() if token not in SPECIALS)]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*specials, *alphabet])}
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(specials)
     return PreTrainedTokenizerFast(
-        tokenizer_object=core,
+        tokenizer_object=byte_tokens(specials),
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<end_of_utterance>",
