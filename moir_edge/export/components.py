@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
@@ -101,7 +102,9 @@ def _module(checkpoint: Checkpoint, name: str) -> nn.Module:
     if name == "embedding":
         return EmbeddingGraph(model.get_input_embeddings())
     return DecoderGraph(
-        model.get_submodule(architecture.language_model), model.get_submodule(architecture.lm_head)
+        model.get_submodule(architecture.language_model),
+        model.get_submodule(architecture.lm_head),
+        partial(architecture.after_head, config=checkpoint.config),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,12 +57,23 @@ class DecoderGraph(nn.Module):
 
     Prompts are padded on the left, so the last position is the one to continue, and a whole prompt's logits
     (vocabulary × length) never leave the graph.
+
+    Args:
+        language_model: The decoder stack.
+        lm_head: The output projection.
+        after_head: What becomes of the logits behind the head, such as `Architecture.after_head` of a family.
     """
 
-    def __init__(self, language_model: Any, lm_head: nn.Linear) -> None:
+    def __init__(
+        self,
+        language_model: Any,
+        lm_head: nn.Linear,
+        after_head: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.lm = language_model
         self.lm_head = lm_head
+        self.after_head = after_head
         self.cache_keyword = cache_keyword(language_model)
         config = language_model.config
         _require_full_attention(config)
@@ -108,7 +119,7 @@ class DecoderGraph(nn.Module):
             logits: torch.Tensor = self.lm_head(hidden[:, -1])[:, None]
         else:
             logits = self.lm_head(hidden[:, -1:])
-        return logits
+        return logits if self.after_head is None else self.after_head(logits)
 
 
 def _require_full_attention(config: Any) -> None:

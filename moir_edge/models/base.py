@@ -76,6 +76,18 @@ class Architecture(ABC):
         size = self.image_size(config)
         return (TensorSpec(name="pixel_values", dtype="float32", shape=("images", 3, size, size)),)
 
+    def after_head(self, logits: torch.Tensor, config: Any) -> torch.Tensor:
+        """Return the logits after the arithmetic that the model does behind its head; none by default.
+
+        Models divide them (granite), multiply them (cohere) or cap them (gemma 2). It becomes part of `decoder`.
+
+        Args:
+            logits: Float32, (batch, 1, vocab), straight from the output projection.
+            config: The model's config.
+        """
+        del config
+        return logits
+
     def text_config(self, config: Any) -> Any:
         """Return the config of the language model."""
         return config.get_text_config()
