@@ -1,0 +1,70 @@
+"""Qwen3-VL's tower with its DeepStack taps, for one image of any size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from moir_edge.models.patch_vision import attend, embed_patches
+
+__all__ = ["Qwen3Vision"]
+
+
+class Qwen3Vision(nn.Module):
+    """Patches, interpolated positions, blocks, the merger, and a merger of its own behind each tapped block.
+
+    Args:
+        tower: The model's `visual`.
+    """
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.patch_embed = tower.patch_embed
+        self.pos_embed = tower.pos_embed
+        self.blocks = tower.blocks
+        self.merger = tower.merger
+        self.deepstack_merger_list = tower.deepstack_merger_list
+        self.taps = [int(block) for block in tower.deepstack_visual_indexes]
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        position_indices: torch.Tensor,
+        position_weights: torch.Tensor,
+        rotary_cos: torch.Tensor,
+        rotary_sin: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        """Encode one image.
+
+        Args:
+            pixel_values: (patches, values of one patch), the patches of one merged token next to each other.
+            position_indices: (patches, 4) int64, rows of the table of positions around each patch.
+            position_weights: (patches, 4), their shares.
+            rotary_cos: (patches, head_dim).
+            rotary_sin: (patches, head_dim).
+
+        Returns:
+            Image features (image_tokens, hidden), and DeepStack features (image_tokens, levels, hidden).
+        """
+        hidden = embed_patches(self.patch_embed.proj, pixel_values)
+        hidden = hidden + (self.pos_embed(position_indices) * position_weights[:, :, None]).sum(1)
+        taps: list[torch.Tensor] = []
+        for index, block in enumerate(self.blocks):
+            hidden = hidden + attend(block.attn, block.norm1(hidden), rotary_cos, rotary_sin)
+            hidden = hidden + block.mlp(block.norm2(hidden))
+            if index in self.taps:
+                merger = self.deepstack_merger_list[self.taps.index(index)]
+                taps.append(_merged(merger, hidden)[0])
+        return _merged(self.merger, hidden)[0], torch.stack(taps, dim=1)
+
+
+def _merged(merger: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Make one row of each block of patches, (1, image_tokens, hidden), with the batch that makes products of matrices."""
+    rows = hidden if merger.use_postshuffle_norm else merger.norm(hidden)
+    rows = rows.reshape(1, -1, merger.hidden_size)
+    if merger.use_postshuffle_norm:
+        rows = merger.norm(rows)
+    merged: torch.Tensor = merger.linear_fc2(merger.act_fn(merger.linear_fc1(rows)))
+    return merged
