@@ -10,7 +10,7 @@ from moir_edge.errors import BundleError
 from moir_edge.json_files import json_kind
 from moir_edge.limits import IMAGE_EDGE
 
-__all__ = ["CANVAS", "CROPPING", "TILING", "Settings", "check_image_config"]
+__all__ = ["CANVAS", "CROPPING", "PATCHES", "TILING", "Settings", "check_image_config"]
 
 Check: TypeAlias = Callable[[str, Any], None]
 Settings: TypeAlias = Mapping[str, Check]
@@ -18,6 +18,11 @@ Settings: TypeAlias = Mapping[str, Check]
 
 _SHOWN = 60  # characters of a value in a message
 _MOST_TILES = 1024
+_PATCH, _MERGE = (
+    256,
+    16,
+)  # sides of a patch in px and of a block in patches; models in use have 16 and 2
+_FRAMES = 4  # copies of a picture in the patches; models in use have 2
 _FILTERS = 5  # the largest of Pillow's numbers of resampling filters
 
 
@@ -79,6 +84,21 @@ def _channels(check: Check) -> Check:
     return check_all
 
 
+def _pixels(place: str, value: Any) -> None:
+    """Accept an object with the least and the largest number of pixels, under transformers' names for them."""
+    if not isinstance(value, Mapping):
+        raise _WrongError(
+            f"{place} is {json_kind(value)}, expected an object with shortest_edge and longest_edge"
+        )
+    bounds = [value.get(key) for key in ("shortest_edge", "longest_edge")]
+    for key, bound in zip(("shortest_edge", "longest_edge"), bounds, strict=True):
+        _whole(1, IMAGE_EDGE**2)(f"{place}.{key}", bound)
+    if bounds[0] > bounds[1]:
+        raise _WrongError(
+            f"{place}.shortest_edge, the least number of pixels, is above longest_edge, the largest"
+        )
+
+
 def _size(*forms: tuple[str, ...], square: bool = False) -> Check:
     """Accept an object with the keys of one form, and, as a square, its side alone."""
 
@@ -135,3 +155,12 @@ CROPPING: Settings = {
     "crop_size": _size(_SQUARE, square=True),
 }
 """The settings of LLaVA's processors."""
+
+PATCHES: Settings = {
+    **_COMMON,
+    "size": _pixels,
+    "patch_size": _whole(1, _PATCH),
+    "temporal_patch_size": _whole(1, _FRAMES),
+    "merge_size": _whole(1, _MERGE),
+}
+"""The settings of Qwen2-VL's processor."""

@@ -20,6 +20,7 @@ __all__ = [
     "longest_edge_to",
     "multiples",
     "nearest_canvas",
+    "smart_resize",
     "within",
 ]
 
@@ -108,6 +109,28 @@ def nearest_canvas(
         if difference < least or (difference == least and roomy):
             best, least = (columns, rows), difference
     return best
+
+
+def smart_resize(height: int, width: int, factor: int, fewest: int, most: int) -> tuple[int, int]:
+    """Return (height, width) in whole multiples of `factor`, with as many pixels as the Qwen2-VL processor wants.
+
+    Args:
+        height: Of the image, in px.
+        width: Of the image, in px.
+        factor: Both sides of the result are multiples of it.
+        fewest: Pixels at least; an image with fewer is enlarged.
+        most: Pixels at most; one block of `factor` × `factor` is kept even where it has more.
+    """
+    rows, columns = round(height / factor) * factor, round(width / factor) * factor
+    if rows * columns > most:
+        scale = math.sqrt(height * width / most)
+        rows = max(factor, math.floor(height / scale / factor) * factor)
+        columns = max(factor, math.floor(width / scale / factor) * factor)
+    elif rows * columns < fewest:
+        scale = math.sqrt(fewest / (height * width))
+        rows = math.ceil(height * scale / factor) * factor
+        columns = math.ceil(width * scale / factor) * factor
+    return rows, columns
 
 
 def height_width(size: Any) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from moir_edge.runtime.image_geometry import (
     within,
 )
 from moir_edge.runtime.image_processor import ImageProcessor, ProcessedImage, View
+from moir_edge.runtime.patch_processor import PatchImageProcessor
 
 __all__ = ["image_processor_from"]
 
@@ -69,6 +70,9 @@ def image_processor_from(
     if name not in _FAMILIES:
         raise UnsupportedError(f"unknown image processor {stated!r}; {closest(name, _FAMILIES)}")
     return _FAMILIES[name](config, max_pixels=max_pixels, max_tiles=max_tiles)
+
+
+_family("Qwen2VLImageProcessor")(PatchImageProcessor)
 
 
 @_family("SmolVLMImageProcessor", "Idefics3ImageProcessor")

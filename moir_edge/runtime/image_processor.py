@@ -32,12 +32,14 @@ class View:
         row: Row of the tile, 0 otherwise.
         column: Column of the tile, 0 otherwise.
         box: (left, top, right, bottom) in the upright image, as fractions of its width and height.
+        grid: (rows, columns) of its image tokens; None where they lie on the square grid of the model's facts.
     """
 
     kind: Literal["whole", "tile", "global", "crop"]
     row: int = 0
     column: int = 0
     box: Box = WHOLE
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,77 @@
+"""What a vision tower over a grid of patches is told of one image: rotary tables, and windows of attention.
+
+A tower could derive both from the grid, with steps that depend on the data and do not survive tracing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Windows", "grid_places", "rotary_tables", "window_tables"]
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Windows = tuple[Ints, Ints, Ints]
+
+
+def grid_places(rows: int, columns: int, merge: int) -> Ints:
+    """Return row and column of each patch in the order of the patches, (patches, 2).
+
+    Args:
+        rows: Patches from the top to the bottom, a multiple of `merge`.
+        columns: Patches from the left to the right, a multiple of `merge`.
+        merge: Side of a block of patches that stand together.
+    """
+    places = np.stack(np.mgrid[:rows, :columns], axis=-1)
+    blocks = places.reshape(rows // merge, merge, columns // merge, merge, 2)
+    return blocks.transpose(0, 2, 1, 3, 4).reshape(-1, 2).astype(np.int64)
+
+
+def rotary_tables(places: Ints, width: int, base: float) -> tuple[Floats, Floats]:
+    """Return the cosines and sines that turn queries and keys of one head.
+
+    Args:
+        places: (patches, 2) from `grid_places`.
+        width: Width of a head, a multiple of 4: a quarter of it turns by the row, a quarter by the column, and its
+            second half as its first.
+        base: Base of the wavelengths.
+
+    Returns:
+        Two arrays (patches, width), float32.
+
+    Source: `Qwen2VLVisionRotaryEmbedding` of transformers, with its order of float32 operations.
+    """
+    half = np.float32(width // 2)
+    exponents = np.arange(0, width // 2, 2, dtype=np.float32) / half
+    frequencies = np.float32(1.0) / np.power(np.float32(base), exponents)
+    angles = (places[..., None].astype(np.float32) * frequencies).reshape(len(places), -1)
+    whole = np.concatenate([angles, angles], axis=-1)
+    return np.cos(whole), np.sin(whole)
+
+
+def window_tables(rows: int, columns: int, merge: int, window: int) -> Windows:
+    """Return which patches attend to each other within square windows, the ones at the rim cut.
+
+    Args:
+        rows: Patches from the top to the bottom, a multiple of `merge`.
+        columns: Patches from the left to the right, a multiple of `merge`.
+        merge: Side of a block of patches that stand together.
+        window: Side of a window, in blocks.
+
+    Returns:
+        The patch at each place of each window, (windows, places), 0 where a cut window has none; 1 where it has one and 0
+        elsewhere, (windows, places); and for each patch its place, counted through all windows, (patches,). All int64.
+    """
+    height, width = rows // merge, columns // merge
+    down, across = -(-height // window), -(-width // window)
+    blocks = np.full((down * window, across * window), -1, dtype=np.int64)
+    blocks[:height, :width] = np.arange(height * width).reshape(height, width)
+    ordered = blocks.reshape(down, window, across, window).transpose(0, 2, 1, 3)
+    unit = merge * merge
+    blocks = ordered.reshape(down * across, window * window, 1)
+    patches = np.where(blocks >= 0, blocks * unit + np.arange(unit), -1).reshape(down * across, -1)
+    held = patches >= 0
+    places = np.empty(rows * columns, dtype=np.int64)
+    places[patches[held]] = np.flatnonzero(held)
+    return np.where(held, patches, 0), held.astype(np.int64), places
