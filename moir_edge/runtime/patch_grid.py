@@ -23,9 +23,9 @@ def grid_places(rows: int, columns: int, merge: int) -> Ints:
         columns: Patches from the left to the right, a multiple of `merge`.
         merge: Side of a block of patches that stand together.
     """
-    places = np.stack(np.mgrid[:rows, :columns], axis=-1)
-    blocks = places.reshape(rows // merge, merge, columns // merge, merge, 2)
-    return blocks.transpose(0, 2, 1, 3, 4).reshape(-1, 2).astype(np.int64)
+    places = np.indices((rows, columns), dtype=np.int64)
+    blocks = places.reshape(2, rows // merge, merge, columns // merge, merge)
+    return blocks.transpose(1, 3, 2, 4, 0).reshape(-1, 2)
 
 
 def rotary_tables(places: Ints, width: int, base: float) -> tuple[Floats, Floats]:
@@ -67,10 +67,10 @@ def window_tables(rows: int, columns: int, merge: int, window: int) -> Windows:
     down, across = -(-height // window), -(-width // window)
     blocks = np.full((down * window, across * window), -1, dtype=np.int64)
     blocks[:height, :width] = np.arange(height * width).reshape(height, width)
-    ordered = blocks.reshape(down, window, across, window).transpose(0, 2, 1, 3)
+    ordered = blocks.reshape(down, window, across, window).transpose(0, 2, 1, 3).reshape(-1, 1)
     unit = merge * merge
-    blocks = ordered.reshape(down * across, window * window, 1)
-    patches = np.where(blocks >= 0, blocks * unit + np.arange(unit), -1).reshape(down * across, -1)
+    patches = np.where(ordered >= 0, ordered * unit + np.arange(unit), -1)
+    patches = patches.reshape(down * across, -1)  # (windows, places)
     held = patches >= 0
     places = np.empty(rows * columns, dtype=np.int64)
     places[patches[held]] = np.flatnonzero(held)
