@@ -90,10 +90,10 @@ def _pixels(place: str, value: Any) -> None:
         raise _WrongError(
             f"{place} is {json_kind(value)}, expected an object with shortest_edge and longest_edge"
         )
-    bounds = [value.get(key) for key in ("shortest_edge", "longest_edge")]
-    for key, bound in zip(("shortest_edge", "longest_edge"), bounds, strict=True):
+    least, most = value.get("shortest_edge"), value.get("longest_edge")
+    for key, bound in (("shortest_edge", least), ("longest_edge", most)):
         _whole(1, IMAGE_EDGE**2)(f"{place}.{key}", bound)
-    if bounds[0] > bounds[1]:
+    if int(least or 0) > int(most or 0):
         raise _WrongError(
             f"{place}.shortest_edge, the least number of pixels, is above longest_edge, the largest"
         )
