@@ -12,13 +12,16 @@ import torch
 from PIL import Image
 
 import moir_edge
+from moir_edge.calibration import CalibrationSettings
 from moir_edge.checkpoint import load_checkpoint
-from moir_edge.export import export_bundle
+from moir_edge.export import TracedModel, assemble
 from moir_edge.models import architecture_names
+from moir_edge.precisions import FP32, INT4, INT8, INT8_WEIGHT_ONLY, PRECISIONS
 from moir_edge.router import RouterConfig, retrofit
 from moir_edge.runtime import EdgeModel
 from moir_edge.runtime.generation import prompt_embeddings
 from moir_edge.runtime.timing import Stopwatch
+from tests.unit.families.conftest import picture
 from tests.unit.families.tiny import BUILDERS, save_tiny
 
 pytestmark = pytest.mark.slow  # an export for each family
@@ -32,7 +35,6 @@ Row = tuple[str, list[Image.Image]]
 class Twins:
     """The same weights twice: in a bundle, and in torch with the Hugging Face processor."""
 
-    folder: Path
     edge: EdgeModel
     torch: Any
     processor: Any
@@ -51,17 +53,11 @@ class Twins:
         return list(map(int, ids[0, inputs["input_ids"].shape[1] :]))
 
 
-@pytest.fixture(scope="module", params=architecture_names())
-def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Twins:
-    folder = save_tiny(request.param, tmp_path_factory.mktemp("family") / request.param)
-    loaded = load_checkpoint(folder)
-    bundle = export_bundle(folder, folder.parent / "fp32")
-    return Twins(folder, moir_edge.load(bundle, threads=1), loaded.model, loaded.processor)
-
-
-def picture(height: int, width: int, seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
+@pytest.fixture(scope="module")
+def twins(traced: TracedModel, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    bundle = assemble(traced, tmp_path_factory.mktemp("twins") / "fp32")
+    loaded = traced.checkpoint
+    return Twins(moir_edge.load(bundle, threads=1), loaded.model, loaded.processor)
 
 
 def rows() -> list[Row]:
@@ -78,6 +74,7 @@ def test_no_family_lacks_a_tiny_model() -> None:
     assert tuple(sorted(BUILDERS)) == architecture_names()
 
 
+@pytest.mark.proves("retrofit")
 @pytest.mark.parametrize("model_type", architecture_names())
 def test_a_router_changes_nothing_when_it_is_attached(model_type: str, tmp_path: Path) -> None:
     loaded = load_checkpoint(save_tiny(model_type, tmp_path / "plain", router=False))
@@ -90,6 +87,7 @@ def test_a_router_changes_nothing_when_it_is_attached(model_type: str, tmp_path:
         assert torch.equal(loaded.model(**inputs).logits, before)
 
 
+@pytest.mark.proves("runtime")
 def test_pixels_and_tokens_are_those_of_hugging_face(twins: Twins) -> None:
     for row in rows():
         theirs, ours = twins.inputs(row), twins.edge.encode(*row)
@@ -101,6 +99,7 @@ def test_pixels_and_tokens_are_those_of_hugging_face(twins: Twins) -> None:
             np.testing.assert_array_equal(ours.pixel_values, expected)
 
 
+@pytest.mark.proves("runtime")
 def test_greedy_answers_are_those_of_generate(twins: Twins) -> None:
     for row in rows():
         expected = twins.answer(row)
@@ -111,6 +110,7 @@ def test_greedy_answers_are_those_of_generate(twins: Twins) -> None:
         )
 
 
+@pytest.mark.proves(FP32)
 def test_logits_are_those_of_the_model(twins: Twins) -> None:
     for row in rows():
         with torch.no_grad():
@@ -118,6 +118,7 @@ def test_logits_are_those_of_the_model(twins: Twins) -> None:
         np.testing.assert_allclose(_logits(twins.edge, row), expected, atol=1e-3)
 
 
+@pytest.mark.proves("runtime")
 def test_a_padded_batch_answers_as_its_rows_do(twins: Twins) -> None:
     chosen = rows()[3:9]
     together = twins.edge.generate(
@@ -127,8 +128,16 @@ def test_a_padded_batch_answers_as_its_rows_do(twins: Twins) -> None:
     assert list(together.token_ids) == alone
 
 
-def test_four_bits_run(twins: Twins, tmp_path: Path) -> None:
-    bundle = export_bundle(twins.folder, tmp_path / "int4", precision="int4")
+@pytest.mark.parametrize(
+    "precision",
+    [pytest.param(name, marks=pytest.mark.proves(name)) for name in (INT8_WEIGHT_ONLY, INT8, INT4)],
+)
+def test_a_smaller_precision_runs(
+    traced: TracedModel, question_file: Path, tmp_path: Path, precision: str
+) -> None:
+    data = CalibrationSettings(data=question_file, rows=2, decode_steps=1)
+    calibration = data if PRECISIONS[precision].needs_data else None
+    bundle = assemble(traced, tmp_path / "bundle", precision=precision, calibration=calibration)
     model = moir_edge.load(bundle, threads=1)
     done = model.generate(*rows()[4], max_new_tokens=COUNT)
     assert 0 < len(done.token_ids[0]) <= COUNT
