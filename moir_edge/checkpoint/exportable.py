@@ -9,24 +9,22 @@ from moir_edge.checked import a_tokenizer, checked
 from moir_edge.checkpoint.processor import chat_template, image_record, load_processor
 from moir_edge.errors import DataError, MoirEdgeError, UnsupportedError
 from moir_edge.models import get_architecture
+from moir_edge.models.layers import check_layers
 from moir_edge.runtime.chat import ChatTemplate
 from moir_edge.runtime.image_processing import image_processor_from
 
 __all__ = ["check_config", "check_processor", "require_chat_template"]
 
-# Rotary embeddings whose angles follow from the position alone; "dynamic" and "longrope" take the longest position so far.
-_ROTARY = ("default", "linear", "llama3", "yarn")
-
 
 def check_config(name: str, config: Any) -> None:
-    """Refuse towers and rotary embeddings that the exporter would trace into a wrong graph.
+    """Refuse towers, layers and rotary embeddings that the exporter would trace into a wrong graph.
 
     Args:
         name: How messages call the checkpoint.
         config: The Hugging Face config.
 
     Raises:
-        UnsupportedError: The type, its tower or its rotary embedding is not covered.
+        UnsupportedError: The type, its tower, a kind of layer or its rotary embedding is not covered.
     """
     architecture = get_architecture(config.model_type)
     tower = config.vision_config.model_type
@@ -35,12 +33,7 @@ def check_config(name: str, config: Any) -> None:
             f"{name}: the vision tower {tower!r} of a {config.model_type} is not supported by export "
             f"(supported: {', '.join(architecture.towers)}); retrofit and tune accept it"
         )
-    rotary = _rotary_type(architecture.text_config(config))
-    if rotary not in _ROTARY:
-        raise UnsupportedError(
-            f"{name}: the rotary embedding {rotary!r} (rope_parameters in config.json) is not supported by "
-            f"export (supported: {', '.join(_ROTARY)}); retrofit and tune accept it"
-        )
+    check_layers(name, architecture.text_config(config))
 
 
 def check_processor(folder: Path, config: Any) -> None:
@@ -93,11 +86,6 @@ def _check_chat_template(processor: Any, folder: Path) -> None:
             f"{folder}: the chat template writes {processor.image_token} {written} times for one image, expected once; "
             "copy the template of its base model"
         )
-
-
-def _rotary_type(text: Any) -> str:
-    found = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    return str(found.get("rope_type") or found.get("type") or "default")
 
 
 def _check_image_size(processor: Any, folder: Path, config: Any) -> None:

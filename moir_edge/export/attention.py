@@ -24,6 +24,7 @@ def grouped_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend with the query heads of one group stacked along the sequence.
@@ -38,6 +39,7 @@ def grouped_attention(
         value: Like `key`.
         attention_mask: Additive, (batch, 1, heads / kv_heads × sequence, total_sequence), or None.
         scaling: Factor on the scores; 1 / √head_dim by default.
+        softcap: Bound that the scores approach by a hyperbolic tangent before the mask; None for no bound.
 
     Returns:
         (batch, sequence, heads, head_dim), and None in place of the weights.
@@ -50,6 +52,8 @@ def grouped_attention(
     if heads != kv_heads:
         scaled = torch.unflatten(scaled, 1, (kv_heads, heads // kv_heads)).flatten(2, 3)
     scores = torch.matmul(scaled, key.transpose(2, 3))
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     if attention_mask is not None:
         scores = scores + attention_mask
     output = torch.matmul(torch.softmax(scores, dim=-1), value)

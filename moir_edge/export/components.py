@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import onnx_ir as ir
@@ -17,8 +16,8 @@ from moir_edge.export.attention import export_attention
 from moir_edge.export.cleanup import check_graph, read_tensor
 from moir_edge.export.facts import model_facts
 from moir_edge.export.tracing import ComponentSpec, trace
-from moir_edge.export.wrappers import DecoderGraph, EmbeddingGraph
 from moir_edge.graphs.naming import number_values
+from moir_edge.models.decoder import EmbeddingGraph
 from moir_edge.progress import Progress, silent
 from moir_edge.runtime.interface import cache_names
 
@@ -101,11 +100,7 @@ def _module(checkpoint: Checkpoint, name: str) -> nn.Module:
         return architecture.vision_graph(model)
     if name == "embedding":
         return EmbeddingGraph(model.get_input_embeddings())
-    return DecoderGraph(
-        model.get_submodule(architecture.language_model),
-        model.get_submodule(architecture.lm_head),
-        partial(architecture.after_head, config=checkpoint.config),
-    )
+    return architecture.decoder_graph(model)
 
 
 def component_specs(checkpoint: Checkpoint, facts: ModelFacts) -> dict[str, ComponentSpec]:

@@ -7,6 +7,7 @@ take a model receive it from a caller that has torch already.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moir_edge.bundle import ImageGrid, TensorSpec
@@ -61,6 +62,23 @@ class Architecture(ABC):
             A module whose forward takes the inputs of `vision_inputs` in order and returns
             ``image_features`` of shape (images, tokens_per_tile, hidden).
         """
+
+    def decoder_graph(self, model: Any) -> torch.nn.Module:
+        """Return the module to trace for `decoder`: language model, head and what follows it.
+
+        Args:
+            model: The Hugging Face model, in eval mode.
+
+        Raises:
+            UnsupportedError: The language model has layers that no graph is right for.
+        """
+        from moir_edge.models.decoder import DecoderGraph
+
+        return DecoderGraph(
+            model.get_submodule(self.language_model),
+            model.get_submodule(self.lm_head),
+            after_head=partial(self.after_head, config=model.config),
+        )
 
     @abstractmethod
     def model_pixels(self, tiles: torch.Tensor, rows: int) -> torch.Tensor:

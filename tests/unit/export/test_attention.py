@@ -1,4 +1,4 @@
-"""The traced attention and mask against torch's and transformers' own."""
+"""The traced attention against torch's and transformers' own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moir_edge.export.attention import grouped_attention
-from moir_edge.export.wrappers import MASKED_SCORE, decoder_mask
+from moir_edge.models.masks import MASKED_SCORE
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
@@ -28,25 +28,21 @@ def test_grouped_attention_is_torchs(kv_heads: int) -> None:
     torch.testing.assert_close(ours, theirs.transpose(1, 2), atol=1e-6, rtol=0)
 
 
-def test_mask_is_causal_and_hides_padding() -> None:
-    attention_mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
-    mask = decoder_mask(attention_mask, past=2, new=2, groups=1)
-    no = MASKED_SCORE
-    assert mask[:, 0].tolist() == [
-        [[no, 0, 0, no], [no, 0, 0, 0]],
-        [[0, 0, 0, no], [0, 0, 0, 0]],
-    ]
+def test_scores_are_bounded_as_gemma2_does() -> None:
+    from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, 3, 8, generator=generator) * 9
+    key, value = (torch.randn(2, 4, 5, 8, generator=generator) for _ in range(2))
+    module = torch.nn.Identity()
+    module.num_key_value_groups = 1
+    mask = torch.where(torch.ones(3, 5, dtype=torch.bool).tril(2), 0.0, MASKED_SCORE)[None, None]
+    settings = {"scaling": 0.3, "softcap": 5.0}
 
-def test_mask_repeats_for_each_group() -> None:
-    mask = decoder_mask(torch.ones(1, 3, dtype=torch.int64), past=0, new=3, groups=2)
-    assert mask.shape == (1, 1, 6, 3)
-    assert torch.equal(mask[:, :, :3], mask[:, :, 3:])
+    ours, _ = grouped_attention(module, query, key, value, mask, **settings)
+    theirs, _ = eager_attention_forward(module, query, key, value, mask, **settings)
 
-
-def test_masked_score_stays_finite_in_half_precision() -> None:
-    # Two masked scores may be added (causal and padding), and a score comes on top.
-    score = torch.tensor([MASKED_SCORE * 2 - 100], dtype=torch.float16)
-    assert torch.isfinite(score).all()
-    # Its exponential is zero next to any real score.
-    assert torch.softmax(torch.tensor([-1e3, MASKED_SCORE]), dim=0)[1] == 0
+    # float32 in another order.
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    free, _ = grouped_attention(module, query, key, value, mask, scaling=0.3)
+    assert not torch.allclose(ours, free, atol=1e-2)

@@ -9,34 +9,10 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from moir_edge.errors import UnsupportedError
+from moir_edge.models.masks import LayerMasks
 from moir_edge.transformers_cache import cache_keyword
 
-__all__ = ["MASKED_SCORE", "DecoderGraph", "EmbeddingGraph", "decoder_mask"]
-
-# Finite in float16 even after a score is added, and far enough down that its exponential is zero; a row with
-# every key masked (left padding) gets equal weights instead of NaN.
-MASKED_SCORE = -3e4
-
-
-def decoder_mask(attention_mask: torch.Tensor, past: int, new: int, groups: int) -> torch.Tensor:
-    """Return the additive causal and padding mask, as arithmetic that survives tracing.
-
-    Args:
-        attention_mask: (batch, past + new), 1 for a real token and 0 for padding.
-        past: Tokens in the cache.
-        new: Tokens of this step.
-        groups: Query heads per key/value head.
-
-    Returns:
-        Float32, (batch, 1, groups × new, past + new): 0 where a query may look, `MASKED_SCORE` elsewhere;
-        the rows repeat for each group, as `grouped_attention` stacks them.
-    """
-    keys = torch.arange(past + new, device=attention_mask.device)
-    causal = keys[None, :] <= keys[past:, None]  # (new, total)
-    allowed = causal[None, None] & (attention_mask[:, None, None, :] > 0)
-    mask = torch.where(allowed, 0.0, MASKED_SCORE)
-    return mask if groups == 1 else torch.cat([mask] * groups, dim=2)
+__all__ = ["BlockDecoderGraph", "DecoderGraph", "EmbeddingGraph"]
 
 
 class EmbeddingGraph(nn.Module):
@@ -61,23 +37,27 @@ class DecoderGraph(nn.Module):
     Args:
         language_model: The decoder stack.
         lm_head: The output projection.
-        after_head: What becomes of the logits behind the head, such as `Architecture.after_head` of a family.
+        after_head: What the model computes of its head's logits (a soft-cap, a scale); None for nothing.
+        masks: Makes the attention masks; None for those of the language model's config.
+
+    Raises:
+        UnsupportedError: The language model has layers that the masks do not cover.
     """
 
     def __init__(
         self,
         language_model: Any,
         lm_head: nn.Linear,
+        *,
         after_head: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        masks: LayerMasks | None = None,
     ) -> None:
         super().__init__()
         self.lm = language_model
         self.lm_head = lm_head
         self.after_head = after_head
         self.cache_keyword = cache_keyword(language_model)
-        config = language_model.config
-        _require_full_attention(config)
-        self.groups = config.num_attention_heads // config.num_key_value_heads
+        self.masks = LayerMasks(language_model.config) if masks is None else masks
         self.tied = lm_head.weight is language_model.get_input_embeddings().weight
 
     def forward(
@@ -98,16 +78,38 @@ class DecoderGraph(nn.Module):
         Returns:
             Logits (batch, 1, vocab), then key and value of each layer, grown by `sequence`.
         """
-        # Typed as a mixture of layer kinds; full attention has been checked for.
+        masks = self.masks(attention_mask, past[0].shape[2], inputs_embeds.shape[1])
+        return self.step(inputs_embeds, masks, position_ids, past)
+
+    def step(
+        self,
+        inputs_embeds: torch.Tensor,
+        masks: Any,
+        position_ids: torch.Tensor,
+        past: Sequence[torch.Tensor],
+        **further: Any,
+    ) -> tuple[torch.Tensor, ...]:
+        """Run one step with masks that are made already.
+
+        Args:
+            inputs_embeds: (batch, sequence, hidden).
+            masks: From `LayerMasks`.
+            position_ids: (batch, sequence).
+            past: Key and value of each layer in turn, (batch, kv_heads, past_sequence, head_dim).
+            further: What the language model's forward takes besides.
+
+        Returns:
+            What `forward` returns.
+        """
+        # Without its config the cache has no sliding layers, and keeps the whole context in every layer.
         cache: Any = DynamicCache(list(zip(past[0::2], past[1::2], strict=True)))
         hidden = self.lm(
             inputs_embeds=inputs_embeds,
-            attention_mask=decoder_mask(
-                attention_mask, past[0].shape[2], inputs_embeds.shape[1], self.groups
-            ),
+            attention_mask=masks,
             position_ids=position_ids,
             use_cache=True,
             **{self.cache_keyword: cache},
+            **further,
         ).last_hidden_state
         present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
         return (self._logits(hidden), *present)
@@ -122,12 +124,29 @@ class DecoderGraph(nn.Module):
         return logits if self.after_head is None else self.after_head(logits)
 
 
-def _require_full_attention(config: Any) -> None:
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-        kinds.add("sliding_attention")
-    if kinds != {"full_attention"}:
-        raise UnsupportedError(
-            f"the language model {config.model_type!r} uses {', '.join(sorted(kinds))}; "
-            "the exporter supports only full attention in every layer"
-        )
+class BlockDecoderGraph(DecoderGraph):
+    """A decoder that is told which tokens see each other in both directions."""
+
+    def forward(  # type: ignore[override]  # one input more, in front of the cache
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_blocks: torch.Tensor,
+        past: Sequence[torch.Tensor],
+    ) -> tuple[torch.Tensor, ...]:
+        """Run one step.
+
+        Args:
+            inputs_embeds: (batch, sequence, hidden).
+            attention_mask: (batch, past_sequence + sequence).
+            position_ids: (batch, sequence).
+            attention_blocks: (batch, sequence) int64; tokens with the same number of 0 and above see each other.
+            past: Key and value of each layer in turn, (batch, kv_heads, past_sequence, head_dim).
+
+        Returns:
+            Logits (batch, 1, vocab), then key and value of each layer, grown by `sequence`.
+        """
+        new = inputs_embeds.shape[1]
+        masks = self.masks(attention_mask, past[0].shape[2], new, attention_blocks)
+        return self.step(inputs_embeds, masks, position_ids, past)
