@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel
 
-from moir_edge.export.wrappers import DecoderGraph
+from moir_edge.models.decoder import DecoderGraph
 
 
 @pytest.mark.parametrize("tied", [False, True])
