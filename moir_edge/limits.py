@@ -23,10 +23,12 @@ __all__ = [
     "MOST_ASPECT",
     "MOST_IMAGE_PIXELS",
     "MOST_IMAGE_SIDE",
+    "PREPACKED_BYTES",
     "PROMPT_BYTES",
     "REPORT_BYTES",
     "SAFETENSORS_HEADER_BYTES",
     "SETTINGS_VALUES",
+    "STATISTICS_BYTES",
     "STOP_CHARACTERS",
     "TEMPLATE_BYTES",
     "TEMPLATE_INTEGER",
@@ -129,6 +131,12 @@ TRAINING_LOG_BYTES = 256 << 20
 
 KERNEL_CACHE_BYTES = 1 << 30
 """Kernels that TensorRT-RTX compiled for one engine: the demo's take 1 MB, and a larger model repeats the same ones."""
+
+STATISTICS_BYTES = 1 << 30
+"""Statistics that a calibration gathers in one pass over its rows: layers past it wait for a further pass."""
+
+PREPACKED_BYTES = 2 << 30
+"""Float weights that ONNX Runtime may lay out anew in memory while data are run; larger ones are read where they lie."""
 
 THREADS = 1_024
 """Threads of one operator: no processor that runs such models has more cores, and each thread takes 8 MB of address space."""

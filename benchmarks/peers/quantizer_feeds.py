@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from moir_edge.bundle import open_bundle
 from moir_edge.bundle.files import ModelFiles
-from moir_edge.calibration.collection import run_row
+from moir_edge.calibration.passes import run_row
 from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.graphs.sessions import TappedSessions
 from moir_edge.runtime.component import Component

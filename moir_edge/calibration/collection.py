@@ -1,39 +1,28 @@
-"""Run a traced model over calibration rows and gather statistics of its activations; resumable, in bounded memory."""
+"""Run a traced model over calibration rows and gather statistics of its activations; resumable, in bounded memory.
+
+Statistics of all layers of a large model take more memory than its weights. Layers are therefore watched group by group,
+with a pass over the rows for each group, and what a group gave lies on disk until its layers are quantized.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from moir_edge.bundle.manifest import ModelFacts
-from moir_edge.bundle.reader import file_sha256
-from moir_edge.calibration.rows import CalibrationRow, CalibrationRows
-from moir_edge.calibration.state import CollectionState
-from moir_edge.calibration.taps import (
-    GraphObservers,
-    add_taps,
-    find_activations,
-    new_observers,
-    update_observers,
-)
-from moir_edge.finite import json_text
-from moir_edge.graphs.sessions import TappedSessions, greedy_tokens
+from moir_edge.calibration.groups import Observers, group_observers
+from moir_edge.calibration.passes import RowPasses
+from moir_edge.calibration.rows import CalibrationRows
+from moir_edge.calibration.tap_choice import TapChoice
+from moir_edge.calibration.taps import add_taps, find_activations
+from moir_edge.errors import DataError
 from moir_edge.graphs.writing import written_graphs
-from moir_edge.precisions import FP32
 from moir_edge.progress import Progress, silent
+from moir_edge.temporary import TemporaryFolder
 
-__all__ = ["collect", "run_row"]
-
-_SAVE_EVERY = 32  # rows
-_MOST_KEPT_BYTES = 1 << 23
-_VERSION = 3
-_SUFFIX = ".statistics"
+__all__ = ["collect"]
 
 
 def collect(
@@ -46,7 +35,7 @@ def collect(
     cache: Path | None = None,
     stage: str = "calibrate",
     progress: Progress = silent,
-) -> dict[str, GraphObservers]:
+) -> Observers:
     """Run every row through the whole chain, prompt and a few tokens, and watch the named components.
 
     Args:
@@ -57,51 +46,33 @@ def collect(
         decode_steps: Greedy tokens after each prompt.
         cache: Folder for the state, saved every 32 rows and at the end, and taken up from there; None saves nothing.
         stage: Name of the work, for the progress.
-        progress: Called as ``progress(stage, done, rows.limit)``.
+        progress: Called as ``progress(stage, done, total)``, with the rows of every pass counted.
 
     Returns:
         Statistics by component and activation.
 
     Raises:
-        DataError: No row can be used, the saved state is of other rows, or an activation is not finite.
+        DataError: No row can be used, they change from pass to pass, the saved state is of other rows, or an activation
+            is not finite.
     """
+    groups = group_observers(graphs, components)
+    found: Observers = {name: {} for name in components}
     with written_graphs(_tapped(graphs, components)) as folder:
-        settings = (decode_steps, rows.limit, *rows.balance.conditions)
-        identity = _identity(folder, [settings, sorted(components.items())])
-        state = _initial_state(graphs, components, cache, identity)
-        watcher = _Watcher(state.observers)
-        sessions = TappedSessions(
-            folder, dict.fromkeys(graphs, FP32), facts, watch=watcher, tiles_per_run=1
-        )
-        progress(stage, 0, rows.limit)
-        for row in rows:
-            if state.wants(rows):
-                watcher.where = row.where
-                run_row(sessions, row, decode_steps)
-                watcher.flush()
-                state.advance(rows)
-                if rows.count % _SAVE_EVERY == 0:
-                    state.save()
-            progress(stage, rows.count, rows.limit)
-    state.finish(rows)
+        passes = RowPasses(folder, facts, tuple(graphs), decode_steps, cache)
+        taps = TapChoice(folder, components) if len(groups) > 1 else None
+        aside = TemporaryFolder() if len(groups) > 1 else None
+        for at, group in enumerate(groups):
+            if taps is not None:
+                taps.keep(group)
+            own = rows if at == 0 else rows.again()
+            for done in passes.watch(group, own):
+                progress(stage, at * rows.limit + done, len(groups) * rows.limit)
+            if (own.count, own.sha256) != (rows.count, rows.sha256):
+                raise DataError(f"{rows.path} changed while it was read; calibrate again")
+            _take_over(found, group, aside)
     if rows.count < rows.limit:  # fewer rows than asked for: the stage ends here
-        progress(stage, rows.count, rows.count)
-    return state.observers
-
-
-def _initial_state(
-    graphs: Mapping[str, ir.Model],
-    components: Mapping[str, bool],
-    cache: Path | None,
-    identity: str,
-) -> CollectionState:
-    path = None if cache is None else cache / f"{identity[:16]}{_SUFFIX}"
-    observers = {
-        name: new_observers(graphs[name].graph, gram=gram) for name, gram in components.items()
-    }
-    state = CollectionState(path, observers, identity)
-    state.load()
-    return state
+        progress(stage, len(groups) * rows.count, len(groups) * rows.count)
+    return found
 
 
 def _tapped(graphs: Mapping[str, ir.Model], components: Mapping[str, bool]) -> dict[str, ir.Model]:
@@ -112,54 +83,10 @@ def _tapped(graphs: Mapping[str, ir.Model], components: Mapping[str, bool]) -> d
     }
 
 
-def _identity(folder: Path, settings: Sequence[Any]) -> str:
-    """Return a hash of all that the statistics depend on but the rows."""
-    hashes = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    record = json_text([_VERSION, *settings, hashes])
-    return hashlib.sha256(record.encode()).hexdigest()
-
-
-class _Watcher:
-    """Hands what the taps give to the observers, a row at a time: one token alone costs them as much as a prompt.
-
-    What it keeps back is bounded, and the groups depend on the row only, so that a resumed run sums alike.
-    """
-
-    def __init__(self, observers: Mapping[str, GraphObservers]) -> None:
-        self._observers = observers
-        self._kept: dict[str, dict[str, list[npt.NDArray[Any]]]] = {}
-        self._kept_bytes = 0
-        self.where = ""
-
-    def __call__(self, component: str, values: Mapping[str, npt.NDArray[Any]]) -> None:
-        if component not in self._observers:
-            return
-        kept = self._kept.setdefault(component, {})
-        for name, array in values.items():
-            kept.setdefault(name, []).append(array.reshape(-1, array.shape[-1]))
-            self._kept_bytes += array.nbytes
-        if self._kept_bytes > _MOST_KEPT_BYTES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Let the observers take in what was kept back.
-
-        Raises:
-            DataError: A value is not finite.
-        """
-        kept, self._kept, self._kept_bytes = self._kept, {}, 0
-        for component, lists in kept.items():
-            values = {name: np.concatenate(arrays) for name, arrays in lists.items()}
-            update_observers(self._observers[component], values, f"{self.where}: {component}")
-
-
-def run_row(sessions: TappedSessions, row: CalibrationRow, decode_steps: int) -> None:
-    """Run the prompt, then greedy tokens until the answer ends."""
-    inputs, facts = row.inputs, sessions.facts
-    logits, state = sessions.prefill(sessions.prompt(inputs).embeds, inputs.attention_mask)
-    room = facts.context_length - inputs.prompt_lengths[0]
-    for _ in range(min(decode_steps, room)):
-        token = greedy_tokens(logits, f"calibration, {row.where}")
-        if int(token[0]) in facts.eos_token_ids:
-            return
-        logits = sessions.decode(token, state)
+def _take_over(found: Observers, group: Observers, aside: TemporaryFolder | None) -> None:
+    """Add a group's observers to those of all, with their largest part on disk where there are several groups."""
+    for component, observers in group.items():
+        found[component] |= observers
+        for observer in observers.values():
+            if aside is not None:
+                observer.put_aside(aside)

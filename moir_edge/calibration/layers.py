@@ -126,7 +126,7 @@ class _Layers:
         """Quantize the weight and return the figures on it."""
         granularity = format_.granularity(self.options.block_size)
         weight, moments = use.matrix(), self.methods.moments(use.activation)
-        array = self.rewriter.quantize_weight(use, format_, granularity, quantizer)
+        array = self.rewriter.quantize_weight(use, weight, format_, granularity, quantizer)
         scales = describe_weight(weight, array, format_.facts.bits, moments)
         return {"relative_error": array.relative_error, "scales": scales}
 

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.arguments import switch
+from moir_edge.calibration.aside import StoredArray
 from moir_edge.checked import checked, size
 from moir_edge.errors import DataError, ShapeError
 from moir_edge.finite import count_text, is_finite
+from moir_edge.temporary import TemporaryFolder
 
 __all__ = ["BINS", "ActivationObserver"]
 
@@ -48,7 +50,7 @@ class ActivationObserver:
         tokens: Vectors of length `channels` so far.
         channel_max: (channels,) float32, greatest |x| of each.
         channel_square: (channels,) float64, Σ x² of each.
-        gram: (channels, channels) float64, or None.
+        gram: (channels, channels) float64, or None; read from disk at each look once it is put aside.
     """
 
     @checked(channels=size, gram=switch)
@@ -60,6 +62,31 @@ class ActivationObserver:
         self.channel_max = np.zeros(channels, np.float32)
         self.channel_square = np.zeros(channels, np.float64)
         self.gram = np.zeros((channels, channels), np.float64) if gram else None
+        self._stored: StoredArray | None = None
+
+    @property
+    def gram(self) -> npt.NDArray[np.float64] | None:
+        """Σ x xᵀ, (channels, channels)."""
+        return self._gram if self._stored is None else self._stored.read()
+
+    @gram.setter
+    def gram(self, gram: npt.NDArray[np.float64] | None) -> None:
+        self._gram, self._stored = gram, None
+
+    @property
+    def has_gram(self) -> bool:
+        """Whether Σ x xᵀ is kept, in memory or on disk."""
+        return self._gram is not None or self._stored is not None
+
+    def put_aside(self, folder: TemporaryFolder) -> None:
+        """Keep Σ x xᵀ, if there is one, on disk rather than in memory; no further values can be taken in.
+
+        Raises:
+            OSError: The disk is full or not writable.
+        """
+        if self._gram is not None:
+            self._stored = StoredArray(self._gram, folder)
+            self._gram = None
 
     @property
     def bin_width(self) -> float:
@@ -78,6 +105,10 @@ class ActivationObserver:
             DataError: A value is NaN or infinite; nothing is taken in then.
             ShapeError: The last axis has another length.
         """
+        if self._stored is not None:
+            raise ValueError(
+                "the statistics of an activation were put aside and take in no more values"
+            )
         if values.ndim == 0 or values.shape[-1] != len(self.channel_max):
             raise ShapeError(
                 f"an activation of shape {values.shape} does not end in {len(self.channel_max)} channels"
@@ -96,8 +127,8 @@ class ActivationObserver:
         self.counts += _histogram(magnitudes, self.exponent)
         self.channel_max = np.maximum(self.channel_max, channel_max)
         self.channel_square += np.einsum("tc,tc->c", rows, rows, dtype=np.float64)
-        if self.gram is not None:
-            self.gram += rows.T @ rows
+        if self._gram is not None:
+            self._gram += rows.T @ rows
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return everything as arrays, for `from_state`."""
@@ -107,7 +138,8 @@ class ActivationObserver:
             "channel_max": self.channel_max,
             "channel_square": self.channel_square,
         }
-        return state if self.gram is None else {**state, "gram": self.gram}
+        gram = self.gram
+        return state if gram is None else {**state, "gram": gram}
 
     @classmethod
     def from_state(cls, state: Mapping[str, npt.NDArray[Any]]) -> ActivationObserver:

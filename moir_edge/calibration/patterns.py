@@ -56,7 +56,10 @@ class WeightUse:
         return any(fnmatchcase(name, pattern) for name in (self.node.name or "", self.name))
 
     def matrix(self) -> npt.NDArray[np.float32]:
-        """Return the weight as (K, N) float32; K is hidden and N the vocabulary for a table."""
+        """Return the weight as (K, N) float32; K is hidden and N the vocabulary for a table.
+
+        Each call may read the weight anew: ask once, and drop it after use.
+        """
         if self.value.const_value is None:
             raise ValueError(f"{self.name} is not an initializer")
         array = np.asarray(self.value.const_value.numpy(), dtype=np.float32)

@@ -50,20 +50,37 @@ class GraphRewriter:
     def quantize_weight(
         self,
         use: WeightUse,
+        weight: npt.NDArray[np.float32],
         format_: LayerFormat,
         granularity: Granularity,
         quantizer: WeightQuantizer = quantize_array,
     ) -> QuantizedArray:
-        """Put `DequantizeLinear` before one use and return the quantized weight."""
-        constants, array = self._store(use, format_, granularity, quantizer)
+        """Put `DequantizeLinear` before one use and return the quantized weight.
+
+        Args:
+            use: The node that reads the weight.
+            weight: (K, N), from `WeightUse.matrix`.
+            format_: How it is stored.
+            granularity: Which of its numbers share a scale.
+            quantizer: Finds numbers and scales.
+        """
+        name = f"{use.name}_{format_.storage.name.lower()}"
+        stored = self._stored.get(name)
+        if stored is None:
+            array = quantizer(weight, granularity, format_.facts.bits)
+            stored = self._constants(use, name, format_, array), array
+        # Nothing is kept for a weight that no other node reads: all of them together are a copy of the model.
+        if len(use.value.uses()) > 1:
+            self._stored[name] = stored
+        constants, array = stored
         if array.outer_scale is not None:
             scale = self._scale_of_blocks(use, constants[1], array.outer_scale)
             constants = [constants[0], scale]
         # One node per use: the runtimes fuse a DequantizeLinear only with its single consumer.
-        weight = self._node(
+        dequantized = self._node(
             "DequantizeLinear", constants, use.node, constants[0], attributes=granularity.attributes
         )
-        use.connect(self._graph, weight)
+        use.connect(self._graph, dequantized)
         self._replaced.append(use.name)
         return array
 
@@ -115,27 +132,19 @@ class GraphRewriter:
         narrow = self._node("QuantizeLinear", [value, step, zero], before, value, dtype=stored)
         return self._node("DequantizeLinear", [narrow, step, zero], before, value)
 
-    def _store(
-        self,
-        use: WeightUse,
-        format_: LayerFormat,
-        granularity: Granularity,
-        quantizer: WeightQuantizer,
-    ) -> tuple[list[ir.Value], QuantizedArray]:
+    def _constants(
+        self, use: WeightUse, name: str, format_: LayerFormat, array: QuantizedArray
+    ) -> list[ir.Value]:
         """Return the inputs of `DequantizeLinear`: integers, scale and, if there are any, zero points."""
-        name = f"{use.name}_{format_.storage.name.lower()}"
-        if name not in self._stored:
-            array = quantizer(use.matrix(), granularity, format_.facts.bits)
-            storage = format_.storage if array.zero_point is None else ir.DataType.UINT4
-            wide = ir.DataType.FLOAT if array.outer_scale is None else E4M3.storage
-            constants = [
-                self._constant(name, array.values, storage),
-                self._constant(f"{use.name}_scale", array.scale, wide),
-            ]
-            if array.zero_point is not None:
-                constants.append(self._constant(f"{use.name}_zero", array.zero_point, storage))
-            self._stored[name] = (constants, array)
-        return self._stored[name]
+        storage = format_.storage if array.zero_point is None else ir.DataType.UINT4
+        wide = ir.DataType.FLOAT if array.outer_scale is None else E4M3.storage
+        constants = [
+            self._constant(name, array.values, storage),
+            self._constant(f"{use.name}_scale", array.scale, wide),
+        ]
+        if array.zero_point is not None:
+            constants.append(self._constant(f"{use.name}_zero", array.zero_point, storage))
+        return constants
 
     def _node(
         self,

@@ -110,6 +110,16 @@ class CalibrationRows:
         if not self.count:
             raise DataError(f"{self.path} holds no row to calibrate with {self._why_none()}")
 
+    def again(self) -> CalibrationRows:
+        """Return the same rows once more, to be read from the start."""
+        return CalibrationRows(
+            self._source,
+            self._processor,
+            limit=self.limit,
+            max_bad_rows=self._max_bad_rows,
+            balance=self.balance,
+        )
+
     def to_record(self) -> dict[str, Any]:
         """Return what the manifest keeps, as JSON types."""
         source = self._source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from moir_edge.errors import DataError
 __all__ = [
     "QuantizedArray",
     "column_groups",
+    "column_slices",
     "fitted_scale",
     "integer_range",
     "quantize_array",
@@ -70,11 +72,24 @@ class QuantizedArray:
         groups *= step
         return groups.reshape(rows, columns)
 
+    def columns(self, part: slice) -> QuantizedArray:
+        """Return some of the columns, without a measured error."""
+        zero = self.zero_point
+        return QuantizedArray(
+            values=self.values[:, part],
+            scale=self.scale[..., part],
+            zero_point=None if zero is None else zero[..., part],
+            outer_scale=self.outer_scale,
+        )
+
     def measured(self, weight: _Floats) -> QuantizedArray:
         """Return this with its error relative to the weight that it stands for."""
-        norm = _norm(weight)
-        error = _norm(self.dequantized() - weight) / norm if norm else 0.0
-        return replace(self, relative_error=error)
+        signal = noise = 0.0
+        for part in column_slices(weight.shape):
+            own = weight[:, part]
+            signal += _square(own)
+            noise += _square(self.columns(part).dequantized() - own)
+        return replace(self, relative_error=math.sqrt(noise / signal) if signal else 0.0)
 
 
 def quantize_array(
@@ -152,11 +167,17 @@ def column_groups(
     Yields:
         The columns, and their weights (K / block, block, columns).
     """
-    rows, columns = weight.shape
+    rows, _ = weight.shape
+    for part in column_slices(weight.shape, elements):
+        yield part, weight[:, part].reshape(rows // block, block, -1)
+
+
+def column_slices(shape: tuple[int, ...], elements: int | None = None) -> Iterator[slice]:
+    """Yield slices of the columns of a (K, N) weight, each with about `elements` weights; None for 2¹⁷."""
+    rows, columns = shape
     width = max(1, (elements or _SLICE_ELEMENTS) // rows)
     for start in range(0, columns, width):
-        part = slice(start, start + width)
-        yield part, weight[:, part].reshape(rows // block, block, -1)
+        yield slice(start, start + width)
 
 
 def fitted_scale(
@@ -243,5 +264,5 @@ def _row_weights(importance: npt.NDArray[np.float64], block: int) -> _Floats:
     return shares
 
 
-def _norm(array: _Floats) -> float:
-    return float(np.sqrt(np.einsum("kn,kn->", array, array, dtype=np.float64)))
+def _square(array: _Floats) -> float:
+    return float(np.einsum("kn,kn->", array, array, dtype=np.float64))

@@ -9,7 +9,8 @@ Source: Xiao et al., "SmoothQuant", ICML 2023: s_k = max|x_k|^Î± / max|W_k|^(1 â
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from moir_edge.calibration.patterns import WeightUse
 from moir_edge.calibration.ranges import LEVELS
 from moir_edge.calibration.scales import quantize_array
 from moir_edge.calibration.taps import find_activations
-from moir_edge.graphs.editing import constant
+from moir_edge.graphs.editing import computed_constant
 
 __all__ = ["ALPHAS", "apply_fold", "find_fold", "smooth"]
 
@@ -164,24 +165,36 @@ def _expected_error(
 
 
 def apply_fold(graph: ir.Graph, fold: _Fold, uses: Sequence[WeightUse], factors: Floats) -> None:
-    """Divide what makes the activation by s and multiply the rows of every weight."""
+    """Divide what makes the activation by s and multiply the rows of every weight.
+
+    The new weights are computed when they are asked for: a copy of the whole model would lie in memory otherwise.
+    """
     for node, index in fold:
         parameter = node.inputs[index]
-        if parameter is not None and parameter.const_value is not None:
-            divided = np.asarray(parameter.const_value.numpy(), np.float32) / factors
-            _replace_input(graph, node, index, parameter, divided)
+        if parameter is not None:
+            _replace_input(graph, node, index, parameter, lambda array: array / factors)
+    rows = factors[:, None]
     for use in uses:
-        matrix = use.matrix() * factors[:, None]
-        array = matrix if use.kind == "matmul" else np.ascontiguousarray(matrix.T)
-        _replace_input(graph, use.node, 1, use.value, array)
+        by_row = rows if use.kind == "matmul" else factors
+        _replace_input(graph, use.node, 1, use.value, partial(np.multiply, by_row))
 
 
 def _replace_input(
-    graph: ir.Graph, node: ir.Node, index: int, old: ir.Value, array: Floats
+    graph: ir.Graph,
+    node: ir.Node,
+    index: int,
+    old: ir.Value,
+    change: Callable[[Floats], Floats],
 ) -> None:
     """Give one input of a node another constant of the same name; nothing else reads the old one."""
-    name = str(old.name)
-    new = constant(name, array, ir.DataType.FLOAT)
+    name, tensor = str(old.name), old.const_value
+    if tensor is None:
+        return
+
+    def compute() -> Floats:
+        return change(np.asarray(tensor.numpy(), np.float32))
+
+    new = computed_constant(name, tensor.shape.numpy(), compute)
     node.replace_input_with(index, new)
     graph.initializers.pop(name)
     graph.initializers[name] = new

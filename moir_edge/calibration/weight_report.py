@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moir_edge.calibration.grids import E2M1, E4M3
-from moir_edge.calibration.methods.moments import InputMoments, sample_columns
-from moir_edge.calibration.scales import QuantizedArray, integer_range
+from moir_edge.calibration.methods.moments import InputMoments, sample_columns, sampled_columns
+from moir_edge.calibration.scales import QuantizedArray, column_slices, integer_range
 
 __all__ = ["WeightScales", "describe_weight"]
 
@@ -49,9 +49,9 @@ def describe_weight(
     """
     output = None
     if moments is not None and moments.gram is not None:
-        error = sample_columns(array.dequantized() - weight)
-        signal = moments.output_power(sample_columns(weight))
-        output = _decibels(signal, moments.output_power(error))
+        own = sample_columns(weight)
+        error = array.columns(sampled_columns(weight.shape)).dequantized() - own
+        output = _decibels(moments.output_power(own), moments.output_power(error))
     return WeightScales(
         scale=(float(array.step.min()), float(np.median(array.step)), float(array.step.max())),
         clipped_share=_clipped_share(weight, array, bits),
@@ -62,15 +62,18 @@ def describe_weight(
 
 def _clipped_share(weight: npt.NDArray[np.float32], array: QuantizedArray, bits: int) -> float:
     """Count what lies more than half a step past the stored numbers, in units of the scale; a part in a thousand is rounding."""
-    columns = weight.shape[1]
-    scale = array.step.reshape(-1, 1, columns)
-    steps = weight.reshape(len(scale), -1, columns) / scale
-    if array.zero_point is not None:
-        steps += array.zero_point.reshape(scale.shape)
     lowest, highest, step = _ends(array, bits)
     slack = 0.501 * step
-    outside = (steps < lowest - slack) | (steps > highest + slack)
-    return float(np.count_nonzero(outside) / weight.size)
+    outside = 0
+    for part in column_slices(weight.shape):
+        own = array.columns(part)
+        width = own.values.shape[1]
+        scale = own.step.reshape(-1, 1, width)
+        steps = weight[:, part].reshape(len(scale), -1, width) / scale
+        if own.zero_point is not None:
+            steps += own.zero_point.reshape(scale.shape)
+        outside += int(np.count_nonzero((steps < lowest - slack) | (steps > highest + slack)))
+    return float(outside / weight.size)
 
 
 def _ends(array: QuantizedArray, bits: int) -> tuple[float, float, float]:

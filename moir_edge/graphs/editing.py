@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["add_constant", "constant", "node_of", "remove_unused"]
+__all__ = ["add_constant", "computed_constant", "constant", "node_of", "remove_unused"]
 
 
 def constant(name: str, array: npt.NDArray[Any] | np.generic, dtype: ir.DataType) -> ir.Value:
-    """Return an initializer that belongs to no graph yet; an array of the right type is not copied."""
+    """Return an initializer that belongs to no graph yet; an array of the right type is not copied.
+
+    Numbers of four bits are packed, two to a byte, as they are stored.
+    """
     numbers = np.asarray(array).astype(dtype.numpy(), copy=False)
+    tensor: ir.TensorProtocol = ir.Tensor(numbers, dtype=dtype, name=name)
+    if dtype.bitwidth == 4:
+        packed = np.frombuffer(tensor.tobytes(), np.uint8)
+        tensor = ir.PackedTensor(packed, dtype, shape=numbers.shape, name=name)
+    return ir.Value(
+        name=name, type=ir.TensorType(dtype), shape=ir.Shape(numbers.shape), const_value=tensor
+    )
+
+
+def computed_constant(
+    name: str, shape: Sequence[int], compute: Callable[[], npt.NDArray[np.float32]]
+) -> ir.Value:
+    """Return a float32 initializer whose numbers are computed each time that they are asked for, and not kept."""
+    tensor = ir.LazyTensor(
+        lambda: ir.Tensor(compute(), dtype=ir.DataType.FLOAT, name=name),
+        dtype=ir.DataType.FLOAT,
+        shape=ir.Shape(shape),
+        name=name,
+    )
     return ir.Value(
         name=name,
-        type=ir.TensorType(dtype),
-        shape=ir.Shape(numbers.shape),
-        const_value=ir.Tensor(numbers, dtype=dtype, name=name),
+        type=ir.TensorType(ir.DataType.FLOAT),
+        shape=ir.Shape(shape),
+        const_value=tensor,
     )
 
 

@@ -16,6 +16,7 @@ import onnxruntime as ort
 from moir_edge.bundle import ModelFacts
 from moir_edge.errors import NotFiniteError
 from moir_edge.finite import count_text, is_finite
+from moir_edge.limits import PREPACKED_BYTES
 from moir_edge.metrics.routed import RoutedPrompts
 from moir_edge.runtime.component import Component
 from moir_edge.runtime.float4 import session_source
@@ -26,7 +27,15 @@ from moir_edge.runtime.timing import Stopwatch
 from moir_edge.targets import session_config
 from moir_edge.threads import session_options
 
-__all__ = ["TAP_PREFIX", "PromptRun", "TappedSessions", "Watch", "cpu_session", "greedy_tokens"]
+__all__ = [
+    "TAP_PREFIX",
+    "PromptRun",
+    "TappedSessions",
+    "Watch",
+    "cpu_session",
+    "greedy_tokens",
+    "large_graph_entries",
+]
 
 TAP_PREFIX = "tap/"
 """How the names of outputs begin that only a watcher reads."""
@@ -194,6 +203,19 @@ def greedy_tokens(logits: Floats, where: str) -> Ints:
             "its weights are damaged or its precision is too narrow"
         )
     return np.asarray(logits.argmax(axis=-1), np.int64)
+
+
+def large_graph_entries(folder: Path) -> dict[str, str]:
+    """Return configuration entries under which sessions of large float graphs leave the weights where they lie.
+
+    ONNX Runtime lays weights out anew in memory, a little faster to multiply with. Read where they lie in the files, the
+    system can give their pages back.
+
+    Args:
+        folder: Holds the graphs and their weights.
+    """
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return {"session.disable_prepacking": "1"} if size > PREPACKED_BYTES else {}
 
 
 def cpu_session(

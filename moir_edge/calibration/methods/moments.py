@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from moir_edge.calibration.observers import ActivationObserver
 
-__all__ = ["SAMPLE_COLUMNS", "InputMoments", "sample_columns"]
+__all__ = ["SAMPLE_COLUMNS", "InputMoments", "sample_columns", "sampled_columns"]
 
 SAMPLE_COLUMNS = 256
 """Columns of a weight that stand for all of them where an error is only estimated."""
@@ -32,7 +32,9 @@ class InputMoments:
     @classmethod
     def of(cls, observer: ActivationObserver) -> InputMoments:
         """Return the moments of what an observer has seen."""
-        gram = None if observer.gram is None else observer.gram / max(observer.tokens, 1)
+        gram = observer.gram
+        if gram is not None:
+            gram = gram / max(observer.tokens, 1)
         return cls(second_moment=observer.second_moment, gram=gram)
 
     def divided(self, factors: npt.NDArray[np.float32]) -> InputMoments:
@@ -64,4 +66,9 @@ def sample_columns(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
     The cost of an output grows with K² N; its columns are much alike.
     """
-    return np.ascontiguousarray(weight[:, :: -(-weight.shape[1] // SAMPLE_COLUMNS)])
+    return np.ascontiguousarray(weight[:, sampled_columns(weight.shape)])
+
+
+def sampled_columns(shape: tuple[int, ...]) -> slice:
+    """Return which columns of a (K, N) weight `sample_columns` takes."""
+    return slice(None, None, -(-shape[1] // SAMPLE_COLUMNS))

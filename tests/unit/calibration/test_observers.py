@@ -5,6 +5,7 @@ import pytest
 
 from moir_edge.calibration.observers import BINS, ActivationObserver
 from moir_edge.errors import DataError, ShapeError
+from moir_edge.temporary import TemporaryFolder
 
 
 def _values(seed: int = 0, rows: int = 300, channels: int = 6) -> np.ndarray:
@@ -107,3 +108,26 @@ def test_values_that_are_not_finite_are_refused_whole(bad: float) -> None:
 def test_another_width_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"shape \(300, 5\) does not end in 6 channels"):
         _observed(_values(), _values(channels=5))
+
+
+def test_a_gram_matrix_that_is_put_aside_is_read_back_and_takes_no_memory() -> None:
+    observer = ActivationObserver(6, gram=True)
+    observer.update(_values())
+    before = {name: array.copy() for name, array in observer.state().items()}
+    folder = TemporaryFolder()
+    observer.put_aside(folder)
+    (path,) = folder.path.iterdir()
+    assert path.stat().st_size >= before["gram"].nbytes
+    assert observer.has_gram
+    for name, array in observer.state().items():
+        assert np.array_equal(array, before[name])
+    with pytest.raises(ValueError, match="were put aside and take in no more values"):
+        observer.update(_values())
+    again = ActivationObserver.from_state(observer.state())
+    assert again.gram is again.gram
+    # The files stay for as long as somebody may read them.
+    place = folder.path
+    del folder
+    assert observer.gram is not None
+    del observer
+    assert not place.exists()

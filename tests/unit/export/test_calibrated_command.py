@@ -268,14 +268,14 @@ def test_an_interrupted_export_goes_on_to_the_same_bytes(
     export: Export, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed while the second pass runs, after a save: graphs, scales and reports come out the same."""
-    monkeypatch.setattr("moir_edge.calibration.collection._SAVE_EVERY", 2)
+    monkeypatch.setattr("moir_edge.calibration.passes._SAVE_EVERY", 2)
     words = ("--calib-data", data, "--balance", "clean,blur", "--min-snr", 0)
     assert export(*words)[0] == 0
     whole = {file.path: file.sha256 for file in open_bundle(tmp_path / "bundle").manifest.files}
     shutil.rmtree(tmp_path / "bundle")
-    import moir_edge.calibration.collection as collection
+    import moir_edge.calibration.passes as passes
 
-    run_row, seen = collection.run_row, 0
+    run_row, seen = passes.run_row, 0
 
     def stops(*arguments: Any) -> None:
         nonlocal seen
@@ -285,7 +285,7 @@ def test_an_interrupted_export_goes_on_to_the_same_bytes(
         run_row(*arguments)
 
     cached = (*words, "--calib-cache", tmp_path / "cache")
-    monkeypatch.setattr(collection, "run_row", stops)
+    monkeypatch.setattr(passes, "run_row", stops)
     assert export(*cached)[0] != 0
     assert not (tmp_path / "bundle").exists()
     assert export(*cached)[0] == 0

@@ -21,7 +21,7 @@ from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.calibration.taps import GraphObservers
 from moir_edge.errors import DataError, NotFiniteError, UnsupportedError
 from moir_edge.export import assemble, export_bundle
-from moir_edge.graphs.sessions import greedy_tokens
+from moir_edge.graphs.sessions import TappedComponent, greedy_tokens
 from moir_edge.runtime.processor import Processor
 
 PROMPTS = ("What is it?", "How many are there in this picture?", "True or false: it is red.")
@@ -145,9 +145,98 @@ def test_a_finished_calibration_runs_no_graph_again(
     def never(*_: object) -> None:
         raise AssertionError("a graph ran")
 
-    monkeypatch.setattr("moir_edge.calibration.collection.TappedSessions.prompt", never)
+    monkeypatch.setattr("moir_edge.calibration.passes.TappedSessions.prompt", never)
     again = _states(_collect(routed, data, limit=3, cache=tmp_path))
     assert all(np.array_equal(again[name], first[name]) for name in first)
+
+
+@pytest.fixture
+def one_layer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no two activations be watched in one pass."""
+    monkeypatch.setattr("moir_edge.calibration.groups.STATISTICS_BYTES", 1)
+
+
+@pytest.mark.usefixtures("one_layer_at_a_time")
+def test_layers_watched_one_by_one_give_the_same_statistics(
+    routed: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[tuple[int, int]] = []
+    ran: list[str] = []
+    arrays = TappedComponent.arrays
+
+    def watched(self: TappedComponent, *arguments: Any) -> Any:
+        ran.append(self.name)
+        return arrays(self, *arguments)
+
+    monkeypatch.setattr(TappedComponent, "arrays", watched)
+    apart = _collect(
+        routed, data, limit=3, cache=tmp_path, progress=lambda _, *done: reports.append(done)
+    )
+    activations = [name for own in apart.values() for name in own]
+    passes = len(activations)
+    assert passes == 9
+    assert reports[0] == (0, 3 * passes)
+    assert reports[-1] == (3 * passes, 3 * passes)
+    assert len(list(tmp_path.iterdir())) == passes
+    # The tower runs in every pass, once for each row.
+    assert ran.count("vision") == 3 * passes
+    # Σ x xᵀ of a layer is read when it is asked for.
+    wide = next(one for one in apart["decoder"].values())
+    assert wide.gram is not wide.gram
+    with pytest.raises(ValueError, match="were put aside and take in no more values"):
+        wide.update(np.zeros((1, len(wide.channel_max)), np.float32))
+    monkeypatch.undo()
+    together = _states(_collect(routed, data, limit=3))
+    assert all(np.array_equal(one, together[name]) for name, one in _states(apart).items())
+    assert set(together) == set(_states(apart))
+
+
+@pytest.mark.usefixtures("one_layer_at_a_time")
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_layers_watched_one_by_one_give_the_same_bundle(
+    routed: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    settings = CalibrationSettings(data=data, rows=3)
+    options: Any = {"precision": "int4", "calibration": settings, "int4_method": method}
+    apart = assemble(routed, tmp_path / "apart", **options)
+    monkeypatch.undo()
+    together = assemble(routed, tmp_path / "together", **options)
+    assert _hashes(apart) == _hashes(together)
+
+
+@pytest.mark.usefixtures("one_layer_at_a_time")
+def test_a_pass_over_the_tower_runs_no_decoder(
+    routed: Any, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the decoder ran")
+
+    monkeypatch.setattr("moir_edge.calibration.passes.TappedSessions.prefill", never)
+    found = collect(
+        routed.graphs,
+        routed.facts,
+        _rows(routed, data, 1),
+        components={"vision": True},
+        decode_steps=2,
+    )
+    assert all(one.tokens for one in found["vision"].values())
+
+
+@pytest.mark.usefixtures("one_layer_at_a_time")
+def test_rows_that_change_between_two_passes_are_refused(
+    routed: Any, data: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.jsonl"
+    lines = [json.loads(line) for line in data.read_text().splitlines()[:2]]
+    lines = [{**line, "image": str(data.parent / line["image"])} for line in lines]
+    own.write_text("\n".join(map(json.dumps, lines)))
+
+    def change(_: str, done: int, __: int) -> None:
+        if done == 2:
+            own.write_text(json.dumps({**lines[0], "prompt": "Another?"}))
+
+    with pytest.raises(DataError, match=r"own\.jsonl changed while it was read; calibrate again"):
+        _collect(routed, own, limit=2, progress=change)
 
 
 def test_a_cache_of_other_rows_is_refused(routed: Any, data: Path, tmp_path: Path) -> None:
@@ -235,8 +324,11 @@ def test_bundle_answers_as_torch_does(bundle: Path) -> None:
 def test_the_same_data_give_the_same_bytes(bundle: Path, routed: Any, data: Path) -> None:
     settings = CalibrationSettings(data=data, rows=12, min_snr_db=0)
     again = assemble(routed, bundle.with_name("again"), precision="int8", calibration=settings)
-    first, second = (open_bundle(path).manifest.files for path in (bundle, again))
-    assert {f.path: f.sha256 for f in first} == {f.path: f.sha256 for f in second}
+    assert _hashes(bundle) == _hashes(again)
+
+
+def _hashes(bundle: Path) -> dict[str, str]:
+    return {file.path: file.sha256 for file in open_bundle(bundle).manifest.files}
 
 
 def test_gpu_targets_get_signed_activations(routed: Any, data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""One pass of calibration rows through the graphs, with some of their activations watched."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.bundle.reader import file_sha256
+from moir_edge.calibration.groups import Observers
+from moir_edge.calibration.rows import CalibrationRow, CalibrationRows
+from moir_edge.calibration.state import CollectionState
+from moir_edge.calibration.taps import GraphObservers, update_observers
+from moir_edge.finite import json_text
+from moir_edge.graphs.sessions import TappedSessions, greedy_tokens, large_graph_entries
+from moir_edge.precisions import FP32
+
+__all__ = ["RowPasses", "run_row"]
+
+_SAVE_EVERY = 32  # rows
+_MOST_KEPT_BYTES = 1 << 23
+_VERSION = 3
+_SUFFIX = ".statistics"
+
+
+@dataclass(frozen=True)
+class RowPasses:
+    """Passes over calibration rows.
+
+    Attributes:
+        folder: Holds ``<component>.onnx``, with taps for what a pass watches.
+        facts: The model's facts.
+        components: Names of all components.
+        decode_steps: Greedy tokens after each prompt.
+        cache: Folder for the statistics; None saves nothing.
+    """
+
+    folder: Path
+    facts: ModelFacts
+    components: tuple[str, ...]
+    decode_steps: int
+    cache: Path | None
+
+    def watch(self, group: Observers, rows: CalibrationRows) -> Iterator[int]:
+        """Let observers see all rows, and yield how many were read so far, 0 first.
+
+        Args:
+            group: By component; filled, or replaced by those of the cache.
+            rows: Read to their end.
+
+        Raises:
+            DataError: As `moir_edge.calibration.collection.collect`.
+        """
+        state = self._state(group, rows)
+        watcher = _Watcher(group)
+        sessions = self._sessions(watcher)
+        yield 0
+        for row in rows:
+            if state.wants(rows):
+                watcher.where = row.where
+                # Nothing behind the last watched component is run.
+                run_row(sessions, row, self.decode_steps if "decoder" in group else None)
+                watcher.flush()
+                state.advance(rows)
+                if rows.count % _SAVE_EVERY == 0:
+                    state.save()
+            yield rows.count
+        state.finish(rows)
+
+    def _sessions(self, watcher: _Watcher) -> TappedSessions:
+        precisions = dict.fromkeys(self.components, FP32)
+        return TappedSessions(
+            self.folder,
+            precisions,
+            self.facts,
+            watch=watcher,
+            tiles_per_run=1,
+            session_entries=large_graph_entries(self.folder),
+        )
+
+    def _state(self, group: Observers, rows: CalibrationRows) -> CollectionState:
+        """Return the state of one pass, taken up from the cache where there is one."""
+        path, identity = None, ""
+        if self.cache is not None:
+            identity = self._identity(group, rows)
+            path = self.cache / f"{identity[:16]}{_SUFFIX}"
+        state = CollectionState(path, group, identity)
+        state.load()
+        return state
+
+    def _identity(self, group: Observers, rows: CalibrationRows) -> str:
+        """Return a hash of all that the statistics depend on but the rows."""
+        grams = [
+            (component, any(one.has_gram for one in own.values()))
+            for component, own in sorted(group.items())
+        ]
+        hashes = {path.name: file_sha256(path) for path in sorted(self.folder.iterdir())}
+        settings = (self.decode_steps, rows.limit, *rows.balance.conditions)
+        record = json_text([_VERSION, settings, grams, hashes])
+        return hashlib.sha256(record.encode()).hexdigest()
+
+
+class _Watcher:
+    """Hands what the taps give to the observers, a row at a time: one token alone costs them as much as a prompt.
+
+    What it keeps back is bounded, and the groups depend on the row only, so that a resumed run sums alike.
+    """
+
+    def __init__(self, observers: Mapping[str, GraphObservers]) -> None:
+        self._observers = observers
+        self._kept: dict[str, dict[str, list[npt.NDArray[Any]]]] = {}
+        self._kept_bytes = 0
+        self.where = ""
+
+    def __call__(self, component: str, values: Mapping[str, npt.NDArray[Any]]) -> None:
+        if component not in self._observers:
+            return
+        kept = self._kept.setdefault(component, {})
+        for name, array in values.items():
+            kept.setdefault(name, []).append(array.reshape(-1, array.shape[-1]))
+            self._kept_bytes += array.nbytes
+        if self._kept_bytes > _MOST_KEPT_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Let the observers take in what was kept back.
+
+        Raises:
+            DataError: A value is not finite.
+        """
+        kept, self._kept, self._kept_bytes = self._kept, {}, 0
+        for component, lists in kept.items():
+            values = {name: np.concatenate(arrays) for name, arrays in lists.items()}
+            update_observers(self._observers[component], values, f"{self.where}: {component}")
+
+
+def run_row(sessions: TappedSessions, row: CalibrationRow, decode_steps: int | None) -> None:
+    """Run the prompt, then greedy tokens until the answer ends; None leaves the decoder out."""
+    inputs, facts = row.inputs, sessions.facts
+    run = sessions.prompt(inputs)
+    if decode_steps is None:
+        return
+    logits, state = sessions.prefill(run.embeds, inputs.attention_mask)
+    room = facts.context_length - inputs.prompt_lengths[0]
+    for _ in range(min(decode_steps, room)):
+        token = greedy_tokens(logits, f"calibration, {row.where}")
+        if int(token[0]) in facts.eos_token_ids:
+            return
+        logits = sessions.decode(token, state)
