@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -12,8 +11,9 @@ from onnxscript import optimizer
 
 from moir_edge.bundle import TensorSpec
 from moir_edge.errors import UnsupportedError
-from moir_edge.graphs.editing import constant
+from moir_edge.graphs.editing import initializer
 from moir_edge.graphs.naming import name_parameters, number_values
+from moir_edge.graphs.stored import transposed
 
 __all__ = [
     "AXIS_NAMES",
@@ -110,11 +110,10 @@ def _replace_by_transposed(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> 
     if tensor is None:
         return
     name = str(weight.name)
-    array = np.asarray(tensor.numpy()).T
     output = node.outputs[0]
     only_use = len(weight.uses()) == 1
     new_name = name if only_use else f"{name}.T"
-    value = constant(new_name, array, tensor.dtype)
+    value = initializer(new_name, transposed(tensor))
     output.replace_all_uses_with(value)
     graph.remove(node, safe=True)
     if only_use:

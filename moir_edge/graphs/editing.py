@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["add_constant", "computed_constant", "constant", "node_of", "remove_unused"]
+__all__ = [
+    "add_constant",
+    "computed_constant",
+    "constant",
+    "initializer",
+    "node_of",
+    "remove_unused",
+]
 
 
 def constant(name: str, array: npt.NDArray[Any] | np.generic, dtype: ir.DataType) -> ir.Value:
@@ -22,9 +29,7 @@ def constant(name: str, array: npt.NDArray[Any] | np.generic, dtype: ir.DataType
     if dtype.bitwidth == 4:
         packed = np.frombuffer(tensor.tobytes(), np.uint8)
         tensor = ir.PackedTensor(packed, dtype, shape=numbers.shape, name=name)
-    return ir.Value(
-        name=name, type=ir.TensorType(dtype), shape=ir.Shape(numbers.shape), const_value=tensor
-    )
+    return initializer(name, tensor)
 
 
 def computed_constant(
@@ -37,10 +42,15 @@ def computed_constant(
         shape=ir.Shape(shape),
         name=name,
     )
+    return initializer(name, tensor)
+
+
+def initializer(name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """Return an initializer of a tensor's type and shape that belongs to no graph yet."""
     return ir.Value(
         name=name,
-        type=ir.TensorType(ir.DataType.FLOAT),
-        shape=ir.Shape(shape),
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
         const_value=tensor,
     )
 

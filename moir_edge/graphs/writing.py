@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from moir_edge.graphs.naming import number_values
+from moir_edge.graphs.stored import StoredTensor, pieces
 from moir_edge.temporary import TemporaryFolder
 
 __all__ = ["EXTERNAL_BYTES", "WrittenGraph", "write_graphs", "written_graphs"]
@@ -58,10 +59,11 @@ class _Place:
 
 @dataclass
 class _Store:
-    """Content digest of every tensor on disk, with its place."""
+    """Content digest of every tensor on disk, with its place, and the digests of weights that were read."""
 
     folder: Path
     places: dict[str, _Place] = field(default_factory=dict)
+    read: dict[Hashable, str] = field(default_factory=dict)
 
 
 def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> dict[str, WrittenGraph]:
@@ -160,14 +162,23 @@ def _place(
     tensor: ir.TensorProtocol, own: str, stream: BinaryIO, store: _Store
 ) -> tuple[str, _Place, bool]:
     """Return the tensor's digest, where its bytes lie, writing them if no component has, and whether they are new."""
-    content = tensor.tobytes()
-    digest = hashlib.sha256(content).hexdigest()
+    key = tensor.key if isinstance(tensor, StoredTensor) else None
+    if key in store.read:
+        return store.read[key], store.places[store.read[key]], False
+    end = stream.tell()
+    stream.write(b"\0" * (-end % _ALIGNMENT))
+    place = _Place(own, stream.tell(), tensor.nbytes)
+    hashed = hashlib.sha256()
+    for piece in pieces(tensor):
+        hashed.update(piece)
+        stream.write(piece)
+    digest = hashed.hexdigest()
+    if key is not None:
+        store.read[key] = digest
     known = store.places.get(digest)
     if known is not None:
+        stream.truncate(stream.seek(end))
         return digest, known, False
-    stream.write(b"\0" * (-stream.tell() % _ALIGNMENT))
-    place = _Place(own, stream.tell(), len(content))
-    stream.write(content)
     store.places[digest] = place
     return digest, place, True
 

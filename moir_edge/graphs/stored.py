@@ -1,0 +1,109 @@
+"""Weights of a graph as float32 that is made when it is asked for, so that a graph holds no copy of its checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+__all__ = ["PIECE_BYTES", "StoredTensor", "StoredWeight", "pieces", "transposed"]
+
+PIECE_BYTES = 1 << 24
+"""About how many bytes of a weight are made at once where it is written."""
+
+Floats = npt.NDArray[np.float32]
+
+
+class StoredWeight(Protocol):
+    """A weight where it lies, in whatever floating type.
+
+    Attributes:
+        shape: Its shape.
+        key: Equal for two objects that stand for the same memory.
+    """
+
+    shape: tuple[int, ...]
+    key: Hashable
+
+    def read(self, *part: slice) -> Floats:
+        """Return a part as float32, which may share memory with the weight; without slices all of it."""
+        ...
+
+    def give_back(self) -> None:
+        """Let the system take back the memory pages that reads have brought in; they come again when read."""
+        ...
+
+
+class StoredTensor(ir.LazyTensor):
+    """A float32 tensor of a graph whose numbers stay where they lie; it keeps nothing of what it makes.
+
+    Args:
+        weight: Where the numbers lie.
+        is_transposed: Whether the tensor is the transposed weight, a matrix.
+        name: Of the tensor.
+    """
+
+    def __init__(
+        self, weight: StoredWeight, *, is_transposed: bool = False, name: str | None = None
+    ) -> None:
+        shape = tuple(reversed(weight.shape)) if is_transposed else weight.shape
+        super().__init__(self._made, ir.DataType.FLOAT, ir.Shape(shape), name=name)
+        self._weight = weight
+        self._is_transposed = is_transposed
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for two tensors that are the same bytes."""
+        return self._weight.key, self._is_transposed
+
+    def transposed(self) -> StoredTensor:
+        """Return the tensor with its two axes exchanged; nothing is read."""
+        return StoredTensor(self._weight, is_transposed=not self._is_transposed, name=self.name)
+
+    def _made(self) -> ir.Tensor[Floats]:
+        """Return all of it; a transposed one as a view, as `numpy.ndarray.T` is."""
+        array = self._weight.read()
+        self._weight.give_back()
+        return ir.Tensor(array.T if self._is_transposed else array, name=self.name)
+
+    def tobytes(self) -> bytes:
+        """Return all bytes, row after row."""
+        return b"".join(piece.tobytes() for piece in self.pieces())
+
+    def tofile(self, file: Any) -> None:
+        """Write all bytes, a piece at a time."""
+        for piece in self.pieces():
+            file.write(piece)
+
+    def pieces(self) -> Iterator[Floats]:
+        """Yield the rows in order, as many at a time as have about `PIECE_BYTES`, each contiguous."""
+        rows, *rest = self.shape.numpy() or (1,)
+        step = max(1, PIECE_BYTES // (4 * max(1, math.prod(rest))))
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            yield np.ascontiguousarray(self._rows(part))
+        self._weight.give_back()
+
+    def _rows(self, part: slice) -> Floats:
+        if self._is_transposed:
+            return self._weight.read(slice(None), part).T
+        return self._weight.read(part) if self.shape.rank() else self._weight.read()
+
+
+def transposed(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return a matrix with its axes exchanged, without a copy."""
+    if isinstance(tensor, StoredTensor):
+        return tensor.transposed()
+    return ir.Tensor(np.asarray(tensor.numpy()).T, dtype=tensor.dtype, name=tensor.name)
+
+
+def pieces(tensor: ir.TensorProtocol) -> Iterator[Any]:
+    """Yield a tensor's bytes in order, as objects with the buffer protocol; little of a large stored one at a time."""
+    if isinstance(tensor, StoredTensor):
+        yield from tensor.pieces()
+    else:
+        yield tensor.tobytes()
