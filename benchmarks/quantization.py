@@ -156,6 +156,7 @@ def _parity(traced: TracedModel, bundle: Path) -> dict[str, Any]:
                     input_ids=inputs.input_ids,
                     attention_mask=inputs.attention_mask,
                     pixel_values=inputs.pixel_values,
+                    images=inputs.images,
                 )
             )
     precisions = {name: entry.precision for name, entry in model.manifest.components.items()}

@@ -27,6 +27,7 @@ from moir_edge.environment import require
 from moir_edge.evaluation.machine import CpuTimes, describe_machine, load_average
 from moir_edge.finite import json_text
 from moir_edge.progress import Progress, single_step
+from moir_edge.runtime.interface import DecoderInputs
 from moir_edge.runtime.sessions import GraphSessions
 from moir_edge.threads import default_threads
 
@@ -94,7 +95,9 @@ def _bundle_run(bundle: Path, threads: int) -> Callable[[Prompt, int], Timed]:
         def first() -> Any:
             nonlocal state
             embeds = sessions.embed(prompt[None])
-            logits, state = sessions.prefill(embeds, np.ones((1, len(prompt)), np.int64))
+            logits, state = sessions.prefill(
+                embeds, DecoderInputs.of_mask(np.ones((1, len(prompt)), np.int64))
+            )
             return logits
 
         prefill_ms, logits = _timed(first)

@@ -61,7 +61,7 @@ def _fact_problems(facts: ModelFacts) -> Iterator[str]:
         token = getattr(facts, key)
         if token >= facts.vocab_size:
             yield f"model.{key} is {token} and model.vocab_size {facts.vocab_size}"
-    if facts.tokens_per_tile >= facts.context_length:
+    if (facts.tokens_per_tile or 0) >= facts.context_length:
         yield (
             f"model.tokens_per_tile is {facts.tokens_per_tile}, which leaves no room in "
             f"model.context_length, {facts.context_length}"
@@ -79,9 +79,10 @@ def _shape_problems(name: str, component: ComponentEntry, facts: ModelFacts) -> 
         cached += spec.is_cache
         for axis, fact in (_CACHE_AXES if spec.is_cache else axes.get(spec.name, {})).items():
             size = spec.shape[axis] if axis < len(spec.shape) else None
-            if isinstance(size, int | None) and size != getattr(facts, fact):
+            stated = getattr(facts, fact)
+            if stated is not None and isinstance(size, int | None) and size != stated:
                 yield (
-                    f"components.{name} has {spec.name} of shape {list(spec.shape)}, and model.{fact} is {getattr(facts, fact)}"
+                    f"components.{name} has {spec.name} of shape {list(spec.shape)}, and model.{fact} is {stated}"
                 )
     if cached and cached != 4 * facts.num_layers:
         yield f"components.{name} has {cached // 4} layers in its cache and model.num_layers is {facts.num_layers}"

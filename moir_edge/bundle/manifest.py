@@ -182,16 +182,22 @@ class ModelFacts(_Entry):
     newline_token_ids: tuple[int, ...] = Field(
         default=(), description="newlines between two image tokens take no part; empty: they do"
     )
-    image_size: Size
-    tokens_per_tile: Size
+    image_size: Size | None = Field(
+        default=None,
+        description="side of a square tile, px; null where images have no tiles of one size",
+    )
+    tokens_per_tile: Size | None = Field(default=None, description="null as image_size")
     image_grid: ImageGrid | None = Field(
         default=None, description="absent from bundles made before it was written down"
+    )
+    family: dict[str, Any] = Field(
+        default_factory=dict, description="what the host needs of the config besides, by family"
     )
 
     @property
     def grid(self) -> ImageGrid:
-        """Grid of the image tokens on a tile."""
-        return self.image_grid or ImageGrid.of_tokens(self.tokens_per_tile)
+        """Grid of the image tokens on a tile; of one token where images have no tiles of one size."""
+        return self.image_grid or ImageGrid.of_tokens(self.tokens_per_tile or 1)
 
 
 class Manifest(_Entry):

@@ -16,6 +16,7 @@ _MAX_BATCH = 4
 _MAX_NEW_TOKENS = 2048
 _TYPICAL_TOKENS = 256
 _TYPICAL_TEXT_TOKENS = 64
+_TYPICAL_IMAGE_TOKENS = 256  # of an image, where images have no tiles of one size
 # A large SmolVLM image makes 17 tiles; each costs activation memory in the vision tower.
 _MAX_TILES = 20
 
@@ -85,13 +86,14 @@ def component_profiles(component: str, model: ModelFacts) -> tuple[Profile, ...]
         model: Supplies context length and image tokens per tile.
     """
     context = model.context_length
-    tiles = max(1, min(_MAX_TILES, context // max(1, model.tokens_per_tile)))
+    tokens = model.tokens_per_tile or _TYPICAL_IMAGE_TOKENS
+    tiles = max(1, min(_MAX_TILES, context // tokens))
     shared = {
         "batch": AxisRange(1, 1, _MAX_BATCH),
         "sequence": _up_to(context, _TYPICAL_TOKENS),
         "images": _up_to(tiles, 1),
         # The router compares each image token with each text token: as many as the vision engine can give.
-        "image_tokens": _up_to(tiles * model.tokens_per_tile, model.tokens_per_tile),
+        "image_tokens": _up_to(tiles * tokens, tokens),
         "text_tokens": _up_to(context, _TYPICAL_TEXT_TOKENS),
     }
     if component != "decoder":

@@ -146,7 +146,7 @@ def run_row(sessions: TappedSessions, row: CalibrationRow, decode_steps: int | N
     run = sessions.prompt(inputs)
     if decode_steps is None:
         return
-    logits, state = sessions.prefill(run.embeds, inputs.attention_mask)
+    logits, state = sessions.prefill(run.embeds, run.decoder)
     room = facts.context_length - inputs.prompt_lengths[0]
     for _ in range(min(decode_steps, room)):
         token = greedy_tokens(logits, f"calibration, {row.where}")

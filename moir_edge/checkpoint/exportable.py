@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from moir_edge.bundle import ModelFacts
 from moir_edge.checked import a_tokenizer, checked
 from moir_edge.checkpoint.processor import chat_template, image_record, load_processor
 from moir_edge.errors import DataError, MoirEdgeError, UnsupportedError
 from moir_edge.models import get_architecture
 from moir_edge.models.layers import check_layers
 from moir_edge.runtime.chat import ChatTemplate
+from moir_edge.runtime.families import family_of
 from moir_edge.runtime.image_processing import image_processor_from
+from moir_edge.runtime.image_processor import ImageShape
 
 __all__ = ["check_config", "check_processor", "require_chat_template"]
 
@@ -95,17 +98,18 @@ def _check_image_size(processor: Any, folder: Path, config: Any) -> None:
     architecture = get_architecture(config.model_type)
     side = architecture.image_size(config)
     record = image_record(processor)["image_processor"]
-    tiles = image_processor_from(record)(Image.new("RGB", (48, 32))).pixel_values
-    if tiles.shape[2:] != (side, side):
+    image = image_processor_from(record)(Image.new("RGB", (48, 32)))
+    tiles = image.pixel_values
+    if side is not None and tiles.shape[2:] != (side, side):
         raise DataError(
             f"{folder}: its image processor makes images of {tiles.shape[3]}x{tiles.shape[2]} pixels and the "
             f"vision tower takes {side}x{side}; correct the sizes in the processor's config or take the processor "
             "that belongs to the model"
         )
-    _check_image_tokens(processor, folder, config)
+    _check_image_tokens(processor, folder, config, image.shape)
 
 
-def _check_image_tokens(processor: Any, folder: Path, config: Any) -> None:
+def _check_image_tokens(processor: Any, folder: Path, config: Any, shape: ImageShape) -> None:
     """Let the processor write the prompt of one image, and compare its image tokens with the model's features."""
     from PIL import Image
 
@@ -113,12 +117,25 @@ def _check_image_tokens(processor: Any, folder: Path, config: Any) -> None:
     image = Image.new("RGB", (48, 32))
     encoded = processor(images=image, text=processor.image_token, return_tensors="np")
     marked = encoded["input_ids"] == architecture.image_token_id(config)
-    pixels = encoded["pixel_values"]
-    tiles = pixels.size // (3 * pixels.shape[-1] * pixels.shape[-2])
-    wanted = tiles * architecture.tokens_per_tile(config)
+    wanted = family_of(_image_facts(config)).token_count(shape)
     if int(marked.sum()) != wanted:
         raise DataError(
-            f"{folder}: for an image of {tiles} tile(s) its processor writes {int(marked.sum())} image tokens (id "
+            f"{folder}: for an image of {len(shape.views)} tile(s) its processor writes {int(marked.sum())} image tokens (id "
             f"{architecture.image_token_id(config)}) and the model makes {wanted} features; correct image_seq_len, "
             "patch_size, num_additional_image_tokens or vision_feature_select_strategy in processor_config.json"
         )
+
+
+def _image_facts(config: Any) -> ModelFacts:
+    """Return what a config alone says of a model's images; facts of its language and tokens are left out."""
+    architecture = get_architecture(config.model_type)
+    grid = architecture.image_grid(config)
+    known: dict[str, Any] = {
+        "model_type": config.model_type,
+        "image_token_id": architecture.image_token_id(config),
+        "image_size": architecture.image_size(config),
+        "tokens_per_tile": None if grid is None else grid.tokens,
+        "image_grid": grid,
+        "family": architecture.family_facts(config),
+    }
+    return ModelFacts.model_construct(**known)

@@ -105,17 +105,18 @@ def _module(checkpoint: Checkpoint, name: str) -> nn.Module:
 
 def component_specs(checkpoint: Checkpoint, facts: ModelFacts) -> dict[str, ComponentSpec]:
     """Return the interface of each traced component, in storage order."""
-    specs = (_vision(checkpoint, facts), _embedding(facts), _decoder(checkpoint, facts))
+    specs = (_vision(checkpoint), _embedding(facts), _decoder(checkpoint, facts))
     wanted = checkpoint.architecture.components
     return {spec.name: spec for spec in specs if spec.name in wanted}
 
 
-def _vision(checkpoint: Checkpoint, facts: ModelFacts) -> ComponentSpec:
-    features = _float("image_features", "images", facts.tokens_per_tile, facts.hidden_size)
+def _vision(checkpoint: Checkpoint) -> ComponentSpec:
+    architecture, config = checkpoint.architecture, checkpoint.config
     return ComponentSpec(
         name="vision",
-        inputs=checkpoint.architecture.vision_inputs(checkpoint.config),
-        outputs=(features,),
+        inputs=architecture.vision_inputs(config),
+        outputs=architecture.vision_outputs(config),
+        samples=architecture.vision_samples(config),
     )
 
 
@@ -134,6 +135,7 @@ def _decoder(checkpoint: Checkpoint, facts: ModelFacts) -> ComponentSpec:
         _float("inputs_embeds", "batch", "sequence", facts.hidden_size),
         _int("attention_mask", "batch", "total_sequence"),
         _int("position_ids", *positions),
+        *checkpoint.architecture.decoder_inputs(checkpoint.config),
     )
     return ComponentSpec(
         name="decoder",

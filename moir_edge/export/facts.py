@@ -26,7 +26,7 @@ def model_facts(checkpoint: Checkpoint) -> ModelFacts:
     config, architecture = checkpoint.config, checkpoint.architecture
     GenerationRules.of(checkpoint.model.generation_config.to_dict())  # refused before the long work
     text = architecture.text_config(config)
-    heads = text.num_attention_heads
+    heads, grid = text.num_attention_heads, architecture.image_grid(config)
     return ModelFacts(
         model_type=config.model_type,
         hidden_size=text.hidden_size,
@@ -41,8 +41,9 @@ def model_facts(checkpoint: Checkpoint) -> ModelFacts:
         special_token_ids=_frame_ids(checkpoint, "special_token_ids", special_token_ids),
         newline_token_ids=_frame_ids(checkpoint, "newline_token_ids", newline_token_ids),
         image_size=architecture.image_size(config),
-        tokens_per_tile=architecture.tokens_per_tile(config),
-        image_grid=architecture.image_grid(config),
+        tokens_per_tile=None if grid is None else grid.tokens,
+        image_grid=grid,
+        family=architecture.family_facts(config),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import torch
 from transformers.exporters.metadata import ExportMetadata
 from transformers.exporters.runners.base import ModelRunner
 
-from moir_edge.bundle import Manifest, ModelFacts, open_bundle
+from moir_edge.bundle import Manifest, open_bundle
 from moir_edge.errors import DataError
 from moir_edge.runtime.model import EdgeModel, load
 from moir_edge.temporary import TemporaryFolder
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["BundleProgram", "BundleRunner"]
 
 Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 
 
 class BundleProgram:
@@ -106,20 +106,22 @@ class BundleRunner(ModelRunner):
             DataError: A row is padded on the right, or images and image tokens do not match.
         """
         del share_inputs, share_outputs
-        from moir_edge.runtime.generation import prompt_embeddings
+        from moir_edge.runtime.generation import prepare_prompt
         from moir_edge.runtime.processor import ModelInputs
         from moir_edge.runtime.timing import Stopwatch
 
-        facts, sessions = self.model.manifest.model, self.model.sessions
+        family, sessions = self.model.processor.family, self.model.sessions
         ids: Ints = kwargs["input_ids"].cpu().numpy().astype(np.int64)
+        pixels, images = family.from_transformers(_arrays(kwargs), ids) or (None, ())
         inputs = ModelInputs(
             input_ids=ids,
             attention_mask=_mask(kwargs.get("attention_mask"), ids),
-            pixel_values=_tiles(kwargs.get("pixel_values"), ids, facts),
+            pixel_values=pixels,
             prompts=(),
+            images=images,
         )
-        embeds, _ = prompt_embeddings(sessions, facts, inputs, Stopwatch(), router=True)
-        logits, _ = sessions.prefill(embeds, inputs.attention_mask)
+        prompt = prepare_prompt(sessions, family, inputs, Stopwatch(), router=True)
+        logits, _ = sessions.prefill(prompt.embeds, prompt.decoder)
         return self.unflatten([torch.from_numpy(logits)[:, None]])
 
 
@@ -135,20 +137,10 @@ def _mask(mask: torch.Tensor | None, ids: Ints) -> Ints:
     return values
 
 
-def _tiles(pixels: torch.Tensor | None, ids: Ints, facts: ModelFacts) -> Floats | None:
-    """Return the image tiles of all rows, (tiles, 3, height, width) float32, or None without any.
-
-    SmolVLM's processor fills rows of fewer images up with black ones, which have no tokens.
-    """
-    if pixels is None:
-        return None
-    tiles: Floats = pixels.float().cpu().numpy().reshape(-1, *pixels.shape[-3:])
-    wanted = int((ids == facts.image_token_id).sum()) // facts.tokens_per_tile
-    if len(tiles) > wanted:
-        tiles = tiles[np.any(tiles != 0, axis=(1, 2, 3))]
-    if len(tiles) != wanted:
-        raise DataError(
-            f"{len(tiles)} image tiles for {wanted} places in the prompt "
-            f"({facts.tokens_per_tile} image tokens each); take both from one processor call"
-        )
-    return tiles if wanted else None
+def _arrays(inputs: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """Return the tensors of a processor as arrays, those of any float type as float32."""
+    tensors = {name: one for name, one in inputs.items() if isinstance(one, torch.Tensor)}
+    return {
+        name: (one.float() if one.is_floating_point() else one).cpu().numpy()
+        for name, one in tensors.items()
+    }

@@ -18,7 +18,7 @@ from moir_edge.export.samples import ParitySample, parity_samples
 from moir_edge.graphs.sessions import PromptRun, TappedSessions
 from moir_edge.metrics.routed import RoutedPrompts, RoutingFigures, same_choice
 from moir_edge.router import last_routing
-from moir_edge.runtime.positions import token_positions
+from moir_edge.runtime.families import Family
 from moir_edge.transformers_cache import cache_keyword, returned_cache
 
 __all__ = [
@@ -142,10 +142,9 @@ def _compare(
 ) -> None:
     run, mask = sessions.prompt(sample), sample.attention_mask
     _compare_inputs(checkpoint, sample, run, figures)
-    logits, state = sessions.prefill(run.embeds, mask)
-    expected = _torch_step(
-        checkpoint.model, sample.input_ids, mask, None, **_torch_pixels(checkpoint, sample)
-    )
+    logits, state = sessions.prefill(run.embeds, run.decoder)
+    further = checkpoint.architecture.torch_inputs(sample)
+    expected = _torch_step(checkpoint.model, sessions.family, sample.input_ids, mask, **further)
     if checkpoint.router is not None and run.routed is not None:
         _compare_routing(checkpoint, run.routed, figures, routing)
     figures.logits("prefill logits", logits, _last(expected))
@@ -153,16 +152,9 @@ def _compare(
         tokens = _last(expected).argmax(-1).astype(np.int64)
         logits = sessions.decode(tokens, state)
         mask = np.concatenate([mask, np.ones((len(mask), 1), np.int64)], axis=1)
-        expected = _torch_step(checkpoint.model, tokens[:, None], mask, returned_cache(expected))
+        cache = returned_cache(expected)
+        expected = _torch_step(checkpoint.model, sessions.family, tokens[:, None], mask, cache)
         figures.logits("decode logits", logits, _last(expected))
-
-
-def _torch_pixels(checkpoint: Checkpoint, sample: ParitySample) -> dict[str, torch.Tensor]:
-    """Return the pictures of a sample as the model's forward takes them; nothing for text alone."""
-    if sample.pixel_values is None:
-        return {}
-    tiles = torch.from_numpy(sample.pixel_values)
-    return {"pixel_values": checkpoint.architecture.model_pixels(tiles, len(sample.input_ids))}
 
 
 def _compare_inputs(
@@ -172,11 +164,11 @@ def _compare_inputs(
     model = checkpoint.model
     embeds = model.get_input_embeddings()(torch.from_numpy(sample.input_ids))
     figures.error("embedding", run.text_embeds, embeds.numpy())
-    if run.image_features is None:
+    if run.features is None:
         return
-    features = model.get_image_features(**_torch_pixels(checkpoint, sample)).pooler_output
-    joined = torch.cat(list(features)).reshape(run.image_features.shape)
-    figures.error("vision", run.image_features, joined.numpy())
+    architecture = checkpoint.architecture
+    expected = architecture.reference_features(model, architecture.torch_inputs(sample)).numpy()
+    figures.error("vision", run.features.features.reshape(expected.shape), expected)
 
 
 def _compare_routing(
@@ -212,14 +204,20 @@ def torch_routing(model: Any) -> RoutedPrompts | None:
 
 
 def _torch_step(
-    model: Any, input_ids: Array, mask: Array, cache: Any, **inputs: torch.Tensor
+    model: Any,
+    family: Family,
+    input_ids: Array,
+    mask: Array,
+    cache: Any = None,
+    **inputs: torch.Tensor,
 ) -> Any:
     """Run the Hugging Face model, hooks and all, on a prompt or on one more token."""
-    positions = token_positions(mask)[:, -input_ids.shape[1] :]
+    positions = family.torch_positions(mask)
+    if positions is not None:
+        inputs["position_ids"] = torch.from_numpy(positions[:, -input_ids.shape[1] :])
     return model(
         input_ids=torch.from_numpy(input_ids),
         attention_mask=torch.from_numpy(mask),
-        position_ids=torch.from_numpy(positions),
         use_cache=True,
         logits_to_keep=1,
         **{cache_keyword(model): cache},

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from moir_edge.bundle import ModelFacts
 from moir_edge.checkpoint import Checkpoint
+from moir_edge.runtime.families import family_of
+from moir_edge.runtime.image_processor import ImageShape, ProcessedImage
 
 __all__ = ["ParitySample", "parity_samples"]
 
@@ -24,6 +27,8 @@ _SENTENCES = (
 )
 _PAD = -1
 
+_Part: TypeAlias = "tuple[list[int], ProcessedImage | None]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParitySample:
@@ -33,13 +38,15 @@ class ParitySample:
         name: What it stands for.
         input_ids: (batch, sequence) int64.
         attention_mask: (batch, sequence) int64, 0 at padding.
-        pixel_values: (batch × images per row, 3, height, width) float32 in [-1, 1]; None for a text-only prompt.
+        pixel_values: Float32, the tiles or patches of all images; None for a text-only prompt.
+        images: The shapes of the images of all rows.
     """
 
     name: str
     input_ids: IntArray
     attention_mask: IntArray
     pixel_values: FloatArray | None
+    images: tuple[ImageShape, ...] = ()
 
 
 def parity_samples(
@@ -49,22 +56,23 @@ def parity_samples(
 
     Args:
         checkpoint: Gives the tokenizer.
-        facts: Give the image token, tile size and tokens per tile.
+        facts: Say what an image is to the model.
         seed: Seed of the pictures.
     """
     texts = [_encode(checkpoint, facts, sentence) for sentence in _SENTENCES]
-    image = [facts.image_token_id] * facts.tokens_per_tile
-    random = np.random.default_rng(seed)
-    rows: dict[str, tuple[list[list[int]], int]] = {
-        "one image": ([[*image, *texts[0]]], 1),
-        "padded batch": ([[*image, *text] for text in texts[:3]], 3),
-        "two images": ([[*image, *texts[1][:2], *image, *texts[3]]], 2),
-        "text only": ([texts[2], texts[0]], 0),
+    random, family = np.random.default_rng(seed), family_of(facts)
+
+    def image() -> _Part:
+        picture = family.sample_image(random)
+        return [facts.image_token_id] * family.token_count(picture.shape), picture
+
+    rows: dict[str, list[list[_Part]]] = {
+        "one image": [[image(), (texts[0], None)]],
+        "padded batch": [[image(), (text, None)] for text in texts[:3]],
+        "two images": [[image(), (texts[1][:2], None), image(), (texts[3], None)]],
+        "text only": [[(texts[2], None)], [(texts[0], None)]],
     }
-    return [
-        _sample(name, ids, _pictures(random, tiles, facts.image_size), facts.pad_token_id)
-        for name, (ids, tiles) in rows.items()
-    ]
+    return [_sample(name, parts, facts.pad_token_id) for name, parts in rows.items()]
 
 
 def _encode(checkpoint: Checkpoint, facts: ModelFacts, sentence: str) -> list[int]:
@@ -72,30 +80,16 @@ def _encode(checkpoint: Checkpoint, facts: ModelFacts, sentence: str) -> list[in
     return [int(token) for token in ids if token != facts.image_token_id]
 
 
-def _sample(
-    name: str, rows: Sequence[Sequence[int]], tiles: FloatArray, pad_token_id: int
-) -> ParitySample:
-    width = max(len(row) for row in rows)
-    padded = np.array([[_PAD] * (width - len(row)) + list(row) for row in rows], dtype=np.int64)
+def _sample(name: str, rows: Sequence[Sequence[_Part]], pad_token_id: int) -> ParitySample:
+    encoded = [[token for ids, _ in row for token in ids] for row in rows]
+    width = max(map(len, encoded))
+    padded = np.array([[_PAD] * (width - len(row)) + row for row in encoded], dtype=np.int64)
     mask = (padded != _PAD).astype(np.int64)
+    pictures = [picture for row in rows for _, picture in row if picture is not None]
     return ParitySample(
         name=name,
         input_ids=np.where(mask == 1, padded, pad_token_id),
         attention_mask=mask,
-        pixel_values=tiles if len(tiles) else None,
+        pixel_values=np.concatenate([one.pixel_values for one in pictures]) if pictures else None,
+        images=tuple(picture.shape for picture in pictures),
     )
-
-
-def _pictures(random: np.random.Generator, count: int, size: int) -> FloatArray:
-    """Return coloured gradients with soft blobs, (count, 3, size, size) in [-1, 1]."""
-    y, x = np.mgrid[0 : 1 : size * 1j, 0 : 1 : size * 1j]
-    pictures = np.zeros((count, 3, size, size))
-    for picture in pictures:
-        slope = random.normal(size=(3, 2, 1, 1))
-        picture += slope[:, 0] * (x - 0.5) + slope[:, 1] * (y - 0.5)
-        for _ in range(4):
-            centre_x, centre_y = random.uniform(0.1, 0.9, size=2)
-            width = random.uniform(0.05, 0.2)
-            blob = np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / width**2)
-            picture += random.normal(size=(3, 1, 1)) * 2 * blob
-    return np.tanh(pictures).astype(np.float32)

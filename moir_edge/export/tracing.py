@@ -31,12 +31,14 @@ class ComponentSpec:
         inputs: In order.
         outputs: In order.
         grouped: How many leading inputs the module takes one by one; the rest come as one list.
+        samples: Inputs to trace with; None for zeros and ones.
     """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     grouped: int | None = None
+    samples: tuple[torch.Tensor, ...] | None = None
 
 
 def trace(module: torch.nn.Module, spec: ComponentSpec) -> ir.Model:
@@ -52,7 +54,7 @@ def trace(module: torch.nn.Module, spec: ComponentSpec) -> ir.Model:
     Raises:
         UnsupportedError: The graph broke the contract of `moir_edge.export.cleanup`.
     """
-    samples = [_sample(tensor) for tensor in spec.inputs]
+    samples = spec.samples or [_sample(tensor) for tensor in spec.inputs]
     axes = [_dynamic_axes(tensor, _dims(spec)) for tensor in spec.inputs]
     with torch.no_grad(), _quiet_export():
         program = torch.export.export(

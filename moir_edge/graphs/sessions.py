@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,17 @@ from moir_edge.finite import count_text, is_finite
 from moir_edge.limits import PREPACKED_BYTES
 from moir_edge.metrics.routed import RoutedPrompts
 from moir_edge.runtime.component import Component
+from moir_edge.runtime.families import family_of
 from moir_edge.runtime.float4 import session_source
-from moir_edge.runtime.generation import prompt_embeddings
-from moir_edge.runtime.interface import Embeds, Floats, Ints, PromptArrays
+from moir_edge.runtime.generation import prepare_prompt
+from moir_edge.runtime.interface import (
+    DecoderInputs,
+    Embeds,
+    Floats,
+    ImageFeatures,
+    Ints,
+    PromptArrays,
+)
 from moir_edge.runtime.sessions import GraphSessions
 from moir_edge.runtime.timing import Stopwatch
 from moir_edge.targets import session_config
@@ -51,15 +60,17 @@ class PromptRun:
     """Values that pass between the components on the way to the decoder.
 
     Attributes:
-        image_features: (images, tokens, hidden), or None without images.
+        features: The image features, or None without images.
         text_embeds: (batch, sequence, hidden), straight from `embedding`.
         embeds: (batch, sequence, hidden) that enter the decoder, where the sessions keep them.
+        decoder: What the decoder takes besides.
         routed: What the router did, or None where nothing was routed.
     """
 
-    image_features: Floats | None
+    features: ImageFeatures | None
     text_embeds: Floats
     embeds: Embeds
+    decoder: DecoderInputs
     routed: RoutedPrompts | None
 
 
@@ -88,8 +99,7 @@ class TappedSessions(GraphSessions):
         self._watch = watch
         self._entries = session_entries or {}
         self._tapped = self._open(folder, precisions)
-        self._known: Floats | None = None
-        self._features: Floats | None = None
+        self.family = family_of(facts)
         self._text = np.zeros((0, 0, 0), np.float32)
         super().__init__(self._tapped, facts, source=str(folder), tiles_per_run=tiles_per_run)
 
@@ -106,28 +116,24 @@ class TappedSessions(GraphSessions):
         for name, component in self._tapped.items():
             component.further_inputs = inputs.get(name, {})
 
-    def prompt(self, inputs: PromptArrays, *, features: Floats | None = None) -> PromptRun:
+    def prompt(self, inputs: PromptArrays, *, features: ImageFeatures | None = None) -> PromptRun:
         """Run all that comes before the decoder, as the runtime does.
 
         Args:
             inputs: The prompts.
             features: Image features that are known, in place of a run of `vision`.
         """
-        self._known, self._features = features, None
-        embeds, arrays = prompt_embeddings(self, self.facts, inputs, Stopwatch(), router=True)
-        self._known = None
+        prepared = prepare_prompt(
+            self, self.family, inputs, Stopwatch(), router=True, features=features
+        )
+        embeds, arrays = prepared.embeds, prepared.routing
         return PromptRun(
-            image_features=self._features,
+            features=prepared.features,
             text_embeds=self._text,
             embeds=embeds,
+            decoder=prepared.decoder,
             routed=None if arrays is None else RoutedPrompts.of(self.to_numpy(embeds), arrays),
         )
-
-    def image_features(self, pixel_values: Floats) -> Floats:
-        """Return image features, those that `prompt` was given or of a run; `prompt` hands them out."""
-        known = self._known
-        self._features = super().image_features(pixel_values) if known is None else known
-        return self._features
 
     def embed(self, input_ids: Ints) -> Floats:
         """Return token embeddings; `prompt` hands out a copy, because image features are put into them."""
@@ -160,8 +166,12 @@ class TappedComponent(Component):
         super().__init__(session, name)
         self.further_inputs: Mapping[str, Array] = {}
         self._watch = watch
-        names = [output.name for output in session.get_outputs()]
-        self._taps = [one for one in names if one.startswith(TAP_PREFIX)]
+        self._taps = [one for one in super().outputs if one.startswith(TAP_PREFIX)]
+
+    @cached_property
+    def outputs(self) -> list[str]:
+        """The names of the graph's own outputs, in order."""
+        return [name for name in super().outputs if not name.startswith(TAP_PREFIX)]
 
     def arrays(self, feed: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """Run on arrays; see `Component.arrays`."""

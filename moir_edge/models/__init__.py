@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moir_edge.models import internvl, llava, smolvlm  # noqa: F401  (importing registers them)
-from moir_edge.models.base import Architecture
+from moir_edge.models.base import Architecture, TileArchitecture
 from moir_edge.models.registry import architecture_names, get_architecture, register
 
-__all__ = ["Architecture", "architecture_names", "get_architecture", "register"]
+__all__ = ["Architecture", "TileArchitecture", "architecture_names", "get_architecture", "register"]

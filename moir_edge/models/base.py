@@ -7,6 +7,7 @@ take a model receive it from a caller that has torch already.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +16,9 @@ from moir_edge.bundle import ImageGrid, TensorSpec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Architecture"]
+    from moir_edge.runtime.interface import PromptArrays
+
+__all__ = ["Architecture", "TileArchitecture"]
 
 
 class Architecture(ABC):
@@ -39,17 +42,20 @@ class Architecture(ABC):
     language_model: ClassVar[str]
     lm_head: ClassVar[str] = "lm_head"
 
-    def image_size(self, config: Any) -> int:
-        """Return the side of the square tile that the vision tower takes, in px."""
-        return int(config.vision_config.image_size)
+    def image_size(self, config: Any) -> int | None:
+        """Return the side of the square tile that the vision tower takes, in px; None where tiles have no one size."""
+        del config
+        return None
 
-    @abstractmethod
-    def image_grid(self, config: Any) -> ImageGrid:
-        """Return how the image tokens of one tile, after the projector, lie on it."""
+    def image_grid(self, config: Any) -> ImageGrid | None:
+        """Return how the image tokens of one tile lie on it; None where tiles have no one size."""
+        del config
+        return None
 
-    def tokens_per_tile(self, config: Any) -> int:
-        """Return how many image tokens one tile becomes after the projector."""
-        return self.image_grid(config).tokens
+    def family_facts(self, config: Any) -> dict[str, Any]:
+        """Return what the host needs of the config besides, as plain JSON data for `ModelFacts.family`."""
+        del config
+        return {}
 
     @abstractmethod
     def vision_graph(self, model: Any) -> torch.nn.Module:
@@ -59,9 +65,22 @@ class Architecture(ABC):
             model: The Hugging Face model, in eval mode.
 
         Returns:
-            A module whose forward takes the inputs of `vision_inputs` in order and returns
-            ``image_features`` of shape (images, tokens_per_tile, hidden).
+            A module whose forward takes the inputs of `vision_inputs` in order and returns those of `vision_outputs`.
         """
+
+    @abstractmethod
+    def vision_inputs(self, config: Any) -> tuple[TensorSpec, ...]:
+        """Return the inputs of the `vision` graph, `pixel_values` first."""
+
+    def vision_outputs(self, config: Any) -> tuple[TensorSpec, ...]:
+        """Return the outputs of the `vision` graph, `image_features` first; here one row for each image token."""
+        hidden = self.text_config(config).hidden_size
+        return (TensorSpec(name="image_features", dtype="float32", shape=("image_rows", hidden)),)
+
+    def vision_samples(self, config: Any) -> tuple[torch.Tensor, ...] | None:
+        """Return inputs to trace `vision` with; None for zeros, with the axes' sizes of `moir_edge.export.tracing`."""
+        del config
+        return None
 
     def decoder_graph(self, model: Any) -> torch.nn.Module:
         """Return the module to trace for `decoder`: language model, head and what follows it.
@@ -80,20 +99,6 @@ class Architecture(ABC):
             after_head=partial(self.after_head, config=model.config),
         )
 
-    @abstractmethod
-    def model_pixels(self, tiles: torch.Tensor, rows: int) -> torch.Tensor:
-        """Lay tiles out as the Hugging Face model's `pixel_values`.
-
-        Args:
-            tiles: Float32, (rows × tiles per row, 3, height, width), row after row.
-            rows: The batch size.
-        """
-
-    def vision_inputs(self, config: Any) -> tuple[TensorSpec, ...]:
-        """Return the inputs of the `vision` graph; Qwen-VL would add ``image_grid_thw`` here."""
-        size = self.image_size(config)
-        return (TensorSpec(name="pixel_values", dtype="float32", shape=("images", 3, size, size)),)
-
     def after_head(self, logits: torch.Tensor, config: Any) -> torch.Tensor:
         """Return the logits after the arithmetic that the model does behind its head; none by default.
 
@@ -106,6 +111,31 @@ class Architecture(ABC):
         del config
         return logits
 
+    def decoder_inputs(self, config: Any) -> tuple[TensorSpec, ...]:
+        """Return the decoder's inputs besides embeddings, mask, positions and cache, each with an axis `sequence`."""
+        del config
+        return ()
+
+    @abstractmethod
+    def torch_inputs(self, inputs: PromptArrays) -> dict[str, torch.Tensor]:
+        """Return what the Hugging Face forward takes of a batch besides ids, mask and positions.
+
+        Args:
+            inputs: The batch, as the runtime has it.
+        """
+
+    def reference_features(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the model's own image features, one row for each image token, in the order of the prompt.
+
+        Args:
+            model: The Hugging Face model.
+            inputs: From `torch_inputs`.
+        """
+        import torch
+
+        parts = model.get_image_features(**inputs).pooler_output
+        return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+
     def text_config(self, config: Any) -> Any:
         """Return the config of the language model."""
         return config.get_text_config()
@@ -113,3 +143,48 @@ class Architecture(ABC):
     def image_token_id(self, config: Any) -> int:
         """Return the id of the placeholder token that image features replace."""
         return int(config.image_token_id)
+
+
+class TileArchitecture(Architecture):
+    """An architecture whose images become square tiles of one size, each with the same number of image tokens."""
+
+    def image_size(self, config: Any) -> int:
+        """Return the side of the square tile that the vision tower takes, in px."""
+        return int(config.vision_config.image_size)
+
+    @abstractmethod
+    def image_grid(self, config: Any) -> ImageGrid:
+        """Return how the image tokens of one tile, after the projector, lie on it."""
+
+    def tokens_per_tile(self, config: Any) -> int:
+        """Return how many image tokens one tile becomes after the projector."""
+        return self.image_grid(config).tokens
+
+    def vision_inputs(self, config: Any) -> tuple[TensorSpec, ...]:
+        """Return the tiles, (images, 3, height, width)."""
+        size = self.image_size(config)
+        return (TensorSpec(name="pixel_values", dtype="float32", shape=("images", 3, size, size)),)
+
+    def vision_outputs(self, config: Any) -> tuple[TensorSpec, ...]:
+        """Return the features, (images, tokens per tile, hidden)."""
+        shape = ("images", self.tokens_per_tile(config), self.text_config(config).hidden_size)
+        return (TensorSpec(name="image_features", dtype="float32", shape=shape),)
+
+    def torch_inputs(self, inputs: PromptArrays) -> dict[str, torch.Tensor]:
+        """Return the tiles as the Hugging Face model takes them."""
+        import torch
+
+        if inputs.pixel_values is None:
+            return {}
+        tiles = torch.from_numpy(inputs.pixel_values)
+        return {"pixel_values": self.model_pixels(tiles, len(inputs.input_ids))}
+
+    def model_pixels(self, tiles: torch.Tensor, rows: int) -> torch.Tensor:
+        """Lay tiles out as the Hugging Face model's `pixel_values`; here (images, 3, height, width), as they are.
+
+        Args:
+            tiles: Float32, (rows × tiles per row, 3, height, width), row after row.
+            rows: The batch size.
+        """
+        del rows
+        return tiles

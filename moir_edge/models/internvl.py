@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moir_edge.bundle import ImageGrid
-from moir_edge.models.base import Architecture
+from moir_edge.models.base import TileArchitecture
 from moir_edge.models.registry import register
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ __all__ = ["InternVl"]
 
 
 @register
-class InternVl(Architecture):
+class InternVl(TileArchitecture):
     """`InternVLForConditionalGeneration`; an image is resized to a canvas of tiles, its overview comes last."""
 
     model_type: ClassVar[str] = "internvl"
@@ -37,11 +37,6 @@ class InternVl(Architecture):
         from moir_edge.models.vision import ShuffledVision
 
         return ShuffledVision(model.model, model.config)
-
-    def model_pixels(self, tiles: torch.Tensor, rows: int) -> torch.Tensor:
-        """Return (images, 3, height, width): the tiles as they are."""
-        del rows
-        return tiles
 
 
 def _side(size: Any) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moir_edge.bundle import ImageGrid
-from moir_edge.models.base import Architecture
+from moir_edge.models.base import TileArchitecture
 from moir_edge.models.registry import register
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ __all__ = ["Llava", "VipLlava"]
 
 
 @register
-class Llava(Architecture):
+class Llava(TileArchitecture):
     """`LlavaForConditionalGeneration`; one tile per image."""
 
     model_type: ClassVar[str] = "llava"
@@ -54,11 +54,6 @@ class Llava(Architecture):
             layers=self.feature_layers(model.config),
             drop_class_token=self.drops_first(model.config),
         )
-
-    def model_pixels(self, tiles: torch.Tensor, rows: int) -> torch.Tensor:
-        """Return (images, 3, height, width): the tiles as they are."""
-        del rows
-        return tiles
 
 
 @register

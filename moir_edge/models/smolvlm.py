@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moir_edge.bundle import ImageGrid
-from moir_edge.models.base import Architecture
+from moir_edge.models.base import TileArchitecture
 from moir_edge.models.registry import register
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ __all__ = ["Idefics3", "SmolVlm"]
 
 
 @register
-class SmolVlm(Architecture):
+class SmolVlm(TileArchitecture):
     """`SmolVLMForConditionalGeneration`; a large image is cut into tiles, each one row of `vision`."""
 
     model_type: ClassVar[str] = "smolvlm"

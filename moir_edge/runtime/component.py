@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ class Component:
     def provider(self) -> str:
         """The execution provider that ONNX Runtime gave to the session."""
         return str(self.session.get_providers()[0])
+
+    @cached_property
+    def outputs(self) -> list[str]:
+        """The names of the graph's outputs, in order."""
+        return [output.name for output in self.session.get_outputs()]
 
     def arrays(
         self, feed: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]

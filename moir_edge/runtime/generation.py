@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,18 @@ from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import BundleError, DataError
 from moir_edge.router.positions import prompt_positions
 from moir_edge.runtime.answers import AnswerRow, FinishReason
+from moir_edge.runtime.families import Family
 from moir_edge.runtime.generation_config import GenerationRules
-from moir_edge.runtime.interface import Embeds, PromptArrays, RouterArrays, Sessions
+from moir_edge.runtime.image_processor import ImageShape
+from moir_edge.runtime.interface import (
+    DecoderInputs,
+    Embeds,
+    Floats,
+    ImageFeatures,
+    PromptArrays,
+    RouterArrays,
+    Sessions,
+)
 from moir_edge.runtime.logits import processors_for
 from moir_edge.runtime.processor import ModelInputs
 from moir_edge.runtime.routing import RoutingMap, routing_maps
@@ -23,7 +33,14 @@ from moir_edge.runtime.settings import DEFAULT_NEW_TOKENS, GenerationSettings
 from moir_edge.runtime.timing import Stopwatch, Timings
 from moir_edge.runtime.tokenizer import Tokenizer
 
-__all__ = ["Generation", "GenerationRun", "prompt_embeddings", "route_prompt"]
+__all__ = [
+    "Generation",
+    "GenerationRun",
+    "PreparedPrompt",
+    "image_features",
+    "prepare_prompt",
+    "route_prompt",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +69,7 @@ class GenerationRun:
 
     Args:
         sessions: The bundle's graphs.
-        facts: What the manifest says of the model.
+        family: What the host computes for the model.
         tokenizer: Decodes the answers.
         inputs: The encoded batch.
         settings: What the caller asks for.
@@ -67,7 +84,7 @@ class GenerationRun:
         self,
         *,
         sessions: Sessions,
-        facts: ModelFacts,
+        family: Family,
         tokenizer: Tokenizer,
         inputs: ModelInputs,
         settings: GenerationSettings,
@@ -75,7 +92,8 @@ class GenerationRun:
         watch: Stopwatch,
     ) -> None:
         self._sessions = sessions
-        self._facts = facts
+        self._family = family
+        facts = family.facts
         self._inputs = inputs
         self._settings = settings
         self._watch = watch
@@ -92,11 +110,12 @@ class GenerationRun:
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         """Yield, after every step, the text of each row that became certain."""
-        embeds, self._router_arrays = prompt_embeddings(
-            self._sessions, self._facts, self._inputs, self._watch, router=self._settings.router
+        prompt = prepare_prompt(
+            self._sessions, self._family, self._inputs, self._watch, router=self._settings.router
         )
+        self._router_arrays = prompt.routing
         with self._watch.part("prefill"):
-            logits, state = self._sessions.prefill(embeds, self._inputs.attention_mask)
+            logits, state = self._sessions.prefill(prompt.embeds, prompt.decoder)
         tokens = self._choose(logits)
         self._watch.first_token()
         yield self._accept(tokens)
@@ -115,7 +134,9 @@ class GenerationRun:
             finish_reasons=tuple(row.finish_reason or "length" for row in self.rows),
             prompt_tokens=self._inputs.prompt_lengths,
             timings=self._watch.result(),
-            routing=None if arrays is None else routing_maps(self._facts, self._inputs, arrays),
+            routing=None
+            if arrays is None
+            else routing_maps(self._family.facts, self._inputs, arrays),
         )
 
     @property
@@ -150,52 +171,85 @@ def _limit(rules: GenerationRules, facts: ModelFacts, prompt_length: int) -> int
     return min(tokens or DEFAULT_NEW_TOKENS, facts.context_length - prompt_length)
 
 
-def prompt_embeddings(
+@dataclass(frozen=True, kw_only=True)
+class PreparedPrompt:
+    """What the decoder takes of a batch of prompts.
+
+    Attributes:
+        embeds: (batch, sequence, hidden) float32, where the sessions keep them.
+        decoder: What the decoder takes besides.
+        routing: What the router did, or None where it did nothing.
+        features: The image features, or None without images.
+    """
+
+    embeds: Embeds
+    decoder: DecoderInputs
+    routing: RouterArrays | None
+    features: ImageFeatures | None
+
+
+def prepare_prompt(
     sessions: Sessions,
-    facts: ModelFacts,
+    family: Family,
     inputs: PromptArrays,
     watch: Stopwatch,
     *,
     router: bool,
-) -> tuple[Embeds, RouterArrays | None]:
-    """Return what the decoder sees of the prompt, and what the router did to it.
+    features: ImageFeatures | None = None,
+) -> PreparedPrompt:
+    """Run all that comes before the decoder.
 
     Args:
         sessions: The bundle's graphs.
-        facts: What the manifest says of the model.
+        family: What the host computes for the model.
         inputs: The encoded batch.
         watch: Takes the times of ``vision``, ``embedding`` and ``router``.
         router: Run the router if the bundle has one.
-
-    Returns:
-        Embeddings (batch, sequence, hidden) float32, where the sessions keep them, and the router's outputs or None.
+        features: Image features that are known, in place of runs of `vision`.
 
     Raises:
         BundleError: The vision graph gives another number of image tokens than the prompt holds.
     """
-    features: Embeds | None = None
-    if inputs.pixel_values is not None:
+    if inputs.pixel_values is not None and features is None:
         with watch.part("vision"):
-            features = sessions.image_features(inputs.pixel_values)
+            features = image_features(sessions, family, inputs.pixel_values, inputs.images)
     with watch.part("embedding"):
         embeds = sessions.embed(inputs.input_ids)
         if features is not None:
-            embeds = _place(sessions, embeds, features, inputs.input_ids == facts.image_token_id)
-    if not (router and sessions.has_router):
-        return embeds, None
-    with watch.part("router"):
-        return route_prompt(sessions, facts, inputs, embeds)
+            places = inputs.input_ids == family.facts.image_token_id
+            embeds = _place(sessions, embeds, features.features, places)
+    decoder = family.decoder_inputs(inputs, features, sessions)
+    routing: RouterArrays | None = None
+    if router and sessions.has_router:
+        with watch.part("router"):
+            embeds, routing = route_prompt(sessions, family.facts, inputs, embeds)
+    return PreparedPrompt(embeds=embeds, decoder=decoder, routing=routing, features=features)
+
+
+def image_features(
+    sessions: Sessions, family: Family, pixels: Floats, images: Sequence[ImageShape]
+) -> ImageFeatures:
+    """Run `vision` on all images.
+
+    Args:
+        sessions: The bundle's graphs.
+        family: What the host computes for the model.
+        pixels: The tiles or patches of all images in order.
+        images: The images' shapes.
+    """
+    feeds = family.vision_feeds(pixels, images, sessions.tiles_per_run)
+    return family.assembled([sessions.run_vision(feed) for feed in feeds], images, sessions)
 
 
 def _place(
     sessions: Sessions, embeds: Embeds, features: Embeds, at: npt.NDArray[np.bool_]
 ) -> Embeds:
-    """Put image features (images, tokens, hidden) where the prompt has image tokens, in order."""
+    """Put image features (…, hidden) where the prompt has image tokens, in order."""
     tokens, places = math.prod(features.shape[:-1]), int(at.sum())
     if tokens != places:
         raise BundleError(
             f"the vision graph gave {tokens} image tokens and the prompt holds {places}; "
-            "the bundle's tokens_per_tile does not fit its graph, export it again"
+            "the bundle's settings do not fit its graph, export it again"
         )
     return sessions.place(embeds, features, at)
 
@@ -209,7 +263,7 @@ def route_prompt(
         sessions: The bundle's graphs, with a router.
         facts: What the manifest says of the model.
         inputs: The encoded batch.
-        embeds: From `prompt_embeddings` without the router.
+        embeds: From `prepare_prompt` without the router.
 
     Raises:
         UnsupportedError: The bundle holds no router.

@@ -25,7 +25,7 @@ from moir_edge.runtime.image_geometry import (
     nearest_canvas,
     within,
 )
-from moir_edge.runtime.image_processor import ImageProcessor, ProcessedImage, View
+from moir_edge.runtime.image_processor import ImageProcessor, ImageShape, ProcessedImage, View
 from moir_edge.runtime.patch_processor import PatchImageProcessor
 
 __all__ = ["image_processor_from"]
@@ -95,12 +95,13 @@ class TilingImageProcessor(ImageProcessor):
 
     def __call__(self, image: Image.Image) -> ProcessedImage:
         """Process one upright RGB image."""
+        given = image
         if self.config["do_resize"]:
             image = self.resize(image, self._resized(image))
         side = int(self.config["max_image_size"]["longest_edge"])
         if not self.config["do_image_splitting"]:
-            return _whole(self.normalise([self.resize(image, (side, side))]))
-        return self._split(self.resize(image, multiples(image, side)), side)
+            return _whole(self.normalise([self.resize(image, (side, side))]), given)
+        return self._split(self.resize(image, multiples(image, side)), side, given)
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
         size = self.config["size"]
@@ -109,17 +110,21 @@ class TilingImageProcessor(ImageProcessor):
         height, width = longest_edge_to(image.height, image.width, int(size["longest_edge"]))
         return at_most(height, width, self.longest_side)
 
-    def _split(self, image: Image.Image, side: int) -> ProcessedImage:
+    def _split(self, image: Image.Image, side: int, given: Image.Image) -> ProcessedImage:
         rows, columns = image.height // side, image.width // side
         if (rows, columns) == (1, 1):
-            return _whole(self.normalise([image]))
+            return _whole(self.normalise([image]), given)
         self.check_tiles(rows * columns + 1)
-        return self.tiled(image, image, (side, side), rows, columns)
+        return self.tiled(image, image, (side, side), (rows, columns), given)
 
 
-def _whole(pixels: npt.NDArray[np.float32]) -> ProcessedImage:
-    """Return an image that is not split, from (1, 3, height, width)."""
-    return ProcessedImage(pixel_values=pixels, rows=0, columns=0, views=(View(kind="whole"),))
+def _whole(
+    pixels: npt.NDArray[np.float32], image: Image.Image, view: View | None = None
+) -> ProcessedImage:
+    """Return an image that is not split, from (1, 3, height, width) and the picture."""
+    views = (view or View(kind="whole"),)
+    shape = ImageShape(rows=0, columns=0, views=views, size=(image.height, image.width))
+    return ProcessedImage(pixel_values=pixels, shape=shape)
 
 
 @_family("GotOcr2ImageProcessor")
@@ -143,13 +148,13 @@ class CanvasImageProcessor(ImageProcessor):
         fewest, most = self.config["min_patches"], self.config["max_patches"]
         if not self.config["crop_to_patches"] or most <= 1:
             resized = self.resize(image, size) if self.config["do_resize"] else image
-            return _whole(self.normalise([resized]))
+            return _whole(self.normalise([resized]), image)
         columns, rows = nearest_canvas(image, size, fewest, most)
         canvas = self.resize(image, (rows * size[0], columns * size[1]))
         if rows * columns == 1:
-            return _whole(self.normalise([canvas]))
+            return _whole(self.normalise([canvas]), image)
         self.check_tiles(rows * columns + 1)
-        return self.tiled(canvas, image, size, rows, columns)
+        return self.tiled(canvas, image, size, (rows, columns), image)
 
 
 @_family("CLIPImageProcessor", "LlavaImageProcessor", "SiglipImageProcessor")
@@ -174,7 +179,7 @@ class CroppingImageProcessor(ImageProcessor):
 
     def __call__(self, image: Image.Image) -> ProcessedImage:
         """Process one upright RGB image."""
-        box = WHOLE
+        given, box = image, WHOLE
         if self.config["do_pad"] and str(self.config.get("image_processor_type")).startswith(
             "Llava"
         ):
@@ -185,9 +190,7 @@ class CroppingImageProcessor(ImageProcessor):
             image, part = centre_crop(image, height_width(self.config["crop_size"]))
             box = within(box, part)
         view = View(kind="crop" if box != WHOLE else "whole", box=box)
-        return ProcessedImage(
-            pixel_values=self.normalise([image]), rows=0, columns=0, views=(view,)
-        )
+        return _whole(self.normalise([image]), given, view)
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
         size = self.config["size"]

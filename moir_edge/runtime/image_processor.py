@@ -17,7 +17,7 @@ from moir_edge.limits import MAX_IMAGE_PIXELS
 from moir_edge.runtime.image_config import Settings, check_image_config
 from moir_edge.runtime.image_geometry import WHOLE, Box, level_table
 
-__all__ = ["ImageProcessor", "ProcessedImage", "View"]
+__all__ = ["ImageProcessor", "ImageShape", "ProcessedImage", "View"]
 
 # A long, thin image may become larger than the largest image by this factor, not gigabytes.
 _ROOM = 3
@@ -25,14 +25,15 @@ _ROOM = 3
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One square that the vision tower looks at.
+    """One block of image tokens, and the part of the image that it shows.
 
     Attributes:
         kind: `whole` image, one `tile` of a split image, its `global` overview, or a centre `crop`.
         row: Row of the tile, 0 otherwise.
         column: Column of the tile, 0 otherwise.
         box: (left, top, right, bottom) in the upright image, as fractions of its width and height.
-        grid: (rows, columns) of its image tokens; None where they lie on the square grid of the model's facts.
+        grid: Rows and columns of its image tokens; None for the square grid of the model's tiles.
+        newline: Whether a token that shows nothing ends each row of `grid`.
     """
 
     kind: Literal["whole", "tile", "global", "crop"]
@@ -40,6 +41,29 @@ class View:
     column: int = 0
     box: Box = WHOLE
     grid: tuple[int, int] | None = None
+    newline: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens of `grid`, with those that end its rows; 0 where it has none of its own."""
+        return 0 if self.grid is None else self.grid[0] * (self.grid[1] + self.newline)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageShape:
+    """How one image was cut.
+
+    Attributes:
+        rows: Rows of tiles, 0 where the image was not split; rows of patches where images have no tiles.
+        columns: Columns of the same.
+        views: Its blocks of image tokens, in the order of the prompt.
+        size: (height, width) of the upright picture as it was given, px.
+    """
+
+    rows: int
+    columns: int
+    views: tuple[View, ...]
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +71,12 @@ class ProcessedImage:
     """One image, ready for the vision graph.
 
     Attributes:
-        pixel_values: (tiles, 3, height, width) float32, normalised.
-        rows: Rows of tiles, 0 where the image was not split.
-        columns: Columns of tiles, 0 where the image was not split.
-        views: One per tile, in the order of `pixel_values`.
+        pixel_values: (tiles, 3, height, width) or (patches, values) float32, normalised.
+        shape: How it was cut.
     """
 
     pixel_values: npt.NDArray[np.float32]
-    rows: int
-    columns: int
-    views: tuple[View, ...]
+    shape: ImageShape
 
 
 class ImageProcessor(ABC):
@@ -119,8 +139,8 @@ class ImageProcessor(ABC):
         canvas: Image.Image,
         overview: Image.Image,
         size: tuple[int, int],
-        rows: int,
-        columns: int,
+        tiles: tuple[int, int],
+        given: Image.Image,
     ) -> ProcessedImage:
         """Cut an image into rows of tiles, one at a time, followed by a resized overview.
 
@@ -128,10 +148,10 @@ class ImageProcessor(ABC):
             canvas: Exactly as large as its tiles.
             overview: What the overview is resized from.
             size: (height, width) of a tile.
-            rows: Rows of tiles.
-            columns: Columns of tiles.
+            tiles: Rows and columns of tiles.
+            given: The upright picture as it was given.
         """
-        height, width = size
+        (height, width), (rows, columns) = size, tiles
         views = [
             View(
                 kind="tile",
@@ -151,9 +171,12 @@ class ImageProcessor(ABC):
 
         return ProcessedImage(
             pixel_values=self.normalise(images(), len(views) + 1),
-            rows=rows,
-            columns=columns,
-            views=(*views, View(kind="global")),
+            shape=ImageShape(
+                rows=rows,
+                columns=columns,
+                views=(*views, View(kind="global")),
+                size=(given.height, given.width),
+            ),
         )
 
     def check_room(self, image: Image.Image, width: int, height: int, between: int = 0) -> None:

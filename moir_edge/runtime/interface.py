@@ -6,17 +6,23 @@ computes. What is small and is needed here (logits, the router's figures) comes 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from moir_edge.runtime.image_processor import ImageShape
+from moir_edge.runtime.positions import token_positions
+
 __all__ = [
     "ROUTER_FIGURES",
+    "Array",
+    "DecoderInputs",
     "Embeds",
     "Floats",
+    "ImageFeatures",
     "Ints",
     "PromptArrays",
     "RouterArrays",
@@ -27,6 +33,7 @@ __all__ = [
 ROUTER_FIGURES = ("router_scores", "router_indices", "router_margin", "router_gate")
 """Outputs of the graph `router` besides the embeddings."""
 
+Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Embeds: TypeAlias = Any
@@ -46,7 +53,52 @@ class PromptArrays(Protocol):
 
     @property
     def pixel_values(self) -> Floats | None:
-        """(images, 3, height, width) float32, the tiles of all rows in order; None without images."""
+        """Float32, the tiles or patches of all images in order; None without images."""
+
+    @property
+    def images(self) -> Sequence[ImageShape]:
+        """The shapes of the images of all rows, in order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFeatures:
+    """What the runs of `vision` gave, in the order of the prompt's image tokens.
+
+    Attributes:
+        features: (…, hidden) float32, one row for each image token, wherever they lie.
+        further: Other outputs by name, one row for each image token in each.
+    """
+
+    features: Embeds
+    further: Mapping[str, Embeds] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderInputs:
+    """What the decoder takes of a batch of prompts besides their embeddings.
+
+    Attributes:
+        attention_mask: (batch, sequence) int64, 0 at padding.
+        position_ids: (batch, sequence) int64, or (axes, batch, sequence) under M-RoPE.
+        next_positions: (batch,) int64, the position of each row's first generated token, on every axis.
+        further: Inputs of the prompt besides, by name, each with an axis `sequence`.
+        step: The same inputs for one generated token.
+    """
+
+    attention_mask: Ints
+    position_ids: Ints
+    next_positions: Ints
+    further: Mapping[str, Array] = field(default_factory=dict)
+    step: Mapping[str, Array] = field(default_factory=dict)
+
+    @classmethod
+    def of_mask(cls, attention_mask: Ints) -> DecoderInputs:
+        """Return the inputs of a model that counts its tokens one by one and takes nothing besides."""
+        return cls(
+            attention_mask=attention_mask,
+            position_ids=token_positions(attention_mask),
+            next_positions=attention_mask.sum(axis=1),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +156,21 @@ class Sessions(Protocol):
     def files(self) -> tuple[str, ...]:
         """Return the files of the bundle that hold the weights in use, relative to its folder, each once."""
 
-    def image_features(self, pixel_values: Floats) -> Embeds:
-        """Return (images, tokens, hidden) for pixel values (images, 3, height, width)."""
+    @property
+    def tiles_per_run(self) -> int:
+        """Image tiles that `vision` takes at once."""
+
+    def run_vision(self, feed: Mapping[str, Array]) -> dict[str, Embeds]:
+        """Run `vision` once and return its outputs by name."""
+
+    def joined(self, parts: Sequence[Embeds]) -> Embeds:
+        """Return arrays one after the other along their first axis."""
 
     def embed(self, input_ids: Ints) -> Embeds:
         """Return (batch, sequence, hidden) for input ids (batch, sequence)."""
 
     def place(self, embeds: Embeds, features: Embeds, at: npt.NDArray[np.bool_]) -> Embeds:
-        """Put image features (images, tokens, hidden) where `at` (batch, sequence) is True, in order.
+        """Put image features (…, hidden) where `at` (batch, sequence) is True, in order.
 
         `embeds` is not to be used afterwards; there are as many image tokens as places.
         """
@@ -129,12 +188,12 @@ class Sessions(Protocol):
             UnsupportedError: The bundle holds no router.
         """
 
-    def prefill(self, inputs_embeds: Embeds, attention_mask: Ints) -> tuple[Floats, Any]:
+    def prefill(self, inputs_embeds: Embeds, decoder: DecoderInputs) -> tuple[Floats, Any]:
         """Run the prompt.
 
         Args:
             inputs_embeds: (batch, sequence, hidden), left-padded.
-            attention_mask: (batch, sequence) int64.
+            decoder: What the decoder takes besides.
 
         Returns:
             Logits of the last position, (batch, vocab), and the state to go on from, which owns the cache.

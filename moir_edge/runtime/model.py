@@ -13,7 +13,7 @@ from moir_edge.bundle.manifest import Manifest
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.image_limit import checked_image_pixels
 from moir_edge.runtime.chat import Messages, user_message
-from moir_edge.runtime.generation import Generation, GenerationRun, prompt_embeddings
+from moir_edge.runtime.generation import Generation, GenerationRun, prepare_prompt
 from moir_edge.runtime.generation_config import read_generation_config
 from moir_edge.runtime.images import ImageInput
 from moir_edge.runtime.opening import open_sessions
@@ -202,11 +202,11 @@ class EdgeModel:
                 "export a retrofitted checkpoint"
             )
         inputs = self.encode([prompt], [images], context=context)
-        facts = self.manifest.model
-        _, arrays = prompt_embeddings(self.sessions, facts, inputs, Stopwatch(), router=True)
+        family = self.processor.family
+        arrays = prepare_prompt(self.sessions, family, inputs, Stopwatch(), router=True).routing
         if arrays is None:
             raise DataError("a routing map needs an image and a prompt; give at least one image")
-        return routing_maps(facts, inputs, arrays)[0]
+        return routing_maps(family.facts, inputs, arrays)[0]
 
     def _run(
         self,
@@ -222,7 +222,7 @@ class EdgeModel:
             inputs = self.encode(prompts, images, context=context)
         return GenerationRun(
             sessions=self.sessions,
-            facts=facts,
+            family=self.processor.family,
             tokenizer=self.processor.tokenizer,
             inputs=inputs,
             settings=settings,

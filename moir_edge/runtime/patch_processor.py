@@ -13,7 +13,7 @@ from moir_edge.errors import DataError
 from moir_edge.limits import MOST_ASPECT
 from moir_edge.runtime.image_config import PATCHES
 from moir_edge.runtime.image_geometry import smart_resize
-from moir_edge.runtime.image_processor import ImageProcessor, ProcessedImage, View
+from moir_edge.runtime.image_processor import ImageProcessor, ImageShape, ProcessedImage, View
 
 __all__ = ["PatchImageProcessor"]
 
@@ -46,7 +46,7 @@ class PatchImageProcessor(ImageProcessor):
 
     def __call__(self, image: Image.Image) -> ProcessedImage:
         """Process one upright RGB image; rows and columns of the result count patches."""
-        block = self.patch * self.merge
+        given, block = image, self.patch * self.merge
         if self.config["do_resize"]:
             image = self.resize(image, self._resized(image, block))
         elif image.width % block or image.height % block:
@@ -57,9 +57,12 @@ class PatchImageProcessor(ImageProcessor):
         rows, columns = image.height // self.patch, image.width // self.patch
         return ProcessedImage(
             pixel_values=self._patches(np.asarray(image)),
-            rows=rows,
-            columns=columns,
-            views=(View(kind="whole", grid=(rows // self.merge, columns // self.merge)),),
+            shape=ImageShape(
+                rows=rows,
+                columns=columns,
+                views=(View(kind="whole", grid=(rows // self.merge, columns // self.merge)),),
+                size=(given.height, given.width),
+            ),
         )
 
     def _resized(self, image: Image.Image, block: int) -> tuple[int, int]:

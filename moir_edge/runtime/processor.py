@@ -14,10 +14,10 @@ from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import BundleError, DataError
 from moir_edge.runtime.chat import ChatTemplate, Messages
 from moir_edge.runtime.control_tokens import ControlTokens
+from moir_edge.runtime.families import ImageTokens, family_of
 from moir_edge.runtime.image_processing import image_processor_from
-from moir_edge.runtime.image_processor import ImageProcessor, ProcessedImage, View
+from moir_edge.runtime.image_processor import ImageProcessor, ImageShape, ProcessedImage, View
 from moir_edge.runtime.images import ImageInput, read_image
-from moir_edge.runtime.placeholders import ImageTokens, expander_for
 from moir_edge.runtime.prompt_bound import PromptBound, characters_of
 from moir_edge.runtime.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ class EncodedPrompt:
         expanded: The prompt as tokenized, image tokens repeated.
         ids: Token ids of `expanded`.
         offsets: Per token, (start, end) in characters of `expanded`.
-        images: Per image, the views that its tiles show.
+        images: Per image, its blocks of image tokens.
     """
 
     text: str
@@ -50,14 +50,16 @@ class ModelInputs:
     Attributes:
         input_ids: (batch, sequence) int64.
         attention_mask: (batch, sequence) int64, 0 at padding.
-        pixel_values: (images, 3, height, width) float32, the tiles of all rows in order, or None.
+        pixel_values: Float32, the tiles or patches of all images in order, or None.
         prompts: One per row.
+        images: The shapes of the images of all rows, in order.
     """
 
     input_ids: npt.NDArray[np.int64]
     attention_mask: npt.NDArray[np.int64]
     pixel_values: npt.NDArray[np.float32] | None
     prompts: tuple[EncodedPrompt, ...]
+    images: tuple[ImageShape, ...] = ()
 
     @property
     def prompt_lengths(self) -> tuple[int, ...]:
@@ -88,13 +90,14 @@ class Processor:
         split_special_tokens: bool = False,
     ) -> None:
         self.facts = facts
+        self.family = family_of(facts)
         self._max_pixels = max_image_pixels
         self.tokenizer = Tokenizer.of(files)
         self.chat_template = ChatTemplate.of(files, self.tokenizer.special_tokens)
         self.image_processor: ImageProcessor = image_processor_from(
             _image_config(files),
             max_pixels=max_image_pixels,
-            max_tiles=(facts.context_length - 1) // facts.tokens_per_tile,
+            max_tiles=(facts.context_length - 1) // (facts.tokens_per_tile or 1),
         )
         self._control = (
             ControlTokens(self.tokenizer, {*facts.special_token_ids, facts.image_token_id})
@@ -102,10 +105,8 @@ class Processor:
             else None
         )
         self._bound = PromptBound(self.tokenizer.backend, facts.context_length)
-        self._expand = expander_for(facts.model_type)
         self._image_tokens = ImageTokens(
             image=self.tokenizer.token(facts.image_token_id),
-            tokens_per_tile=facts.tokens_per_tile,
             special_tokens=self.tokenizer.special_tokens,
         )
 
@@ -123,22 +124,23 @@ class Processor:
                 is longer than the model's context; by its characters, before it is rendered.
         """
         prompts: list[EncodedPrompt] = []
-        tiles: list[npt.NDArray[np.float32]] = []
+        pictures: list[ProcessedImage] = []
         for messages in conversations:
             self._bound.check(characters_of(messages))
         for messages, sources in zip(conversations, images, strict=True):
             processed = self._processed(sources)
             words = messages if self._control is None else self._control.marked(messages)
             prompts.append(self.encode(self.chat_template.render(words), processed))
-            tiles.extend(image.pixel_values for image in processed)
+            pictures.extend(processed)
         input_ids, attention_mask = _left_padded(
             [prompt.ids for prompt in prompts], self.facts.pad_token_id
         )
         return ModelInputs(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            pixel_values=_joined(tiles),
+            pixel_values=_joined([picture.pixel_values for picture in pictures]),
             prompts=tuple(prompts),
+            images=tuple(picture.shape for picture in pictures),
         )
 
     def _processed(self, sources: Sequence[ImageInput]) -> list[ProcessedImage]:
@@ -173,7 +175,7 @@ class Processor:
             expanded=self._plain(expanded),
             ids=encoded.ids,
             offsets=encoded.offsets,
-            images=tuple(image.views for image in images),
+            images=tuple(image.shape.views for image in images),
         )
 
     def _plain(self, text: str) -> str:
@@ -188,7 +190,7 @@ class Processor:
             )
         joined = pieces[0]
         for image, piece in zip(images, pieces[1:], strict=True):
-            joined += self._expand(self._image_tokens, image.rows, image.columns) + piece
+            joined += self.family.placeholders(self._image_tokens, image.shape) + piece
         return joined
 
     def _check_length(self, ids: Sequence[int], images: Sequence[ProcessedImage]) -> None:
@@ -196,7 +198,7 @@ class Processor:
         if len(ids) < limit:
             return
         from_images = sum(token == self.facts.image_token_id for token in ids)
-        tiles = sum(len(image.views) for image in images)
+        tiles = sum(len(image.shape.views) for image in images)
         raise DataError(
             f"the prompt has {len(ids)} tokens ({from_images} of them from {tiles} image tile(s)), "
             f"the model's context holds {limit} with at least one for the answer; "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -120,12 +122,11 @@ class RoutingMap:
         ordinal = self._image_ordinals.get(position)
         if ordinal is None:
             return None
-        tile, token = divmod(ordinal, self.grid.tokens)
-        place = token + self.grid.first
-        if place < 0:  # a class token stands before the grid
+        image, view, token = self._view_of(ordinal)
+        place = self._place(view, token)
+        if place is None:
             return None
-        image, view = self._views[tile]
-        row, column = divmod(place, self.grid.side)
+        row, column, size = place
         return Cell(
             image=image,
             view=view.kind,
@@ -133,8 +134,25 @@ class RoutingMap:
             tile_column=view.column,
             row=row,
             column=column,
-            box=_part_of(view.box, row, column, self.grid.cell),
+            box=_part_of(view.box, row, column, size),
         )
+
+    def _view_of(self, ordinal: int) -> tuple[int, View, int]:
+        """Return the image, the view and the place in it of an image token, counted over all images."""
+        at = bisect_right(self._starts, ordinal) - 1
+        image, view = self._views[at]
+        return image, view, ordinal - self._starts[at]
+
+    def _place(self, view: View, token: int) -> tuple[int, int, tuple[float, float]] | None:
+        """Return row, column and size (height, width, fractions of the view) of a token's cell; None if it has none."""
+        if view.grid is None:
+            place = token + self.grid.first
+            if place < 0:  # a class token stands before the grid
+                return None
+            return (*divmod(place, self.grid.side), (self.grid.cell, self.grid.cell))
+        rows, columns = view.grid
+        row, column = divmod(token, columns + view.newline)
+        return None if column == columns else (row, column, (1 / rows, 1 / columns))
 
     def word(self, position: int) -> str:
         """Return the word of the prompt that the token at a place belongs to."""
@@ -206,6 +224,12 @@ class RoutingMap:
     def _views(self) -> list[tuple[int, View]]:
         return [(index, view) for index, views in enumerate(self.prompt.images) for view in views]
 
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The first image token of each view, counted over all images."""
+        counts = [self.grid.tokens if view.grid is None else view.tokens for _, view in self._views]
+        return [0, *accumulate(counts)][:-1]
+
     def _bounds(self, position: int) -> tuple[int, int]:
         """Return the characters between the nearest tokens that do not belong to the user's text."""
         text_places = set(self.positions[self.image_tokens :].tolist())
@@ -244,9 +268,9 @@ def routing_maps(
     return tuple(maps)
 
 
-def _part_of(box: Box, row: int, column: int, cell: float) -> Box:
-    """Return one cell of a view's box; `cell` is its side as a fraction of the view's."""
-    width, height = (box[2] - box[0]) * cell, (box[3] - box[1]) * cell
+def _part_of(box: Box, row: int, column: int, cell: tuple[float, float]) -> Box:
+    """Return one cell of a view's box; `cell` is its height and width as fractions of the view's."""
+    width, height = (box[2] - box[0]) * cell[1], (box[3] - box[1]) * cell[0]
     left, top = box[0] + column * width, box[1] + row * height
     return left, top, left + width, top + height
 

@@ -14,13 +14,14 @@ from moir_edge.errors import BundleError, UnsupportedError
 from moir_edge.runtime.component import Component
 from moir_edge.runtime.interface import (
     ROUTER_FIGURES,
+    Array,
+    DecoderInputs,
     Embeds,
     Floats,
     Ints,
     RouterArrays,
     cache_names,
 )
-from moir_edge.runtime.positions import token_positions
 from moir_edge.runtime.providers import GraphProvider, open_graph
 
 if TYPE_CHECKING:
@@ -37,10 +38,19 @@ class DecoderState:
         values: One ONNX Runtime value per layer and key or value,
             (batch, kv_heads, past_sequence, head_dim) float32.
         attention_mask: (batch, past_sequence) int64.
+        prompt: What the decoder took of the prompt.
+        steps: Tokens that were generated.
     """
 
     values: list[Any]
     attention_mask: Ints
+    prompt: DecoderInputs
+    steps: int = 0
+
+    def positions(self) -> Ints:
+        """Return the position of each row's next token, (batch, 1), or (axes, batch, 1) as the prompt's are."""
+        positions = (self.prompt.next_positions + self.steps)[:, None]
+        return np.broadcast_to(positions, (*self.prompt.position_ids.shape[:-1], 1))
 
 
 class GraphSessions:
@@ -72,7 +82,7 @@ class GraphSessions:
         self.components = dict(components)
         self._source = source
         self._files = tuple(files)
-        self._tiles_per_run = tiles_per_run
+        self.tiles_per_run: int = tiles_per_run
         self._device = "cpu" if provider == "cpu" else "cuda"  # ONNX Runtime's name of the memory
         self._past_names = cache_names("past_key_values", facts.num_layers)
         present = cache_names("present", facts.num_layers)
@@ -131,19 +141,21 @@ class GraphSessions:
         """Return the graphs and their weights; components may share a file."""
         return self._files
 
-    def image_features(self, pixel_values: Floats) -> Floats:
-        """Return (images, tokens, hidden) for pixel values (images, 3, height, width)."""
-        size, vision = self._tiles_per_run, self.components["vision"]
-        parts = [
-            vision.arrays({"pixel_values": pixel_values[start : start + size]}, ["image_features"])[
-                0
-            ]
-            for start in range(0, len(pixel_values), size)
-        ]
-        features = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        expected = (len(pixel_values), self.facts.tokens_per_tile, self.facts.hidden_size)
-        self._require_shape("vision", features, expected)
-        return features
+    def run_vision(self, feed: Mapping[str, Array]) -> dict[str, Floats]:
+        """Run `vision` once and return its outputs by name."""
+        vision = self.components["vision"]
+        names = vision.outputs
+        outputs = dict(zip(names, vision.arrays(feed, names), strict=True))
+        features = outputs["image_features"]
+        tokens = self.facts.tokens_per_tile
+        tiles = len(feed["pixel_values"])
+        fixed = features.shape[:-1] if tokens is None else (tiles, tokens)
+        self._require_shape("vision", features, (*fixed, self.facts.hidden_size))
+        return outputs
+
+    def joined(self, parts: Sequence[Floats]) -> Floats:
+        """Return arrays one after the other along their first axis; a single one is not copied."""
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def embed(self, input_ids: Ints) -> Floats:
         """Return (batch, sequence, hidden) for input ids (batch, sequence)."""
@@ -160,7 +172,7 @@ class GraphSessions:
             )
 
     def place(self, embeds: Floats, features: Floats, at: npt.NDArray[np.bool_]) -> Floats:
-        """Put image features (images, tokens, hidden) where `at` (batch, sequence) is True, in order."""
+        """Put image features (…, hidden) where `at` (batch, sequence) is True, in order."""
         embeds[at] = features.reshape(-1, features.shape[-1])
         return embeds
 
@@ -204,25 +216,25 @@ class GraphSessions:
         """Return nothing: ONNX Runtime does not tell what it holds on a GPU."""
         return {}
 
-    def prefill(self, inputs_embeds: Embeds, attention_mask: Ints) -> tuple[Floats, DecoderState]:
+    def prefill(self, inputs_embeds: Embeds, decoder: DecoderInputs) -> tuple[Floats, DecoderState]:
         """Run the prompt.
 
         Args:
             inputs_embeds: (batch, sequence, hidden), left-padded.
-            attention_mask: (batch, sequence) int64.
+            decoder: What the decoder takes besides.
 
         Returns:
             Logits of the last position, (batch, vocab), and the state to go on from.
         """
-        facts = self.facts
-        empty = np.zeros((len(attention_mask), facts.num_kv_heads, 0, facts.head_dim), np.float32)
-        state = DecoderState([self._value(empty)] * len(self._past_names), attention_mask[:, :0])
-        position_ids = token_positions(attention_mask)
+        facts, mask = self.facts, decoder.attention_mask
+        empty = np.zeros((len(mask), facts.num_kv_heads, 0, facts.head_dim), np.float32)
+        past = [self._value(empty)] * len(self._past_names)
+        state = DecoderState(past, mask[:, :0], decoder)
         embeds = (
             self._value(inputs_embeds) if isinstance(inputs_embeds, np.ndarray) else inputs_embeds
         )
-        logits = self._step(embeds, attention_mask, position_ids, state)
-        return logits, state
+        feed = {"inputs_embeds": embeds, "position_ids": decoder.position_ids, **decoder.further}
+        return self._step(feed, mask, state), state
 
     def decode(self, token_ids: Ints, state: DecoderState) -> Floats:
         """Feed one token per row, (batch,), and return the next logits, (batch, vocab)."""
@@ -230,16 +242,20 @@ class GraphSessions:
             {"input_ids": token_ids[:, None]}, {"inputs_embeds": self._device}
         )
         new = np.ones((len(token_ids), 1), dtype=np.int64)
-        position_ids = state.attention_mask.sum(axis=1, keepdims=True)
-        return self._step(embeds, new, position_ids, state)
+        feed = {
+            "inputs_embeds": embeds,
+            "position_ids": state.positions(),
+            **state.prompt.step,
+        }
+        state.steps += 1
+        return self._step(feed, new, state)
 
-    def _step(self, embeds: Any, new_mask: Ints, position_ids: Ints, state: DecoderState) -> Floats:
+    def _step(self, inputs: Mapping[str, Any], new_mask: Ints, state: DecoderState) -> Floats:
         """Run the decoder; the cache goes in and out as ONNX Runtime values, never through numpy."""
         state.attention_mask = np.concatenate([state.attention_mask, new_mask], axis=1)
         feed = {
-            "inputs_embeds": embeds,
+            **inputs,
             "attention_mask": state.attention_mask,
-            "position_ids": position_ids,
             **dict(zip(self._past_names, state.values, strict=True)),
         }
         logits, *state.values = self.components["decoder"].values(feed, self._outputs)

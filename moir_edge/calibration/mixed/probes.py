@@ -13,7 +13,7 @@ from moir_edge.calibration.mixed.divergence import cross_entropy, kl_divergence
 from moir_edge.calibration.mixed.prompts import PromptBatch
 from moir_edge.graphs.sessions import TappedSessions, greedy_tokens
 from moir_edge.metrics.routed import RoutedPrompts
-from moir_edge.runtime.interface import Embeds
+from moir_edge.runtime.interface import DecoderInputs, Embeds, ImageFeatures
 
 __all__ = ["Probe", "TrialOutputs", "probe", "replay"]
 
@@ -27,8 +27,9 @@ class Probe:
 
     Attributes:
         batch: The prompts.
-        features: (images, tokens, hidden), or None without images.
+        features: The image features, or None without images.
         embeds: (batch, sequence, hidden) that enter the decoder.
+        decoder: What the decoder takes besides.
         routed: What the router did, or None.
         tokens: (batch, steps) int64, the answers; padded at the end.
         counted: (batch, steps) bool, False at padding.
@@ -36,8 +37,9 @@ class Probe:
     """
 
     batch: PromptBatch
-    features: Array | None
+    features: ImageFeatures | None
     embeds: Embeds
+    decoder: DecoderInputs
     routed: RoutedPrompts | None
     tokens: npt.NDArray[np.int64]
     counted: npt.NDArray[np.bool_]
@@ -77,15 +79,16 @@ def probe(
     """
     run = sessions.prompt(batch.inputs)
     forced = _Answers(answers, steps, frozenset(sessions.facts.eos_token_ids))
-    last, state = sessions.prefill(run.embeds, batch.inputs.attention_mask)
+    last, state = sessions.prefill(run.embeds, run.decoder)
     logits = []
     while (tokens := forced.next(greedy_tokens(last, "sensitivity, the float model"))) is not None:
         logits.append(last)
         last = sessions.decode(tokens, state)
     return Probe(
         batch=batch,
-        features=run.image_features,
+        features=run.features,
         embeds=run.embeds,
+        decoder=run.decoder,
         routed=run.routed,
         tokens=np.stack(forced.tokens, axis=1),
         counted=np.stack(forced.counted, axis=1),
@@ -101,11 +104,12 @@ def replay(sessions: TappedSessions, known: Probe, changed: Collection[str]) -> 
         known: The batch.
         changed: Names of the changed components.
     """
-    inputs, embeds, routed = known.batch.inputs, known.embeds, None
+    embeds, decoder, routed = known.embeds, known.decoder, None
     if set(changed) != {"decoder"}:
-        run = sessions.prompt(inputs, features=None if "vision" in changed else known.features)
-        embeds, routed = run.embeds, run.routed
-    last, state = sessions.prefill(embeds, inputs.attention_mask)
+        features = None if "vision" in changed else known.features
+        run = sessions.prompt(known.batch.inputs, features=features)
+        embeds, decoder, routed = run.embeds, run.decoder, run.routed
+    last, state = sessions.prefill(embeds, decoder)
     steps = [last]
     for at in range(known.tokens.shape[1] - 1):
         steps.append(sessions.decode(known.tokens[:, at], state))

@@ -98,7 +98,7 @@ class HeldOut:
         """Answer greedily, each row up to its end token."""
         run = GenerationRun(
             sessions=sessions,
-            facts=self._facts,
+            family=sessions.family,
             tokenizer=self._processor.tokenizer,
             inputs=batch.inputs,
             settings=GenerationSettings(),

@@ -82,15 +82,16 @@ class BundleCandidate:
 
     def route(self, rows: Sequence[Row]) -> list[RoutingRow]:
         """Return the routing map of each row."""
-        from moir_edge.runtime.generation import prompt_embeddings, route_prompt
+        from moir_edge.runtime.generation import prepare_prompt, route_prompt
         from moir_edge.runtime.routing import routing_maps
         from moir_edge.runtime.timing import Stopwatch
 
         model, facts = self._model, self._model.manifest.model
         inputs = self._encode(rows)
-        placed, _ = prompt_embeddings(model.sessions, facts, inputs, Stopwatch(), router=False)
-        embeds = model.sessions.to_numpy(placed)
-        routed, arrays = route_prompt(model.sessions, facts, inputs, placed)
+        family = model.processor.family
+        own = prepare_prompt(model.sessions, family, inputs, Stopwatch(), router=False)
+        embeds = model.sessions.to_numpy(own.embeds)
+        routed, arrays = route_prompt(model.sessions, facts, inputs, own.embeds)
         if arrays is None:
             raise DataError("the router saw no image or no text in any of these rows")
         width, added = inputs.input_ids.shape[1], model.sessions.to_numpy(routed) - embeds

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from moir_edge.runtime import EdgeModel
-    from moir_edge.runtime.interface import RouterArrays, Sessions
+    from moir_edge.runtime.interface import DecoderInputs, Embeds, RouterArrays, Sessions
     from moir_edge.runtime.processor import ModelInputs
 
 __all__ = ["ComponentRun", "run_components"]
@@ -23,10 +23,11 @@ class ComponentRun:
     """Outputs of each component for one prompt.
 
     Attributes:
-        image_features: `vision`: (tiles, tokens, hidden); None for a prompt without images.
+        image_features: `vision`: (…, hidden), a row for each image token; None for a prompt without images.
         text_embeds: `embedding`: (1, sequence, hidden).
         placed: The same with the image features in place: what `router` read.
         routed: `router`: (1, sequence, hidden); equal to `placed` where nothing was routed.
+        decoder: What `decoder` took besides embeddings.
         routing: The router's other outputs, None where nothing was routed.
         logits: `decoder`: (1 + steps, vocab), after the prompt and after each of `tokens`.
         tokens: (steps,) int64, what was fed after the prompt: the greedy choice of the run that chose.
@@ -36,6 +37,7 @@ class ComponentRun:
     text_embeds: Floats
     placed: Floats
     routed: Floats
+    decoder: DecoderInputs
     routing: RouterArrays | None
     logits: Floats
     tokens: NDArray[np.int64]
@@ -53,43 +55,44 @@ def run_components(
             of this bundle's own, so that a difference is made by the component itself and not by one before it.
         steps: Decoder steps after the prompt.
     """
+    from moir_edge.runtime.generation import prepare_prompt
+    from moir_edge.runtime.timing import Stopwatch
+
     sessions = model.sessions
-    pixels = inputs.pixel_values
-    features = None if pixels is None else sessions.to_numpy(sessions.image_features(pixels))
     text = sessions.to_numpy(sessions.embed(inputs.input_ids))
+    family = model.processor.family
+    own = prepare_prompt(sessions, family, inputs, Stopwatch(), router=False)
+    placed = sessions.to_numpy(own.embeds) if feed is None else feed.placed
+    decoder = own.decoder if feed is None else feed.decoder
     if feed is None:
-        placed, routed, routing = _own_embeddings(model, inputs)
+        routed, routing = _own_route(model, inputs, own.embeds, placed)
     else:
-        placed = feed.placed
         routed, routing = _route(sessions, feed)
-    logits, tokens = _decode(
-        sessions, routed if feed is None else feed.routed, inputs.attention_mask, feed, steps
-    )
+    embeds = routed if feed is None else feed.routed
+    logits, tokens = _decode(sessions, embeds, decoder, feed, steps)
     return ComponentRun(
-        image_features=features,
+        image_features=None if own.features is None else sessions.to_numpy(own.features.features),
         text_embeds=text,
         placed=placed,
         routed=routed,
+        decoder=decoder,
         routing=routing,
         logits=logits,
         tokens=tokens,
     )
 
 
-def _own_embeddings(
-    model: EdgeModel, inputs: ModelInputs
-) -> tuple[Floats, Floats, RouterArrays | None]:
-    """Return the prompt before and after the router, each (1, sequence, hidden), and what the router did."""
-    from moir_edge.runtime.generation import prompt_embeddings, route_prompt
-    from moir_edge.runtime.timing import Stopwatch
+def _own_route(
+    model: EdgeModel, inputs: ModelInputs, embeds: Embeds, placed: Floats
+) -> tuple[Floats, RouterArrays | None]:
+    """Route the prompt's own embeddings; a bundle without a router leaves them as they are."""
+    from moir_edge.runtime.generation import route_prompt
 
-    sessions, facts = model.sessions, model.manifest.model
-    placed, _ = prompt_embeddings(sessions, facts, inputs, Stopwatch(), router=False)
-    before = sessions.to_numpy(placed)
+    sessions = model.sessions
     if not sessions.has_router:
-        return before, before, None
-    routed, routing = route_prompt(sessions, facts, inputs, placed)
-    return before, sessions.to_numpy(routed), routing
+        return placed, None
+    routed, routing = route_prompt(sessions, model.manifest.model, inputs, embeds)
+    return sessions.to_numpy(routed), routing
 
 
 def _route(sessions: Sessions, feed: ComponentRun) -> tuple[Floats, RouterArrays | None]:
@@ -103,10 +106,14 @@ def _route(sessions: Sessions, feed: ComponentRun) -> tuple[Floats, RouterArrays
 
 
 def _decode(
-    sessions: Sessions, embeds: Floats, mask: Any, feed: ComponentRun | None, steps: int
+    sessions: Sessions,
+    embeds: Floats,
+    decoder: DecoderInputs,
+    feed: ComponentRun | None,
+    steps: int,
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Return the logits of all steps, and the tokens that were fed."""
-    last, state = sessions.prefill(sessions.from_numpy(embeds), mask)
+    last, state = sessions.prefill(sessions.from_numpy(embeds), decoder)
     logits, tokens = [np.array(last[0])], []
     for step in range(steps):
         token = int(last[0].argmax()) if feed is None else int(feed.tokens[step])

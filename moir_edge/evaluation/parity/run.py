@@ -41,6 +41,8 @@ from moir_edge.temporary import TemporaryFolder
 
 __all__ = ["bench"]
 
+_PICTURE_SIDE = 448  # px, for models whose images have no tiles of one size
+
 
 def bench(
     settings: BenchSettings,
@@ -88,7 +90,7 @@ class _Run:
         """Load, measure, compare and check."""
         settings, first = self._settings, next(iter(self._bundles.values()))
         with TemporaryFolder() as folder, ExitStack() as stack:
-            prompts = prompts_of(settings, folder, first.manifest.model.image_size)
+            prompts = prompts_of(settings, folder, first.manifest.model.image_size or _PICTURE_SIDE)
             facts = prompts.facts(first)
             opened = open_candidates(stack, self._specs, prompts.rows, self._progress)
             reference = None

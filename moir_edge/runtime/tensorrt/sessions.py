@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,15 @@ import numpy.typing as npt
 
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import UnsupportedError
-from moir_edge.runtime.interface import ROUTER_FIGURES, Floats, Ints, RouterArrays
-from moir_edge.runtime.positions import token_positions
+from moir_edge.runtime.interface import (
+    ROUTER_FIGURES,
+    Array,
+    DecoderInputs,
+    Floats,
+    Ints,
+    RouterArrays,
+)
+from moir_edge.runtime.tensorrt.axes import DecoderAxes
 from moir_edge.runtime.tensorrt.cache import KeyValues, cache_layout
 from moir_edge.runtime.tensorrt.cuda import Cuda
 from moir_edge.runtime.tensorrt.engine import Context, Engine, Scratch
@@ -34,7 +42,7 @@ _PREFILL_PROFILE = 0
 class EngineSessions:
     """Runs the four components of a bundle by TensorRT; see `moir_edge.runtime.interface.Sessions`.
 
-    A batch of more rows than the engines take at once goes through them in groups. Each of `image_features`, `embed`,
+    A batch of more rows than the engines take at once goes through them in groups. Each of `joined`, `embed`,
     `place`, `route` and `prefill` waits for the device before it returns, so that the times taken around them are theirs.
 
     Args:
@@ -90,13 +98,13 @@ class EngineSessions:
         graphs = {path for n in stripped for path in (components[n].graph, *components[n].data)}
         return (*(entry.path for entry in self._entries.values()), *sorted(graphs))
 
-    def image_features(self, pixel_values: Floats) -> DeviceArray:
-        """Return (images, tokens, hidden) for pixel values (images, 3, height, width)."""
-        parts = [
-            self._vision.run({"pixel_values": self._memory.upload(pixel_values[rows])})
-            for rows in _groups(len(pixel_values), self._tiles)
-        ]
-        return self._memory.joined([part["image_features"] for part in parts])
+    def run_vision(self, feed: Mapping[str, Array]) -> dict[str, DeviceArray]:
+        """Run `vision` once and return its outputs by name."""
+        return self._vision.run({name: self._memory.upload(array) for name, array in feed.items()})
+
+    def joined(self, parts: Sequence[DeviceArray]) -> DeviceArray:
+        """Return arrays one after the other along their first axis."""
+        return self._memory.joined(parts)
 
     def embed(self, input_ids: Ints) -> DeviceArray:
         """Return (batch, sequence, hidden) for input ids (batch, sequence)."""
@@ -109,7 +117,7 @@ class EngineSessions:
     def place(
         self, embeds: DeviceArray, features: DeviceArray, at: npt.NDArray[np.bool_]
     ) -> DeviceArray:
-        """Put image features where `at` (batch, sequence) is True, in order: one copy per run of image tokens."""
+        """Put image features (…, hidden) where `at` (batch, sequence) is True, in order: one copy per run of image tokens."""
         width = embeds.shape[-1] * embeds.dtype.itemsize
         done = 0
         for first, count in _runs(at.reshape(-1)):
@@ -147,12 +155,14 @@ class EngineSessions:
         return self._memory.joined(routed), RouterArrays.of(places, whole)
 
     def prefill(
-        self, inputs_embeds: DeviceArray, attention_mask: Ints
+        self, inputs_embeds: DeviceArray, decoder: DecoderInputs
     ) -> tuple[Floats, EngineState]:
         """Run the prompt, in pieces where it is longer than the engine takes at once."""
         done = [
-            self._prefill_group(self._memory.rows(inputs_embeds, rows), attention_mask[rows])
-            for rows in _groups(len(attention_mask), self._rows)
+            self._prefill_group(
+                self._memory.rows(inputs_embeds, rows), self._axes.rows(decoder, rows)
+            )
+            for rows in _groups(len(decoder.attention_mask), self._rows)
         ]
         return np.concatenate([logits for logits, _ in done]), EngineState([one for _, one in done])
 
@@ -203,29 +213,34 @@ class EngineSessions:
             for name, tensor in first_inputs.items()
             if name in engines
         )
-        self._tiles = engines["vision"].largest("pixel_values")[0]
+        self.tiles_per_run: int = engines["vision"].largest("pixel_values")[0]
         self._piece = self._decoder.largest("inputs_embeds", _PREFILL_PROFILE)[1]
         longest = self._decoder.largest("past_key_values.0.key", DECODE_PROFILE)[2]
         # No method of this object goes in here: a circle of references would hold the device's memory.
-        make = partial(_window, self._decoder, self._token_embedding, self._bundle.manifest.model)
+        manifest = self._bundle.manifest
+        self._axes = DecoderAxes(manifest.components["decoder"].inputs)
+        make = partial(_window, self._decoder, self._token_embedding, self._axes, manifest.model)
         self._shelf = WindowShelf(make, longest)
 
-    def _prefill_group(self, embeds: DeviceArray, mask: Ints) -> tuple[Floats, GroupState]:
+    def _prefill_group(
+        self, embeds: DeviceArray, decoder: DecoderInputs
+    ) -> tuple[Floats, GroupState]:
         batch, length, _ = embeds.shape
-        positions = token_positions(mask)
+        mask = decoder.attention_mask
         cache = KeyValues(self._memory, cache_layout(self._bundle.manifest.model, batch))
         for start in range(0, length, self._piece):
             stop = min(start + self._piece, length)
+            pieces = self._axes.span(decoder, slice(start, stop))
             feeds = {
                 "inputs_embeds": self._memory.span(embeds, start, stop),
                 "attention_mask": self._memory.upload(mask[:, :stop]),
-                "position_ids": self._memory.upload(positions[:, start:stop]),
+                **{name: self._memory.upload(piece) for name, piece in pieces.items()},
                 **cache.named("past_key_values"),
             }
             cache = KeyValues(self._memory, cache.layout.of(stop))
             logits = self._prefill.run(feeds, cache.named("present"))["logits"]
         (last,) = self._memory.download(logits)
-        return last[:, -1], GroupState(self._shelf, cache, mask)
+        return last[:, -1], GroupState(self._shelf, cache, decoder)
 
 
 def _groups(count: int, most: int) -> list[slice]:
@@ -242,11 +257,21 @@ def _runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def _window(
-    decoder: Engine, embedding: Context, facts: ModelFacts, batch: int, slots: int
+    decoder: Engine,
+    embedding: Context,
+    axes: DecoderAxes,
+    facts: ModelFacts,
+    batch: int,
+    slots: int,
 ) -> DecodeWindow:
     layout = cache_layout(facts, batch).of(slots)
     return DecodeWindow(
-        decoder, embedding, layout, hidden=facts.hidden_size, vocabulary=facts.vocab_size
+        decoder,
+        embedding,
+        layout,
+        axes.of_step(batch),
+        hidden=facts.hidden_size,
+        vocabulary=facts.vocab_size,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moir_edge.errors import DataError
-from moir_edge.runtime.interface import Floats, Ints
+from moir_edge.runtime.interface import DecoderInputs, Floats, Ints
 from moir_edge.runtime.tensorrt.cache import KeyValues
 from moir_edge.runtime.tensorrt.window import DecodeWindow, WindowShelf
 
@@ -39,16 +39,16 @@ class GroupState:
     Args:
         shelf: Where the window comes from and goes back to.
         cache: The prompt's cache.
-        mask: (batch, tokens) int64, the prompt's.
+        prompt: What the decoder took of the prompt.
     """
 
-    def __init__(self, shelf: WindowShelf, cache: KeyValues, mask: Ints) -> None:
-        self.rows = len(mask)
+    def __init__(self, shelf: WindowShelf, cache: KeyValues, prompt: DecoderInputs) -> None:
+        self.rows, self._tokens = prompt.attention_mask.shape
         self._shelf = shelf
-        self._prompt: tuple[KeyValues, Ints] | None = (cache, mask)
+        self._cache: KeyValues | None = cache
+        self._prompt = prompt
         self._window: DecodeWindow | None = None
-        self._tokens = mask.shape[1]
-        self._positions = mask.sum(axis=1)
+        self._positions = prompt.next_positions
 
     def __del__(self) -> None:
         if self._window is not None:
@@ -69,9 +69,10 @@ class GroupState:
         if self._tokens >= self._shelf.most:
             raise DataError(f"the engine's cache is full after {self._tokens} tokens")
         larger = self._shelf.take(self.rows, self._tokens)
-        if self._prompt is not None:
-            larger.fill(*self._prompt)
-            self._prompt = None
+        larger.set_step(self._prompt.step)
+        if self._cache is not None:
+            larger.fill(self._cache, self._prompt.attention_mask)
+            self._cache = None
         if window is not None:
             window.hand_over(larger)
             self._shelf.put(window)

@@ -9,12 +9,13 @@ which order they lie, and a masked slot weighs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from moir_edge.errors import EnvironmentProblem
-from moir_edge.runtime.interface import Floats, Ints
+from moir_edge.runtime.interface import Array, Floats, Ints
 from moir_edge.runtime.tensorrt.cache import CacheLayout, KeyValues, copy_tokens
 from moir_edge.runtime.tensorrt.cuda import Recording
 from moir_edge.runtime.tensorrt.engine import Context, Engine, Scratch
@@ -36,6 +37,7 @@ class DecodeWindow:
         decoder: The decoder's engine.
         embedding: Runs the embedding's engine.
         layout: The cache; its tokens are the slots.
+        step: Arrays for one token of each row by input name, position ids among them.
         hidden: Width of an embedding.
         vocabulary: Width of the logits.
     """
@@ -45,6 +47,7 @@ class DecodeWindow:
         decoder: Engine,
         embedding: Context,
         layout: CacheLayout,
+        step: Mapping[str, Array],
         *,
         hidden: int,
         vocabulary: int,
@@ -58,7 +61,10 @@ class DecodeWindow:
         self._past = KeyValues(memory, layout)
         self._present = KeyValues(memory, layout.of(self.slots + 1))
         self._ids = _Mirror(memory, (batch, 1), np.int64)
-        self._positions = _Mirror(memory, (batch, 1), np.int64)
+        self._step = {
+            name: _Mirror(memory, array.shape, array.dtype) for name, array in step.items()
+        }
+        self._positions = self._step["position_ids"]
         self._mask = _Mirror(memory, (batch, self.slots + 1), np.int64)
         self._logits = _Mirror(memory, (batch, 1, vocabulary), np.float32)
         self._embeds = memory.empty((batch, 1, hidden))
@@ -67,6 +73,12 @@ class DecodeWindow:
         self._recording: Recording | None = None
         self._runs = 0
         self.unrecorded = ""  # why the step cannot be replayed; empty while it is, or may yet be
+
+    def set_step(self, inputs: Mapping[str, Array]) -> None:
+        """Take what every generated token is fed besides, by input name."""
+        for name, array in inputs.items():
+            self._step[name].host[:] = array
+            self._step[name].upload()
 
     def fill(self, source: KeyValues, mask: Ints) -> None:
         """Take a cache over.
@@ -97,7 +109,7 @@ class DecodeWindow:
             The next logits, (batch, vocab).
         """
         self._ids.host[:, 0] = token_ids
-        self._positions.host[:, 0] = positions
+        self._positions.host[..., 0] = positions
         for mirror in (self._ids, self._positions, self._mask):
             mirror.upload()
         self._embedding.run({"input_ids": self._ids.device}, {"inputs_embeds": self._embeds})
@@ -132,7 +144,7 @@ class DecodeWindow:
         return {
             "inputs_embeds": self._embeds,
             "attention_mask": self._mask.device,
-            "position_ids": self._positions.device,
+            **{name: mirror.device for name, mirror in self._step.items()},
             **self._past.named("past_key_values"),
         }
 
@@ -143,7 +155,7 @@ class DecodeWindow:
 class _Mirror:
     """An array on the device with a page-locked twin on the host."""
 
-    def __init__(self, memory: DeviceMemory, shape: tuple[int, ...], dtype: type) -> None:
+    def __init__(self, memory: DeviceMemory, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self.device = memory.empty(shape, dtype)
         self._cuda = memory.cuda
         self._block = memory.pinned.take(self.device.nbytes)

@@ -97,7 +97,7 @@ def _forced(models: Any, facts: Any, batch: PromptBatch, tokens: np.ndarray, fol
     exact = {"session.disable_quant_qdq": "1"}
     sessions = TappedSessions(folder, dict.fromkeys(models, "fp32"), facts, session_entries=exact)
     run = sessions.prompt(batch.inputs)
-    last, state = sessions.prefill(run.embeds, batch.inputs.attention_mask)
+    last, state = sessions.prefill(run.embeds, run.decoder)
     logits = [last, *(sessions.decode(tokens[:, at], state) for at in range(tokens.shape[1] - 1))]
     return np.stack(logits, axis=1).astype(np.float64), run.routed
 

@@ -19,7 +19,7 @@ from moir_edge.models import architecture_names
 from moir_edge.precisions import FP32, INT4, INT8, INT8_WEIGHT_ONLY, PRECISIONS
 from moir_edge.router import RouterConfig, retrofit
 from moir_edge.runtime import EdgeModel
-from moir_edge.runtime.generation import prompt_embeddings
+from moir_edge.runtime.generation import prepare_prompt
 from moir_edge.runtime.timing import Stopwatch
 from tests.unit.families.conftest import picture
 from tests.unit.families.tiny import BUILDERS, save_tiny
@@ -145,7 +145,5 @@ def test_a_smaller_precision_runs(
 
 def _logits(edge: EdgeModel, row: Row) -> Any:
     inputs = edge.encode(*row)
-    embeds, _ = prompt_embeddings(
-        edge.sessions, edge.manifest.model, inputs, Stopwatch(), router=True
-    )
-    return edge.sessions.prefill(embeds, inputs.attention_mask)[0][0]
+    prompt = prepare_prompt(edge.sessions, edge.processor.family, inputs, Stopwatch(), router=True)
+    return edge.sessions.prefill(prompt.embeds, prompt.decoder)[0][0]

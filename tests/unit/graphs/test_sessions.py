@@ -18,8 +18,10 @@ from moir_edge.graphs.sessions import TappedSessions
 from moir_edge.graphs.writing import write_graphs
 from moir_edge.router.positions import prompt_positions
 from moir_edge.runtime.chat import user_message
+from moir_edge.runtime.families import family_of
 from moir_edge.runtime.generation import GenerationRun
 from moir_edge.runtime.generation_config import GenerationRules
+from moir_edge.runtime.interface import ImageFeatures
 from moir_edge.runtime.processor import Processor
 from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.runtime.timing import Stopwatch
@@ -119,7 +121,7 @@ def expected(folder: Path, routed: Any, inputs: Any) -> dict[str, Any]:
 
 def _logits(sessions: TappedSessions, inputs: Any, tokens: list[np.ndarray]) -> list[np.ndarray]:
     run = sessions.prompt(inputs)
-    logits, state = sessions.prefill(run.embeds, inputs.attention_mask)
+    logits, state = sessions.prefill(run.embeds, run.decoder)
     return [logits, *(sessions.decode(one, state) for one in tokens[:STEPS])]
 
 
@@ -128,7 +130,7 @@ def test_prompt_and_steps_are_those_of_the_graphs_called_by_hand(
 ) -> None:
     sessions = _open(folder, routed)
     run = sessions.prompt(inputs)
-    np.testing.assert_allclose(run.image_features, expected["features"], atol=SAME)
+    np.testing.assert_allclose(run.features.features, expected["features"], atol=SAME)
     np.testing.assert_allclose(run.text_embeds, expected["text"], atol=SAME)
     assert run.routed is not None
     np.testing.assert_allclose(run.routed.embeds, expected["router"]["routed_embeds"], atol=SAME)
@@ -147,7 +149,7 @@ def test_the_runtimes_generation_runs_on_them(
 ) -> None:
     run = GenerationRun(
         sessions=_open(folder, routed),
-        facts=routed.facts,
+        family=family_of(routed.facts),
         tokenizer=processor.tokenizer,
         inputs=inputs,
         settings=GenerationSettings(),
@@ -164,8 +166,9 @@ def test_the_runtimes_generation_runs_on_them(
 def test_known_image_features_take_the_place_of_vision(
     folder: Path, routed: Any, inputs: Any, expected: dict[str, Any]
 ) -> None:
-    doubled = _open(folder, routed).prompt(inputs, features=2 * expected["features"])
-    np.testing.assert_array_equal(doubled.image_features, 2 * expected["features"])
+    known = ImageFeatures(features=2 * expected["features"])
+    doubled = _open(folder, routed).prompt(inputs, features=known)
+    np.testing.assert_array_equal(doubled.features.features, 2 * expected["features"])
     assert doubled.routed is not None
     assert np.abs(doubled.routed.embeds - expected["router"]["routed_embeds"]).max() > 0.01
 

@@ -44,4 +44,4 @@ def test_an_output_of_another_shape_is_named(tiny_bundle: Path) -> None:
     with pytest.raises(
         BundleError, match=r"vision\.onnx gave an array of shape \(2, 4, 8\), expected \(2, 5, 7\)"
     ):
-        sessions.image_features(np.zeros((2, 3, 12, 12), np.float32))
+        sessions.run_vision({"pixel_values": np.zeros((2, 3, 12, 12), np.float32)})

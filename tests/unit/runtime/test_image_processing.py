@@ -104,14 +104,14 @@ def test_pixels_equal_transformers_bit_for_bit(
         if splits:
             pixels = pixels[0]
             assert (expected["rows"][0][0], expected["cols"][0][0]) == (
-                processed.rows,
-                processed.columns,
+                processed.shape.rows,
+                processed.shape.columns,
             )
             # Every tile is a full square, which is why the vision graph takes no pixel mask.
             assert np.all(expected["pixel_attention_mask"] == 1)
         np.testing.assert_array_equal(processed.pixel_values, pixels)
         assert processed.pixel_values.dtype == np.float32
-        assert len(processed.views) == len(pixels)
+        assert len(processed.shape.views) == len(pixels)
 
 
 def test_defaults_are_those_of_the_family(picture: Callable[..., Image.Image]) -> None:
@@ -141,12 +141,12 @@ def test_tiles_lie_where_their_boxes_say() -> None:
     processed = image_processor_from(config)(image)
     white = [
         view
-        for view, tile in zip(processed.views, processed.pixel_values, strict=True)
+        for view, tile in zip(processed.shape.views, processed.pixel_values, strict=True)
         if tile.min() == 1
     ]
     assert [(view.row, view.column) for view in white] == [(1, 2)]
     assert white[0].box == pytest.approx((2 / 3, 1 / 2, 1, 1))
-    assert processed.views[-1].kind == "global"
+    assert processed.shape.views[-1].kind == "global"
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,13 @@ def test_centre_crop_says_which_part_it_shows(
 ) -> None:
     config = {"image_processor_type": "CLIPImageProcessor", "size": 24, "crop_size": 24}
     processed = image_processor_from(config)(Image.new("RGB", size))
-    assert processed.views[0].box == pytest.approx(box)
+    assert processed.shape.views[0].box == pytest.approx(box)
 
 
 def test_padding_to_a_square_reaches_outside_the_image() -> None:
     config = {"image_processor_type": "LlavaImageProcessor", "do_pad": True}
     processed = image_processor_from(config)(Image.new("RGB", (100, 50)))
-    assert processed.views[0].box == pytest.approx((0, -0.5, 1, 1.5))
+    assert processed.shape.views[0].box == pytest.approx((0, -0.5, 1, 1.5))
 
 
 def test_unknown_processor_lists_the_known_ones() -> None:
@@ -197,7 +197,7 @@ def test_more_tiles_than_the_context_has_room_for_are_refused_before_they_are_cu
         "max_image_size": {"longest_edge": 16},
     }
     image = Image.new("RGB", (64, 64))
-    assert len(image_processor_from(config, max_tiles=17)(image).views) == 17
+    assert len(image_processor_from(config, max_tiles=17)(image).shape.views) == 17
     with pytest.raises(DataError, match="becomes 17 tiles, the model's context has room for 16;"):
         image_processor_from(config, max_tiles=16)(image)
 

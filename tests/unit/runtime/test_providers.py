@@ -12,6 +12,7 @@ import pytest
 import moir_edge
 from moir_edge.bundle import open_bundle
 from moir_edge.errors import EnvironmentProblem, UnsupportedError
+from moir_edge.runtime.interface import DecoderInputs
 from moir_edge.runtime.providers import open_graph, tensorrt_options
 
 OFFERED = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
@@ -194,6 +195,8 @@ def test_routed_embeddings_are_handed_on_where_they_lie(tiny_bundle: Path) -> No
     np.testing.assert_array_equal(sessions.to_numpy(routed), embeds + np.float32(0.5))
     assert sessions.to_numpy(embeds) is embeds
     np.testing.assert_allclose(arrays.scores, [[0, 0.01, 0.02]])
-    by_value, _ = sessions.prefill(routed, np.ones((1, 3), np.int64))
-    by_array, _ = sessions.prefill(sessions.to_numpy(routed), np.ones((1, 3), np.int64))
+    by_value, _ = sessions.prefill(routed, DecoderInputs.of_mask(np.ones((1, 3), np.int64)))
+    by_array, _ = sessions.prefill(
+        sessions.to_numpy(routed), DecoderInputs.of_mask(np.ones((1, 3), np.int64))
+    )
     np.testing.assert_array_equal(by_value, by_array)

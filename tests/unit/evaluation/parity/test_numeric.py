@@ -12,7 +12,7 @@ from moir_edge.errors import NotFiniteError, ShapeError
 from moir_edge.evaluation.candidates import ComponentRun
 from moir_edge.evaluation.parity.numeric import ComponentFigures
 from moir_edge.evaluation.parity.schema import ComponentParity
-from moir_edge.runtime.interface import RouterArrays
+from moir_edge.runtime.interface import DecoderInputs, RouterArrays
 
 PRECISIONS = {"vision": "fp16", "embedding": "fp32", "router": "fp32", "decoder": "int4"}
 
@@ -37,6 +37,7 @@ def _run(seed: int = 0, *, images: bool = True) -> ComponentRun:
         text_embeds=array(1, 5, 8),
         placed=array(1, 5, 8),
         routed=array(1, 5, 8),
+        decoder=DecoderInputs.of_mask(np.ones((1, 5), np.int64)),
         routing=routing if images else None,
         logits=array(3, 16),
         tokens=np.array([1, 2]),

@@ -17,6 +17,7 @@ from PIL import Image
 import moir_edge
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.runtime import EdgeModel
+from moir_edge.runtime.interface import DecoderInputs
 from moir_edge.runtime.tensorrt import window
 from moir_edge.runtime.tensorrt.sessions import EngineSessions
 
@@ -293,7 +294,7 @@ def test_a_full_cache_is_refused(
     sessions = _load(make_bundle(tmp_path / "short", context_length=6), tmp_path).sessions
     embeds = sessions.embed(np.array([[5, 6, 7, 8]]))
     assert sessions.to_numpy(embeds).shape == (1, 4, 8)
-    _, state = sessions.prefill(embeds, np.ones((1, 4), np.int64))
+    _, state = sessions.prefill(embeds, DecoderInputs.of_mask(np.ones((1, 4), np.int64)))
     sessions.decode(
         np.array([5]), state
     )  # the cache takes context - 1 tokens, the sixth would be the last
