@@ -43,10 +43,12 @@ def test_pixels_equal_transformers_bit_for_bit(
         expected = theirs(picture(height, width), return_tensors="np")
         processed = ours(picture(height, width))
         np.testing.assert_array_equal(processed.pixel_values, expected["pixel_values"])
-        assert [[1, processed.rows, processed.columns]] == expected["image_grid_thw"].tolist()
+        assert [[1, processed.shape.rows, processed.shape.columns]] == expected[
+            "image_grid_thw"
+        ].tolist()
         merge = theirs.merge_size
-        assert [view.grid for view in processed.views] == [
-            (processed.rows // merge, processed.columns // merge)
+        assert [view.grid for view in processed.shape.views] == [
+            (processed.shape.rows // merge, processed.shape.columns // merge)
         ]
 
 
@@ -77,7 +79,7 @@ def test_a_picture_that_is_not_resized_is_made_of_whole_blocks(
     picture: Callable[..., Image.Image],
 ) -> None:
     processor = image_processor_from({**PATCHES, "do_resize": False})
-    assert processor(picture(56, 84)).views[0].grid == (2, 3)
+    assert processor(picture(56, 84)).shape.views[0].grid == (2, 3)
     with pytest.raises(DataError) as caught:
         processor(picture(56, 85))
     assert str(caught.value) == (
