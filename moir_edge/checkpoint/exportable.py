@@ -9,6 +9,7 @@ from moir_edge.bundle import ModelFacts
 from moir_edge.checked import a_tokenizer, checked
 from moir_edge.checkpoint.processor import chat_template, image_record, load_processor
 from moir_edge.errors import DataError, MoirEdgeError, UnsupportedError
+from moir_edge.limits import IMAGE_EDGE
 from moir_edge.models import get_architecture
 from moir_edge.models.layers import check_layers
 from moir_edge.runtime.chat import ChatTemplate
@@ -36,7 +37,29 @@ def check_config(name: str, config: Any) -> None:
             f"{name}: the vision tower {tower!r} of a {config.model_type} is not supported by export "
             f"(supported: {', '.join(architecture.towers)}); retrofit and tune accept it"
         )
+    _check_tower_sizes(name, config.vision_config)
     check_layers(name, architecture.text_config(config))
+
+
+def _check_tower_sizes(name: str, vision: Any) -> None:
+    """Refuse a tower whose patches are no number of pixels, or larger than its image."""
+    # A tower over patches of any number has no image_size, one of another library neither.
+    patch, image = (
+        _side(getattr(vision, "patch_size", 1)),
+        _side(getattr(vision, "image_size", IMAGE_EDGE)),
+    )
+    if patch is None or image is None or patch > image:
+        raise DataError(
+            f"{name}: its vision tower has patches of {getattr(vision, 'patch_size', None)} pixels in images of "
+            f"{getattr(vision, 'image_size', None)}; correct patch_size and image_size of vision_config in config.json, or "
+            "take the config.json of its base model"
+        )
+
+
+def _side(size: Any) -> int | None:
+    """Return the side that a config gives as one number or as (height, width), or None where it gives no number."""
+    found = size[0] if isinstance(size, list | tuple) and size else size
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def check_processor(folder: Path, config: Any) -> None:

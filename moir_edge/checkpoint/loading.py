@@ -17,6 +17,7 @@ from moir_edge.checked import checked
 from moir_edge.checkpoint.exportable import check_config, check_processor
 from moir_edge.checkpoint.padding import end_ids, padding_id, padding_note
 from moir_edge.checkpoint.processor import load_processor, load_tokenizer
+from moir_edge.checkpoint.unregistered import check_registered
 from moir_edge.models import Architecture, get_architecture
 from moir_edge.router import hooks_removed, load_retrofitted
 from moir_edge.runtime.prompt_bound import PromptBound
@@ -24,7 +25,6 @@ from moir_edge.weights.classes import (
     check_known,
     generative_class,
     load_config,
-    refuse_own_model,
 )
 from moir_edge.weights.files import check_record, check_weights
 from moir_edge.weights.source import resolve_checkpoint, weights_sha256
@@ -133,12 +133,11 @@ def load_checkpoint(checkpoint: str | Path, *, exported: bool = True) -> Checkpo
     name = folder.resolve().name if Path(checkpoint).is_dir() else str(checkpoint)
     # What costs nothing comes first, so that nothing is refused after the weights have been read.
     record = check_record(folder)
-    refuse_own_model(folder, record)
-    if exported:
-        get_architecture(record["model_type"])
     check_known(folder, record)
     config = load_config(folder)
     cls = generative_class(config, folder)
+    if exported:
+        check_registered(folder, config)
     check_weights(folder)
     tokenizer = load_tokenizer(folder)
     if exported:

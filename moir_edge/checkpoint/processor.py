@@ -18,12 +18,19 @@ from moir_edge.json_files import read_json
 from moir_edge.weights import refuse_own_class
 from moir_edge.weights.libraries import naming_files
 
-__all__ = ["chat_template", "image_record", "load_processor", "load_tokenizer"]
+__all__ = [
+    "chat_template",
+    "image_record",
+    "load_processor",
+    "load_tokenizer",
+    "processor_note",
+]
 
 _PROCESSOR, _IMAGES = "processor_config.json", "preprocessor_config.json"
 _CALL_SETTINGS = ("crop_to_patches",)
 _VIDEO = "video_preprocessor_config.json"
 _TOKENIZER = "tokenizer_config.json"
+_VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -35,6 +42,11 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    if not any(path.is_file() for name in _VOCABULARIES for path in folder.glob(name)):
+        raise DataError(
+            f"{folder} has no vocabulary of a tokenizer (tokenizer.json is missing); "
+            "copy it from the base model, or save the tokenizer next to the weights"
+        )
     path = folder / _TOKENIZER
     if path.is_file():
         refuse_own_class(path, read_json(path), "tokenizer_class")
@@ -58,21 +70,33 @@ def load_processor(folder: Path, config: Any) -> Any:
         DataError: Its files are missing or damaged.
         UnsupportedError: A class of it comes with the checkpoint.
     """
-    if not any((folder / name).is_file() for name in (_PROCESSOR, _IMAGES)):
-        raise DataError(
-            f"{folder} has neither {_PROCESSOR} nor {_IMAGES}; "
-            "save its processor next to the weights"
-        )
+    if lack := _lack(folder):
+        raise DataError(lack)
     _refuse_own_classes(folder)
     cls = _processor_class(folder, config)
     with naming_files(f"{folder}: its processor cannot be loaded"):
         record, _ = cls.get_processor_dict(folder)
         parts = [_part(name, folder, record) for name in cls.get_attributes()]
         processor = _built(cls, parts, record)
-    _complete(processor, record, config)
+    _complete(folder, processor, record, config)
     if processor.chat_template is None:
         processor.chat_template = processor.tokenizer.chat_template
     return processor
+
+
+@checked(folder=given_path)
+def processor_note(folder: Path) -> str | None:
+    """Say that a checkpoint has no processor, which `retrofit` can do without and every other command needs, or return None."""
+    lack = _lack(folder)
+    return None if lack is None else f"{lack}: tune, export, compare and diagnose need it"
+
+
+def _lack(folder: Path) -> str | None:
+    if any((folder / name).is_file() for name in (_PROCESSOR, _IMAGES)):
+        return None
+    return (
+        f"{folder} has neither {_PROCESSOR} nor {_IMAGES}; save its processor next to the weights"
+    )
 
 
 def chat_template(processor: Any) -> str | None:
@@ -204,15 +228,25 @@ def _without_number_words(cls: Any) -> Iterator[None]:
         setattr(module, "num2words", None)  # noqa: B010
 
 
-def _complete(processor: Any, record: dict[str, Any], config: Any) -> None:
+def _complete(folder: Path, processor: Any, record: dict[str, Any], config: Any) -> None:
     """Take from the model's config what LLaVA's processors left out before transformers 4.47."""
-    if not hasattr(processor, "num_additional_image_tokens"):
-        return
-    vision = config.vision_config
-    if processor.patch_size is None:
-        processor.patch_size = vision.patch_size
-    if processor.vision_feature_select_strategy is None:
-        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-    if record.get("num_additional_image_tokens") is None:
+    vision = getattr(config, "vision_config", None)
+    if getattr(processor, "patch_size", 0) is None:
+        processor.patch_size = getattr(vision, "patch_size", None)
+        if processor.patch_size is None:
+            raise DataError(
+                f"{folder}: its processor has no patch_size, and config.json has none for the vision tower either; "
+                f"write it into {_PROCESSOR}"
+            )
+    if getattr(processor, "vision_feature_select_strategy", "") is None:
+        # ViP-LLaVA's config has none: the model never keeps the class token.
+        chosen = getattr(config, "vision_feature_select_strategy", None)
+        processor.vision_feature_select_strategy = chosen or "default"
+    if (
+        hasattr(processor, "num_additional_image_tokens")
+        and record.get("num_additional_image_tokens") is None
+    ):
         # The class token of the tower; CLIP has one, SigLIP has none.
-        processor.num_additional_image_tokens = int(vision.model_type.startswith("clip"))
+        processor.num_additional_image_tokens = int(
+            config.vision_config.model_type.startswith("clip")
+        )

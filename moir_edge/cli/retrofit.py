@@ -104,12 +104,14 @@ def retrofit(
         f"{summary['output']}: {summary['architecture']} with a {kind} router of "
         f"{summary['router_parameters']:,} parameters ({summary['parameters']:,} in all)"
     )
+    for note in summary["notes"]:
+        say(f"  note: {note}")
 
 
 def _retrofit(
     checkpoint: str, config: RouterConfig, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    from moir_edge.checkpoint import load_checkpoint, write_checkpoint
+    from moir_edge.checkpoint import load_checkpoint, processor_note, write_checkpoint
     from moir_edge.progress import single_step
     from moir_edge.router import retrofit as attach
 
@@ -123,4 +125,5 @@ def _retrofit(
         "parameters": sum(weight.numel() for weight in loaded.model.parameters()),
         "router_parameters": sum(weight.numel() for weight in router.parameters()),
         "router": config.to_record(),
+        "notes": [note] if (note := processor_note(loaded.folder)) else [],
     }

@@ -7,11 +7,11 @@ from typing import Any
 
 from moir_edge.errors import UnsupportedError
 
-__all__ = ["FULL", "SLIDING", "check_layers", "layer_kinds", "rotary_types"]
+__all__ = ["FULL", "ROTARY", "SLIDING", "check_layers", "layer_kinds", "rotary_types"]
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Rotary embeddings whose angles follow from the position alone; "dynamic" and "longrope" take the longest position so far.
-_ROTARY = ("default", "linear", "llama3", "yarn")
+ROTARY = ("default", "linear", "llama3", "yarn")
 
 
 def layer_kinds(config: Any) -> tuple[str, ...]:
@@ -77,8 +77,8 @@ def check_layers(name: str, config: Any) -> None:
     except UnsupportedError as error:
         raise UnsupportedError(f"{name}: {error}; retrofit and tune accept it") from None
     for rotary in rotary_types(config):
-        if rotary not in _ROTARY:
+        if rotary not in ROTARY:
             raise UnsupportedError(
                 f"{name}: the rotary embedding {rotary!r} (rope_parameters in config.json) is not supported by "
-                f"export (supported: {', '.join(_ROTARY)}); retrofit and tune accept it"
+                f"export (supported: {', '.join(ROTARY)}); retrofit and tune accept it"
             )

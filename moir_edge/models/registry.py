@@ -37,8 +37,6 @@ def get_architecture(model_type: str) -> Architecture:
     found = _ARCHITECTURES.get(model_type)
     if found is None:
         raise UnsupportedError(
-            f"model_type {model_type!r} is not a vision-language model that moir-edge can export; "
-            f"{closest(model_type, _ARCHITECTURES)}; retrofit, tune and diagnose need no more than transformers, "
-            "export needs a file in moir_edge/models (docs/architecture.md)"
+            f"export does not know model type {model_type!r}: {closest(model_type, _ARCHITECTURES)}"
         )
     return found

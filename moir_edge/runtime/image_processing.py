@@ -28,7 +28,7 @@ from moir_edge.runtime.image_geometry import (
 from moir_edge.runtime.image_processor import ImageProcessor, ImageShape, ProcessedImage, View
 from moir_edge.runtime.patch_processor import PatchImageProcessor
 
-__all__ = ["image_processor_from"]
+__all__ = ["image_processor_from", "knows_image_processor"]
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -62,14 +62,20 @@ def image_processor_from(
         UnsupportedError: The `image_processor_type` is not one of the known families.
     """
     stated = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
-    name = (
-        stated.removesuffix("Fast")
-        .removesuffix("Pil")
-        .replace("FeatureExtractor", "ImageProcessor")
-    )
-    if name not in _FAMILIES:
-        raise UnsupportedError(f"unknown image processor {stated!r}; {closest(name, _FAMILIES)}")
-    return _FAMILIES[name](config, max_pixels=max_pixels, max_tiles=max_tiles)
+    if not knows_image_processor(stated):
+        hint = closest(_plain(stated), _FAMILIES)
+        raise UnsupportedError(f"unknown image processor {stated!r}; {hint}")
+    return _FAMILIES[_plain(stated)](config, max_pixels=max_pixels, max_tiles=max_tiles)
+
+
+def knows_image_processor(stated: str) -> bool:
+    """Say whether an `image_processor_type`, with or without the name of a backend at its end, is that of a known family."""
+    return _plain(stated) in _FAMILIES
+
+
+def _plain(stated: str) -> str:
+    plain = stated.removesuffix("Fast").removesuffix("Pil")
+    return plain.replace("FeatureExtractor", "ImageProcessor")
 
 
 _family("Qwen2VLImageProcessor")(PatchImageProcessor)

@@ -28,7 +28,10 @@ def check_known(name: str | Path, config: Mapping[str, Any]) -> None:
     """
     refuse_own_model(name, config)
     if (lacks := _lacks(config)) is not None:
-        raise UnsupportedError(f"{name}: {lacks}; check the spelling, or update transformers")
+        raise UnsupportedError(
+            f"{name}: {lacks}; check the spelling, update transformers, or give a conversion to its own classes (often "
+            "published with -hf in its name)"
+        )
 
 
 def refuse_own_model(name: str | Path, config: Mapping[str, Any]) -> None:
@@ -91,9 +94,33 @@ def generative_class(config: Any, name: str | Path) -> Any:
     mapping: Any = AutoModelForImageTextToText._model_mapping
     if type(config) not in mapping:
         raise UnsupportedError(
-            f"{name}: model type {config.model_type!r} is not a vision-language model of transformers"
+            f"{name}: model type {config.model_type!r} is not a vision-language model of transformers{_instead(config)}; "
+            "give one that reads images and text and writes an answer, such as SmolVLM or LLaVA"
         )
     found = mapping[type(config)]
     candidates = found if isinstance(found, tuple) else (found,)
     named = [item for item in candidates if item.__name__ in (config.architectures or ())]
     return (named or candidates)[0]
+
+
+# What transformers' tables of classes say of a model type that is not in the table of vision-language models.
+_OTHERS: tuple[tuple[str, str], ...] = (
+    ("SpeechSeq2Seq", "but a model of speech"),
+    ("CTC", "but a model of speech"),
+    ("CausalLM", "but a language model that reads text alone"),
+    ("Seq2SeqLM", "but a language model that reads text alone"),
+    ("MaskedLM", "but an encoder of text"),
+    ("ZeroShotImageClassification", "but a pair of encoders, which compares images with texts and writes nothing"),
+    ("ImageClassification", "but an encoder of images"),
+)  # fmt: skip
+
+
+def _instead(config: Any) -> str:
+    """Return what a model type is, as far as transformers' tables tell."""
+    import transformers
+
+    for table, what in _OTHERS:
+        mapping: Any = getattr(transformers, f"AutoModelFor{table}")._model_mapping
+        if type(config) in mapping:
+            return f", {what}"
+    return ", but an encoder of images" if "vision" in config.model_type else ""

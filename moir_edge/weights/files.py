@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from moir_edge.checked import checked
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.json_files import read_json
 from moir_edge.limits import INDEX_BYTES, SAFETENSORS_HEADER_BYTES
+from moir_edge.weights.foreign import describe_folder
+from moir_edge.weights.quantized import refuse_quantized_config, refuse_quantized_tensors
 
 __all__ = ["check_files", "check_record", "check_weights", "weight_files"]
 
@@ -21,8 +22,6 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 _POINTER = b"version https://git-lfs"
-# Config entries in which other tools write how they quantized; text and vision parts may have their own.
-_QUANTIZED = ("quantization_config", "compression_config")
 
 
 @checked(folder=given_path)
@@ -52,14 +51,15 @@ def check_record(folder: Path) -> dict[str, Any]:
     """
     _check_adapter(folder)
     if not (folder / "config.json").is_file():
-        raise DataError(f"{folder} is not a checkpoint: it has no config.json")
+        found = describe_folder(folder) or "it has no config.json"
+        raise DataError(f"{folder} is not a checkpoint: {found}")
     config = _config(folder / "config.json")
     if config.get("transformers_weights") is not None:
         raise UnsupportedError(
             f"{folder / 'config.json'} names a weight file of its own (transformers_weights); "
             f"name the file {WEIGHTS} and take the entry out"
         )
-    _check_quantized(folder, config)
+    refuse_quantized_config(folder, config)
     return config
 
 
@@ -79,7 +79,8 @@ def check_weights(folder: Path) -> None:
 def _config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise DataError(f"{path} names no model_type; save the model with save_pretrained")
+        found = describe_folder(path.parent, nested=False) or "save the model with save_pretrained"
+        raise DataError(f"{path} names no model_type; {found}")
     return config
 
 
@@ -93,6 +94,8 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
         return _shards(folder)
+    if found := describe_folder(folder, nested=False):
+        raise DataError(f"{folder} has no weights that transformers reads: {found}")
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     if others:
         raise DataError(
@@ -136,24 +139,6 @@ def _check_adapter(folder: Path) -> None:
     )
 
 
-def _check_quantized(folder: Path, config: Mapping[str, Any]) -> None:
-    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
-    for part in parts:
-        for entry in _QUANTIZED:
-            found = part.get(entry)
-            if isinstance(found, Mapping):
-                method = found.get("quant_method") or _bitsandbytes(found) or "another tool"
-                raise UnsupportedError(
-                    f"{folder} holds weights that {method} quantized ({entry} in config.json); "
-                    "give the checkpoint in full precision, and moir-edge quantizes it at export"
-                )
-
-
-def _bitsandbytes(record: Mapping[str, Any]) -> str | None:
-    """Name the tool of records older than `quant_method`."""
-    return "bitsandbytes" if {"load_in_4bit", "load_in_8bit"} & set(record) else None
-
-
 def _check_safetensors(path: Path) -> None:
     """Compare a file's length with what its header says, without reading a tensor."""
     size = path.stat().st_size
@@ -181,3 +166,4 @@ def _check_safetensors(path: Path) -> None:
             f"{path} is truncated: it has {size:,} bytes and its header describes {needed:,}; "
             "copy the checkpoint again"
         )
+    refuse_quantized_tensors(path, {name: tensors[name] for name in tensors if name[:2] != "__"})

@@ -10,6 +10,7 @@ from typing import Any
 from moir_edge.arguments import folder_or_id, given_path
 from moir_edge.checked import checked
 from moir_edge.errors import DataError, one_line
+from moir_edge.weights.foreign import describe_file
 
 __all__ = ["resolve_checkpoint", "weights_sha256"]
 
@@ -31,9 +32,11 @@ def resolve_checkpoint(checkpoint: str | Path, **hub: Any) -> Path:
     folder = Path(checkpoint)
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise DataError(f"{checkpoint} is not a checkpoint folder: {describe_file(folder)}")
     if folder.exists() or not _HUB_ID.fullmatch(str(checkpoint)):
         raise DataError(
-            f"{checkpoint} is not a checkpoint folder; give a folder with config.json or a hub id"
+            f"{checkpoint} is not a checkpoint folder: there is no such folder; give a folder with config.json or a hub id"
         )
     return _snapshot(str(checkpoint), hub)
 

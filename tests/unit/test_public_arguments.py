@@ -118,6 +118,7 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "sensitivity": {"model": None, "feeds": [], "precision": "int4", "output": "logits", "options": None},
     "ActivationObserver": {"channels": 3, "gram": False},
     "load_processor": {"folder": NOWHERE},
+    "processor_note": {"folder": NOWHERE},
     "require_chat_template": {"processor": None},
     "write_checkpoint": {"model": LINEAR, "source": NOWHERE, "folder": NOWHERE},
     "check_files": {"folder": NOWHERE},

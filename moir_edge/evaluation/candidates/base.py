@@ -150,22 +150,39 @@ def spec_of(
         hub: Take `owner/name` for a hub id where no such folder exists.
 
     Raises:
-        DataError: It is neither.
+        DataError: It is neither, or an adapter.
+        UnsupportedError: Another tool quantized it.
     """
     from moir_edge.bundle.manifest import MANIFEST_NAME
+    from moir_edge.weights.foreign import describe_file
 
     path = Path(source)
+    if path.is_file():
+        raise DataError(f"{source} is neither a bundle nor a checkpoint: {describe_file(path)}")
     kind: Kind = "bundle" if (path / MANIFEST_NAME).is_file() else "checkpoint"
     if not path.is_dir() and not (hub and _HUB_ID.fullmatch(str(source))):
         raise DataError(f"{source}: no such folder; give a bundle or a checkpoint")
-    if kind == "checkpoint" and path.is_dir() and not (path / "config.json").is_file():
-        raise DataError(
-            f"{source} is neither a bundle (no {MANIFEST_NAME}) nor a checkpoint (no config.json)"
-        )
+    if kind == "checkpoint" and path.is_dir():
+        _check_folder(path)
     name = path.resolve().name if path.is_dir() else str(source)
     return CandidateSpec(
         name=name, source=str(source), kind=kind, threads=threads, max_new_tokens=max_new_tokens
     )
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a folder that is no checkpoint by its small files, before a process is started for it."""
+    from moir_edge.bundle.manifest import MANIFEST_NAME
+    from moir_edge.weights.files import ADAPTER, check_record
+    from moir_edge.weights.foreign import describe_folder
+
+    if not any((path / name).is_file() for name in ("config.json", ADAPTER)):
+        found = describe_folder(path)
+        raise DataError(
+            f"{path} is neither a bundle (no {MANIFEST_NAME}) nor a checkpoint (no config.json)"
+            f"{f': {found}' if found else ''}"
+        )
+    check_record(path)
 
 
 def specs_of(

@@ -83,7 +83,8 @@ def test_every_command_but_export_takes_it(
     assert "and this is llava_next" in " ".join(capsys.readouterr().out.split())
     assert run("export", tuned, "-o", tmp_path / "bundle") == 2
     error = capsys.readouterr().err
-    assert "model_type 'llava_next' is not" in error
-    assert "export needs a file in moir_edge/models" in error
+    assert "export does not know model type 'llava_next'" in error
+    assert "new about it: " in error
+    assert "docs/architectures.md (Add an architecture) says how to add it" in error
     assert error.splitlines()[0] == "export: loading"
     assert error.count("\n") == 2

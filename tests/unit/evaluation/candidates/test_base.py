@@ -12,7 +12,7 @@ def test_bundle_checkpoint_and_hub_id(tmp_path: Path) -> None:
     bundle, checkpoint = tmp_path / "bundle", tmp_path / "checkpoint"
     for folder, name in ((bundle, "manifest.json"), (checkpoint, "config.json")):
         folder.mkdir()
-        (folder / name).write_text("{}")
+        (folder / name).write_text('{"model_type": "llava"}')
     kinds = [spec_of(one, threads=1, max_new_tokens=4).kind for one in (bundle, checkpoint)]
     assert kinds == ["bundle", "checkpoint"]
     hub = spec_of("owner/some-vlm", threads=1, max_new_tokens=4, hub=True)
