@@ -39,6 +39,7 @@ def test_facts_of_a_smolvlm(folder: Path) -> None:
         "image_size": 32,
         "tokens_per_tile": 4,
         "image_grid": {"side": 2, "first": 0, "cell": 0.5},
+        "family": {},
     }
 
 
