@@ -6,7 +6,7 @@ from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import UnsupportedError, closest
 from moir_edge.runtime.families.base import Family
 
-__all__ = ["families", "family_of", "register"]
+__all__ = ["families", "family_class", "family_of", "register"]
 
 _FAMILIES: dict[str, type[Family]] = {}
 
@@ -36,8 +36,17 @@ def family_of(facts: ModelFacts) -> Family:
         UnsupportedError: The model type is unknown.
         BundleError: The family's settings in the manifest cannot hold.
     """
-    if facts.model_type not in _FAMILIES:
+    return family_class(facts.model_type)(facts)
+
+
+def family_class(model_type: str) -> type[Family]:
+    """Return the class of a model type.
+
+    Raises:
+        UnsupportedError: The model type is unknown.
+    """
+    if model_type not in _FAMILIES:
         raise UnsupportedError(
-            f"no prompt layout for model type {facts.model_type!r}; {closest(facts.model_type, _FAMILIES)}"
+            f"no prompt layout for model type {model_type!r}; {closest(model_type, _FAMILIES)}"
         )
-    return _FAMILIES[facts.model_type](facts)
+    return _FAMILIES[model_type]

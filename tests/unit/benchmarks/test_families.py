@@ -15,8 +15,8 @@ TABLE_START = "| model_type | retrofit | with a picture | export | why not |"
 @pytest.mark.parametrize(
     ("model_type", "expected"),
     [
-        ("llava_next", (True, True, False)),
-        ("qwen2_vl", (True, True, False)),
+        ("llava_next_video", (True, True, False)),
+        ("glm4v", (True, True, False)),
         ("smolvlm", (True, True, True)),
         ("florence2", (False, None, False)),
         ("inkling_mm_model", (None, None, False)),
