@@ -23,6 +23,7 @@ def _manifest(precision: Any) -> Manifest:
         "special_token_ids": (1,),
         "newline_token_ids": (),
         "image_grid": None,
+        "family": {},
     }
     part = ComponentEntry(
         graph="decoder.onnx", precision=precision, tensor_bytes=100, inputs=(), outputs=()

@@ -17,6 +17,7 @@ def _manifest(target: str, *, weights: int, engines: tuple[EngineEntry, ...] = (
         "special_token_ids": (),
         "newline_token_ids": (),
         "image_grid": None,
+        "family": {},
     }
     component = ComponentEntry(
         graph="decoder.onnx",

@@ -34,6 +34,7 @@ def _manifest() -> Manifest:
         "special_token_ids": (),
         "newline_token_ids": (),
         "image_grid": None,
+        "family": {},
     }
     return Manifest(
         created_with={},
