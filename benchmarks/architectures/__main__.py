@@ -96,8 +96,9 @@ def router_position(model_type: str) -> str:
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(model_type, **GEOMETRIES[model_type].config)
-    outputs = get_architecture(model_type).vision_outputs(config)
-    further = [output.name for output in outputs if output.name != "image_features"]
+    architecture = get_architecture(model_type)
+    taken = {spec.name for spec in architecture.decoder_inputs(config)}
+    further = [spec.name for spec in architecture.vision_outputs(config) if spec.name in taken]
     where = "between embeddings and first layer"
     return f"{where}; {', '.join(further)} pass by it" if further else where
 

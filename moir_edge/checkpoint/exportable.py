@@ -38,6 +38,9 @@ def check_config(name: str, config: Any) -> None:
             f"(supported: {', '.join(architecture.towers)}); retrofit and tune accept it"
         )
     _check_tower_sizes(name, config.vision_config)
+    problem = architecture.config_problem(config)
+    if problem is not None:
+        raise UnsupportedError(f"{name}: {problem}")
     check_layers(name, architecture.text_config(config))
 
 
@@ -120,8 +123,11 @@ def _check_image_size(processor: Any, folder: Path, config: Any) -> None:
 
     architecture = get_architecture(config.model_type)
     side = architecture.image_size(config)
-    record = image_record(processor)["image_processor"]
-    image = image_processor_from(record)(Image.new("RGB", (48, 32)))
+    record = image_record(processor)
+    problem = architecture.processor_problem(record, config)
+    if problem is not None:
+        raise DataError(f"{folder}: {problem}")
+    image = image_processor_from(record["image_processor"])(Image.new("RGB", (48, 32)))
     tiles = image.pixel_values
     if side is not None and tiles.shape[2:] != (side, side):
         raise DataError(

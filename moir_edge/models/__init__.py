@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from moir_edge.models import internvl, llava, smolvlm  # noqa: F401  (importing registers them)
+from moir_edge.models import (  # noqa: F401  (importing registers them)
+    internvl,
+    llava,
+    llava_next,
+    smolvlm,
+)
 from moir_edge.models.base import Architecture, TileArchitecture
 from moir_edge.models.registry import architecture_names, get_architecture, register
 

@@ -52,6 +52,24 @@ class Architecture(ABC):
         del config
         return None
 
+    def config_problem(self, config: Any) -> str | None:
+        """Return what a config asks for that the model cannot do, or export cannot follow; None where there is nothing.
+
+        One clause that names the setting and says what to do, without the checkpoint's name.
+        """
+        del config
+        return None
+
+    def processor_problem(self, record: Mapping[str, Any], config: Any) -> str | None:
+        """Return in what a processor does not fit the model, as `config_problem` does; None where it does.
+
+        Args:
+            record: What `processor_config.json` holds, with `image_processor` in it.
+            config: The model's config.
+        """
+        del record, config
+        return None
+
     def family_facts(self, config: Any) -> dict[str, Any]:
         """Return what the host needs of the config besides, as plain JSON data for `ModelFacts.family`."""
         del config

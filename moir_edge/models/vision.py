@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["PatchGridVision", "SelectedLayersVision", "ShuffledVision"]
+__all__ = ["AnyResVision", "PatchGridVision", "SelectedLayersVision", "ShuffledVision"]
 
 
 class PatchGridVision(nn.Module):
@@ -58,6 +58,22 @@ class SelectedLayersVision(nn.Module):
         chosen = [outputs.hidden_states[index][:, self.first_row :] for index in self.layers]
         features: torch.Tensor = self.projector(torch.cat(chosen, dim=-1))
         return features
+
+
+class AnyResVision(nn.Module):
+    """The features of single tiles, and the token that ends a row of them, once for each tile.
+
+    How the tokens of tiles are put in rows depends on the picture's shape and is no part of the graph.
+    """
+
+    def __init__(self, tiles: nn.Module, newline: nn.Parameter) -> None:
+        super().__init__()
+        self.tiles = tiles
+        self.newline = newline
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map (images, 3, height, width) to (images, tokens, hidden) and (images, hidden)."""
+        return self.tiles(pixel_values), self.newline.expand(pixel_values.shape[0], -1)
 
 
 class ShuffledVision(nn.Module):

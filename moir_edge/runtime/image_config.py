@@ -10,7 +10,7 @@ from moir_edge.errors import BundleError
 from moir_edge.json_files import json_kind
 from moir_edge.limits import IMAGE_EDGE
 
-__all__ = ["CANVAS", "CROPPING", "PATCHES", "TILING", "Settings", "check_image_config"]
+__all__ = ["ANYRES", "CANVAS", "CROPPING", "PATCHES", "TILING", "Settings", "check_image_config"]
 
 Check: TypeAlias = Callable[[str, Any], None]
 Settings: TypeAlias = Mapping[str, Check]
@@ -18,6 +18,7 @@ Settings: TypeAlias = Mapping[str, Check]
 
 _SHOWN = 60  # characters of a value in a message
 _MOST_TILES = 1024
+_MOST_CANVASES = 256  # models in use have 36 at most
 _PATCH, _MERGE = (
     256,
     16,
@@ -119,6 +120,23 @@ def _size(*forms: tuple[str, ...], square: bool = False) -> Check:
 
 
 _edge = _whole(1, IMAGE_EDGE)
+
+
+def _on(place: str, value: Any) -> None:
+    if value is not True:
+        raise _WrongError(f"{place} must be true")
+
+
+def _canvases(place: str, value: Any) -> None:
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= _MOST_CANVASES:
+        raise _WrongError(f"{place} must be a list of 1 to {_MOST_CANVASES} pairs")
+    for at, pair in enumerate(value):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise _WrongError(f"{place}[{at}] must be a list of a height and a width")
+        for axis, edge in zip(_SQUARE, pair, strict=True):
+            _edge(f"{place}[{at}].{axis}", edge)
+
+
 _SQUARE = ("height", "width")
 _COMMON: Settings = {
     "resample": _whole(0, _FILTERS),
@@ -164,3 +182,12 @@ PATCHES: Settings = {
     "merge_size": _whole(1, _MERGE),
 }
 """The settings of Qwen2-VL's processor."""
+
+ANYRES: Settings = {
+    **_COMMON,
+    "do_resize": _on,
+    "do_center_crop": _switch,
+    "size": _size(("shortest_edge",), _SQUARE),
+    "image_grid_pinpoints": _canvases,
+}
+"""The settings of LLaVA-NeXT's and LLaVA-OneVision's processors; `crop_size` is compared with `size`."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from moir_edge.errors import UnsupportedError, closest
+from moir_edge.runtime.anyres_processor import (
+    AnyResImageProcessor,
+    SquaringAnyResImageProcessor,
+)
 from moir_edge.runtime.image_config import CANVAS, CROPPING, TILING
 from moir_edge.runtime.image_geometry import (
     WHOLE,
-    Box,
     at_most,
     centre_crop,
     height_width,
@@ -25,13 +26,18 @@ from moir_edge.runtime.image_geometry import (
     nearest_canvas,
     within,
 )
-from moir_edge.runtime.image_processor import ImageProcessor, ImageShape, ProcessedImage, View
+from moir_edge.runtime.image_processor import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ImageProcessor,
+    ProcessedImage,
+    View,
+    whole_image,
+)
 from moir_edge.runtime.patch_processor import PatchImageProcessor
 
 __all__ = ["image_processor_from", "knows_image_processor"]
 
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _HALF = (0.5, 0.5, 0.5)
 
 _FAMILIES: dict[str, type[ImageProcessor]] = {}
@@ -79,6 +85,8 @@ def _plain(stated: str) -> str:
 
 
 _family("Qwen2VLImageProcessor")(PatchImageProcessor)
+_family("LlavaNextImageProcessor")(AnyResImageProcessor)
+_family("LlavaOnevisionImageProcessor")(SquaringAnyResImageProcessor)
 
 
 @_family("SmolVLMImageProcessor", "Idefics3ImageProcessor")
@@ -106,7 +114,7 @@ class TilingImageProcessor(ImageProcessor):
             image = self.resize(image, self._resized(image))
         side = int(self.config["max_image_size"]["longest_edge"])
         if not self.config["do_image_splitting"]:
-            return _whole(self.normalise([self.resize(image, (side, side))]), given)
+            return whole_image(self.normalise([self.resize(image, (side, side))]), given)
         return self._split(self.resize(image, multiples(image, side)), side, given)
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
@@ -119,18 +127,9 @@ class TilingImageProcessor(ImageProcessor):
     def _split(self, image: Image.Image, side: int, given: Image.Image) -> ProcessedImage:
         rows, columns = image.height // side, image.width // side
         if (rows, columns) == (1, 1):
-            return _whole(self.normalise([image]), given)
+            return whole_image(self.normalise([image]), given)
         self.check_tiles(rows * columns + 1)
         return self.tiled(image, image, (side, side), (rows, columns), given)
-
-
-def _whole(
-    pixels: npt.NDArray[np.float32], image: Image.Image, view: View | None = None
-) -> ProcessedImage:
-    """Return an image that is not split, from (1, 3, height, width) and the picture."""
-    views = (view or View(kind="whole"),)
-    shape = ImageShape(rows=0, columns=0, views=views, size=(image.height, image.width))
-    return ProcessedImage(pixel_values=pixels, shape=shape)
 
 
 @_family("GotOcr2ImageProcessor")
@@ -140,8 +139,8 @@ class CanvasImageProcessor(ImageProcessor):
     settings = CANVAS
     defaults: ClassVar[Mapping[str, Any]] = {
         "resample": Image.Resampling.BICUBIC,
-        "image_mean": _CLIP_MEAN,
-        "image_std": _CLIP_STD,
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
         "size": {"height": 384, "width": 384},
         "crop_to_patches": False,
         "min_patches": 1,
@@ -154,11 +153,11 @@ class CanvasImageProcessor(ImageProcessor):
         fewest, most = self.config["min_patches"], self.config["max_patches"]
         if not self.config["crop_to_patches"] or most <= 1:
             resized = self.resize(image, size) if self.config["do_resize"] else image
-            return _whole(self.normalise([resized]), image)
+            return whole_image(self.normalise([resized]), image)
         columns, rows = nearest_canvas(image, size, fewest, most)
         canvas = self.resize(image, (rows * size[0], columns * size[1]))
         if rows * columns == 1:
-            return _whole(self.normalise([canvas]), image)
+            return whole_image(self.normalise([canvas]), image)
         self.check_tiles(rows * columns + 1)
         return self.tiled(canvas, image, size, (rows, columns), image)
 
@@ -170,8 +169,8 @@ class CroppingImageProcessor(ImageProcessor):
     settings = CROPPING
     defaults: ClassVar[Mapping[str, Any]] = {
         "resample": Image.Resampling.BICUBIC,
-        "image_mean": _CLIP_MEAN,
-        "image_std": _CLIP_STD,
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
         "size": {"shortest_edge": 224},
         "crop_size": {"height": 224, "width": 224},
         "do_center_crop": True,
@@ -189,14 +188,14 @@ class CroppingImageProcessor(ImageProcessor):
         if self.config["do_pad"] and str(self.config.get("image_processor_type")).startswith(
             "Llava"
         ):
-            image, box = self._pad_to_square(image)
+            image, box = self.squared(image)
         if self.config["do_resize"]:
             image = self.resize(image, self._resized(image))
         if self.config["do_center_crop"]:
             image, part = centre_crop(image, height_width(self.config["crop_size"]))
             box = within(box, part)
         view = View(kind="crop" if box != WHOLE else "whole", box=box)
-        return _whole(self.normalise([image]), given, view)
+        return whole_image(self.normalise([image]), given, view)
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
         size = self.config["size"]
@@ -206,21 +205,6 @@ class CroppingImageProcessor(ImageProcessor):
         if image.width <= image.height:
             return int(edge * image.height / image.width), edge
         return edge, int(edge * image.width / image.height)
-
-    def _pad_to_square(self, image: Image.Image) -> tuple[Image.Image, Box]:
-        side = max(image.width, image.height)
-        self.check_room(image, side, side)
-        left, top = (side - image.width) // 2, (side - image.height) // 2
-        colour = tuple(int(mean * 255) for mean in self.config["image_mean"])
-        square = Image.new("RGB", (side, side), colour)
-        square.paste(image, (left, top))
-        box = (
-            -left / image.width,
-            -top / image.height,
-            (side - left) / image.width,
-            (side - top) / image.height,
-        )
-        return square, box
 
 
 _SIGLIP_DEFAULTS: Mapping[str, Any] = {

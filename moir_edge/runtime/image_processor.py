@@ -17,7 +17,20 @@ from moir_edge.limits import MAX_IMAGE_PIXELS
 from moir_edge.runtime.image_config import Settings, check_image_config
 from moir_edge.runtime.image_geometry import WHOLE, Box, level_table
 
-__all__ = ["ImageProcessor", "ImageShape", "ProcessedImage", "View"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "ImageProcessor",
+    "ImageShape",
+    "ProcessedImage",
+    "View",
+    "whole_image",
+]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Those of CLIP's processor, which most others have taken over."""
+
 
 # A long, thin image may become larger than the largest image by this factor, not gigabytes.
 _ROOM = 3
@@ -110,6 +123,10 @@ class ImageProcessor(ABC):
     def __call__(self, image: Image.Image) -> ProcessedImage:
         """Process one upright RGB image."""
 
+    def together(self, image: Image.Image) -> ProcessedImage:
+        """Process one of several images of a prompt; most models take it as they take one alone."""
+        return self(image)
+
     def resize(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
         """Return `image` resized to (height, width).
 
@@ -179,6 +196,26 @@ class ImageProcessor(ABC):
             ),
         )
 
+    def squared(self, image: Image.Image) -> tuple[Image.Image, Box]:
+        """Pad an image to a square of the mean colour, itself in the middle.
+
+        Returns:
+            The square, and its box as fractions of the image.
+        """
+        side = max(image.width, image.height)
+        self.check_room(image, side, side)
+        left, top = (side - image.width) // 2, (side - image.height) // 2
+        colour = tuple(int(mean * 255) for mean in self.config["image_mean"])
+        square = Image.new("RGB", (side, side), colour)
+        square.paste(image, (left, top))
+        box = (
+            -left / image.width,
+            -top / image.height,
+            (side - left) / image.width,
+            (side - top) / image.height,
+        )
+        return square, box
+
     def check_room(self, image: Image.Image, width: int, height: int, between: int = 0) -> None:
         """Refuse an image that would become unreasonably large, as a very long, thin one does.
 
@@ -220,3 +257,12 @@ _COMMON_DEFAULTS: Mapping[str, Any] = {
     "rescale_factor": 1 / 255,
     "do_normalize": True,
 }
+
+
+def whole_image(
+    pixels: npt.NDArray[np.float32], image: Image.Image, view: View | None = None
+) -> ProcessedImage:
+    """Return an image that is not split, from (1, 3, height, width) and the picture as it was given."""
+    views = (view or View(kind="whole"),)
+    shape = ImageShape(rows=0, columns=0, views=views, size=(image.height, image.width))
+    return ProcessedImage(pixel_values=pixels, shape=shape)

@@ -13,12 +13,17 @@ from moir_edge.errors import DataError
 from moir_edge.limits import MOST_ASPECT
 from moir_edge.runtime.image_config import PATCHES
 from moir_edge.runtime.image_geometry import smart_resize
-from moir_edge.runtime.image_processor import ImageProcessor, ImageShape, ProcessedImage, View
+from moir_edge.runtime.image_processor import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ImageProcessor,
+    ImageShape,
+    ProcessedImage,
+    View,
+)
 
 __all__ = ["PatchImageProcessor"]
 
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _RENAMED = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
 
 
@@ -32,8 +37,8 @@ class PatchImageProcessor(ImageProcessor):
     settings = PATCHES
     defaults: ClassVar[Mapping[str, Any]] = {
         "resample": Image.Resampling.BICUBIC,
-        "image_mean": _CLIP_MEAN,
-        "image_std": _CLIP_STD,
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
         "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
         "patch_size": 14,
         "temporal_patch_size": 2,

@@ -150,10 +150,8 @@ class Processor:
             raise DataError(
                 f"{len(sources)} images were given, the model's context has room for {room} tiles; give fewer images"
             )
-        return [
-            self.image_processor(read_image(source, max_pixels=self._max_pixels))
-            for source in sources
-        ]
+        process = self.image_processor if len(sources) == 1 else self.image_processor.together
+        return [process(read_image(source, max_pixels=self._max_pixels)) for source in sources]
 
     def encode(self, text: str, images: Sequence[ProcessedImage]) -> EncodedPrompt:
         """Expand the image tokens of a rendered prompt and tokenize it.
@@ -175,7 +173,7 @@ class Processor:
             expanded=self._plain(expanded),
             ids=encoded.ids,
             offsets=encoded.offsets,
-            images=tuple(image.shape.views for image in images),
+            images=tuple(self.family.views(image.shape) for image in images),
         )
 
     def _plain(self, text: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from moir_edge.bundle.manifest import ModelFacts
-from moir_edge.runtime.image_processor import ImageShape, ProcessedImage
+from moir_edge.runtime.image_processor import ImageShape, ProcessedImage, View
 from moir_edge.runtime.interface import (
     Array,
     DecoderInputs,
@@ -61,6 +61,10 @@ class Family(ABC):
     @abstractmethod
     def token_count(self, image: ImageShape) -> int:
         """Return how many image tokens an image becomes."""
+
+    def views(self, image: ImageShape) -> tuple[View, ...]:
+        """Return an image's blocks of image tokens in the order of the prompt; here those that its processor knows."""
+        return image.views
 
     @abstractmethod
     def sample_image(self, random: np.random.Generator) -> ProcessedImage:

@@ -20,6 +20,7 @@ from moir_edge.precisions import FP32, INT4, INT8, INT8_WEIGHT_ONLY, PRECISIONS
 from moir_edge.router import RouterConfig, retrofit
 from moir_edge.runtime import EdgeModel
 from moir_edge.runtime.generation import prepare_prompt
+from moir_edge.runtime.routing_picture import draw_routing_map
 from moir_edge.runtime.timing import Stopwatch
 from tests.unit.families.conftest import picture
 from tests.unit.families.tiny import BUILDERS, save_tiny
@@ -44,7 +45,8 @@ class Twins:
         parts = [{"type": "image"} for _ in images]
         turn = {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
         text = self.processor.apply_chat_template([turn], add_generation_prompt=True)
-        return self.processor(images=images or None, text=text, return_tensors="pt")
+        # One list for each row, as `apply_chat_template` gives them: LLaVA-OneVision counts the images of a row.
+        return self.processor(images=[images] if images else None, text=text, return_tensors="pt")
 
     def answer(self, row: Row) -> list[int]:
         inputs = self.inputs(row)
@@ -95,6 +97,8 @@ def test_pixels_and_tokens_are_those_of_hugging_face(twins: Twins) -> None:
         if row[1]:
             expected = theirs["pixel_values"].numpy()
             expected = expected.reshape(-1, *expected.shape[-3:])
+            # LLaVA-NeXT's fills images of fewer tiles up with zeros.
+            expected = expected[expected.any(axis=(1, 2, 3))]
             assert ours.pixel_values is not None
             np.testing.assert_array_equal(ours.pixel_values, expected)
 
@@ -126,6 +130,21 @@ def test_a_padded_batch_answers_as_its_rows_do(twins: Twins) -> None:
     )
     alone = [twins.edge.generate(*row, max_new_tokens=COUNT).token_ids[0] for row in chosen]
     assert list(together.token_ids) == alone
+
+
+@pytest.mark.proves("runtime")
+def test_a_routing_map_places_every_image_token(twins: Twins) -> None:
+    for row in rows()[4:]:
+        routing = twins.edge.generate(*row, max_new_tokens=1).routing
+        assert routing is not None
+        (found,) = routing
+        ids = np.array(found.prompt.ids)
+        assert found.image_tokens == int((ids == twins.edge.manifest.model.image_token_id).sum())
+        cells = [cell for _, cell in found.cells()]
+        assert {cell.image for cell in cells} == set(range(len(row[1])))
+        assert len(set(cells)) == len(cells)
+    sheet = draw_routing_map(found, row[1])
+    assert sheet.height > 100 * len(row[1])
 
 
 @pytest.mark.parametrize(

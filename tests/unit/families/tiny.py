@@ -106,6 +106,60 @@ def _vipllava() -> Tiny:
     return Tiny(model, tokenizer, _clip_images(), _LLAVA_RECORD)
 
 
+_CANVASES = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
+
+
+def _llava_next() -> Tiny:
+    from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
+    from transformers.models.llava_next.image_processing_pil_llava_next import (
+        LlavaNextImageProcessorPil,
+    )
+
+    tokenizer = build_tokenizer()
+    config = LlavaNextConfig(
+        vision_config={**TOWER, "model_type": "clip_vision_model", "projection_dim": 16},
+        text_config={**TEXT, "vocab_size": len(tokenizer)},
+        image_token_id=3,
+        image_grid_pinpoints=_CANVASES,
+    )
+    size = {"height": 24, "width": 24}
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 24}, crop_size=size, image_grid_pinpoints=_CANVASES
+    )
+    record = {**_LLAVA_RECORD, "processor_class": "LlavaNextProcessor"}
+    return Tiny(LlavaNextForConditionalGeneration(config), tokenizer, images, record)
+
+
+def _llava_onevision() -> Tiny:
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+        LlavaOnevisionImageProcessorPil,
+    )
+
+    tokenizer = build_tokenizer(video_token="<video>")
+    edges = range(24, 97, 24)
+    canvases = [[height, width] for height in edges for width in edges]
+    config = LlavaOnevisionConfig(
+        vision_config={**TOWER, "model_type": "siglip_vision_model", "vision_use_head": False},
+        text_config={**TEXT, "model_type": "qwen2", "vocab_size": len(tokenizer)},
+        image_token_id=3,
+        video_token_index=len(SPECIALS),
+        image_grid_pinpoints=canvases,
+        vision_feature_layer=[-1, 1],
+        vision_aspect_ratio="anyres_max_3",
+    )
+    images = LlavaOnevisionImageProcessorPil(
+        size={"height": 24, "width": 24}, image_grid_pinpoints=canvases
+    )
+    record = {
+        "processor_class": "LlavaOnevisionProcessor",
+        "num_image_tokens": 9,
+        "vision_feature_select_strategy": "full",
+        "vision_aspect_ratio": "anyres_max_3",
+    }
+    return Tiny(LlavaOnevisionForConditionalGeneration(config), tokenizer, images, record)
+
+
 def _internvl() -> Tiny:
     from transformers import InternVLConfig, InternVLForConditionalGeneration
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
@@ -131,6 +185,8 @@ BUILDERS: dict[str, Callable[[], Tiny]] = {
     "idefics3": lambda: _tiled("idefics3", "Idefics3"),
     "internvl": _internvl,
     "llava": _llava,
+    "llava_next": _llava_next,
+    "llava_onevision": _llava_onevision,
     "smolvlm": lambda: _tiled("smolvlm", "SmolVLM"),
     "vipllava": _vipllava,
 }
