@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from benchmarks.common import Result, new_parser, replace_between, run
 from benchmarks.engine_tables import EngineRow, Refusal, render_tables
 from moir_edge.errors import UnsupportedError
-from moir_edge.precisions import EXPORTED, PRECISIONS
+from moir_edge.precisions import PRECISIONS
 from moir_edge.progress import Progress, single_step
 from moir_edge.targets import TARGETS, available_precisions, check_precision
 
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = new_parser("engines", __doc__)
     parser.add_argument("--model", choices=MODELS, default="demo")
     parser.add_argument("--targets", nargs="+", choices=ahead, default=ahead)
-    parser.add_argument("--precisions", nargs="+", choices=EXPORTED, default=EXPORTED)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=tuple(PRECISIONS))
     parser.add_argument("--work", type=Path, help="keep checkpoint and bundles in this folder")
     parser.add_argument("--docs", type=Path, help="page whose tables are written anew")
     return run(parser, measure, arguments)

@@ -7,7 +7,6 @@ from typing import Final, Literal
 
 __all__ = [
     "BF16",
-    "EXPORTED",
     "FP8",
     "FP16",
     "FP32",
@@ -22,8 +21,8 @@ __all__ = [
     "lacks_gpu_form",
 ]
 
-PrecisionName = Literal["fp32", "fp16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"]
-"""The precisions that this version exports, as a manifest names them."""
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int8-weight-only", "int4", "fp8", "nvfp4"]
+"""The precisions, as a manifest names them."""
 
 Product = Literal["fp32", "fp16", "int8", "fp8"]
 """What a GPU multiplies in."""
@@ -55,7 +54,7 @@ class Precision:
         towers: Precision of `vision` and `embedding` in a bundle of this precision; None for the bundle's own.
         snr_allowance_db: How far under the asked signal to noise an activation may stay.
         opset: Least opset that has the form.
-        exported: Whether this version exports it.
+        rounding: Largest share of itself by which a weight changes that is stored without a scale.
     """
 
     name: str
@@ -70,7 +69,7 @@ class Precision:
     towers: str | None = None
     snr_allowance_db: float = 0.0
     opset: int = 21
-    exported: bool = True
+    rounding: float = 0.0
 
     @property
     def quantized(self) -> bool:
@@ -95,10 +94,8 @@ PRECISIONS: dict[str, Precision] = {
     row.name: row
     for row in (
         Precision(name=FP32, bits=32, storage="FLOAT", product="fp32", hardware=FP32),
-        Precision(name=FP16, bits=16, storage="FLOAT16", hardware=FP16),
-        Precision(
-            name=BF16, bits=16, storage="BFLOAT16", hardware=BF16, first_sm=80, exported=False
-        ),
+        Precision(name=FP16, bits=16, storage="FLOAT16", hardware=FP16, rounding=2.0**-11),
+        Precision(name=BF16, bits=16, storage="BFLOAT16", hardware=BF16, rounding=2.0**-8),
         Precision(
             name=INT8_WEIGHT_ONLY,
             bits=8,
@@ -157,15 +154,14 @@ PRECISIONS: dict[str, Precision] = {
 }
 """Every precision of the vocabulary by name."""
 
-EXPORTED = tuple(name for name, row in PRECISIONS.items() if row.exported)
-"""The precisions that this version exports, widest first."""
 
-
-def lacks_gpu_form(precision: str, gpu_form: bool) -> bool:
+def lacks_gpu_form(precision: str, gpu_form: bool, *, for_cpu: bool) -> bool:
     """Say whether a component of a bundle has to be converted before a GPU's builder gets it.
 
     Args:
         precision: Of the component.
         gpu_form: Whether its graph was exported in the GPU's form.
+        for_cpu: Whether the bundle was exported for a processor, where half precision is storage alone.
     """
-    return PRECISIONS[precision].quantized and not gpu_form
+    narrow = PRECISIONS[precision].quantized or (for_cpu and precision == FP16)
+    return narrow and not gpu_form

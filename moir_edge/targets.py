@@ -12,7 +12,7 @@ from typing import Any, Literal
 from moir_edge.arguments import switch, text
 from moir_edge.checked import a, checked, required
 from moir_edge.errors import UnsupportedError, closest
-from moir_edge.precisions import EXPORTED, FP16, FP32, INT8_WEIGHT_ONLY, PRECISIONS
+from moir_edge.precisions import BF16, FP16, FP32, INT8_WEIGHT_ONLY, PRECISIONS
 
 __all__ = [
     "TARGETS",
@@ -36,7 +36,8 @@ class Target:
         description: The devices that it stands for.
         sm: CUDA compute capability times ten, 86 for 8.6; None without a GPU.
         memory_gb: Memory that the device has; None where it varies within the family.
-        hardware_precisions: Formats that the hardware computes in and the builder compiles.
+        hardware_precisions: Formats that the hardware computes in and the builder compiles; of a processor, those whose
+            weights ONNX Runtime reads.
         builder: What makes engines: `tensorrt` on the device, `tensorrt_rtx` ahead of time on any machine, or
             `onnxruntime`, which needs none.
     """
@@ -109,7 +110,7 @@ _register_all(
         ("rtx-40", "GeForce RTX 40", 89, None, "fp32 fp16 int8 int4 fp8", "tensorrt_rtx"),
         ("rtx-50", "GeForce RTX 50", 120, None, "fp32 fp16 int8 int4 fp8 nvfp4", "tensorrt_rtx"),
         ("dgx-spark", "DGX Spark", 121, 128, "fp32 fp16 int8 int4 fp8 nvfp4", "tensorrt_rtx"),
-        ("cpu", "x86-64 or arm64 processor", None, None, "fp32 int8 int4", "onnxruntime"),
+        ("cpu", "x86-64 or arm64 processor", None, None, "fp32 fp16 bf16 int8 int4", "onnxruntime"),
     )
 )
 
@@ -128,8 +129,8 @@ def get_target(name: str) -> Target:
 
 @checked(target=a(Target))
 def available_precisions(target: Target) -> tuple[str, ...]:
-    """Return the precisions that the target has and this version exports, widest first."""
-    return tuple(precision for precision in EXPORTED if _has(target, precision))
+    """Return the precisions that the target has, widest first."""
+    return tuple(precision for precision in PRECISIONS if _has(target, precision))
 
 
 def _has(target: Target, precision: str) -> bool:
@@ -138,7 +139,7 @@ def _has(target: Target, precision: str) -> bool:
 
 @checked(target=a(Target, str), precision=required(text), component=text)
 def check_precision(target: Target | str, precision: str, *, component: str | None = None) -> None:
-    """Refuse a precision that does not exist, that the target lacks, or that is not exported yet.
+    """Refuse a precision that does not exist or that the target lacks.
 
     Args:
         target: A profile or its name.
@@ -158,11 +159,6 @@ def check_precision(target: Target | str, precision: str, *, component: str | No
         raise UnsupportedError(
             f"{profile.name} does not run {precision}: {reason}; use {_alternatives(profile)}"
         )
-    if precision not in EXPORTED:
-        raise UnsupportedError(
-            f"{profile.name} has {precision}, but this version does not export it yet; "
-            f"use {_alternatives(profile)}"
-        )
 
 
 def _alternatives(target: Target) -> str:
@@ -176,20 +172,15 @@ def _lacks(target: Target, precision: str) -> str:
     hardware, first_sm = facts.hardware, facts.first_sm
     if hardware in target.hardware_precisions:
         return ""
+    if hardware == BF16:
+        return "its engines multiply in fp16, which takes the same bytes and has more digits"
     if target.sm is None:
-        if hardware == FP16:
-            return (
-                "ONNX Runtime widens fp16 to fp32 at every step on a CPU, which is slower than fp32"
-            )
         return f"ONNX Runtime has no {hardware.upper()} kernels for a CPU"
     if target.sm < first_sm:
         return f"{hardware.upper()} needs SM {first_sm} or later; {target.name} is SM {target.sm}"
     if hardware == FP32 and target.builds_ahead_of_time:
         return "TensorRT-RTX compiles no matrix product in FP32 for this GPU"
-    if hardware == FP32:
-        return "the profile leaves it out, since fp16 takes half its memory"
-    # The hardware has it; the table leaves it out because nothing is exported in it.
-    return ""
+    return "the profile leaves it out, since fp16 takes half its memory"
 
 
 # ONNX Runtime fuses DequantizeLinear -> MatMul into MatMulNBits; these keys choose its kernel. Level 4 multiplies in

@@ -37,6 +37,7 @@ from moir_edge.finite import json_text
 from moir_edge.ownership import CHECKPOINT
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.staging import staged_folder
+from moir_edge.targets import available_precisions, get_target
 from moir_edge.threads import default_threads
 from moir_edge.whole_files import write_whole
 
@@ -97,7 +98,7 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
         options: Of the command line.
         progress: Called as ``progress(stage, done, total)``.
     """
-    checkpoint, bundles = prepare(options.work, progress=progress)
+    checkpoint, bundles = prepare(options.work, options.precisions, progress=progress)
     rows = [_row(options.work)]
     threads = options.threads or default_threads()
     load_before = load_average()
@@ -257,6 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = new_parser("peers.smolvlm_256m", __doc__)
     add_work(parser)
+    known = available_precisions(get_target("cpu"))
+    parser.add_argument("--precisions", nargs="+", choices=known, default=PRECISIONS)
     add_count(parser, "--rounds", 5, "answers per candidate")
     add_count(parser, "--tokens", 32, "decoded tokens per answer")
     add_count(parser, "--threads", None, "threads per operation; all cores by default")

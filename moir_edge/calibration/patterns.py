@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from moir_edge.graphs.editing import node_of
+from moir_edge.graphs.editing import node_of, take_over
 
-__all__ = ["WeightUse", "find_weight_uses", "is_head", "reason_to_leave"]
+__all__ = ["MIN_ELEMENTS", "WeightUse", "find_weight_uses", "is_head", "reason_to_leave"]
 
-# Scales and an extra node cost more than a smaller weight would save.
-_MIN_ELEMENTS = 1024
+MIN_ELEMENTS = 1024
+"""Numbers of the least weight that is made narrow: scales and an extra node cost more than a smaller one would save."""
 
 _SHAPE_ONLY = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
@@ -94,16 +94,8 @@ class WeightUse:
             attributes={"perm": [*range(1, rank + 1), 0]},
         )
         graph.insert_before(self.node, [gather, move])
-        _take_over(graph, old, move.outputs[0])
+        take_over(old, move.outputs[0])
         graph.remove(self.node, safe=True)
-
-
-def _take_over(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Put `new` wherever `old` stands, as a graph output too, under the same name."""
-    new.type, new.shape = old.type, old.shape
-    name, old.name = old.name, None
-    new.name = name
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
 def find_weight_uses(graph: ir.Graph) -> Iterator[WeightUse]:
@@ -197,6 +189,6 @@ def reason_to_leave(use: WeightUse, exclude: Sequence[str] = ()) -> str:
     if use.obstacle:
         return use.obstacle
     elements = int(np.prod(use.shape))
-    if elements < _MIN_ELEMENTS:
+    if elements < MIN_ELEMENTS:
         return f"{elements} weights are too few to gain from it"
     return ""

@@ -10,7 +10,7 @@ import typer
 from moir_edge.cli.calibration_options import CalibrationFlags
 from moir_edge.cli.groups import Flags, values_of
 from moir_edge.cli.mix_options import MixFlags
-from moir_edge.precisions import EXPORTED, FP32
+from moir_edge.precisions import FP32, PRECISIONS
 
 if TYPE_CHECKING:
     from moir_edge.export import ExportSettings
@@ -27,7 +27,7 @@ class ExportFlags(Flags):
         str, typer.Option(help="Target device; `moir-edge targets` lists all targets.")
     ] = "cpu"
     precision: Annotated[
-        str, typer.Option(help=f"{', '.join(EXPORTED[:-1])} or {EXPORTED[-1]}.")
+        str, typer.Option(help=f"{', '.join(PRECISIONS)}; which of them depends on the target.")
     ] = FP32
     component_precision: Annotated[
         list[str] | None,
@@ -52,7 +52,7 @@ class ExportFlags(Flags):
         float | None,
         typer.Option(
             help="For fp32: largest accepted error against torch, as a share of each output's largest "
-            "value; 1e-4 by default."
+            "value; 1e-4 by default. fp16 and bf16 on a processor have a wider bound, that of their rounding."
         ),
     ] = None
 

@@ -12,7 +12,7 @@ from moir_edge.cli.terminal import new_console, print_json, print_table, say
 __all__ = ["register"]
 
 _NOTES = (
-    "bf16 is not exported yet.",
+    "On a processor fp16 and bf16 are what weights are stored in; products run in fp32.",
     "tensorrt builds on the device; tensorrt_rtx ahead of time on any machine; onnxruntime needs no engine.",
 )
 

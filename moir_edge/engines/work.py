@@ -22,7 +22,7 @@ from moir_edge.environment import require
 from moir_edge.errors import UnsupportedError
 from moir_edge.precisions import PRECISIONS, lacks_gpu_form
 from moir_edge.progress import Progress
-from moir_edge.targets import Target
+from moir_edge.targets import Target, get_target
 from moir_edge.tensorrt_api import (
     BuilderName,
     device_compute_capability,
@@ -155,7 +155,8 @@ class EngineWork:
 
     def _build(self, name: str, job: BuildJob, progress: Progress) -> EngineEntry:
         component = self.manifest.components[name]
-        if lacks_gpu_form(component.precision, component.gpu_form):
+        for_cpu = get_target(self.manifest.target).sm is None
+        if lacks_gpu_form(component.precision, component.gpu_form, for_cpu=for_cpu):
             job = replace(job, graph=str(self._gpu_copy(name)))
         outcome = run_build(
             job,

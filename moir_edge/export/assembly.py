@@ -25,7 +25,7 @@ from moir_edge.export.parity import (
 from moir_edge.export.settings import ExportPlan, ExportSettings, chosen_settings
 from moir_edge.finite import json_text
 from moir_edge.graphs.writing import WrittenGraph, write_graphs
-from moir_edge.precisions import FP16, FP32, PrecisionName
+from moir_edge.precisions import PrecisionName
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.targets import get_target
 from moir_edge.version import __version__
@@ -238,14 +238,9 @@ def _parity(
     traced: TracedModel, plan: ExportPlan, folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """Measure the written graphs against torch, keep the figures in ``reports/parity.json`` too."""
-    bound = plan.settings.parity_rtol if set(plan.precisions.values()) == {FP32} else None
-    half = {
-        name
-        for name, precision in plan.precisions.items()
-        if precision == FP16 or plan.takes_gpu_form(name)
-    }
+    bound = plan.parity_bound
     with single_step(progress, "parity"):
-        with half_range_required(traced.checkpoint, half):
+        with half_range_required(traced.checkpoint, plan.computed_in_half):
             figures = measure_parity(traced, folder, plan.precisions)
         if bound is not None:
             require_fp32_parity(figures, expected_outputs(traced), bound)

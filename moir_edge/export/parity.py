@@ -23,6 +23,7 @@ from moir_edge.transformers_cache import cache_keyword, returned_cache
 
 __all__ = [
     "PARITY_RTOL",
+    "STORED_ROUNDINGS",
     "check_parity_rtol",
     "expected_outputs",
     "measure_parity",
@@ -34,6 +35,13 @@ PARITY_RTOL = 1e-4
 
 ONNX Runtime and torch differ in the order of float32 sums: up to 1e-5 of an output's scale over tens of layers. A
 scale that is wrong by a thousandth is ten times past this bound.
+"""
+
+STORED_ROUNDINGS = 8
+"""Roundings of a weight that an output of its scale may be off by, where weights are stored in half precision.
+
+The error of a layer's output is at most one rounding of its weights, as a share of its scale; those of different layers
+are independent, and add up as their root: eight for 64 layers.
 """
 
 # Where the two best sources are alike, rounding swaps them at no cost; sources that are not alike are another router.

@@ -51,7 +51,8 @@ def plan_precisions(
             raise UnsupportedError(f"unknown component {component!r}: {closest(component, names)}")
         check_precision(profile, name, component=component)
     router = profile.router_precision
-    if overrides.get("router", router) not in (router, FP16):
+    routers = (router,) if profile.sm is None else (router, FP16)
+    if overrides.get("router", router) not in routers:
         raise UnsupportedError(
             "the router stays in floating point: its look-up decides which tokens match, and its weights are the fewest of all; "
             f"it takes {router}, or fp16 on a GPU, not {overrides['router']}"
@@ -154,6 +155,7 @@ def apply_precision(
     component: str = "",
     calibrated: CalibratedGraphs | None = None,
     signed: bool = True,
+    stored_only: bool = False,
     int4_method: str = "rtn",
     layer_precisions: Mapping[str, str] | None = None,
 ) -> QuantizationSummary | None:
@@ -165,12 +167,18 @@ def apply_precision(
         component: Its name in `calibrated`.
         calibrated: Statistics, for ``int8``, ``fp8`` and for int4 methods that go by data.
         signed: Store 8-bit activations signed, see `moir_edge.calibration.layers.LayerOptions`.
+        stored_only: Let half precision be what weights are stored in, and compute in float32.
         int4_method: From `choose_int4_method`.
         layer_precisions: Precision by node, for those that do not take the component's.
 
     Returns:
         What quantization did to each weight; None for a floating-point precision.
     """
+    if stored_only and PRECISIONS[precision].rounding:
+        from moir_edge.calibration.narrow_storage import store_narrow
+
+        store_narrow(model, ir.DataType[PRECISIONS[precision].storage])
+        return None
     if precision == FP16:
         from moir_edge.graphs.half import to_half
 

@@ -11,14 +11,14 @@ import onnx_ir as ir
 from moir_edge.arguments import check_fields, given, instance, text
 from moir_edge.bundle import COMPONENTS
 from moir_edge.errors import UnsupportedError, closest
-from moir_edge.export.parity import PARITY_RTOL, check_parity_rtol
+from moir_edge.export.parity import PARITY_RTOL, STORED_ROUNDINGS, check_parity_rtol
 from moir_edge.export.precisions import (
     apply_precision,
     calibrated_components,
     choose_int4_method,
     plan_precisions,
 )
-from moir_edge.precisions import FP32, PRECISIONS, PrecisionName
+from moir_edge.precisions import FP16, FP32, PRECISIONS, PrecisionName
 from moir_edge.targets import Target, get_target
 
 if TYPE_CHECKING:
@@ -77,6 +77,24 @@ class ExportPlan:
             name for name in self.calibrated if not PRECISIONS[self.precisions[name]].needs_data
         )
 
+    @property
+    def computed_in_half(self) -> tuple[str, ...]:
+        """The components whose products run in float16."""
+        return tuple(
+            name
+            for name, precision in self.precisions.items()
+            if self.takes_gpu_form(name) or (self.on_gpu and precision == FP16)
+        )
+
+    @property
+    def parity_bound(self) -> float | None:
+        """Largest error of an output, as a share of its scale; None where quantization or float16 products decide it."""
+        facts = [PRECISIONS[precision] for precision in self.precisions.values()]
+        if self.computed_in_half or any(one.quantized for one in facts):
+            return None
+        stored = STORED_ROUNDINGS * max(one.rounding for one in facts)
+        return max(self.settings.parity_rtol, stored)
+
     def takes_gpu_form(self, component: str) -> bool:
         """Say whether a component's graph is exported in the GPU's form."""
         return self.on_gpu and PRECISIONS[self.precisions[component]].quantized
@@ -98,6 +116,7 @@ class ExportPlan:
                 component=component,
                 calibrated=calibrated,
                 signed=signed,
+                stored_only=not self.on_gpu,
                 int4_method=self.int4_method,
                 layer_precisions=layer_precisions,
             )
@@ -111,7 +130,7 @@ class ExportSettings:
 
     Attributes:
         target: Device profile.
-        precision: One of `moir_edge.precisions.EXPORTED`.
+        precision: One of `moir_edge.precisions.PRECISIONS` that the target has.
         component_precision: Overrides by component, such as ``{"vision": "fp32"}``; no search for a mix raises these.
         int4_method: How INT4 weights are found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; None takes the best there is with the
             data at hand.
@@ -120,7 +139,8 @@ class ExportSettings:
         mix: Measure the layers' sensitivity into ``reports/sensitivity.json``, and raise the precision of as few as
             reach a target recovery; needs `calibration`.
         engines: Compile engines too, where the target's can be built on any machine.
-        parity_rtol: Largest error of a float32 bundle's outputs against torch, as a share of each output's largest value.
+        parity_rtol: Largest error of a float32 bundle's outputs against torch, as a share of each output's largest value; where
+            weights are rounded to half precision for a CPU, the bound is that of the rounding if it is larger.
         plan: What follows for each component of a model that has all of them.
 
     Raises:

@@ -16,6 +16,7 @@ __all__ = [
     "initializer",
     "node_of",
     "remove_unused",
+    "take_over",
 ]
 
 
@@ -89,6 +90,14 @@ def node_of(
     made.name, made.type = output or name, ir.TensorType(dtype)
     made.shape = None if like is None else like.shape
     return node
+
+
+def take_over(old: ir.Value, new: ir.Value) -> None:
+    """Put `new` wherever `old` stands, as a graph output too, under the same name."""
+    new.type, new.shape = old.type, old.shape
+    name, old.name = old.name, None
+    new.name = name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
 def remove_unused(graph: ir.Graph, names: Iterable[str] | None = None) -> None:

@@ -64,12 +64,24 @@ def to_half(model: ir.Model, *, keep_fp32: Sequence[str] = ()) -> None:
     if model.functions:
         common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _drop_widening(model.graph)
     _require_types(model)
     converter = _Converter(model.graph)
     for node in list(model.graph):
         converter.convert(node, wide=_is_kept(node, keep_fp32))
     converter.restore_outputs()
     remove_unused(model.graph)
+
+
+def _drop_widening(graph: ir.Graph) -> None:
+    """Drop what widens float16 weights that a bundle for a processor stores: they stay as they are."""
+    for node in list(graph):
+        value = node.inputs[0] if node.op_type == "Cast" else None
+        if value is None or not value.is_initializer():
+            continue
+        if _is_float(value) and _is_float(node.outputs[0]):
+            node.outputs[0].replace_all_uses_with(value)
+            graph.remove(node, safe=True)
 
 
 def _is_kept(node: ir.Node, patterns: Sequence[str]) -> bool:

@@ -10,7 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["PIECE_BYTES", "StoredTensor", "StoredWeight", "pieces", "transposed"]
+from moir_edge.errors import UnsupportedError
+
+__all__ = [
+    "PIECE_BYTES",
+    "NarrowTensor",
+    "PiecewiseTensor",
+    "StoredTensor",
+    "StoredWeight",
+    "pieces",
+    "transposed",
+]
 
 PIECE_BYTES = 1 << 24
 """About how many bytes of a weight are made at once where it is written."""
@@ -38,7 +48,29 @@ class StoredWeight(Protocol):
         ...
 
 
-class StoredTensor(ir.LazyTensor):
+class PiecewiseTensor(ir.LazyTensor):
+    """A tensor that is made when it is asked for, whole or in pieces, and keeps nothing of what it makes."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for two tensors that are the same bytes; None where that is not known."""
+        return None
+
+    def tobytes(self) -> bytes:
+        """Return all bytes, row after row."""
+        return b"".join(piece.tobytes() for piece in self.pieces())
+
+    def tofile(self, file: Any) -> None:
+        """Write all bytes, a piece at a time."""
+        for piece in self.pieces():
+            file.write(piece)
+
+    def pieces(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield the rows in order, some at a time, each contiguous."""
+        raise NotImplementedError
+
+
+class StoredTensor(PiecewiseTensor):
     """A float32 tensor of a graph whose numbers stay where they lie; it keeps nothing of what it makes.
 
     Args:
@@ -70,15 +102,6 @@ class StoredTensor(ir.LazyTensor):
         self._weight.give_back()
         return ir.Tensor(array.T if self._is_transposed else array, name=self.name)
 
-    def tobytes(self) -> bytes:
-        """Return all bytes, row after row."""
-        return b"".join(piece.tobytes() for piece in self.pieces())
-
-    def tofile(self, file: Any) -> None:
-        """Write all bytes, a piece at a time."""
-        for piece in self.pieces():
-            file.write(piece)
-
     def pieces(self) -> Iterator[Floats]:
         """Yield the rows in order, as many at a time as have about `PIECE_BYTES`, each contiguous."""
         rows, *rest = self.shape.numpy() or (1,)
@@ -94,6 +117,52 @@ class StoredTensor(ir.LazyTensor):
         return self._weight.read(part) if self.shape.rank() else self._weight.read()
 
 
+class NarrowTensor(PiecewiseTensor):
+    """A float32 tensor rounded to a narrower float, to nearest with ties to even.
+
+    Args:
+        wide: The float32 tensor.
+        dtype: FLOAT16 or BFLOAT16.
+        name: Of the tensor.
+    """
+
+    def __init__(self, wide: ir.TensorProtocol, dtype: ir.DataType, name: str) -> None:
+        super().__init__(self._made, dtype, ir.Shape(wide.shape.numpy()), name=name)
+        self._wide = wide
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for two tensors that are the same bytes; None where that is not known."""
+        own = self._wide.key if isinstance(self._wide, PiecewiseTensor) else None
+        return None if own is None else (own, self.dtype)
+
+    def _made(self) -> ir.Tensor[npt.NDArray[Any]]:
+        return ir.Tensor(self._rounded(self._wide.numpy()), dtype=self.dtype, name=self.name)
+
+    def pieces(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield the rows in order, some at a time, each contiguous; as bytes, since buffers have no bfloat16."""
+        wide = self._wide
+        parts = wide.pieces() if isinstance(wide, PiecewiseTensor) else [wide.numpy()]
+        for part in parts:
+            yield np.ascontiguousarray(self._rounded(part)).view(np.uint16)
+
+    def _rounded(self, numbers: Floats) -> npt.NDArray[Any]:
+        """Return the rounded numbers.
+
+        Raises:
+            UnsupportedError: One is past the range.
+        """
+        with np.errstate(over="ignore"):
+            rounded: npt.NDArray[Any] = numbers.astype(self.dtype.numpy())
+        if not np.isfinite(rounded).all():
+            largest = float(np.abs(numbers).max())
+            raise UnsupportedError(
+                f"the weight {self.name!r} reaches {largest:.3g}, past the range of {self.dtype.name.lower()}; "
+                "export its component in fp32"
+            )
+        return rounded
+
+
 def transposed(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Return a matrix with its axes exchanged, without a copy."""
     if isinstance(tensor, StoredTensor):
@@ -103,7 +172,7 @@ def transposed(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 def pieces(tensor: ir.TensorProtocol) -> Iterator[Any]:
     """Yield a tensor's bytes in order, as objects with the buffer protocol; little of a large stored one at a time."""
-    if isinstance(tensor, StoredTensor):
+    if isinstance(tensor, PiecewiseTensor):
         yield from tensor.pieces()
     else:
         yield tensor.tobytes()

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from moir_edge.graphs.naming import number_values
-from moir_edge.graphs.stored import StoredTensor, pieces
+from moir_edge.graphs.stored import PiecewiseTensor, pieces
 from moir_edge.temporary import TemporaryFolder
 
 __all__ = ["EXTERNAL_BYTES", "WrittenGraph", "write_graphs", "written_graphs"]
@@ -162,7 +162,7 @@ def _place(
     tensor: ir.TensorProtocol, own: str, stream: BinaryIO, store: _Store
 ) -> tuple[str, _Place, bool]:
     """Return the tensor's digest, where its bytes lie, writing them if no component has, and whether they are new."""
-    key = tensor.key if isinstance(tensor, StoredTensor) else None
+    key = tensor.key if isinstance(tensor, PiecewiseTensor) else None
     if key in store.read:
         return store.read[key], store.places[store.read[key]], False
     end = stream.tell()

@@ -6,11 +6,13 @@ import ast
 from pathlib import Path
 from typing import get_args
 
+import ml_dtypes
+import numpy as np
 import onnx_ir as ir
 import pytest
 
 from moir_edge.calibration.formats import FORMATS
-from moir_edge.precisions import EXPORTED, PRECISIONS, PrecisionName, Product, lacks_gpu_form
+from moir_edge.precisions import PRECISIONS, PrecisionName, Product, lacks_gpu_form
 from moir_edge.targets import TARGETS
 
 ROOT = Path(__file__).parents[2] / "moir_edge"
@@ -18,6 +20,7 @@ ROOT = Path(__file__).parents[2] / "moir_edge"
 ELSEWHERE = {
     "targets.py": "one device's list of a single name, in a table of lists",
 }
+HALF = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 
 def test_no_precision_is_named_outside_the_table() -> None:
@@ -32,7 +35,7 @@ def test_no_precision_is_named_outside_the_table() -> None:
 
 
 def test_what_a_manifest_may_hold_is_what_is_exported() -> None:
-    assert set(get_args(PrecisionName)) == set(EXPORTED)
+    assert set(get_args(PrecisionName)) == set(PRECISIONS)
     assert {row.product for row in PRECISIONS.values()} <= set(get_args(Product))
 
 
@@ -42,8 +45,11 @@ def test_facts_of_a_row_agree_with_its_storage(name: str) -> None:
     assert ir.DataType[row.storage].bitwidth == row.bits
     assert row.hardware in PRECISIONS
     assert row.towers is None or PRECISIONS[row.towers].bits >= row.bits
-    assert lacks_gpu_form(name, gpu_form=False) == row.quantized
-    assert not lacks_gpu_form(name, gpu_form=True)
+    assert lacks_gpu_form(name, gpu_form=False, for_cpu=False) == row.quantized
+    assert lacks_gpu_form(name, gpu_form=False, for_cpu=True) == (row.quantized or name == "fp16")
+    assert not lacks_gpu_form(name, gpu_form=True, for_cpu=False)
+    # Half of the distance between two numbers next to each other, as a share of the smaller one.
+    assert row.rounding == (ml_dtypes.finfo(HALF[name]).eps / 2 if name in HALF else 0)
     # Where activations are rounded, the product is computed in their type.
     assert row.needs_data == (row.product in ("int8", "fp8"))
 

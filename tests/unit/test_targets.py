@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from moir_edge.errors import UnsupportedError
-from moir_edge.precisions import EXPORTED, PRECISIONS
+from moir_edge.precisions import PRECISIONS
 from moir_edge.targets import (
     TARGETS,
     available_precisions,
@@ -26,7 +26,7 @@ TABLE = {
     "rtx-40": (89, "fp32 fp16 int8-weight-only int8 fp8 int4", "tensorrt_rtx"),
     "rtx-50": (120, "fp32 fp16 int8-weight-only int8 fp8 int4 nvfp4", "tensorrt_rtx"),
     "dgx-spark": (121, "fp32 fp16 int8-weight-only int8 fp8 int4 nvfp4", "tensorrt_rtx"),
-    "cpu": (None, "fp32 int8-weight-only int8 int4", "onnxruntime"),
+    "cpu": (None, "fp32 fp16 bf16 int8-weight-only int8 int4", "onnxruntime"),
 }
 
 
@@ -83,6 +83,12 @@ def test_refusals_give_the_reason() -> None:
         check_precision("rtx-40", "nvfp4")
     with pytest.raises(UnsupportedError, match="ONNX Runtime has no FP8 kernels for a CPU"):
         check_precision("cpu", "fp8")
+    for gpu in ("jetson-orin-nano", "rtx-20", "dgx-spark"):
+        with pytest.raises(
+            UnsupportedError,
+            match=f"^{gpu} does not run bf16: its engines multiply in fp16, which takes the same bytes and has more digits; use ",
+        ):
+            check_precision(gpu, "bf16")
     with pytest.raises(UnsupportedError, match="needs SM 80 or later; rtx-20 is SM 75"):
         check_precision("rtx-20", "int4")
     with pytest.raises(UnsupportedError, match="unknown precision 'int5': did you mean 'int8'"):
@@ -110,7 +116,7 @@ def test_a_gpu_without_fp32_products_takes_fp32_nowhere() -> None:
 def test_to_dict_is_json_ready() -> None:
     row = get_target("rtx-50").to_dict()
     assert row["name"] == "rtx-50"
-    assert row["export_precisions"] == list(EXPORTED)
+    assert row["export_precisions"] == [name for name in PRECISIONS if name != "bf16"]
 
 
 def test_session_config() -> None:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import engines
 from benchmarks.engine_tables import EngineRow, Refusal, render_tables
 from benchmarks.engines import build_matrix, marks
-from moir_edge.precisions import EXPORTED
+from moir_edge.precisions import PRECISIONS
 from moir_edge.progress import silent
 from moir_edge.targets import TARGETS, available_precisions
 
@@ -54,11 +54,11 @@ def test_every_pair_is_built_or_refused(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(engines, "_trace", lambda *_: None)
     monkeypatch.setattr(engines, "_bundle", lambda *_: tmp_path)
     monkeypatch.setattr(engines, "_build", build)
-    rows = list(build_matrix("demo", AHEAD, EXPORTED, tmp_path, silent))
+    rows = list(build_matrix("demo", AHEAD, PRECISIONS, tmp_path, silent))
     built = [row for row in rows if isinstance(row, EngineRow)]
     assert len(built) == sum(len(available_precisions(TARGETS[name])) for name in AHEAD)
     refused = [row for row in rows if isinstance(row, Refusal)]
-    assert len(built) + len(refused) == len(AHEAD) * len(EXPORTED)
+    assert len(built) + len(refused) == len(AHEAD) * len(PRECISIONS)
     assert all(row.target in row.reason for row in refused)
 
 

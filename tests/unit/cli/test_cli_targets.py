@@ -30,4 +30,11 @@ def test_json_is_the_registry() -> None:
     rows = json.loads(result.output)
     assert [row["name"] for row in rows] == list(TARGETS)
     assert rows[0]["sm"] == 87
-    assert rows[-1]["export_precisions"] == ["fp32", "int8-weight-only", "int8", "int4"]
+    assert rows[-1]["export_precisions"] == [
+        "fp32",
+        "fp16",
+        "bf16",
+        "int8-weight-only",
+        "int8",
+        "int4",
+    ]

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+import moir_edge
 from moir_edge.bundle import open_bundle
+from moir_edge.checkpoint import load_checkpoint
 from moir_edge.errors import BundleError, DataError, ToleranceError, UnsupportedError
-from moir_edge.export import assemble, export_bundle
+from moir_edge.export import assemble, export_bundle, trace_components
+from tests.unit.families.tiny import save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,51 @@ def test_quantized_bundle_is_smaller_and_keeps_the_router(
     small, large = (item.components["decoder"].tensor_bytes for item in (manifest, whole))
     assert small < large / 2
     assert manifest.parity["router"] is not None
+
+
+@pytest.mark.parametrize(("precision", "rounding"), [("fp16", 2.0**-11), ("bf16", 2.0**-8)])
+def test_half_precision_on_a_processor_is_storage_alone(
+    routed: Any, bundle: Path, precision: str, rounding: float, tmp_path: Path
+) -> None:
+    folder = assemble(routed, tmp_path / "half", precision=precision)
+    manifest, whole = open_bundle(folder).manifest, open_bundle(bundle).manifest
+    assert {one.precision for one in manifest.components.values()} == {precision, "fp32"}
+    assert manifest.components["router"].precision == "fp32"
+    small, large = (
+        sum(entry.tensor_bytes for name, entry in one.components.items() if name != "router")
+        for one in (manifest, whole)
+    )
+    # The tiny model's norms, biases and smallest weights stay float32.
+    assert 0.5 * large < small < 0.65 * large
+    # Eight roundings of a weight; off by more than float32 is, since the weights are rounded.
+    assert manifest.parity["rtol"] == 8 * rounding
+    worst = max(manifest.parity["max_rel_error"].values())
+    assert rounding / 100 < worst < 8 * rounding
+    assert whole.parity["rtol"] == 1e-4
+    assert len(moir_edge.load(folder).generate("What is it?", max_new_tokens=2).token_ids) == 1
+
+
+def test_a_wider_tolerance_than_that_of_the_rounding_holds(routed: Any, tmp_path: Path) -> None:
+    folder = assemble(routed, tmp_path / "half", precision="fp16", parity_rtol=0.02)
+    assert open_bundle(folder).manifest.parity["rtol"] == 0.02
+
+
+def test_a_checkpoint_in_bf16_loses_nothing_in_bf16(tmp_path: Path) -> None:
+    """Its weights have so few digits: the graphs of both bundles give the same bits."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    checkpoint = save_tiny("llava", tmp_path / "checkpoint")
+    weights = load_file(checkpoint / "model.safetensors")
+    narrow = {name: tensor.to(torch.bfloat16) for name, tensor in weights.items()}
+    save_file(narrow, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    traced = trace_components(load_checkpoint(checkpoint))
+    exact, stored = (
+        open_bundle(assemble(traced, tmp_path / precision, precision=precision)).manifest.parity
+        for precision in ("fp32", "bf16")
+    )
+    assert stored["max_abs_error"] == exact["max_abs_error"]
+    assert max(stored["max_rel_error"].values()) <= 1e-4
 
 
 def test_half_bundle_keeps_float_interface(routed: Any, tmp_path: Path) -> None:

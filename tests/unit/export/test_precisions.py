@@ -125,5 +125,5 @@ def test_components_that_the_bundle_lacks_are_not_planned() -> None:
 def test_router_takes_fp16_on_a_gpu_if_asked() -> None:
     plan = plan_precisions(COMPONENTS, "rtx-40", "int4", {"router": "fp16"})
     assert (plan["router"], plan["decoder"]) == ("fp16", "int4")
-    with pytest.raises(UnsupportedError, match="cpu does not run fp16"):
+    with pytest.raises(UnsupportedError, match="it takes fp32, or fp16 on a GPU, not fp16"):
         plan_precisions(COMPONENTS, "cpu", "int4", {"router": "fp16"})
