@@ -89,10 +89,10 @@ def test_half_precision_on_a_processor_is_storage_alone(
     )
     # The tiny model's norms, biases and smallest weights stay float32.
     assert 0.5 * large < small < 0.65 * large
-    # Eight roundings of a weight; off by more than float32 is, since the weights are rounded.
-    assert manifest.parity["rtol"] == 8 * rounding
+    # Sixteen roundings of a weight; off by more than float32 is, since the weights are rounded.
+    assert manifest.parity["rtol"] == 16 * rounding
     worst = max(manifest.parity["max_rel_error"].values())
-    assert rounding / 100 < worst < 8 * rounding
+    assert rounding / 100 < worst < 16 * rounding
     assert whole.parity["rtol"] == 1e-4
     assert len(moir_edge.load(folder).generate("What is it?", max_new_tokens=2).token_ids) == 1
 
