@@ -36,11 +36,11 @@ Proofs = Mapping[str, Mapping[str, bool]]
 """Family to column to whether its tests passed."""
 
 
-def prove(tests: str = _TESTS) -> tuple[Proofs, int]:
-    """Run the test over the registry and return what it proved, and how many families failed.
+def prove(only: Sequence[str] = ()) -> tuple[Proofs, int]:
+    """Run the test over the registry and return what it proved, and pytest's exit code.
 
     Args:
-        tests: Folder of the tests, from the root.
+        only: Families to test; all by default.
 
     Raises:
         EnvironmentProblem: pytest did not get as far as that.
@@ -49,7 +49,7 @@ def prove(tests: str = _TESTS) -> tuple[Proofs, int]:
         path = Path(folder) / "proofs.json"
         plugin = ("-p", "benchmarks.architectures.proofs", "--proofs", str(path))
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", *plugin, tests],
+            [sys.executable, "-m", "pytest", "-q", *plugin, *_selection(only), _TESTS],
             cwd=_ROOT,
             env=child_environment({"PYTHONPATH": str(_ROOT)}),
             stdout=sys.stderr,
@@ -59,6 +59,27 @@ def prove(tests: str = _TESTS) -> tuple[Proofs, int]:
             raise EnvironmentProblem(f"pytest ended with exit code {done.returncode} and no proofs")
         proofs: Proofs = json.loads(path.read_text(encoding="utf-8"))
     return proofs, done.returncode
+
+
+def _selection(only: Sequence[str]) -> list[str]:
+    # A parameter stands between brackets, alone or with a dash beside it; one name may begin another.
+    names = [form for name in only for form in (f"[{name}]", f"[{name}-", f"-{name}]")]
+    return ["-k", " or ".join(names)] if names else []
+
+
+def proven_before(page: Path) -> Proofs:
+    """Return what a page says of each family.
+
+    Args:
+        page: With a table by `table`, or without.
+    """
+    written = page.read_text(encoding="utf-8").partition(BEGIN)[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in written.splitlines()]
+    return {
+        name: {column: cell == "yes" for column, cell in zip(COLUMNS, cells, strict=True)}
+        for name, *cells in rows
+        if len(cells) == len(COLUMNS)
+    }
 
 
 def table(proofs: Proofs) -> str:
@@ -118,8 +139,10 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
         options: Of the command line.
         progress: Called as ``progress(stage, done, total)``.
     """
+    before = proven_before(options.docs) if options.only and options.docs else {}
     with single_step(progress, "tests"):
-        proofs, code = prove()
+        found, code = prove(options.only)
+    proofs = {**before, **found}
     text = table(proofs)
     if options.docs is not None and code == 0:
         replace_between(options.docs, BEGIN, END, text)
@@ -134,6 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the command; those of the process by default.
     """
     parser = new_parser("architectures", __doc__)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=(),
+        metavar="TYPE",
+        help="families to test; the page keeps what it says of the others; all by default",
+    )
     parser.add_argument(
         "--docs", type=Path, help="page whose table is replaced if every test passed"
     )

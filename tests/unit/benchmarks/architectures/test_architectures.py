@@ -14,6 +14,7 @@ from benchmarks.architectures.__main__ import (
     COLUMNS,
     END,
     own_lines,
+    proven_before,
     router_position,
     table,
 )
@@ -73,6 +74,16 @@ def test_a_cell_says_yes_only_for_what_was_proven() -> None:
     assert lines[3] == f"| {rest[0]} |" + " no |" * len(COLUMNS)
 
 
+def test_a_page_keeps_what_it_says_of_families_that_are_not_tested(tmp_path: Path) -> None:
+    proofs = {name: dict.fromkeys(COLUMNS, name != "llava") for name in architecture_names()}
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\n{table(proofs)}\n{END}\nafter\n")
+    before = proven_before(page)
+    assert {name: before[name] for name in architecture_names()} == proofs
+    page.write_text(f"{BEGIN}\n{END}\n")
+    assert proven_before(page) == {}
+
+
 def test_every_family_has_a_published_geometry() -> None:
     assert set(architecture_names()) <= set(GEOMETRIES)
 
@@ -88,6 +99,11 @@ def test_every_family_has_a_published_geometry() -> None:
         # InternVL: of the canvases of up to 12 tiles, 4 × 3 has the shape of 4 : 3
         ("internvl", (640, 480), (4 * 3 + 1) * 256),
         ("internvl", (448, 448), 256),
+        # `_get_num_multimodal_tokens` of transformers 5.23 says the same
+        ("llava_next", (1920, 1080), 1948),
+        ("llava_next", (100, 1500), 936),
+        ("llava_onevision", (1920, 1080), 7269),
+        ("llava_onevision", (100, 1500), 1593),
     ],
 )
 def test_tokens_of_published_checkpoints(
