@@ -161,8 +161,12 @@ def test_a_refit_needs_engines_to_take_over(
         add_engines(folder, "rtx-40", refit=old, options=EngineOptions(refittable=True))
 
 
-def test_weights_of_a_cpu_bundle_cannot_be_stripped(make_bundle: MakeBundle) -> None:
-    folder, manifest = make_bundle("int4")
+@pytest.mark.parametrize("precision", ["int4", "fp16"])
+def test_weights_of_a_cpu_bundle_cannot_be_stripped(
+    make_bundle: MakeBundle, precision: str
+) -> None:
+    folder, manifest = make_bundle(precision)
+    manifest = manifest.model_copy(update={"target": "cpu"})
     with pytest.raises(UnsupportedError, match=r"exported for cpu: .*target='rtx-40'"):
         build_engines(folder, manifest, "rtx-40", options=EngineOptions(strip_weights=True))
 
@@ -183,7 +187,7 @@ def test_the_device_builds_for_its_own_target(
     double.__spec__ = importlib.util.spec_from_loader("tensorrt", None)
     monkeypatch.setitem(sys.modules, "tensorrt", double)
     monkeypatch.setattr("moir_edge.engines.building.device_compute_capability", lambda: "8.7")
-    folder, _ = make_bundle("fp16")
+    folder, _ = make_bundle("int4")
     with pytest.raises(UnsupportedError, match="cpu has no engines"):
         add_engines(folder)
     add_engines(folder, "jetson-agx-orin")
