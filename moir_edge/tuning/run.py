@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -160,21 +160,16 @@ def _write(loaded: Any, output: str | Path, report: TuneReport, *, force: bool) 
         (folder / REPORT_NAME).write_text(json_text(asdict(report), indent=1) + "\n")
 
 
-@contextmanager
-def _plain_attention_on_cpu(model: Any) -> Iterator[None]:
+def _plain_attention_on_cpu(model: Any) -> AbstractContextManager[None]:
     """Train with attention as plain matrix products on a machine without a GPU.
 
     torch's fused attention has a slow backward pass on the CPU: a step of the demo takes twice as long with it.
     """
     import torch
 
-    before = model.config._attn_implementation
-    if not torch.cuda.is_available():
-        model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
+    from moir_edge.export.attention import attention_implementation
+
+    return nullcontext() if torch.cuda.is_available() else attention_implementation(model, "eager")
 
 
 @contextmanager
