@@ -17,7 +17,7 @@ from moir_edge.checkpoint import load_checkpoint
 from moir_edge.export import TracedModel, assemble
 from moir_edge.models import architecture_names
 from moir_edge.precisions import FP32, INT4, INT8, INT8_WEIGHT_ONLY, PRECISIONS
-from moir_edge.router import RouterConfig, retrofit
+from moir_edge.router import RouterConfig, last_routing, retrofit, router_disabled
 from moir_edge.runtime import EdgeModel
 from moir_edge.runtime.generation import prepare_prompt
 from moir_edge.runtime.routing_picture import draw_routing_map
@@ -145,6 +145,35 @@ def test_a_routing_map_places_every_image_token(twins: Twins) -> None:
         assert len(set(cells)) == len(cells)
     sheet = draw_routing_map(found, row[1])
     assert sheet.height > 100 * len(row[1])
+
+
+@pytest.mark.proves("runtime")
+def test_the_router_reads_the_tokens_that_torchs_reads(twins: Twins) -> None:
+    for row in rows()[4::3]:
+        with torch.no_grad():
+            twins.torch(**twins.inputs(row))
+        theirs = last_routing(twins.torch)
+        (ours,) = twins.edge.generate(*row, max_new_tokens=1).routing or ()
+        assert theirs is not None
+        assert ours.image_tokens == int((theirs.image_positions[0] >= 0).sum())
+        valid = torch.cat([theirs.image_positions[0] >= 0, theirs.text_mask[0]])
+        np.testing.assert_array_equal(ours.indices, theirs.output.indices[0][valid].numpy())
+        # Float32 on two runtimes; scores, margins and gates are of the order of 1.
+        for name in ("scores", "margin", "gate"):
+            expected = getattr(theirs.output, name)[0][valid].numpy()
+            np.testing.assert_allclose(getattr(ours, name), expected, atol=1e-4)
+
+
+@pytest.mark.proves("runtime")
+def test_the_switch_takes_the_router_out(twins: Twins) -> None:
+    changed = 0
+    for row in rows()[4::3]:
+        with router_disabled(twins.torch):
+            expected = twins.answer(row)
+        off = twins.edge.generate(*row, max_new_tokens=COUNT, router=False).token_ids[0]
+        assert list(off) == expected[: len(off)]
+        changed += off != twins.edge.generate(*row, max_new_tokens=COUNT).token_ids[0]
+    assert changed  # otherwise nothing above tells on from off
 
 
 @pytest.mark.parametrize(

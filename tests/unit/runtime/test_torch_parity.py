@@ -1,4 +1,7 @@
-"""Exported tiny models of both classes answer as the retrofitted torch models do, tiles and batches included."""
+"""An exported tiny SmolVLM answers padded batches as the retrofitted torch model does, and routes their tokens alike.
+
+Other families, and single rows: tests/unit/families.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,16 @@ from PIL import Image
 from tokenizers import Tokenizer
 from transformers import (
     AutoProcessor,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
 
 import moir_edge
 from moir_edge.export import export_bundle
-from moir_edge.router import RouterConfig, last_routing, load_retrofitted, retrofit, router_disabled
+from moir_edge.router import RouterConfig, last_routing, load_retrofitted, retrofit
 from moir_edge.runtime import EdgeModel
 
-pytestmark = pytest.mark.slow  # two exports, a quarter of a minute each
+pytestmark = pytest.mark.slow  # an export, a quarter of a minute
 
 COUNT = 10
 
@@ -84,31 +85,14 @@ class Twins:
         return [answer.tolist() for answer in ids[:, inputs["input_ids"].shape[1] :]]
 
 
-def _model(model_type: str, folder: Path) -> Any:
+def _model(folder: Path) -> Any:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    image = tokenizer.token_to_id("<image>")
-    if model_type == "llava":
-        text = {**TEXT, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-        return LlavaForConditionalGeneration(
-            LlavaConfig(
-                vision_config={
-                    **VISION,
-                    "model_type": "clip_vision_model",
-                    "image_size": 24,
-                    "patch_size": 12,
-                },
-                text_config={**text, "vocab_size": tokenizer.get_vocab_size()},
-                image_token_id=image,
-                vision_feature_layer=-2,
-                vision_feature_select_strategy="default",
-            )
-        )
     text = {**TEXT, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     return SmolVLMForConditionalGeneration(
         SmolVLMConfig(
             vision_config={**VISION, "image_size": 24, "patch_size": 6},
             text_config={**text, "vocab_size": tokenizer.get_vocab_size()},
-            image_token_id=image,
+            image_token_id=tokenizer.token_to_id("<image>"),
             scale_factor=2,
             tie_word_embeddings=True,
             pad_token_id=0,
@@ -116,13 +100,12 @@ def _model(model_type: str, folder: Path) -> Any:
     )
 
 
-@pytest.fixture(scope="module", params=["smolvlm", "llava"])
-def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Twins:
-    source: Path = request.getfixturevalue(f"{request.param}_folder")
-    folder = tmp_path_factory.mktemp("checkpoint") / request.param
-    shutil.copytree(source, folder)
+@pytest.fixture(scope="module")
+def twins(smolvlm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    folder = tmp_path_factory.mktemp("checkpoint") / "smolvlm"
+    shutil.copytree(smolvlm_folder, folder)
     torch.manual_seed(0)
-    model = _model(request.param, folder).eval()
+    model = _model(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
     processor.tokenizer.padding_side = "left"
     retrofit(model, RouterConfig(rank=8, top_k=2), tokenizer=processor)
@@ -156,17 +139,6 @@ def test_greedy_answers_equal_torch(twins: Twins, rows: list[Any], order: list[i
         assert list(ours) == theirs[: len(ours)]
 
 
-def test_the_switch_takes_the_router_out(twins: Twins, rows: list[Any]) -> None:
-    changed = 0
-    for row in rows[:2]:
-        off = twins.edge.generate(*row, max_new_tokens=COUNT, router=False).token_ids[0]
-        with router_disabled(twins.torch):
-            (expected,) = twins.torch_answers([row])
-        assert list(off) == expected[: len(off)]
-        changed += off != twins.edge.generate(*row, max_new_tokens=COUNT).token_ids[0]
-    assert changed  # otherwise nothing above tells on from off
-
-
 def test_the_frame_of_an_image_is_no_text(twins: Twins, rows: list[Any]) -> None:
     prompt, images = rows[0]
     routing = twins.edge.routing_map(prompt, images)
@@ -181,10 +153,9 @@ def test_the_frame_of_an_image_is_no_text(twins: Twins, rows: list[Any]) -> None
         if piece == "\n"
     }
     written = routing.prompt.expanded
-    # The last newline belongs to the chat template; the others of SmolVLM stand between rows of tiles.
+    # The last newline belongs to the chat template; the others stand between rows of tiles.
     assert newlines == {written.rindex("\n")}
-    split = twins.torch.config.model_type == "smolvlm"
-    assert written.count("\n") == (5 if split else 1)
+    assert written.count("\n") == 5
 
 
 def test_the_routing_map_is_torchs(twins: Twins, rows: list[Any]) -> None:
