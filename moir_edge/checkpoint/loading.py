@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from moir_edge.weights.classes import (
     generative_class,
     load_config,
 )
-from moir_edge.weights.files import check_record, check_weights
+from moir_edge.weights.files import check_record, check_weights, weight_files
+from moir_edge.weights.mapped import MappedFiles
 from moir_edge.weights.source import resolve_checkpoint, weights_sha256
+from moir_edge.weights.types import stored_dtype, widen_buffers
 from moir_edge.weights.whole import load_whole
 
 __all__ = ["Checkpoint", "load_checkpoint"]
@@ -41,9 +43,11 @@ class Checkpoint:
         name: Hub id, or the name of the folder.
         folder: Where its files lie.
         config: The Hugging Face config.
-        model: The Hugging Face model in float32 and eval mode, with its router if it has one.
+        model: The Hugging Face model in eval mode, with its router if it has one; in float32, unless it was loaded with
+            its weights left in their files.
         tokenizer: The Hugging Face tokenizer.
         source: The manifest's entry.
+        files: Where the weights are mapped, if they were left in their files.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Checkpoint:
     model: Any
     tokenizer: Any
     source: SourceEntry
+    files: MappedFiles = field(default_factory=MappedFiles)
 
     @property
     def architecture(self) -> Architecture:
@@ -117,13 +122,17 @@ class Checkpoint:
             yield
 
 
-@checked(checkpoint=folder_or_id, exported=switch)
-def load_checkpoint(checkpoint: str | Path, *, exported: bool = True) -> Checkpoint:
-    """Load model and tokenizer in float32 on the CPU.
+@checked(checkpoint=folder_or_id, exported=switch, mapped=switch)
+def load_checkpoint(
+    checkpoint: str | Path, *, exported: bool = True, mapped: bool = False
+) -> Checkpoint:
+    """Load model and tokenizer on the CPU, in float32 unless `mapped`.
 
     Args:
         checkpoint: Folder or hub id.
         exported: Also hold it to what the exporter can do; False takes any vision-language model of transformers.
+        mapped: Leave the weights in their files and in their type, bfloat16 or float16, as the exporter takes them: they cost
+            memory where they are read only. They may not be changed. Files of several types are read into float32.
 
     Raises:
         DataError: Files or weights are missing, damaged, not finite, or do not fit each other.
@@ -143,7 +152,7 @@ def load_checkpoint(checkpoint: str | Path, *, exported: bool = True) -> Checkpo
     if exported:
         check_config(name, config)
         check_processor(folder, config)
-    model = _load_model(cls, folder, config)
+    model, files = _load_model(cls, folder, config, mapped)
     return Checkpoint(
         name=name,
         folder=folder,
@@ -153,10 +162,21 @@ def load_checkpoint(checkpoint: str | Path, *, exported: bool = True) -> Checkpo
         source=SourceEntry(
             name=name, sha256=weights_sha256(folder), architecture=type(model).__name__
         ),
+        files=files,
     )
 
 
-def _load_model(cls: Any, folder: Path, config: Any) -> Any:
-    if getattr(config, "moir_router", None) is not None:
-        return load_retrofitted(folder, dtype=torch.float32)
-    return load_whole(cls, folder, config=config, dtype=torch.float32)
+def _load_model(cls: Any, folder: Path, config: Any, mapped: bool) -> tuple[Any, MappedFiles]:
+    routed = getattr(config, "moir_router", None) is not None
+    dtype = stored_dtype(folder) if mapped else torch.float32
+    if routed:
+        model = load_retrofitted(folder, dtype=dtype, mapped=mapped)
+    else:
+        model = load_whole(cls, folder, config=config, dtype=dtype)
+    if not mapped:
+        return model, MappedFiles()
+    widen_buffers(cls, model)
+    files = MappedFiles(weight_files(folder), model.parameters())
+    for parameter in model.parameters():
+        files.give_back(parameter)
+    return model, files

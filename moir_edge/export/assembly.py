@@ -15,7 +15,7 @@ from moir_edge.calibration.gpu_form import to_gpu_form
 from moir_edge.engines.trtexec import write_build_script
 from moir_edge.export.assets import write_assets
 from moir_edge.export.components import TracedModel
-from moir_edge.export.half_range import half_range_required
+from moir_edge.export.half_range import require_half_range
 from moir_edge.export.mixing import mark_raised, measure_and_choose
 from moir_edge.export.parity import (
     expected_outputs,
@@ -29,6 +29,7 @@ from moir_edge.precisions import PrecisionName
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.targets import get_target
 from moir_edge.version import __version__
+from moir_edge.weights.mapped import trim_memory
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -82,8 +83,7 @@ def assemble(
         write_assets(traced.checkpoint, folder)
         calibrated = _calibrate(traced, plan, folder, progress)
         mix = _choose_mix(traced, plan, calibrated, folder, progress)
-        models, summaries = _convert(traced, plan, calibrated, mix, progress)
-        written = write_graphs(models, folder)
+        written, summaries = _write(traced, plan, calibrated, mix, folder, progress=progress)
         _write_report(folder / "reports" / "quantization.json", summaries)
         manifest = Manifest(
             created_with=package_versions(),
@@ -151,6 +151,23 @@ def _choose_mix(
     if plan.settings.mix is None:
         return None
     return measure_and_choose(traced, plan, calibrated, folder, progress=progress)
+
+
+def _write(
+    traced: TracedModel,
+    plan: ExportPlan,
+    calibrated: CalibratedGraphs | None,
+    mix: Mix | None,
+    folder: Path,
+    *,
+    progress: Progress,
+) -> tuple[dict[str, WrittenGraph], dict[str, QuantizationSummary]]:
+    """Convert the graphs and write them; what they were converted to is not kept."""
+    models, summaries = _convert(traced, plan, calibrated, mix, progress)
+    written = write_graphs(models, folder)
+    del models
+    trim_memory()
+    return written, summaries
 
 
 def _convert(
@@ -240,8 +257,8 @@ def _parity(
     """Measure the written graphs against torch, keep the figures in ``reports/parity.json`` too."""
     bound = plan.parity_bound
     with single_step(progress, "parity"):
-        with half_range_required(traced.checkpoint, plan.computed_in_half):
-            figures = measure_parity(traced, folder, plan.precisions)
+        require_half_range(traced.reference.reached, plan.computed_in_half)
+        figures = measure_parity(traced, folder, plan.precisions)
         if bound is not None:
             require_fp32_parity(figures, expected_outputs(traced), bound)
     figures["rtol"] = bound

@@ -60,6 +60,6 @@ def export_bundle(
     check_bundle_output(output, force=force)
     chosen = chosen_settings(settings, options)
     with single_step(progress or silent, "loading"):
-        loaded = load_checkpoint(checkpoint)
+        loaded = load_checkpoint(checkpoint, mapped=True)
     traced = trace_components(loaded, progress=progress)
     return assemble(traced, output, chosen, force=force, progress=progress)

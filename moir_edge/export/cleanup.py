@@ -26,6 +26,7 @@ __all__ = [
     "merge_reshapes",
     "read_tensor",
     "set_interface",
+    "simplify",
 ]
 
 OPSET = 21
@@ -46,6 +47,14 @@ _DOMAINS = frozenset({"", "ai.onnx", "moir_edge"})
 _DTYPES = {"float32": ir.DataType.FLOAT, "int64": ir.DataType.INT64, "bool": ir.DataType.BOOL}
 
 
+def simplify(model: ir.Model) -> None:
+    """Fold constants and run the rewrite rules of onnxscript, in place.
+
+    Large constants stay out of folding, and parameters are inputs yet.
+    """
+    optimizer.optimize(model, input_size_limit=1 << 14, output_size_limit=1 << 14)
+
+
 def clean(
     model: ir.Model, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> ir.Model:
@@ -64,8 +73,6 @@ def clean(
         UnsupportedError: `check_graph` found a broken property.
     """
     fold_transposed_weights(model)
-    # Large weights stay out of constant folding: the pass above has done the only fold that they need.
-    model = optimizer.optimize(model, input_size_limit=1 << 14, output_size_limit=1 << 14)
     merge_reshapes(model)
     divide_by_roots(model)
     for step in (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 from torch import nn
@@ -16,10 +17,14 @@ from moir_edge.export.attention import export_attention
 from moir_edge.export.cleanup import check_graph, read_tensor
 from moir_edge.export.facts import model_facts
 from moir_edge.export.tracing import ComponentSpec, trace
+from moir_edge.export.weights import stored_weights, widen_own_buffers
 from moir_edge.graphs.naming import number_values
 from moir_edge.models.decoder import EmbeddingGraph
 from moir_edge.progress import Progress, silent
 from moir_edge.runtime.interface import cache_names
+
+if TYPE_CHECKING:
+    from moir_edge.export.reference import TorchReference
 
 __all__ = ["TracedModel", "component_specs", "trace_components"]
 
@@ -52,6 +57,15 @@ class TracedModel:
         router = self.checkpoint.router
         return None if router is None else router.config.hash()
 
+    @cached_property
+    def reference(self) -> TorchReference:
+        """What torch answers to the prompts that every bundle is checked with; computed once."""
+        from moir_edge.export.reference import torch_reference
+        from moir_edge.export.samples import parity_samples
+
+        samples = parity_samples(self.checkpoint, self.facts)
+        return torch_reference(self.checkpoint, self.facts, samples)
+
 
 @checked(checkpoint=a(Checkpoint), progress=function)
 def trace_components(checkpoint: Checkpoint, *, progress: Progress | None = None) -> TracedModel:
@@ -68,7 +82,10 @@ def trace_components(checkpoint: Checkpoint, *, progress: Progress | None = None
     with checkpoint.without_router(), export_attention(checkpoint.model):
         for done, (name, spec) in enumerate(specs.items()):
             progress("trace", done, len(specs))
-            graphs[name] = trace(_module(checkpoint, name).eval(), spec)
+            module = _module(checkpoint, name).eval()
+            widen_own_buffers(module)
+            weights = stored_weights(module, checkpoint.files)
+            graphs[name] = trace(module, spec, weights=weights)
     progress("trace", len(specs), len(specs))
     if checkpoint.router is not None:
         graphs["router"] = _router_graph(checkpoint.router)

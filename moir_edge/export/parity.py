@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from moir_edge.checkpoint import Checkpoint
 from moir_edge.errors import DataError, ToleranceError
 from moir_edge.export.components import TracedModel
 from moir_edge.export.parity_figures import ParityFigures
-from moir_edge.export.samples import ParitySample, parity_samples
+from moir_edge.export.reference import DECODE_STEPS, SampleReference, torch_reference
+from moir_edge.export.samples import ParitySample
 from moir_edge.graphs.sessions import PromptRun, TappedSessions
 from moir_edge.metrics.routed import RoutedPrompts, RoutingFigures, same_choice
-from moir_edge.router import last_routing
-from moir_edge.runtime.families import Family
-from moir_edge.transformers_cache import cache_keyword, returned_cache
+from moir_edge.runtime.interface import DecoderInputs, Embeds
 
 __all__ = [
     "PARITY_RTOL",
@@ -47,9 +42,6 @@ models of two layers are off by 1 to 4.
 
 # Where the two best sources are alike, rounding swaps them at no cost; sources that are not alike are another router.
 _LEAST_MATCHED_COSINE = 0.99
-_DECODE_STEPS = 4
-
-Array = npt.NDArray[Any]
 
 
 def check_parity_rtol(rtol: float) -> None:
@@ -87,15 +79,22 @@ def measure_parity(
     Raises:
         NotFiniteError: An output of torch or of a graph is NaN or infinite.
     """
-    sessions = TappedSessions(folder, precisions, traced.facts)
+    reference = traced.reference
+    if samples is not None:
+        reference = torch_reference(traced.checkpoint, traced.facts, samples)
     figures, routing = ParityFigures(precisions), RoutingFigures()
-    samples = samples or parity_samples(traced.checkpoint, traced.facts)
-    for sample in samples:
-        figures.sample = sample.name
-        _compare(traced.checkpoint, sessions, sample, figures, routing)
+    # The decoder is most of the memory: what comes before it has run and gone when it is opened.
+    front = TappedSessions(folder, _without(precisions, "decoder"), traced.facts, frugal=True)
+    prompts = [_compare_prompt(front, one, figures, routing) for one in reference.samples]
+    del front
+    back = TappedSessions(
+        folder, _without(precisions, "vision", "router"), traced.facts, frugal=True
+    )
+    for expected, prompt in zip(reference.samples, prompts, strict=True):
+        _compare_logits(back, expected, prompt, figures)
     return {
-        "samples": [sample.name for sample in samples],
-        "decode_steps": _DECODE_STEPS,
+        "samples": [expected.sample.name for expected in reference.samples],
+        "decode_steps": DECODE_STEPS,
         **figures.summary(),
         "router": routing.summary(),
     }
@@ -141,99 +140,60 @@ def expected_outputs(traced: TracedModel) -> list[str]:
     return ["embedding", *vision, *router, "prefill logits", "decode logits"]
 
 
-@torch.no_grad()
-def _compare(
-    checkpoint: Checkpoint,
+@dataclass(frozen=True)
+class _Prompt:
+    """What enters the decoder."""
+
+    embeds: Embeds
+    decoder: DecoderInputs
+
+
+def _without(precisions: Mapping[str, str], *names: str) -> dict[str, str]:
+    return {name: precision for name, precision in precisions.items() if name not in names}
+
+
+def _compare_prompt(
     sessions: TappedSessions,
-    sample: ParitySample,
+    expected: SampleReference,
     figures: ParityFigures,
     routing: RoutingFigures,
-) -> None:
-    run, mask = sessions.prompt(sample), sample.attention_mask
-    _compare_inputs(checkpoint, sample, run, figures)
-    logits, state = sessions.prefill(run.embeds, run.decoder)
-    further = checkpoint.architecture.torch_inputs(sample)
-    expected = _torch_step(checkpoint.model, sessions.family, sample.input_ids, mask, **further)
-    if checkpoint.router is not None and run.routed is not None:
-        _compare_routing(checkpoint, run.routed, figures, routing)
-    figures.logits("prefill logits", logits, _last(expected))
-    for _ in range(_DECODE_STEPS):
-        tokens = _last(expected).argmax(-1).astype(np.int64)
-        logits = sessions.decode(tokens, state)
-        mask = np.concatenate([mask, np.ones((len(mask), 1), np.int64)], axis=1)
-        cache = returned_cache(expected)
-        expected = _torch_step(checkpoint.model, sessions.family, tokens[:, None], mask, cache)
-        figures.logits("decode logits", logits, _last(expected))
+) -> _Prompt:
+    """Compare what comes before the decoder."""
+    figures.sample = expected.sample.name
+    run = sessions.prompt(expected.sample)
+    _compare_inputs(expected, run, figures)
+    if expected.routed is not None and run.routed is not None:
+        _compare_routing(expected.routed, run.routed, figures, routing)
+    return _Prompt(sessions.to_numpy(run.embeds).copy(), run.decoder)
 
 
-def _compare_inputs(
-    checkpoint: Checkpoint, sample: ParitySample, run: PromptRun, figures: ParityFigures
+def _compare_logits(
+    sessions: TappedSessions, expected: SampleReference, prompt: _Prompt, figures: ParityFigures
 ) -> None:
+    """Compare the logits of a prompt and of torch's greedy tokens after it."""
+    figures.sample = expected.sample.name
+    logits, state = sessions.prefill(prompt.embeds, prompt.decoder)
+    first, *others = expected.logits
+    figures.logits("prefill logits", logits, first)
+    for tokens, other in zip(expected.tokens, others, strict=True):
+        figures.logits("decode logits", sessions.decode(tokens, state), other)
+
+
+def _compare_inputs(expected: SampleReference, run: PromptRun, figures: ParityFigures) -> None:
     """Compare what enters the language model: token embeddings and image features."""
-    model = checkpoint.model
-    embeds = model.get_input_embeddings()(torch.from_numpy(sample.input_ids))
-    figures.error("embedding", run.text_embeds, embeds.numpy())
-    if run.features is None:
-        return
-    architecture = checkpoint.architecture
-    expected = architecture.reference_features(model, architecture.torch_inputs(sample)).numpy()
-    figures.error("vision", run.features.features.reshape(expected.shape), expected)
+    figures.error("embedding", run.text_embeds, expected.embeds)
+    if run.features is not None and expected.features is not None:
+        got = run.features.features.reshape(expected.features.shape)
+        figures.error("vision", got, expected.features)
 
 
 def _compare_routing(
-    checkpoint: Checkpoint, got: RoutedPrompts, figures: ParityFigures, routing: RoutingFigures
+    expected: RoutedPrompts, got: RoutedPrompts, figures: ParityFigures, routing: RoutingFigures
 ) -> None:
     """Compare the router's outputs; its embeddings where both sides picked the same sources."""
-    expected = torch_routing(checkpoint.model)
-    if expected is None:
-        return
     for output in ("gate", "margin"):
         figures.require_finite("router", getattr(got, output), getattr(expected, output))
     figures.error("router scores", got.scores, expected.scores)
     same = same_choice(got, expected)
     figures.error("router", got.embeds, expected.embeds, counted=same)
     routing.compare(expected, got)
-
-
-def torch_routing(model: Any) -> RoutedPrompts | None:
-    """Return what a model's router did to the prompt that the model has just run; None if nothing was routed."""
-    routing = last_routing(model)
-    if routing is None:
-        return None
-    places = [routing.image_positions, routing.text_positions]
-    output = routing.output
-    return RoutedPrompts(
-        embeds=output.inputs_embeds.numpy(),
-        positions=np.concatenate([place.numpy() for place in places], axis=1),
-        scores=output.scores.numpy(),
-        indices=output.indices.numpy(),
-        margin=output.margin.numpy(),
-        gate=output.gate.numpy(),
-    )
-
-
-def _torch_step(
-    model: Any,
-    family: Family,
-    input_ids: Array,
-    mask: Array,
-    cache: Any = None,
-    **inputs: torch.Tensor,
-) -> Any:
-    """Run the Hugging Face model, hooks and all, on a prompt or on one more token."""
-    positions = family.torch_positions(mask)
-    if positions is not None:
-        inputs["position_ids"] = torch.from_numpy(positions[:, -input_ids.shape[1] :])
-    return model(
-        input_ids=torch.from_numpy(input_ids),
-        attention_mask=torch.from_numpy(mask),
-        use_cache=True,
-        logits_to_keep=1,
-        **{cache_keyword(model): cache},
-        **inputs,
-    )
-
-
-def _last(outputs: Any) -> Array:
-    logits: Array = outputs.logits[:, -1].numpy()
-    return logits

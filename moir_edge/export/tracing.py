@@ -13,7 +13,15 @@ import torch
 from torch.export import Dim
 
 from moir_edge.bundle import TensorSpec
-from moir_edge.export.cleanup import OPSET, clean
+from moir_edge.export.cleanup import OPSET, clean, simplify
+from moir_edge.export.parameters import (
+    Weights,
+    attach,
+    canonical_names,
+    detach,
+    module_weights,
+    shapes_only,
+)
 
 __all__ = ["ComponentSpec", "trace"]
 
@@ -41,19 +49,36 @@ class ComponentSpec:
     samples: tuple[torch.Tensor, ...] | None = None
 
 
-def trace(module: torch.nn.Module, spec: ComponentSpec) -> ir.Model:
+def trace(
+    module: torch.nn.Module,
+    spec: ComponentSpec,
+    *,
+    weights: Weights | None = None,
+) -> ir.Model:
     """Trace a module with a batch of two or more and a padded row, and clean the graph.
 
     Args:
         module: In eval mode; its forward takes the inputs of `spec` in order.
         spec: Names, dtypes and axes.
+        weights: Gives each parameter its tensor; None takes the module's own.
 
     Returns:
-        The cleaned model; its initializers share memory with the module's parameters.
+        The cleaned model; its initializers are the tensors that `weights` gives.
 
     Raises:
         UnsupportedError: The graph broke the contract of `moir_edge.export.cleanup`.
     """
+    names = canonical_names(module)
+    with shapes_only(module):
+        model = _translated(module, spec)
+    detach(model, names)
+    simplify(model)
+    attach(model, names, weights or module_weights(module))
+    return clean(model, inputs=spec.inputs, outputs=spec.outputs)
+
+
+def _translated(module: torch.nn.Module, spec: ComponentSpec) -> ir.Model:
+    """Return the graph as torch gives it."""
     samples = spec.samples or [_sample(tensor) for tensor in spec.inputs]
     axes = [_dynamic_axes(tensor, _dims(spec)) for tensor in spec.inputs]
     with torch.no_grad(), _quiet_export():
@@ -75,7 +100,7 @@ def trace(module: torch.nn.Module, spec: ComponentSpec) -> ir.Model:
         )
     if exported is None:
         raise RuntimeError(f"torch.onnx.export gave no program for {spec.name}")
-    return clean(exported.model, inputs=spec.inputs, outputs=spec.outputs)
+    return exported.model
 
 
 def _dims(spec: ComponentSpec) -> Mapping[str, object]:

@@ -13,7 +13,7 @@ from torch import nn
 from moir_edge.graphs.stored import StoredTensor
 from moir_edge.weights.mapped import MappedFiles
 
-__all__ = ["TorchWeight", "stored_tensor", "stored_weights"]
+__all__ = ["TorchWeight", "stored_tensor", "stored_weights", "widen_own_buffers"]
 
 
 class TorchWeight:
@@ -68,3 +68,10 @@ def stored_weights(
         return stored_tensor(parameters[name], where, name)
 
     return tensor
+
+
+def widen_own_buffers(module: nn.Module) -> None:
+    """Make the buffers of a module float32, as the graph computes with them."""
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.to(torch.float32)

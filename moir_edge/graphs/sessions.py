@@ -19,6 +19,7 @@ from moir_edge.errors import NotFiniteError
 from moir_edge.finite import count_text, is_finite
 from moir_edge.limits import PREPACKED_BYTES
 from moir_edge.metrics.routed import RoutedPrompts
+from moir_edge.precisions import FP32
 from moir_edge.runtime.component import Component
 from moir_edge.runtime.families import family_of
 from moir_edge.runtime.float4 import session_source
@@ -84,6 +85,8 @@ class TappedSessions(GraphSessions):
         watch: Gets the tapped values of every run.
         tiles_per_run: Image tiles that `vision` takes at once; bounds what a watcher gets.
         session_entries: Further configuration entries of every session.
+        frugal: Take memory only while it is used, at some cost in time: float weights stay in their mapped files, and what a
+            run took goes back after it.
     """
 
     def __init__(
@@ -95,8 +98,10 @@ class TappedSessions(GraphSessions):
         watch: Watch | None = None,
         tiles_per_run: int = 16,
         session_entries: Mapping[str, str] | None = None,
+        frugal: bool = False,
     ) -> None:
         self._watch = watch
+        self._frugal = frugal
         self._entries = session_entries or {}
         self._tapped = self._open(folder, precisions)
         self.family = family_of(facts)
@@ -145,7 +150,11 @@ class TappedSessions(GraphSessions):
         found = {}
         for name, precision in precisions.items():
             entries = {**session_config(name, precision, ort.__version__), **self._entries}
-            session = cpu_session(session_source(folder / f"{name}.onnx", precision), entries)
+            if self._frugal and precision == FP32:
+                # Packed weights of four bits are what their kernels take; float ones would lie in memory twice.
+                entries["session.disable_prepacking"] = "1"
+            source = session_source(folder / f"{name}.onnx", precision)
+            session = cpu_session(source, entries, arena=not self._frugal)
             found[name] = TappedComponent(name, session, self._watch)
         return found
 
@@ -233,6 +242,7 @@ def cpu_session(
     entries: Mapping[str, str] | None = None,
     *,
     optimized: bool = True,
+    arena: bool = True,
 ) -> ort.InferenceSession:
     """Open a graph in ONNX Runtime on the CPU.
 
@@ -240,8 +250,10 @@ def cpu_session(
         graph: Its path, its bytes, or the graph itself, under 2 GB.
         entries: Configuration entries of the session.
         optimized: Let ONNX Runtime rewrite the graph.
+        arena: Let it keep the memory of a run for the next one.
     """
     options = session_options()
+    options.enable_cpu_mem_arena = arena
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     if not optimized:

@@ -99,15 +99,16 @@ def retrofit(
     return router
 
 
-@checked(source=folder_or_id, probe=switch)
+@checked(source=folder_or_id, probe=switch, mapped=switch)
 def load_retrofitted(
-    source: str | PathLike[str], *, probe: bool = True, **kwargs: Any
+    source: str | PathLike[str], *, probe: bool = True, mapped: bool = False, **kwargs: Any
 ) -> PreTrainedModel:
     """Load a checkpoint that was saved with a router; the model is in evaluation mode, as `from_pretrained` leaves it.
 
     Args:
         source: Folder, or id on the Hugging Face hub.
         probe: Prove that the class calls the router, as `retrofit` does.
+        mapped: Leave the weights in the mapped file; where they lie at an odd address, a product differs in its last bits.
         **kwargs: Passed on to `from_pretrained`, e.g. `dtype` or `device_map`; the router stays float32.
 
     Raises:
@@ -127,7 +128,8 @@ def load_retrofitted(
     base = generative_class(config, fspath(source))
     model: PreTrainedModel = load_whole(_with_router(base), fspath(source), config=config, **kwargs)
     model.__class__ = base
-    _realign(model)
+    if not mapped:
+        _realign(model)
     if probe and not _embedding_weight(model).is_meta:
         probe_router(model)
     return model

@@ -16,7 +16,7 @@ from moir_edge.limits import INDEX_BYTES, SAFETENSORS_HEADER_BYTES
 from moir_edge.weights.foreign import describe_folder
 from moir_edge.weights.quantized import refuse_quantized_config, refuse_quantized_tensors
 
-__all__ = ["check_files", "check_record", "check_weights", "weight_files"]
+__all__ = ["check_files", "check_record", "check_weights", "stored_types", "weight_files"]
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -74,6 +74,28 @@ def check_weights(folder: Path) -> None:
     """
     for path in weight_files(folder):
         _check_safetensors(path)
+
+
+@checked(folder=given_path)
+def stored_types(folder: Path, *, beside: str = "") -> set[str]:
+    """Return the types of the weights as safetensors spells them, such as ``BF16``; no tensor is read.
+
+    Args:
+        folder: The checkpoint's folder, after `check_weights`.
+        beside: Tensors whose name begins so are left out; empty counts all.
+    """
+    found = set()
+    for path in weight_files(folder):
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            tensors = json.loads(stream.read(length))
+        names = (name for name in tensors if name[:2] != "__")
+        found |= {
+            str(tensors[name]["dtype"])
+            for name in names
+            if not (beside and name.startswith(beside))
+        }
+    return found
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MappedFiles"]
+__all__ = ["MappedFiles", "trim_memory"]
 
 _PAGE = (
     4096  # asked of the system where a call needs it; a larger page only widens what is given back
@@ -82,3 +82,10 @@ def _mappings(files: set[str]) -> list[tuple[int, int]]:
 
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
+
+
+def trim_memory() -> None:
+    """Let the system have the memory that was freed and that the C library keeps for later; Linux with glibc alone."""
+    trim = getattr(_libc(), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

@@ -12,12 +12,14 @@ from typing import Any
 from moir_edge.checked import a_module, checked
 from moir_edge.errors import DataError
 from moir_edge.weights.libraries import naming_files
+from moir_edge.weights.mapped import MappedFiles
 from moir_edge.weights.own_code import refuse_trust
 
 __all__ = ["check_finite", "load_whole", "quiet_transformers"]
 
 _NAMED = 3  # tensors that a message names before it counts the rest
 _ROUTER = "moir_router"
+_PART = 1 << 22  # numbers of a weight that are looked at together
 _NUMBER = re.compile(r"\d+")
 
 
@@ -44,7 +46,9 @@ def load_whole(cls: Any, source: str | Path, **kwargs: Any) -> Any:
         model, info = cls.from_pretrained(source, **{**kwargs, **checked})
     _check_names(source, info, frozenset(model.state_dict()))
     _check_shapes(source, info["mismatched_keys"])
-    check_finite(source, model)
+    _require_finite(
+        source, model, MappedFiles(sorted(Path(source).glob("*.safetensors")), model.parameters())
+    )
     return model.eval()
 
 
@@ -76,11 +80,17 @@ def check_finite(source: str | Path, model: Any) -> None:
     Raises:
         DataError: A weight holds NaN or infinity.
     """
-    broken = [
-        name
-        for name, tensor in model.state_dict().items()
-        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all()
-    ]
+    _require_finite(source, model, MappedFiles())
+
+
+def _require_finite(source: str | Path, model: Any, files: MappedFiles) -> None:
+    """Refuse weights that are not finite numbers; little of a weight is looked at at once."""
+    broken = []
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.is_meta:
+            if not all(bool(part.isfinite().all()) for part in tensor.flatten().split(_PART)):
+                broken.append(name)
+            files.give_back(tensor)
     if broken:
         raise DataError(
             f"{source}: {len(broken)} weight tensor(s) hold NaN or infinity: {_listed(broken)}; "
