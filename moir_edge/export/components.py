@@ -26,7 +26,7 @@ from moir_edge.runtime.interface import cache_names
 if TYPE_CHECKING:
     from moir_edge.export.reference import TorchReference
 
-__all__ = ["TracedModel", "component_specs", "trace_components"]
+__all__ = ["TracedModel", "component_module", "component_specs", "trace_components"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +82,7 @@ def trace_components(checkpoint: Checkpoint, *, progress: Progress | None = None
     with checkpoint.without_router(), export_attention(checkpoint.model):
         for done, (name, spec) in enumerate(specs.items()):
             progress("trace", done, len(specs))
-            module = _module(checkpoint, name).eval()
-            widen_own_buffers(module)
+            module = component_module(checkpoint, name)
             weights = stored_weights(module, checkpoint.files)
             graphs[name] = trace(module, spec, weights=weights)
     progress("trace", len(specs), len(specs))
@@ -111,13 +110,22 @@ def _read_spec(name: str, model: ir.Model) -> ComponentSpec:
     )
 
 
-def _module(checkpoint: Checkpoint, name: str) -> nn.Module:
+def component_module(checkpoint: Checkpoint, name: str) -> nn.Module:
+    """Return the module that a component is traced from, in eval mode; its buffers are float32.
+
+    Args:
+        checkpoint: Holds the model.
+        name: ``vision``, ``embedding`` or ``decoder``.
+    """
     model, architecture = checkpoint.model, checkpoint.architecture
     if name == "vision":
-        return architecture.vision_graph(model)
-    if name == "embedding":
-        return EmbeddingGraph(model.get_input_embeddings())
-    return architecture.decoder_graph(model)
+        module = architecture.vision_graph(model)
+    elif name == "embedding":
+        module = EmbeddingGraph(model.get_input_embeddings())
+    else:
+        module = architecture.decoder_graph(model)
+    widen_own_buffers(module)
+    return module.eval()
 
 
 def component_specs(checkpoint: Checkpoint, facts: ModelFacts) -> dict[str, ComponentSpec]:
