@@ -215,6 +215,39 @@ def test_old_processor_of_a_tower_without_class_token(copy: Callable[[str], Path
     assert [getattr(processor, name) for name in OLD] == [8, 0, "full"]
 
 
+def test_old_processor_of_a_model_without_a_choice_of_features(copy: Callable[[str], Path]) -> None:
+    folder = copy("llava")
+    edit(folder / "processor_config.json", lambda record: [record.pop(name) for name in OLD])
+    tower = AutoConfig.for_model("clip_vision_model", image_size=24, patch_size=8)
+    config = AutoConfig.for_model("vipllava", vision_config=tower.to_dict())
+    processor = load_processor(folder, config)
+    assert [getattr(processor, name) for name in OLD] == [8, 1, "default"]
+
+
+def test_a_processor_without_patch_size_and_no_config_that_has_it(
+    copy: Callable[[str], Path],
+) -> None:
+    folder = copy("llava")
+    edit(folder / "processor_config.json", lambda record: record.pop("patch_size"))
+    edit(folder / "config.json", lambda config: config["vision_config"].update(patch_size=None))
+    message = (
+        r"its processor has no patch_size, and config\.json has none .*write it into processor_"
+    )
+    with pytest.raises(DataError, match=message):
+        load_processor(folder, AutoConfig.from_pretrained(folder))
+
+
+@pytest.mark.parametrize(("patch", "image"), [(None, 24), (32, 24), (8, 0), (0, 24)])
+def test_a_tower_whose_sizes_cannot_be(patch: Any, image: Any) -> None:
+    config = AutoConfig.for_model("llava")
+    config.vision_config.patch_size, config.vision_config.image_size = patch, image
+    with pytest.raises(
+        DataError,
+        match=rf"model: its vision tower has patches of {patch} pixels in images of {image}; correct patch_size",
+    ):
+        check_config("model", config)
+
+
 def test_code_that_comes_with_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     auto = {"AutoConfig": "configuration_own.OwnConfig"}
     record = {"model_type": "own_vlm", "auto_map": auto}
