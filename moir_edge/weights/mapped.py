@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class MappedFiles:
 
 def _mappings(files: set[str]) -> list[tuple[int, int]]:
     """Return the addresses at which this process has mapped one of the files."""
-    if not sys.platform.startswith("linux"):
+    if not files or not sys.platform.startswith("linux"):
         return []
     found = []
     for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
@@ -85,7 +86,11 @@ def _libc() -> ctypes.CDLL:
 
 
 def trim_memory() -> None:
-    """Let the system have the memory that was freed and that the C library keeps for later; Linux with glibc alone."""
+    """Let the system have the memory of objects that nothing reaches: graphs and their weights hold each other.
+
+    What the C library keeps for later goes back on Linux with glibc alone.
+    """
+    gc.collect()
     trim = getattr(_libc(), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:
         trim(ctypes.c_size_t(0))
