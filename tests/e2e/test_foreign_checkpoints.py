@@ -12,7 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import moir_edge.checkpoint
+import moir_edge.evaluation
+import moir_edge.export
+import moir_edge.router
+import moir_edge.tuning
 from moir_edge.cli.main import main
+from moir_edge.errors import MoirEdgeError
 
 PRECISE = "give the checkpoint in full precision, and moir-edge quantizes it at export"
 ORIGIN = "give the checkpoint of transformers (config.json and *.safetensors) that it was made from"
@@ -157,3 +163,27 @@ def test_retrofit_takes_a_checkpoint_without_processor_and_says_so(
     )
     assert main(["retrofit", "plain", "-o", "again", "-q", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["notes"] == [lines[-1].removeprefix("  note: ")]
+
+
+@pytest.mark.parametrize("make", [adapter, gptq, gguf])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda bundle: moir_edge.export.export_bundle("vlm", "out"),
+        lambda bundle: moir_edge.tuning.tune("vlm", "out", "rows.jsonl"),
+        lambda bundle: moir_edge.router.load_retrofitted("vlm"),
+        lambda bundle: moir_edge.checkpoint.load_checkpoint("vlm", exported=False),
+        lambda bundle: moir_edge.evaluation.compare("vlm", [bundle], "rows.jsonl", "out"),
+        lambda bundle: moir_edge.evaluation.diagnose(["vlm"], "rows.jsonl", "out"),
+    ],
+    ids=["export_bundle", "tune", "load_retrofitted", "load_checkpoint", "compare", "diagnose"],
+)
+def test_the_same_line_from_python(
+    make: Callable[[Path], str], call: Callable[[Path], object], here: Path, demo_bundle: Path
+) -> None:
+    said = make(here / "vlm")
+    with pytest.raises(MoirEdgeError) as caught:
+        call(demo_bundle)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (here / "out").exists()
