@@ -58,7 +58,7 @@ def simplify(model: ir.Model) -> None:
 def clean(
     model: ir.Model, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> ir.Model:
-    """Run every pass on a freshly traced model and check the result.
+    """Run every pass but `simplify` on a traced model and check the result.
 
     Requires: initializers named after parameters, nodes of the standard domain.
     Ensures: weights of MatMul stand as (K, N) initializers under their parameter's name; no metadata; no
@@ -214,6 +214,7 @@ def set_interface(
             )
         for value, spec in zip(values, specs, strict=True):
             value.name = spec.name
+            value.metadata_props.clear()
             value.shape = ir.Shape(spec.shape)
             value.dtype = _DTYPES[spec.dtype]
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -14,6 +15,7 @@ from torch.export import Dim
 
 from moir_edge.bundle import TensorSpec
 from moir_edge.export.cleanup import OPSET, clean, simplify
+from moir_edge.export.marks import translations
 from moir_edge.export.parameters import (
     Weights,
     attach,
@@ -22,8 +24,12 @@ from moir_edge.export.parameters import (
     module_weights,
     shapes_only,
 )
+from moir_edge.export.repeated_layers import RepeatedLayers
+from moir_edge.export.stamping import stamp
 
 __all__ = ["ComponentSpec", "trace"]
+
+_log = logging.getLogger("moir_edge")
 
 # Concrete sizes of a sample; no two alike and none of them 1, so that no axis is taken for constant or for
 # another one. `total_sequence` is their sum.
@@ -54,13 +60,17 @@ def trace(
     spec: ComponentSpec,
     *,
     weights: Weights | None = None,
+    whole: bool = False,
 ) -> ir.Model:
     """Trace a module with a batch of two or more and a padded row, and clean the graph.
+
+    One layer of each kind is traced, without its weights, and put in the place of the others.
 
     Args:
         module: In eval mode; its forward takes the inputs of `spec` in order.
         spec: Names, dtypes and axes.
         weights: Gives each parameter its tensor; None takes the module's own.
+        whole: Trace every layer.
 
     Returns:
         The cleaned model; its initializers are the tensors that `weights` gives.
@@ -69,19 +79,44 @@ def trace(
         UnsupportedError: The graph broke the contract of `moir_edge.export.cleanup`.
     """
     names = canonical_names(module)
-    with shapes_only(module):
-        model = _translated(module, spec)
-    detach(model, names)
-    simplify(model)
+    model = None if whole else _stamped(module, spec, names)
+    if model is None:
+        with shapes_only(module):
+            model = _translated(module, spec)
+        detach(model, names)
+        simplify(model)
     attach(model, names, weights or module_weights(module))
     return clean(model, inputs=spec.inputs, outputs=spec.outputs)
+
+
+def _stamped(
+    module: torch.nn.Module, spec: ComponentSpec, names: Mapping[str, str]
+) -> ir.Model | None:
+    """Trace one layer of each kind and stamp it; None where layers hang together in another way."""
+    layers = RepeatedLayers(module)
+    while layers:
+        try:
+            with shapes_only(module), layers.replaced():
+                model = _translated(module, spec)
+            detach(model, names)
+            simplify(model)
+            stamp(model, layers.calls, names)
+        # Whatever it is: the whole trace meets it again if it is not of the marks' making.
+        except Exception as error:
+            if layers.want_missing():
+                continue
+            reason = str(error).partition("\n")[0]
+            _log.warning(f"{spec.name}: every layer is traced, which takes longer: {reason}")
+            return None
+        return model
+    return None
 
 
 def _translated(module: torch.nn.Module, spec: ComponentSpec) -> ir.Model:
     """Return the graph as torch gives it."""
     samples = spec.samples or [_sample(tensor) for tensor in spec.inputs]
     axes = [_dynamic_axes(tensor, _dims(spec)) for tensor in spec.inputs]
-    with torch.no_grad(), _quiet_export():
+    with torch.no_grad(), _quiet_export(), _axes_unified(module, spec):
         program = torch.export.export(
             module,
             _group(samples, spec.grouped),
@@ -94,6 +129,7 @@ def _translated(module: torch.nn.Module, spec: ComponentSpec) -> ir.Model:
             input_names=[tensor.name for tensor in spec.inputs],
             output_names=[tensor.name for tensor in spec.outputs],
             opset_version=OPSET,
+            custom_translation_table=translations(),
             dynamo=True,
             optimize=False,
             verbose=False,
@@ -121,6 +157,27 @@ def _sample(tensor: TensorSpec) -> torch.Tensor:
     if tensor.name == "attention_mask":
         sample[0, :2] = 0
     return sample
+
+
+@contextmanager
+def _axes_unified(module: torch.nn.Module, spec: ComponentSpec) -> Iterator[None]:
+    """Tell tracing at once that axes of one name are one; it would find out at the first layer that needs it."""
+
+    def check(_: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        tensors = [one for part in given for one in (part if isinstance(part, list) else [part])]
+        sizes: dict[str, Any] = {}
+        for tensor, shape in zip(tensors, [one.shape for one in spec.inputs], strict=True):
+            for axis, name in enumerate(shape):
+                if isinstance(name, str):
+                    torch._check(tensor.shape[axis] == sizes.setdefault(name, tensor.shape[axis]))
+        if "total_sequence" in sizes:
+            torch._check(sizes["total_sequence"] == sizes["past_sequence"] + sizes["sequence"])
+
+    hook = module.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _group(items: Sequence[object], grouped: int | None) -> tuple[object, ...]:
