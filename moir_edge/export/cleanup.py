@@ -50,9 +50,10 @@ _DTYPES = {"float32": ir.DataType.FLOAT, "int64": ir.DataType.INT64, "bool": ir.
 def simplify(model: ir.Model) -> None:
     """Fold constants and run the rewrite rules of onnxscript, in place.
 
-    Large constants stay out of folding, and parameters are inputs yet.
+    Large constants stay out of folding. Parameters are inputs yet, so their values decide nothing.
     """
     optimizer.optimize(model, input_size_limit=1 << 14, output_size_limit=1 << 14)
+    common.DeduplicateInitializersPass(size_limit=1 << 14)(model)
 
 
 def clean(
@@ -72,12 +73,11 @@ def clean(
     Raises:
         UnsupportedError: `check_graph` found a broken property.
     """
+    common.CommonSubexpressionEliminationPass()(model)
     fold_transposed_weights(model)
     merge_reshapes(model)
     divide_by_roots(model)
     for step in (
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.DeduplicateInitializersPass(size_limit=1 << 14),
         common.CommonSubexpressionEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]  # untyped in onnx_ir

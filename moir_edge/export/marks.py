@@ -17,7 +17,8 @@ DOMAIN = "moir_edge.layer"
 _OPERATOR = "moir_edge_layer::mark"
 _MOST_AXES = 16
 _TENSORS = [
-    f"tensor({name})" for name in ("bool", "int32", "int64", "float16", "bfloat16", "float", "double")
+    f"tensor({name})"
+    for name in ("bool", "int32", "int64", "float16", "bfloat16", "float", "double")
 ]
 
 torch.library.define(

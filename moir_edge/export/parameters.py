@@ -26,10 +26,10 @@ def module_weights(module: nn.Module) -> Weights:
 
 
 def canonical_names(module: nn.Module) -> dict[str, str]:
-    """Return every name of a parameter to the first one; they differ where parameters are shared."""
-    first: dict[int, str] = {}
-    named = module.named_parameters(remove_duplicate=False)
-    return {name: first.setdefault(id(parameter), name) for name, parameter in named}
+    """Return every name of a parameter to the last one, which torch gives to a parameter that is shared."""
+    named = list(module.named_parameters(remove_duplicate=False))
+    last = {id(parameter): name for name, parameter in named}
+    return {name: last[id(parameter)] for name, parameter in named}
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def detach(model: ir.Model, names: Mapping[str, str]) -> None:
     graph = model.graph
     for name in [name for name in graph.initializers if name in names]:
         value = graph.initializers.pop(name)
-        value.const_value = None
+        value.const_value, value.name = None, names[name]
         graph.inputs.append(value)
 
 

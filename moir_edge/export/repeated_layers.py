@@ -240,7 +240,9 @@ def _settings(module: nn.Module) -> Iterator[tuple[tuple[str, str], Any]]:
 
 
 def _signature(
-    module: nn.Module, settings: Mapping[tuple[str, str], Any], counters: Collection[tuple[str, str]]
+    module: nn.Module,
+    settings: Mapping[tuple[str, str], Any],
+    counters: Collection[tuple[str, str]],
 ) -> Hashable:
     parts = tuple((name, type(part), _tensors(part)) for name, part in module.named_modules())
     return parts, tuple(
@@ -353,9 +355,7 @@ def _marked(layer: _Layer, entry: _Entry, kind: _Exit, number: int) -> Any:
     return _returned(layer, entry, kind, mark("Layer", entry.tensors, number, kind.tensors))
 
 
-def _returned(
-    layer: _Layer, entry: _Entry, kind: _Exit, tensors: Sequence[torch.Tensor]
-) -> Any:
+def _returned(layer: _Layer, entry: _Entry, kind: _Exit, tensors: Sequence[torch.Tensor]) -> Any:
     given = iter(tensors)
     leaves = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in kind.leaves]
     if entry.cache is not None:

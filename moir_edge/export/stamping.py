@@ -46,7 +46,7 @@ def stamp(model: ir.Model, calls: Sequence[Call], names: Mapping[str, str]) -> N
     """
     graph = model.graph
     templates = _templates(graph, calls)
-    parameters = {names.get(str(value.name), ""): value for value in graph.inputs}
+    parameters = {str(value.name): value for value in graph.inputs}
     for node in list(graph):
         if node.domain != DOMAIN or node.op_type != "Layer":
             continue
