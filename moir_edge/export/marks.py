@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
@@ -31,7 +31,6 @@ class UnknownShape(Exception):  # noqa: N818  (a reason to trace the whole, not 
     """An output has an axis or a type that no input has."""
 
 
-@torch.library.register_fake(_OPERATOR)
 def _outputs(
     tensors: Sequence[torch.Tensor],
     name: str,
@@ -47,6 +46,9 @@ def _outputs(
         found.append(tensors[source].new_empty(shape))
         start += rank
     return found
+
+
+torch.library.register_fake(_OPERATOR, _outputs)
 
 
 def _size(tensors: Sequence[torch.Tensor], code: int) -> Any:
@@ -96,7 +98,7 @@ def _expression(size: Any) -> str:
     return str(size.node.expr)
 
 
-def translations() -> Mapping[Any, Callable[..., Any]]:
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Return the table by which `torch.onnx.export` makes nodes of marks."""
     return {torch.ops.moir_edge_layer.mark.default: _node}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -162,6 +162,7 @@ def _sample(tensor: TensorSpec) -> torch.Tensor:
 @contextmanager
 def _axes_unified(module: torch.nn.Module, spec: ComponentSpec) -> Iterator[None]:
     """Tell tracing at once that axes of one name are one; it would find out at the first layer that needs it."""
+    require: Callable[[Any], None] = torch._check
 
     def check(_: torch.nn.Module, given: tuple[Any, ...]) -> None:
         tensors = [one for part in given for one in (part if isinstance(part, list) else [part])]
@@ -169,9 +170,9 @@ def _axes_unified(module: torch.nn.Module, spec: ComponentSpec) -> Iterator[None
         for tensor, shape in zip(tensors, [one.shape for one in spec.inputs], strict=True):
             for axis, name in enumerate(shape):
                 if isinstance(name, str):
-                    torch._check(tensor.shape[axis] == sizes.setdefault(name, tensor.shape[axis]))
+                    require(tensor.shape[axis] == sizes.setdefault(name, tensor.shape[axis]))
         if "total_sequence" in sizes:
-            torch._check(sizes["total_sequence"] == sizes["past_sequence"] + sizes["sequence"])
+            require(sizes["total_sequence"] == sizes["past_sequence"] + sizes["sequence"])
 
     hook = module.register_forward_pre_hook(check)
     try:
