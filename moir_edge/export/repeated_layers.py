@@ -6,11 +6,9 @@ of tensors. `moir_edge.export.stamping` puts copies of the traced layer in the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
@@ -18,12 +16,11 @@ from torch import nn
 from torch.utils import _pytree
 from transformers import Cache
 
+from moir_edge.export.layer_kinds import PLAIN, Layer, comparable, find_layers, first_of_each
 from moir_edge.export.marks import mark
 
 __all__ = ["Call", "PatternUnknown", "RepeatedLayers"]
 
-_LISTS = (nn.ModuleList, nn.Sequential)
-_PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device, type(None))
 _STATE = ("_modules", "_parameters", "_buffers")
 
 
@@ -42,23 +39,6 @@ class Call:
 
     path: str
     traced: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    """A layer that others of its list look like.
-
-    Attributes:
-        path: Its name in the module that is traced.
-        module: Itself.
-        cache_index: Which layer of a cache is its own; None if it has none.
-        signature: What its graph depends on.
-    """
-
-    path: str
-    module: nn.Module
-    cache_index: int | None
-    signature: Hashable
 
 
 @dataclass(kw_only=True)
@@ -126,8 +106,8 @@ class RepeatedLayers:
 
     def __init__(self, root: nn.Module) -> None:
         self._root = root
-        self._layers = list(_find(root))
-        self._wanted = _first_of_each(self._layers)
+        self._layers = list(find_layers(root))
+        self._wanted = first_of_each(self._layers)
         self._kinds: dict[Hashable, _Exit] = {}
         self.calls: list[Call] = []
         self.missing: str | None = None
@@ -163,7 +143,7 @@ class RepeatedLayers:
         self._kinds.clear()
         self.calls.clear()
 
-    def _forward(self, layer: _Layer) -> Callable[..., Any]:
+    def _forward(self, layer: Layer) -> Callable[..., Any]:
         original = layer.module.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -184,106 +164,7 @@ class RepeatedLayers:
         return forward
 
 
-def _find(root: nn.Module) -> Iterator[_Layer]:
-    """Find lists in which modules look alike; lists inside of such modules are left alone."""
-    inside: list[str] = []
-    for name, module in root.named_modules():
-        if not isinstance(module, _LISTS) or any(name.startswith(one) for one in inside):
-            continue
-        layers = _layers(name, list(module)) if len(module) > 1 else []
-        seen = [layer.signature for layer in layers]
-        if len(set(seen)) == len(seen):
-            continue
-        inside.append(f"{name}.")
-        yield from layers
-
-
-def _first_of_each(layers: Sequence[_Layer]) -> set[str]:
-    first: dict[Hashable, str] = {}
-    for layer in layers:
-        first.setdefault(layer.signature, layer.path)
-    return set(first.values())
-
-
-def _layers(container: str, modules: Sequence[nn.Module]) -> list[_Layer]:
-    """Describe the modules of a list; a setting that counts them is no part of what they are."""
-    settings = [dict(_settings(module)) for module in modules]
-    places = [place for place, _ in enumerate(modules)]
-    indices = [_cache_index(module) for module in modules]
-    counters = {
-        name
-        for name in set.intersection(*(set(one) for one in settings))
-        if [one[name] for one in settings] in (places, indices)
-    }
-    return [
-        _Layer(
-            path=f"{container}.{place}",
-            module=module,
-            cache_index=indices[place],
-            signature=(container, _signature(module, settings[place], counters)),
-        )
-        for place, module in enumerate(modules)
-    ]
-
-
-def _cache_index(module: nn.Module) -> int | None:
-    """Return the index that a layer's attention looks its keys and values up by."""
-    found = {vars(part).get("layer_idx") for part in module.modules()} - {None}
-    return found.pop() if len(found) == 1 else None
-
-
-def _settings(module: nn.Module) -> Iterator[tuple[tuple[str, str], Any]]:
-    for part, one in module.named_modules():
-        for name, value in vars(one).items():
-            if not name.startswith("_") and name != "training":
-                yield (part, name), value
-
-
-def _signature(
-    module: nn.Module,
-    settings: Mapping[tuple[str, str], Any],
-    counters: Collection[tuple[str, str]],
-) -> Hashable:
-    parts = tuple((name, type(part), _tensors(part)) for name, part in module.named_modules())
-    return parts, tuple(
-        (name, _plain(value)) for name, value in settings.items() if name not in counters
-    )
-
-
-def _plain(value: Any) -> Hashable:
-    """Return what two equal settings have in common: their value, or their being one object."""
-    if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
-        return ("symbol", str(value.node.expr))
-    if isinstance(value, _PLAIN):
-        return (type(value), value)
-    if isinstance(value, list | tuple):
-        return (type(value), tuple(_plain(one) for one in value))
-    if isinstance(value, dict):
-        return (dict, tuple((name, _plain(one)) for name, one in value.items()))
-    if isinstance(value, partial):
-        return (partial, *(_plain(one) for one in (value.func, value.args, value.keywords)))
-    if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
-        return (MethodType, id(value.__func__))
-    return ("object", id(value))
-
-
-def _tensors(module: nn.Module) -> Hashable:
-    """Return names and shapes of a module's own parameters, and its buffers as they are."""
-    parameters = tuple(
-        (name, None if one is None else tuple(one.shape))
-        for name, one in module._parameters.items()
-    )
-    buffers = tuple(
-        (name, None if one is None else _content(one)) for name, one in module._buffers.items()
-    )
-    return parameters, buffers
-
-
-def _content(buffer: torch.Tensor) -> Hashable:
-    return (tuple(buffer.shape), buffer.dtype, buffer.detach().cpu().numpy().tobytes())
-
-
-def _entry(layer: _Layer, args: Any, kwargs: Any) -> _Entry:
+def _entry(layer: Layer, args: Any, kwargs: Any) -> _Entry:
     leaves, spec = _flatten((args, kwargs))
     caches = {id(leaf): leaf for leaf in leaves if isinstance(leaf, Cache)}
     entry = _Entry(leaves=leaves, spec=spec)
@@ -296,7 +177,7 @@ def _entry(layer: _Layer, args: Any, kwargs: Any) -> _Entry:
     return entry
 
 
-def _own_cache(layer: _Layer, cache: Any) -> Any:
+def _own_cache(layer: Layer, cache: Any) -> Any:
     if layer.cache_index is None or layer.cache_index >= len(cache.layers):
         raise PatternUnknown(f"{layer.path} gets a cache and has no layer of its own in it")
     return cache.layers[layer.cache_index]
@@ -309,18 +190,18 @@ def _flatten(tree: Any) -> tuple[list[Any], Any]:
 def _entry_key(entry: _Entry) -> Hashable:
     leaves = tuple(_leaf_key(leaf) for leaf in entry.leaves)
     held = tuple((name, _leaf_key(value)) for name, value in entry.state.items())
-    plain = tuple((name, _plain(value)) for name, value in entry.plain.items())
+    plain = tuple((name, comparable(value)) for name, value in entry.plain.items())
     return (str(entry.spec), leaves, held, plain)
 
 
 def _leaf_key(leaf: Any) -> Hashable:
     if isinstance(leaf, torch.Tensor):
-        return (leaf.dtype, tuple(_plain(axis) for axis in leaf.shape))
-    return "cache" if isinstance(leaf, Cache) else _plain(leaf)
+        return (leaf.dtype, tuple(comparable(axis) for axis in leaf.shape))
+    return "cache" if isinstance(leaf, Cache) else comparable(leaf)
 
 
 def _traced(
-    layer: _Layer, original: Callable[..., Any], entry: _Entry, number: int
+    layer: Layer, original: Callable[..., Any], entry: _Entry, number: int
 ) -> tuple[Any, _Exit]:
     """Run a layer between two marks."""
     before = entry.tensors
@@ -345,17 +226,17 @@ def _traced(
         plain={name: value for name, value in changed.items() if name not in written},
         tensors=after,
     )
-    if any(not isinstance(leaf, (torch.Tensor, *_PLAIN)) for leaf in leaves):
+    if any(not isinstance(leaf, (torch.Tensor, *PLAIN)) for leaf in leaves):
         raise PatternUnknown(f"{layer.path} returns more than tensors")
     return _returned(layer, entry, made, mark("Leave", after, number, after)), made
 
 
-def _marked(layer: _Layer, entry: _Entry, kind: _Exit, number: int) -> Any:
+def _marked(layer: Layer, entry: _Entry, kind: _Exit, number: int) -> Any:
     """Leave a mark in the place of a layer, and return what it would return."""
     return _returned(layer, entry, kind, mark("Layer", entry.tensors, number, kind.tensors))
 
 
-def _returned(layer: _Layer, entry: _Entry, kind: _Exit, tensors: Sequence[torch.Tensor]) -> Any:
+def _returned(layer: Layer, entry: _Entry, kind: _Exit, tensors: Sequence[torch.Tensor]) -> Any:
     given = iter(tensors)
     leaves = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in kind.leaves]
     if entry.cache is not None:
@@ -365,12 +246,12 @@ def _returned(layer: _Layer, entry: _Entry, kind: _Exit, tensors: Sequence[torch
     return _pytree.tree_unflatten(leaves, kind.spec)
 
 
-def _write(layer: _Layer, cache: Any, names: Any, tensors: Sequence[torch.Tensor]) -> None:
+def _write(layer: Layer, cache: Any, names: Any, tensors: Sequence[torch.Tensor]) -> None:
     for name, tensor in zip(names, tensors, strict=True):
         setattr(_own_cache(layer, cache), name, tensor)
 
 
-def _others(layer: _Layer, cache: Any) -> list[tuple[str, int]]:
+def _others(layer: Layer, cache: Any) -> list[tuple[str, int]]:
     """Return which tensors the other layers of a cache hold."""
     return [
         (name, id(value))
