@@ -103,9 +103,14 @@ def draw_routing_map(
 
 def _word_colours(routing: RoutingMap) -> dict[str, Colour]:
     """Give the words that most image cells took from a colour each."""
-    counts = Counter(_best_word(token) for token in routing.routed if token.side == "image")
+    counts = _cells_by_word(routing)
     words = [word for word, _ in counts.most_common(len(_WORD_COLOURS)) if word is not None]
     return dict(zip(words, _WORD_COLOURS, strict=False))
+
+
+def _cells_by_word(routing: RoutingMap) -> Counter[str | None]:
+    """Count the enriched cells by the word that each took most from; image tokens that show nothing have none."""
+    return Counter(_best_word(token) for token in routing.routed if token.cell is not None)
 
 
 def _best_word(token: RoutedToken) -> str | None:
@@ -157,8 +162,10 @@ def _counts(routing: RoutingMap) -> str:
     image_side = sum(token.side == "image" for token in routing.routed)
     text_side = len(routing.routed) - image_side
     texts = len(routing.positions) - routing.image_tokens
+    hidden = sum(token.side == "image" and token.cell is None for token in routing.routed)
+    without = f" ({hidden} without a part of the image)" if hidden else ""
     return (
-        f"enriched: {image_side} of {routing.image_tokens} image tokens, {text_side} of {texts} text tokens; "
+        f"enriched: {image_side} of {routing.image_tokens} image tokens{without}, {text_side} of {texts} text tokens; "
         "marks such as <image> and newlines between tiles never take part"
     )
 
@@ -281,7 +288,7 @@ def _marker(draw: ImageDraw.ImageDraw, cell: Cell, size: tuple[int, int], text: 
 def _legend(
     routing: RoutingMap, colours: dict[str, Colour], enriched: list[RoutedToken]
 ) -> Image.Image:
-    counts = Counter(_best_word(token) for token in routing.routed if token.side == "image")
+    counts = _cells_by_word(routing)
     named = [(word, counts[word], colour) for word, colour in colours.items()]
     others = sum(counts.values()) - sum(count for _, count, _ in named)
     if others:

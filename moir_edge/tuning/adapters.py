@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
 from moir_edge.router.attach import MODULE_NAME
 
-__all__ = ["SCALE", "Adapters", "train_only"]
+__all__ = ["SCALE", "Adapters", "frozen_statistics", "train_only"]
 
 SCALE = 2.0
 """α/r: what the product of the two factors is multiplied by, whatever the rank."""
@@ -62,3 +63,16 @@ def train_only(model: nn.Module, part: str) -> int:
         parameter.requires_grad_(chosen)
         trained += parameter.numel() * chosen
     return trained
+
+
+def frozen_statistics(model: nn.Module) -> list[nn.Module]:
+    """Return the batch norms without a weight that requires a gradient.
+
+    In training mode they would compute from the batch, and write its mean and variance into the checkpoint.
+    """
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        and not any(parameter.requires_grad for parameter in module.parameters())
+    ]

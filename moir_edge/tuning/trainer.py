@@ -19,6 +19,7 @@ from transformers import (
 from moir_edge.data.rows import Row
 from moir_edge.precisions import BF16
 from moir_edge.progress import Progress
+from moir_edge.tuning.adapters import frozen_statistics
 from moir_edge.tuning.checkpointed_trainer import CheckpointedTrainer
 from moir_edge.tuning.checkpoints import checkpoint_folder
 from moir_edge.tuning.data import AnswerBatches, RowSet
@@ -54,6 +55,8 @@ class RouterTrainer(CheckpointedTrainer):
         self.mwam = mwam
         self._guard = guard
         self._autocast_dtype = autocast_dtype
+        model: Any = self.model
+        self._frozen = frozen_statistics(model)
 
     def compute_loss(
         self,
@@ -70,6 +73,10 @@ class RouterTrainer(CheckpointedTrainer):
         del num_items_in_batch  # rows count the same, however many tokens their answers have
         inputs = dict(inputs)
         rows = inputs.pop(_ROW_IDS)
+        for (
+            module
+        ) in self._frozen:  # the Trainer puts the whole model in training mode before each step
+            module.eval()
         with self._autocast(model):
             outputs = model(**inputs, use_cache=False)
             loss = answer_loss(outputs.logits, inputs["labels"])

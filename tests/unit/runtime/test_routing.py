@@ -17,6 +17,7 @@ from moir_edge.runtime import EdgeModel, RoutingMap
 from moir_edge.runtime.image_processor import View
 from moir_edge.runtime.processor import EncodedPrompt
 from moir_edge.runtime.routing_picture import (
+    _cells_by_word,
     _counts,
     _header,
     _reading,
@@ -156,6 +157,20 @@ def test_a_class_token_has_no_cell() -> None:
     cell = routing.cell(1)
     assert cell is not None
     assert (cell.row, cell.column) == (0, 0)
+
+
+def test_tokens_that_end_rows_have_no_cell_and_count_for_none() -> None:
+    rows = View(kind="whole", box=(0, -0.5, 1, 1.5), grid=(2, 1), newline=True)
+    routing = _split_map(4, (View(kind="global"), rows))
+    assert [routing.cell(place) is None for place in range(8)] == [False] * 5 + [True, False, True]
+    last = routing.cell(6)
+    assert last is not None
+    assert (last.view, last.row, last.column) == ("whole", 1, 0)
+    assert last.box == pytest.approx((0, 0.5, 1, 1.5))
+    assert _cells_by_word(routing) == {"cup": 6}
+    assert "enriched: 8 of 8 image tokens (2 without a part of the image), 2 of 2" in _counts(
+        routing
+    )
 
 
 def test_a_dropped_first_patch_moves_the_cells() -> None:

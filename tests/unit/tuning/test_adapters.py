@@ -23,7 +23,7 @@ from moir_edge.demo import checkpoint_path
 from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.router import last_routing, load_retrofitted, remove_router, retrofit
 from moir_edge.tuning import TuneSettings, training_folder, tune
-from moir_edge.tuning.adapters import Adapters, train_only
+from moir_edge.tuning.adapters import Adapters, frozen_statistics, train_only
 
 ROUTER = "moir_router."
 DECODER = "model.text_model.layers."
@@ -295,3 +295,14 @@ def test_llava(llava: Path, train_file: Path, tmp_path: Path) -> None:
     assert not any("vision" in name or "projector" in name for name in changed)
     # the Trainer's switch of the cache is not written
     assert "use_cache" not in json.loads((tmp_path / "tuned" / "config.json").read_text())
+
+
+def test_batch_norms_are_frozen_with_their_weights() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.BatchNorm2d(2), torch.nn.BatchNorm1d(2), torch.nn.LayerNorm(2)
+    )
+    assert frozen_statistics(model) == []
+    train_only(model, "router")
+    assert frozen_statistics(model) == [model[0], model[1]]
+    model[0].weight.requires_grad_()
+    assert frozen_statistics(model) == [model[1]]
