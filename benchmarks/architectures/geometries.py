@@ -82,7 +82,7 @@ GEOMETRIES: Mapping[str, Geometry] = {
         images=_square(896, "Gemma3"),
     ),
     "granite_docling": Geometry(
-        checkpoint="granite-docling", images=_tiles(2048, 512, "GraniteDocling")
+        checkpoint="granite-docling", images=_square(512, "GraniteDocling")
     ),
     "idefics3": Geometry(
         checkpoint="SmolVLM-256M-Instruct",

@@ -10,7 +10,16 @@ from moir_edge.errors import BundleError
 from moir_edge.json_files import json_kind
 from moir_edge.limits import IMAGE_EDGE
 
-__all__ = ["ANYRES", "CANVAS", "CROPPING", "PATCHES", "TILING", "Settings", "check_image_config"]
+__all__ = [
+    "ANYRES",
+    "CANVAS",
+    "CROPPING",
+    "PAGES",
+    "PATCHES",
+    "TILING",
+    "Settings",
+    "check_image_config",
+]
 
 Check: TypeAlias = Callable[[str, Any], None]
 Settings: TypeAlias = Mapping[str, Check]
@@ -164,6 +173,16 @@ CANVAS: Settings = {
     "max_patches": _whole(1, _MOST_TILES),
 }
 """The settings of GotOCR2's processor."""
+
+PAGES: Settings = {
+    **CANVAS,
+    "fine_route": _switch,
+    "dense_max_patches": _whole(0, _MOST_TILES),
+    "dense_max_scale": _number,
+    "dense_min_aspect": _number,
+    "dense_max_aspect": _number,
+}
+"""The settings of Granite-Docling's processor."""
 
 CROPPING: Settings = {
     **_COMMON,

@@ -83,7 +83,7 @@ def multiples(image: Image.Image, side: int) -> tuple[int, int]:
 
 
 def nearest_canvas(
-    image: Image.Image, size: tuple[int, int], fewest: int, most: int
+    image: Image.Image, size: tuple[int, int], fewest: int, most: int, *, side: int | None = None
 ) -> tuple[int, int]:
     """Return (columns, rows) of tiles whose aspect ratio is nearest to the image's, as the GotOCR2 processor chooses them.
 
@@ -94,11 +94,13 @@ def nearest_canvas(
         size: (height, width) of a tile.
         fewest: Tiles at least.
         most: Tiles at most.
+        side: Rows and columns at most; None sets no bound.
     """
+    longest = most if side is None else min(most, side)
     canvases = [
         (columns, rows)
-        for columns in range(1, most + 1)
-        for rows in range(1, most + 1)
+        for columns in range(1, longest + 1)
+        for rows in range(1, longest + 1)
         if fewest <= columns * rows <= most
     ]
     aspect_ratio, area = image.width / image.height, image.width * image.height

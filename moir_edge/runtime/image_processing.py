@@ -34,6 +34,7 @@ from moir_edge.runtime.image_processor import (
     View,
     whole_image,
 )
+from moir_edge.runtime.page_processor import PageImageProcessor
 from moir_edge.runtime.patch_processor import PatchImageProcessor
 
 __all__ = ["image_processor_from", "knows_image_processor"]
@@ -85,6 +86,7 @@ def _plain(stated: str) -> str:
 
 
 _family("Qwen2VLImageProcessor")(PatchImageProcessor)
+_family("GraniteDoclingImageProcessor")(PageImageProcessor)
 _family("LlavaNextImageProcessor")(AnyResImageProcessor)
 _family("LlavaOnevisionImageProcessor")(SquaringAnyResImageProcessor)
 

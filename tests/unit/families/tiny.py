@@ -181,7 +181,40 @@ def _internvl() -> Tiny:
     return Tiny(InternVLForConditionalGeneration(config), tokenizer, images, record)
 
 
+def _granite_docling() -> Tiny:
+    from transformers import GraniteDoclingConfig, GraniteDoclingForConditionalGeneration
+    from transformers.models.granite_docling.image_processing_pil_granite_docling import (
+        GraniteDoclingImageProcessorPil,
+    )
+
+    tokenizer = build_tokenizer()
+    vision = {"image_size": 32, "out_hidden_size": TEXT["hidden_size"], "scale_factor": 2}
+    config = GraniteDoclingConfig(
+        vision_config={**TOWER, **vision, "deepstack_visual_indexes": [0, 2]},
+        text_config={
+            **TEXT,
+            "model_type": "granite_docling_text",
+            "vocab_size": len(tokenizer),
+            "embedding_multiplier": 1.5,
+            "residual_multiplier": 0.8,
+            "attention_multiplier": 0.3,
+        },
+        image_token_id=3,
+    )
+    # Wide pictures that few tiles would shrink get more of them.
+    images = GraniteDoclingImageProcessorPil(
+        size={"height": 32, "width": 32},
+        max_patches=4,
+        dense_max_patches=6,
+        dense_max_scale=0.9,
+        dense_min_aspect=1.2,
+    )
+    record = {"processor_class": "GraniteDoclingProcessor", "image_seq_len": 4}
+    return Tiny(GraniteDoclingForConditionalGeneration(config), tokenizer, images, record)
+
+
 BUILDERS: dict[str, Callable[[], Tiny]] = {
+    "granite_docling": _granite_docling,
     "idefics3": lambda: _tiled("idefics3", "Idefics3"),
     "internvl": _internvl,
     "llava": _llava,

@@ -27,7 +27,9 @@ def test_logits_pass_through_what_follows_the_head(tied: bool) -> None:
     inputs = (torch.randn(1, 3, 8), torch.ones(1, 3).long(), torch.arange(3)[None], past)
 
     plain = DecoderGraph(language_model, head)(*inputs)
-    capped = DecoderGraph(language_model, head, lambda logits: logits.div(4).tanh())(*inputs)
+    capped = DecoderGraph(language_model, head, after_head=lambda logits: logits.div(4).tanh())(
+        *inputs
+    )
 
     assert plain[0].shape == (1, 1, 11)
     assert torch.equal(capped[0], plain[0].div(4).tanh())
