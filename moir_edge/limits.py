@@ -136,7 +136,7 @@ STATISTICS_BYTES = 1 << 30
 """Statistics that a calibration gathers in one pass over its rows: layers past it wait for a further pass."""
 
 PREPACKED_BYTES = 2 << 30
-"""Float weights that ONNX Runtime may lay out anew in memory while data are run; larger ones are read where they lie."""
+"""Float weights that ONNX Runtime may widen and lay out anew in memory for a calibration; larger ones stay in their files."""
 
 THREADS = 1_024
 """Threads of one operator: no processor that runs such models has more cores, and each thread takes 8 MB of address space."""

@@ -23,6 +23,7 @@ VOCABULARY_SIZE = 49280
 IMAGE_SIZE = 512
 PATCH_SIZE = 16
 SCALE_FACTOR = 4
+LAYERS = 30
 IMAGE_TOKENS = (IMAGE_SIZE // PATCH_SIZE // SCALE_FACTOR) ** 2
 
 PROMPT = "Tell me"
@@ -46,12 +47,13 @@ def vocabulary(size: int = VOCABULARY_SIZE) -> dict[str, int]:
     return {name: at for at, name in enumerate(names)}
 
 
-def build_checkpoint(folder: Path, *, seed: int = 0) -> None:
+def build_checkpoint(folder: Path, *, seed: int = 0, layers: int = LAYERS) -> None:
     """Write model, router, tokenizer and processor, as `from_pretrained` reads them.
 
     Args:
         folder: Where to.
         seed: Of the weights.
+        layers: Of the text decoder; 30 is the true number.
     """
     import torch
 
@@ -59,7 +61,7 @@ def build_checkpoint(folder: Path, *, seed: int = 0) -> None:
 
     tokenizer = _tokenizer()
     torch.manual_seed(seed)
-    model = _model(tokenizer)
+    model = _model(tokenizer, layers)
     retrofit(model, tokenizer=tokenizer)
     model.save_pretrained(folder)
     processor = build_processor(tokenizer, image_size=IMAGE_SIZE, image_tokens=IMAGE_TOKENS)
@@ -75,7 +77,7 @@ def _tokenizer() -> Any:
     return wrap_tokenizer(core, max_length=8192)
 
 
-def _model(tokenizer: Any) -> Any:
+def _model(tokenizer: Any, layers: int) -> Any:
     """Build the model.
 
     Source: config.json of HuggingFaceTB/SmolVLM-256M-Instruct.
@@ -95,7 +97,7 @@ def _model(tokenizer: Any) -> Any:
             "vocab_size": VOCABULARY_SIZE,
             "hidden_size": 576,
             "intermediate_size": 1536,
-            "num_hidden_layers": 30,
+            "num_hidden_layers": layers,
             "num_attention_heads": 9,
             "num_key_value_heads": 3,
             "head_dim": 64,

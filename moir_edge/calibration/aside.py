@@ -26,9 +26,9 @@ class StoredArray:
     def __init__(self, array: npt.NDArray[Any], folder: TemporaryFolder) -> None:
         self._folder = folder
         self._path = folder.path / f"{len(list(folder.path.iterdir()))}.npy"
-        np.save(self._path, array, allow_pickle=False)
+        np.save(self._path, array)
 
     def read(self) -> npt.NDArray[Any]:
         """Return the array, a new one each time."""
-        array: npt.NDArray[Any] = np.load(self._path, allow_pickle=False)
+        array: npt.NDArray[Any] = np.load(self._path)
         return array

@@ -13,12 +13,14 @@ import onnx_ir as ir
 
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.calibration.groups import Observers, group_observers
+from moir_edge.calibration.narrow_storage import store_narrow
 from moir_edge.calibration.passes import RowPasses
 from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.calibration.tap_choice import TapChoice
 from moir_edge.calibration.taps import add_taps, find_activations
 from moir_edge.errors import DataError
 from moir_edge.graphs.writing import written_graphs
+from moir_edge.limits import PREPACKED_BYTES
 from moir_edge.progress import Progress, silent
 from moir_edge.temporary import TemporaryFolder
 
@@ -57,8 +59,9 @@ def collect(
     """
     groups = group_observers(graphs, components)
     found: Observers = {name: {} for name in components}
-    with written_graphs(_tapped(graphs, components)) as folder:
-        passes = RowPasses(folder, facts, tuple(graphs), decode_steps, cache)
+    is_large = sum(map(_weight_bytes, graphs.values())) > PREPACKED_BYTES
+    with written_graphs(_tapped(graphs, components, is_large)) as folder:
+        passes = RowPasses(folder, facts, tuple(graphs), decode_steps, cache, is_large)
         taps = TapChoice(folder, components) if len(groups) > 1 else None
         aside = TemporaryFolder() if len(groups) > 1 else None
         for at, group in enumerate(groups):
@@ -75,12 +78,24 @@ def collect(
     return found
 
 
-def _tapped(graphs: Mapping[str, ir.Model], components: Mapping[str, bool]) -> dict[str, ir.Model]:
-    """Return the graphs, the watched ones with taps."""
-    return {
-        name: add_taps(model, find_activations(model.graph)) if name in components else model
+def _tapped(
+    graphs: Mapping[str, ir.Model], components: Mapping[str, bool], is_large: bool
+) -> dict[str, ir.Model]:
+    """Return copies of the graphs, the watched ones with taps, large ones with the checkpoint's own narrow weights."""
+    copies = {
+        name: add_taps(model, find_activations(model.graph) if name in components else ())
         for name, model in graphs.items()
     }
+    for model in copies.values():
+        if is_large:
+            store_narrow(model, None)
+    return copies
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    """Return the bytes of a graph's constants."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def _take_over(found: Observers, group: Observers, aside: TemporaryFolder | None) -> None:

@@ -12,14 +12,14 @@ import onnx_ir as ir
 
 from moir_edge.calibration.patterns import MIN_ELEMENTS, WeightUse, find_weight_uses
 from moir_edge.graphs.editing import initializer, node_of, remove_unused, take_over
-from moir_edge.graphs.stored import NarrowTensor
+from moir_edge.graphs.stored import NarrowTensor, StoredTensor
 
 __all__ = ["store_narrow"]
 
 _TO_FLOAT = {"to": ir.DataType.FLOAT}
 
 
-def store_narrow(model: ir.Model, dtype: ir.DataType) -> None:
+def store_narrow(model: ir.Model, dtype: ir.DataType | None) -> None:
     """Store the weights of products and token tables in a narrower float, in place.
 
     Requires: weights are float32 initializers of the main graph.
@@ -28,7 +28,8 @@ def store_narrow(model: ir.Model, dtype: ir.DataType) -> None:
 
     Args:
         model: Edited in place.
-        dtype: FLOAT16 or BFLOAT16; a weight past its range is refused when it is written.
+        dtype: FLOAT16 or BFLOAT16; a weight past its range is refused when it is written. None takes the type in which
+            the checkpoint has a weight, if that is one of the two, so that nothing is lost.
     """
     graph = model.graph
     narrow: dict[str, ir.Value] = {}
@@ -36,8 +37,11 @@ def store_narrow(model: ir.Model, dtype: ir.DataType) -> None:
     for use in find_weight_uses(graph):
         if math.prod(use.shape) < MIN_ELEMENTS:
             continue
+        chosen = dtype or _own_type(use)
+        if chosen is None:
+            continue
         if use.name not in narrow:
-            narrow[use.name] = _narrow(use, dtype)
+            narrow[use.name] = _narrow(use, chosen)
         if use.kind == "table":
             _widen_rows(graph, use, narrow[use.name])
             continue
@@ -47,6 +51,13 @@ def store_narrow(model: ir.Model, dtype: ir.DataType) -> None:
     remove_unused(graph, tuple(narrow))
     for value in narrow.values():
         graph.initializers[str(value.name)] = value
+
+
+def _own_type(use: WeightUse) -> ir.DataType | None:
+    """Return the narrow type in which a checkpoint has a weight; None if it has another or is not known."""
+    tensor = use.value.const_value
+    storage = tensor.storage if isinstance(tensor, StoredTensor) else None
+    return storage if storage in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) else None
 
 
 def _narrow(use: WeightUse, dtype: ir.DataType) -> ir.Value:

@@ -18,7 +18,7 @@ from moir_edge.calibration.rows import CalibrationRow, CalibrationRows
 from moir_edge.calibration.state import CollectionState
 from moir_edge.calibration.taps import GraphObservers, update_observers
 from moir_edge.finite import json_text
-from moir_edge.graphs.sessions import TappedSessions, greedy_tokens, large_graph_entries
+from moir_edge.graphs.sessions import TappedSessions, greedy_tokens
 from moir_edge.precisions import FP32
 
 __all__ = ["RowPasses", "run_row"]
@@ -39,6 +39,7 @@ class RowPasses:
         components: Names of all components.
         decode_steps: Greedy tokens after each prompt.
         cache: Folder for the statistics; None saves nothing.
+        is_large: Whether the graphs' weights are to stay in their files.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class RowPasses:
     components: tuple[str, ...]
     decode_steps: int
     cache: Path | None
+    is_large: bool
 
     def watch(self, group: Observers, rows: CalibrationRows) -> Iterator[int]:
         """Let observers see all rows, and yield how many were read so far, 0 first.
@@ -81,7 +83,8 @@ class RowPasses:
             self.facts,
             watch=watcher,
             tiles_per_run=1,
-            session_entries=large_graph_entries(self.folder),
+            frugal=self.is_large,
+            in_order=self.is_large,
         )
 
     def _state(self, group: Observers, rows: CalibrationRows) -> CollectionState:

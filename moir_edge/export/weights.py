@@ -16,6 +16,9 @@ from moir_edge.weights.mapped import MappedFiles
 __all__ = ["TorchWeight", "stored_tensor", "stored_weights", "widen_own_buffers"]
 
 
+_STORAGE = {torch.bfloat16: ir.DataType.BFLOAT16, torch.float16: ir.DataType.FLOAT16}
+
+
 class TorchWeight:
     """A torch tensor as the weight of a graph, see `moir_edge.graphs.stored.StoredWeight`.
 
@@ -26,12 +29,14 @@ class TorchWeight:
     Attributes:
         shape: Its shape.
         key: Place, type and strides in memory.
+        storage: Type in which it lies.
     """
 
     def __init__(self, tensor: torch.Tensor, files: MappedFiles) -> None:
         self._tensor = tensor.detach()
         self._files = files
         self.shape: tuple[int, ...] = tuple(tensor.shape)
+        self.storage = _STORAGE.get(tensor.dtype, ir.DataType.FLOAT)
         self.key: Hashable = (tensor.data_ptr(), str(tensor.dtype), self.shape, tensor.stride())
 
     def read(self, *part: slice) -> npt.NDArray[np.float32]:

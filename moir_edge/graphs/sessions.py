@@ -17,7 +17,6 @@ import onnxruntime as ort
 from moir_edge.bundle import ModelFacts
 from moir_edge.errors import NotFiniteError
 from moir_edge.finite import count_text, is_finite
-from moir_edge.limits import PREPACKED_BYTES
 from moir_edge.metrics.routed import RoutedPrompts
 from moir_edge.precisions import FP32
 from moir_edge.runtime.component import Component
@@ -44,7 +43,6 @@ __all__ = [
     "Watch",
     "cpu_session",
     "greedy_tokens",
-    "large_graph_entries",
 ]
 
 TAP_PREFIX = "tap/"
@@ -85,6 +83,8 @@ class TappedSessions(GraphSessions):
         watch: Gets the tapped values of every run.
         tiles_per_run: Image tiles that `vision` takes at once; bounds what a watcher gets.
         session_entries: Further configuration entries of every session.
+        in_order: Run the graphs as they are written, node by node: where a narrow weight is widened at each run, only that of
+            the next node lies in memory.
         frugal: Take memory only while it is used, at some cost in time: float weights stay in their mapped files, and what a
             run took goes back after it.
     """
@@ -99,9 +99,11 @@ class TappedSessions(GraphSessions):
         tiles_per_run: int = 16,
         session_entries: Mapping[str, str] | None = None,
         frugal: bool = False,
+        in_order: bool = False,
     ) -> None:
         self._watch = watch
         self._frugal = frugal
+        self._in_order = in_order
         self._entries = session_entries or {}
         self._tapped = self._open(folder, precisions)
         self.family = family_of(facts)
@@ -154,7 +156,7 @@ class TappedSessions(GraphSessions):
                 # Packed weights of four bits are what their kernels take; float ones would lie in memory twice.
                 entries["session.disable_prepacking"] = "1"
             source = session_source(folder / f"{name}.onnx", precision)
-            session = cpu_session(source, entries, arena=not self._frugal)
+            session = cpu_session(source, entries, arena=not self._frugal, in_order=self._in_order)
             found[name] = TappedComponent(name, session, self._watch)
         return found
 
@@ -224,25 +226,13 @@ def greedy_tokens(logits: Floats, where: str) -> Ints:
     return np.asarray(logits.argmax(axis=-1), np.int64)
 
 
-def large_graph_entries(folder: Path) -> dict[str, str]:
-    """Return configuration entries under which sessions of large float graphs leave the weights where they lie.
-
-    ONNX Runtime lays weights out anew in memory, a little faster to multiply with. Read where they lie in the files, the
-    system can give their pages back.
-
-    Args:
-        folder: Holds the graphs and their weights.
-    """
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    return {"session.disable_prepacking": "1"} if size > PREPACKED_BYTES else {}
-
-
 def cpu_session(
     graph: str | bytes | ir.Model,
     entries: Mapping[str, str] | None = None,
     *,
     optimized: bool = True,
     arena: bool = True,
+    in_order: bool = False,
 ) -> ort.InferenceSession:
     """Open a graph in ONNX Runtime on the CPU.
 
@@ -251,12 +241,17 @@ def cpu_session(
         entries: Configuration entries of the session.
         optimized: Let ONNX Runtime rewrite the graph.
         arena: Let it keep the memory of a run for the next one.
+        in_order: Let nodes run in the order of the graph, not rewritten, with memory for the next one alone.
     """
     options = session_options()
     options.enable_cpu_mem_arena = arena
+    if in_order:
+        # Rewritten nodes come last in this order: all that needs none of them would run, and be kept, before them.
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        options.enable_mem_pattern = False
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
-    if not optimized:
+    if in_order or not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = ir.to_proto(graph).SerializeToString() if isinstance(graph, ir.Model) else graph
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

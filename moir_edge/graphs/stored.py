@@ -34,10 +34,12 @@ class StoredWeight(Protocol):
     Attributes:
         shape: Its shape.
         key: Equal for two objects that stand for the same memory.
+        storage: Type in which it lies.
     """
 
     shape: tuple[int, ...]
     key: Hashable
+    storage: ir.DataType
 
     def read(self, *part: slice) -> Floats:
         """Return a part as float32, which may share memory with the weight; without slices all of it."""
@@ -91,6 +93,11 @@ class StoredTensor(PiecewiseTensor):
     def key(self) -> Hashable:
         """Equal for two tensors that are the same bytes."""
         return self._weight.key, self._is_transposed
+
+    @property
+    def storage(self) -> ir.DataType:
+        """Type in which the numbers lie; rounding to it changes none of them."""
+        return self._weight.storage
 
     def transposed(self) -> StoredTensor:
         """Return the tensor with its two axes exchanged; nothing is read."""

@@ -31,6 +31,8 @@ class Weight:
         self.reads.append(chosen.size)
         return chosen.astype(np.float32)
 
+    storage = ir.DataType.BFLOAT16
+
     def give_back(self) -> None:
         self.given_back += 1
 
