@@ -1,4 +1,4 @@
-"""Which layers are watched together: as many as the memory for statistics holds, in graph order."""
+"""Groups of layers that are watched together: as many as the memory for statistics holds, in graph order."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def check_config(name: str, config: Any) -> None:
 
 
 def _check_tower_sizes(name: str, vision: Any) -> None:
-    """Refuse a tower whose patches are no number of pixels, or larger than its image."""
+    """Refuse a tower whose patches have no size in pixels, or one larger than its image."""
     # A tower over patches of any number has no image_size, one of another library neither.
     patch, image = (
         _side(getattr(vision, "patch_size", 1)),

@@ -59,7 +59,7 @@ class TracedModel:
 
     @cached_property
     def reference(self) -> TorchReference:
-        """What torch answers to the prompts that every bundle is checked with; computed once."""
+        """The answers of torch to the prompts that every bundle is checked with; computed once."""
         from moir_edge.export.reference import torch_reference
         from moir_edge.export.samples import parity_samples
 

@@ -57,7 +57,7 @@ def first_of_each(layers: Sequence[Layer]) -> set[str]:
 
 
 def _layers(container: str, modules: Sequence[nn.Module]) -> list[Layer]:
-    """Describe the modules of a list; a setting that counts them is no part of what they are."""
+    """Describe the modules of a list; a setting that counts them does not belong to it."""
     settings = [dict(_settings(module)) for module in modules]
     places = [place for place, _ in enumerate(modules)]
     indices = [_cache_index(module) for module in modules]

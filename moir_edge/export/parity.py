@@ -142,7 +142,7 @@ def expected_outputs(traced: TracedModel) -> list[str]:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """What enters the decoder."""
+    """The decoder's inputs."""
 
     embeds: Embeds
     decoder: DecoderInputs

@@ -1,4 +1,4 @@
-"""What torch answers to the prompts that bundles are checked with; small, so that the model need not stay in memory for it."""
+"""The answers of torch to the prompts that bundles are checked with; small, so that the model need not stay in memory for it."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Call:
 
 @dataclass(kw_only=True)
 class _Entry:
-    """What a layer is called with.
+    """The arguments of a layer.
 
     Attributes:
         leaves: Arguments in order, nested ones one by one.
@@ -75,7 +75,7 @@ class _Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class _Exit:
-    """What a layer of a kind returns.
+    """The result of a layer of a kind.
 
     Attributes:
         number: Of the call that was traced.

@@ -1,4 +1,4 @@
-"""What architectures with DeepStack share: taps of the tower, and a decoder that takes their features."""
+"""Parts that architectures with DeepStack share: taps of the tower, and a decoder that takes their features."""
 
 from __future__ import annotations
 

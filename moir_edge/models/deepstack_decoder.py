@@ -14,7 +14,7 @@ __all__ = ["DeepstackDecoderGraph"]
 
 
 class DeepstackDecoderGraph(DecoderGraph):
-    """A decoder that takes the features of each level for every token, zeros where there is no image.
+    """A decoder that takes the features of each level for every token, zeros for those outside an image.
 
     The model itself writes to the positions of a mask, whose number depends on the data. A sum with zeros is the same.
     Its language model takes `deepstack_visual_embeds` and adds them by its own `_deepstack_process`.

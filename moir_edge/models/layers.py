@@ -1,4 +1,4 @@
-"""Which layers a language model has: what each may look at, and by which rotary embedding it tells positions apart."""
+"""Layers of a language model: what each may look at, and by which rotary embedding it tells positions apart."""
 
 from __future__ import annotations
 

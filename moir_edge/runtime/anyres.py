@@ -53,7 +53,7 @@ def fitted_size(size: Size, canvas: Size) -> Size:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenGrid:
-    """How the tokens of one picture's tiles become rows.
+    """Rows that the tokens of one picture's tiles become.
 
     Attributes:
         tiles: Rows and columns of tiles.

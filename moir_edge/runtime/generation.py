@@ -173,7 +173,7 @@ def _limit(rules: GenerationRules, facts: ModelFacts, prompt_length: int) -> int
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedPrompt:
-    """What the decoder takes of a batch of prompts.
+    """Inputs of the decoder for a batch of prompts.
 
     Attributes:
         embeds: (batch, sequence, hidden) float32, where the sessions keep them.

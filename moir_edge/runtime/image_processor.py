@@ -64,7 +64,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageShape:
-    """How one image was cut.
+    """The cut of one image.
 
     Attributes:
         rows: Rows of tiles, 0 where the image was not split; rows of patches where images have no tiles.

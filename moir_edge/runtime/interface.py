@@ -62,7 +62,7 @@ class PromptArrays(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFeatures:
-    """What the runs of `vision` gave, in the order of the prompt's image tokens.
+    """Results of the runs of `vision`, in the order of the prompt's image tokens.
 
     Attributes:
         features: (…, hidden) float32, one row for each image token, wherever they lie.
@@ -75,7 +75,7 @@ class ImageFeatures:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderInputs:
-    """What the decoder takes of a batch of prompts besides their embeddings.
+    """Inputs of the decoder for a batch of prompts, besides their embeddings.
 
     Attributes:
         attention_mask: (batch, sequence) int64, 0 at padding.

@@ -1,4 +1,4 @@
-"""What a vision tower over a grid of patches is told of one image: rotary tables, and windows of attention.
+"""Inputs of a vision tower over a grid of patches for one image: rotary tables, and windows of attention.
 
 A tower could derive both from the grid, with steps that depend on the data and do not survive tracing.
 """

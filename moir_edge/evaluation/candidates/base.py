@@ -171,7 +171,7 @@ def spec_of(
 
 
 def _check_folder(path: Path) -> None:
-    """Refuse a folder that is no checkpoint by its small files, before a process is started for it."""
+    """Refuse a folder that its small files show to be something else, before a process is started for it."""
     from moir_edge.bundle.manifest import MANIFEST_NAME
     from moir_edge.weights.files import ADAPTER, check_record
     from moir_edge.weights.foreign import describe_folder

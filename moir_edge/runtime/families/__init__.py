@@ -1,4 +1,4 @@
-"""What the host computes for each Hugging Face `model_type`, in numpy; one small file for each family."""
+"""Computations of the host for each Hugging Face `model_type`, in numpy; one small file for each family."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _SAMPLE_ASPECT = 0.7  # of a parity sample to its canvas: some rows or columns a
 
 
 class AnyResSettings(FamilySettings):
-    """What the host knows of the config.
+    """Settings of the config that the host needs.
 
     Attributes:
         canvases: (height, width) in px of each canvas that pictures are fitted to.

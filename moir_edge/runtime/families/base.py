@@ -40,7 +40,7 @@ class ImageTokens:
 
 
 class Family(ABC):
-    """What the host computes for the model types of one family.
+    """Computations of the host for the model types of one family.
 
     Args:
         facts: What the manifest says of the model; `facts.family` holds the family's own settings.

@@ -27,7 +27,7 @@ _AROUND, _OVERVIEW = "<fake_token_around_image>", "<global-img>"
 
 
 class DoclingSettings(FamilySettings):
-    """What the host knows of the config.
+    """Settings of the config that the host needs.
 
     Attributes:
         levels: How many layers of the tower are tapped.
