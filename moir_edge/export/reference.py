@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from moir_edge.bundle import ModelFacts
 from moir_edge.checkpoint import Checkpoint
+from moir_edge.export.features_once import features_once
 from moir_edge.export.half_range import Reach, watched_reach
 from moir_edge.export.samples import ParitySample
 from moir_edge.export.wide_layers import float32_layers
@@ -86,9 +87,10 @@ def torch_reference(
 def _answer(checkpoint: Checkpoint, family: Family, sample: ParitySample) -> SampleReference:
     model, mask = checkpoint.model, sample.attention_mask
     embeds = model.get_input_embeddings()(torch.from_numpy(sample.input_ids)).numpy()
-    features = _features(checkpoint, sample)
     further = checkpoint.architecture.torch_inputs(sample)
-    outputs = _torch_step(model, family, sample.input_ids, mask, **further)
+    with features_once(model):
+        features = _features(checkpoint, sample, further)
+        outputs = _torch_step(model, family, sample.input_ids, mask, **further)
     routed = None if checkpoint.router is None else torch_routing(model)
     logits = [_last(outputs)]
     for _ in range(DECODE_STEPS):
@@ -101,11 +103,12 @@ def _answer(checkpoint: Checkpoint, family: Family, sample: ParitySample) -> Sam
     )
 
 
-def _features(checkpoint: Checkpoint, sample: ParitySample) -> Array | None:
+def _features(
+    checkpoint: Checkpoint, sample: ParitySample, inputs: Mapping[str, torch.Tensor]
+) -> Array | None:
     if not sample.images:
         return None
     architecture = checkpoint.architecture
-    inputs = architecture.torch_inputs(sample)
     features: Array = architecture.reference_features(checkpoint.model, inputs).numpy()
     return features
 
