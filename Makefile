@@ -20,6 +20,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+# Without torchvision: PyPI's does not load beside a CPU build of torch, and then breaks every import of a transformers model.
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps timm
 	@touch $@
 
 demo: $(READY) ## the main job: export, quantize, compile, run and compare the demo checkpoint

@@ -114,6 +114,8 @@ def _layouts(config: Any) -> Iterator[dict[str, Any]]:
         yield {"pixel_values": torch.randn(1, 1, 3, size, size)}
         yield {"pixel_values": torch.randn(1, 3, size, size), "image_sizes": sizes}
         yield {"pixel_values": torch.randn(1, 3, 3, size, size), "image_sizes": sizes}
+    elif patch is None:  # a tower of convolutions takes any size
+        yield {"pixel_values": torch.randn(1, 3, 128, 128)}
     if patch is not None:
         frames = getattr(vision, "temporal_patch_size", 1)
         yield {

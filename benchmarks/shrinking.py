@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moir_edge.errors import UnsupportedError
+from moir_edge.weights.timm_towers import prepare_timm
 
 __all__ = ["build_tiny", "family_types"]
 
@@ -68,6 +69,17 @@ _SET: Mapping[str, Mapping[str, Any]] = {
     "instructblip": {"image_token_index": _FIRST_ID},
     "chameleon": {"vocabulary_map": {"<image>": _FIRST_ID}},
     "emu3": {"vocabulary_map": {"<image>": _FIRST_ID}},
+    "fast_vlm": {
+        # The widths of timm's tower, whose head dimension is 32; the map of features is twice as wide.
+        "vision_config": {
+            "hidden_size": 64,
+            "model_args": {
+                "inference_mode": True,
+                "layers": [1, 1, 1, 1, 1],
+                "embed_dims": [4, 4, 8, 32, 32],
+            },
+        }
+    },
     "smolvlm": {"vision_config": {"image_size": 64, "patch_size": 16}, "scale_factor": 2},
     "idefics3": {"vision_config": {"image_size": 64, "patch_size": 16}, "scale_factor": 2},
     "granite_docling": {"vision_config": {"image_size": 64, "patch_size": 16}, "scale_factor": 2},
@@ -95,6 +107,7 @@ def build_tiny(model_type: str) -> Any:
 
     Raises:
         UnsupportedError: The model stays large although its sizes are small.
+        EnvironmentProblem: Its vision tower is one of timm, which is not installed.
     """
     import torch
     import transformers
@@ -105,6 +118,7 @@ def build_tiny(model_type: str) -> Any:
     for name in ("architectures", "transformers_version", "model_type"):
         record.pop(name, None)
     config = type(default).from_dict(_merged(record, _SET.get(model_type, {})))
+    prepare_timm(model_type, config.to_dict())
     model_class = getattr(transformers, _classes()[model_type])
     with torch.device("meta"):
         size = sum(weight.numel() for weight in model_class(config).parameters())

@@ -74,7 +74,9 @@ GEOMETRIES: Mapping[str, Geometry] = {
         images=_square(364, "GotOcr2", crop_to_patches=True, max_patches=12),
     ),
     "fast_vlm": Geometry(
-        checkpoint="FastVLM-0.5B", images=_shortest(1024, "CLIP")
+        checkpoint="FastVLM-0.5B",
+        config={"image_seq_length": 256},
+        images=_shortest(1024, "CLIP"),
     ),
     "gemma3": Geometry(
         checkpoint="gemma-3-4b-it",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moir_edge.models import (  # noqa: F401  (importing registers them)
+    fast_vlm,
     granite_docling,
     internvl,
     llava,

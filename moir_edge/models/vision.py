@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["AnyResVision", "PatchGridVision", "SelectedLayersVision", "ShuffledVision"]
+__all__ = [
+    "AnyResVision",
+    "FeatureMapVision",
+    "PatchGridVision",
+    "SelectedLayersVision",
+    "ShuffledVision",
+]
 
 
 class PatchGridVision(nn.Module):
@@ -74,6 +80,21 @@ class AnyResVision(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map (images, 3, height, width) to (images, tokens, hidden) and (images, hidden)."""
         return self.tiles(pixel_values), self.newline.expand(pixel_values.shape[0], -1)
+
+
+class FeatureMapVision(nn.Module):
+    """A tower of timm that gives a map of features, and the projector of LLaVA over its places."""
+
+    def __init__(self, tower: Any, projector: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        self.projector = projector
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Map (images, 3, height, width) to (images, tokens, hidden)."""
+        places = self.tower.forward_features(pixel_values).flatten(2).transpose(1, 2)
+        features: torch.Tensor = self.projector(places)
+        return features
 
 
 class ShuffledVision(nn.Module):

@@ -9,8 +9,10 @@ from typing import Any
 from moir_edge.arguments import given_path, mapping
 from moir_edge.checked import checked, has
 from moir_edge.errors import UnsupportedError
+from moir_edge.json_files import read_json
 from moir_edge.weights.libraries import naming_files
 from moir_edge.weights.own_code import reset_implementations
+from moir_edge.weights.timm_towers import prepare_timm
 
 __all__ = ["check_known", "generative_class", "load_config", "refuse_own_model"]
 
@@ -68,10 +70,13 @@ def load_config(folder: Path) -> Any:
     Raises:
         DataError: transformers refuses it.
         UnsupportedError: It asks for code that comes from somewhere else.
+        EnvironmentProblem: Its vision tower is one of timm, which is not installed.
     """
     from transformers import AutoConfig
 
     path = folder / "config.json"
+    if isinstance(record := read_json(path), dict):
+        prepare_timm(folder, record)
     with naming_files(f"{path} cannot be used"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     reset_implementations(path, config)

@@ -120,9 +120,9 @@ class InternVl(TileFamily):
 
 @register
 class Llava(TileFamily):
-    """LLaVA 1.5 and VipLLaVA: one square for each image."""
+    """LLaVA 1.5, VipLLaVA and FastVLM: one square for each image."""
 
-    model_types: ClassVar[tuple[str, ...]] = ("llava", "vipllava")
+    model_types: ClassVar[tuple[str, ...]] = ("fast_vlm", "llava", "vipllava")
 
     def placeholders(self, tokens: ImageTokens, image: ImageShape) -> str:
         """Return the run of the one tile."""

@@ -109,6 +109,38 @@ def _vipllava() -> Tiny:
 _CANVASES = [[24, 48], [48, 24], [48, 48], [72, 24], [24, 72]]
 
 
+def _fast_vlm() -> Tiny:
+    from moir_edge.weights.timm_towers import prepare_timm
+
+    vision: dict[str, Any] = {
+        "model_type": "timm_wrapper",
+        "architecture": "fastvit_mci3",
+        "hidden_size": 64,  # twice the width of the last stage
+        "model_args": {
+            "inference_mode": True,
+            "layers": [1, 1, 1, 1, 1],
+            "embed_dims": [4, 4, 8, 32, 32],
+        },
+    }
+    prepare_timm("tiny", {"vision_config": vision})
+    from transformers import FastVlmConfig, FastVlmForConditionalGeneration
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tokenizer = build_tokenizer()
+    config = FastVlmConfig(
+        vision_config=vision,
+        text_config={**TEXT, "model_type": "qwen2", "vocab_size": len(tokenizer)},
+        image_token_id=3,
+        image_seq_length=4,
+    )
+    size = {"height": 128, "width": 128}
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": 128}, crop_size=size, image_mean=[0.0] * 3, image_std=[1.0] * 3
+    )
+    record = {"processor_class": "LlavaProcessor", "patch_size": 64}
+    return Tiny(FastVlmForConditionalGeneration(config), tokenizer, images, record)
+
+
 def _llava_next() -> Tiny:
     from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
     from transformers.models.llava_next.image_processing_pil_llava_next import (
@@ -214,6 +246,7 @@ def _granite_docling() -> Tiny:
 
 
 BUILDERS: dict[str, Callable[[], Tiny]] = {
+    "fast_vlm": _fast_vlm,
     "granite_docling": _granite_docling,
     "idefics3": lambda: _tiled("idefics3", "Idefics3"),
     "internvl": _internvl,
