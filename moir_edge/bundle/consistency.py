@@ -10,11 +10,11 @@ from moir_edge.errors import BundleError
 
 __all__ = ["check_consistent"]
 
-# Component -> output or input -> axis -> the fact that it has to equal.
+# Component -> output or input -> axis (-1: the last) -> the fact that it has to equal.
 _AXES: dict[str, dict[str, dict[int, str]]] = {
     "vision": {
         "pixel_values": {2: "image_size", 3: "image_size"},
-        "image_features": {1: "tokens_per_tile", 2: "hidden_size"},
+        "image_features": {1: "tokens_per_tile", -1: "hidden_size"},
     },
     "embedding": {"inputs_embeds": {2: "hidden_size"}},
     "router": {"inputs_embeds": {2: "hidden_size"}, "routed_embeds": {2: "hidden_size"}},

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moir_edge.bundle import ModelFacts
-from moir_edge.errors import UnsupportedError
+from moir_edge.errors import BundleError, UnsupportedError
 
 __all__ = ["AxisRange", "Profile", "component_profiles"]
 
@@ -19,6 +19,9 @@ _TYPICAL_TEXT_TOKENS = 64
 _TYPICAL_IMAGE_TOKENS = 256  # of an image, where images have no tiles of one size
 # A large SmolVLM image makes 17 tiles; each costs activation memory in the vision tower.
 _MAX_TILES = 20
+# Every patch of an image may look at every other, which takes memory for each pair of them.
+_MAX_IMAGE_TOKENS = 2048
+_LARGEST_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ def component_profiles(component: str, model: ModelFacts) -> tuple[Profile, ...]
         # The router compares each image token with each text token: as many as the vision engine can give.
         "image_tokens": _up_to(tiles * tokens, tokens),
         "text_tokens": _up_to(context, _TYPICAL_TEXT_TOKENS),
+        **_patch_axes(model),
     }
     if component != "decoder":
         return (Profile("default", shared),)
@@ -112,6 +116,32 @@ def component_profiles(component: str, model: ModelFacts) -> tuple[Profile, ...]
         "total_sequence": AxisRange(past.min + 1, past.opt + 1, past.max + 1),
     }
     return (Profile("prefill", shared | prefill), Profile("decode", shared | decode))
+
+
+def _patch_axes(model: ModelFacts) -> dict[str, AxisRange]:
+    """Return the axes of a tower over the patches of one image; none for a family that has no blocks of patches."""
+    if "merge_size" not in model.family:
+        return {}
+    merge, window = (_side(model, name) for name in ("merge_size", "window"))
+    tokens = _up_to(min(model.context_length - 1, _MAX_IMAGE_TOKENS), _TYPICAL_IMAGE_TOKENS)
+    return {
+        "patches": AxisRange(*(size * merge**2 for size in (tokens.min, tokens.opt, tokens.max))),
+        # An image of one row of blocks has the most windows; a square one is usual.
+        "windows": _up_to(-(-tokens.max // window), -(-tokens.opt // window**2)),
+    }
+
+
+def _side(model: ModelFacts, name: str) -> int:
+    """Return the side of a block or window among the family's settings; 1 where it has none."""
+    found = model.family.get(name)
+    if found is None:
+        return 1
+    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= _LARGEST_BLOCK:
+        raise BundleError(
+            f"the manifest's model.family.{name} is {repr(found)[:40]}, expected a whole number from 1 to {_LARGEST_BLOCK}; "
+            "export the bundle again"
+        )
+    return found
 
 
 def _up_to(largest: int, usual: int) -> AxisRange:

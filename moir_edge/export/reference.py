@@ -87,16 +87,27 @@ def torch_reference(
 def _answer(checkpoint: Checkpoint, family: Family, sample: ParitySample) -> SampleReference:
     model, mask = checkpoint.model, sample.attention_mask
     embeds = model.get_input_embeddings()(torch.from_numpy(sample.input_ids)).numpy()
-    further = checkpoint.architecture.torch_inputs(sample)
+    architecture = checkpoint.architecture
+    inputs = architecture.torch_inputs(sample)
+    further = {**inputs, **architecture.torch_token_inputs(sample, checkpoint.config)}
+    positions = family.torch_positions(mask)
+    if positions is not None:
+        further["position_ids"] = torch.from_numpy(positions)
     with features_once(model):
-        features = _features(checkpoint, sample, further)
-        outputs = _torch_step(model, family, sample.input_ids, mask, **further)
+        features = _features(checkpoint, sample, inputs)
+        outputs = _torch_step(model, sample.input_ids, mask, **further)
     routed = None if checkpoint.router is None else torch_routing(model)
     logits = [_last(outputs)]
     for _ in range(DECODE_STEPS):
         tokens = logits[-1].argmax(-1).astype(np.int64)
         mask = np.concatenate([mask, np.ones((len(mask), 1), np.int64)], axis=1)
-        outputs = _torch_step(model, family, tokens[:, None], mask, returned_cache(outputs))
+        outputs = _torch_step(
+            model,
+            tokens[:, None],
+            mask,
+            returned_cache(outputs),
+            position_ids=architecture.torch_step_positions(model, torch.from_numpy(mask)),
+        )
         logits.append(_last(outputs))
     return SampleReference(
         sample=sample, embeds=embeds, features=features, routed=routed, logits=tuple(logits)
@@ -132,16 +143,12 @@ def torch_routing(model: Any) -> RoutedPrompts | None:
 
 def _torch_step(
     model: Any,
-    family: Family,
     input_ids: Array,
     mask: Array,
     cache: Any = None,
     **inputs: torch.Tensor,
 ) -> Any:
     """Run the Hugging Face model, hooks and all, on a prompt or on one more token."""
-    positions = family.torch_positions(mask)
-    if positions is not None:
-        inputs["position_ids"] = torch.from_numpy(positions[:, -input_ids.shape[1] :])
     return model(
         input_ids=torch.from_numpy(input_ids),
         attention_mask=torch.from_numpy(mask),

@@ -34,6 +34,8 @@ _log = logging.getLogger("moir_edge")
 # Concrete sizes of a sample; no two alike and none of them 1, so that no axis is taken for constant or for
 # another one. `total_sequence` is their sum.
 _SAMPLE_SIZES = {"batch": 2, "images": 3, "sequence": 5, "past_sequence": 4, "total_sequence": 9}
+# The total is a sum of two axes, and patches come in whole blocks, which a `Dim` cannot say; torch derives both.
+_DERIVED = frozenset({"total_sequence", "patches"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +143,7 @@ def _translated(module: torch.nn.Module, spec: ComponentSpec) -> ir.Model:
 
 def _dims(spec: ComponentSpec) -> Mapping[str, object]:
     names = {axis for tensor in spec.inputs for axis in tensor.shape if isinstance(axis, str)}
-    # The total is a sum of two axes, which a `Dim` cannot say; torch derives it.
-    return {name: Dim.DYNAMIC if name == "total_sequence" else Dim(name) for name in sorted(names)}
+    return {name: Dim.DYNAMIC if name in _DERIVED else Dim(name) for name in sorted(names)}
 
 
 def _dynamic_axes(tensor: TensorSpec, dims: Mapping[str, object]) -> dict[int, object]:

@@ -8,6 +8,7 @@ from moir_edge.models import (  # noqa: F401  (importing registers them)
     internvl,
     llava,
     llava_next,
+    qwen_vl,
     smolvlm,
 )
 from moir_edge.models.base import Architecture, TileArchitecture

@@ -142,6 +142,26 @@ class Architecture(ABC):
             inputs: The batch, as the runtime has it.
         """
 
+    def torch_token_inputs(self, inputs: PromptArrays, config: Any) -> dict[str, torch.Tensor]:
+        """Return what the Hugging Face forward takes of each token of a batch of prompts besides; nothing by default.
+
+        Args:
+            inputs: The batch, as the runtime has it.
+            config: The model's config.
+        """
+        del inputs, config
+        return {}
+
+    def torch_step_positions(self, model: Any, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the position of one more token as the Hugging Face forward takes it; here a number for each row.
+
+        Args:
+            model: The Hugging Face model, after it has run the prompt.
+            attention_mask: (batch, total_sequence), with the new token.
+        """
+        del model
+        return attention_mask.sum(dim=1, keepdim=True) - 1
+
     def reference_features(self, model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the model's own image features, one row for each image token, in the order of the prompt.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from moir_edge.models.masks import MASKED_SCORE
 
 __all__ = ["attend", "embed_patches"]
 
@@ -31,9 +34,9 @@ def attend(
     hidden: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
-    mask: torch.Tensor | None = None,
+    windows: Sequence[torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Let the patches of one image look at each other.
+    """Let the patches of one image look at each other, all of them or those of one window.
 
     The model's own forward cuts the sequence at boundaries that it reads from a tensor, which no graph can hold.
 
@@ -42,7 +45,9 @@ def attend(
         hidden: (1, patches, width).
         cos: (patches, head_dim).
         sin: (patches, head_dim).
-        mask: Additive, (patches, patches), or None where every patch sees every other.
+        windows: The patch at each place of each window, (windows, places) int64; 1 where there is one and 0 elsewhere,
+            (windows, places) int64; and the place of each patch, counted through all windows, (patches,) int64. None
+            where every patch sees every other.
 
     Returns:
         (1, patches, width).
@@ -51,12 +56,29 @@ def attend(
     states = states.permute(2, 0, 3, 1, 4)  # (3, 1, heads, patches, head_dim)
     # Scaling the query, not the scores, keeps the product small enough for float16.
     query = _rotated(states[0], cos, sin) * attention.scaling
-    scores = torch.matmul(query, _rotated(states[1], cos, sin).transpose(2, 3))
-    if mask is not None:
-        scores = scores + mask
-    found = torch.matmul(torch.softmax(scores, dim=-1), states[2]).transpose(1, 2)
-    projected: torch.Tensor = attention.proj(found.flatten(2))
+    key, value = _rotated(states[1], cos, sin), states[2]
+    if windows is None:
+        found = _looked_up(query, key, value)
+    else:
+        patches, held, places = windows
+        query, key, value = (_gathered(part, patches) for part in (query, key, value))
+        mask = torch.where(held > 0, 0.0, MASKED_SCORE)[:, None]  # (windows, 1, places)
+        found = _looked_up(query, key, value, mask).flatten(2, 3).index_select(2, places)
+    projected: torch.Tensor = attention.proj(found.transpose(1, 2).flatten(2))
     return projected
+
+
+def _looked_up(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the values that each query finds; the last two axes of all are (patches, head_dim)."""
+    scores = torch.matmul(query, key.transpose(-1, -2))
+    return torch.matmul(torch.softmax(scores if mask is None else scores + mask, dim=-1), value)
+
+
+def _gathered(states: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+    """Put (1, heads, patches, head_dim) in windows, (1, heads, windows, places, head_dim)."""
+    return torch.unflatten(states.index_select(2, patches.flatten()), 2, patches.shape)
 
 
 def _rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -8,11 +8,33 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Windows", "grid_places", "rotary_tables", "window_tables"]
+__all__ = ["Windows", "as_patches", "grid_places", "rotary_tables", "window_tables"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Windows = tuple[Ints, Ints, Ints]
+
+
+def as_patches(picture: Floats, patch: int, merge: int, frames: int) -> Floats:
+    """Cut a picture into patches, those of one block together.
+
+    Args:
+        picture: (channels, height, width); both sides are multiples of `patch` × `merge`.
+        patch: Side of a patch in px.
+        merge: Side of a block in patches.
+        frames: Copies of the picture in each patch.
+
+    Returns:
+        (patches, values of a patch); the values go by channel, frame, row and column.
+    """
+    channels, height, width = picture.shape
+    down, across = height // (patch * merge), width // (patch * merge)
+    blocks = picture.reshape(channels, down, merge, patch, across, merge, patch)
+    # (block rows, block columns, rows of a block, columns of a block, channels, height, width)
+    blocks = blocks.transpose(1, 4, 2, 5, 0, 3, 6)
+    values = np.empty((*blocks.shape[:5], frames, patch, patch), dtype=np.float32)
+    values[:] = blocks[:, :, :, :, :, None]
+    return values.reshape(-1, channels * frames * patch * patch)
 
 
 def grid_places(rows: int, columns: int, merge: int) -> Ints:

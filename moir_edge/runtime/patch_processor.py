@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from moir_edge.errors import DataError
@@ -21,6 +19,7 @@ from moir_edge.runtime.image_processor import (
     ProcessedImage,
     View,
 )
+from moir_edge.runtime.patch_grid import as_patches
 
 __all__ = ["PatchImageProcessor"]
 
@@ -60,8 +59,14 @@ class PatchImageProcessor(ImageProcessor):
                 "the image processor does not resize (do_resize is false); resize the image, or set do_resize to true"
             )
         rows, columns = image.height // self.patch, image.width // self.patch
+        self._check_tokens(image, rows * columns // self.merge**2)
         return ProcessedImage(
-            pixel_values=self._patches(np.asarray(image)),
+            pixel_values=as_patches(
+                self.normalise([image])[0],
+                self.patch,
+                self.merge,
+                int(self.config["temporal_patch_size"]),
+            ),
             shape=ImageShape(
                 rows=rows,
                 columns=columns,
@@ -69,6 +74,15 @@ class PatchImageProcessor(ImageProcessor):
                 size=(given.height, given.width),
             ),
         )
+
+    def _check_tokens(self, image: Image.Image, tokens: int) -> None:
+        """Refuse an image of more tokens than the model's context has room for, before it is cut."""
+        if self.max_tiles is not None and tokens > self.max_tiles:
+            raise DataError(
+                f"an image of {image.width}x{image.height} pixels, as it is resized, has {tokens} image tokens, and the "
+                f"model's context has room for {self.max_tiles}; give a smaller image, or lower size.longest_edge, the "
+                "largest number of pixels, in the image processor's settings"
+            )
 
     def _resized(self, image: Image.Image, block: int) -> tuple[int, int]:
         longer, shorter = max(image.size), min(image.size)
@@ -81,18 +95,6 @@ class PatchImageProcessor(ImageProcessor):
         return smart_resize(
             image.height, image.width, block, int(size["shortest_edge"]), int(size["longest_edge"])
         )
-
-    def _patches(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Normalise (height, width, 3) and return (patches, numbers of a patch) float32."""
-        frames, patch, merge = int(self.config["temporal_patch_size"]), self.patch, self.merge
-        blocks = [side // (patch * merge) for side in pixels.shape[:2]]
-        shape = (blocks[0], merge, patch, blocks[1], merge, patch)
-        values = np.empty((*blocks, merge, merge, 3, frames, patch, patch), dtype=np.float32)
-        for channel in range(3):
-            levels = self._levels[channel][pixels[:, :, channel]].reshape(shape)
-            # (block rows, block columns, rows of a block, columns of a block, 1, height, width)
-            values[:, :, :, :, channel] = levels.transpose(0, 3, 1, 4, 2, 5)[:, :, :, :, None]
-        return values.reshape(-1, 3 * frames * patch * patch)
 
 
 def _with_one_size(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pytest
 
 from moir_edge.bundle import COMPONENTS, ModelFacts
 from moir_edge.bundle.profiles import AxisRange, component_profiles
-from moir_edge.errors import UnsupportedError
+from moir_edge.errors import BundleError, UnsupportedError
 
 
 def _facts(context_length: int = 512, tokens_per_tile: int = 36) -> ModelFacts:
@@ -99,3 +99,29 @@ def test_an_unknown_axis_is_named() -> None:
 def test_a_falling_range_is_refused() -> None:
     with pytest.raises(ValueError, match="no ascending sizes"):
         AxisRange(2, 1, 3)
+
+
+def _patch_facts(context_length: int, **family: object) -> ModelFacts:
+    known = {"image_size": None, "tokens_per_tile": None, "image_grid": None}
+    return _facts(context_length).model_copy(update={**known, "family": family})
+
+
+@pytest.mark.parametrize("context", [2, 64, 512, 32_768])
+@pytest.mark.parametrize("window", [None, 1, 4, 64])
+def test_patches_come_in_whole_blocks(context: int, window: int | None) -> None:
+    (profile,) = component_profiles("vision", _patch_facts(context, merge_size=2, window=window))
+    patches, windows = profile.axes["patches"], profile.axes["windows"]
+    assert patches.min == 4
+    assert patches.max == 4 * min(context - 1, 2048)
+    assert patches.opt % 4 == 0
+    assert windows.max == -(-min(context - 1, 2048) // (window or 1))
+
+
+@pytest.mark.parametrize("merge", [0, 65, 1.5, "2", True])
+def test_a_block_of_no_size_is_one_line(merge: object) -> None:
+    with pytest.raises(BundleError) as caught:
+        component_profiles("vision", _patch_facts(512, merge_size=merge))
+    assert str(caught.value) == (
+        f"the manifest's model.family.merge_size is {merge!r}, expected a whole number from 1 to 64; "
+        "export the bundle again"
+    )

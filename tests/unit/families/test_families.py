@@ -96,9 +96,10 @@ def test_pixels_and_tokens_are_those_of_hugging_face(twins: Twins) -> None:
         np.testing.assert_array_equal(ours.input_ids, theirs["input_ids"].numpy())
         if row[1]:
             expected = theirs["pixel_values"].numpy()
-            expected = expected.reshape(-1, *expected.shape[-3:])
-            # LLaVA-NeXT's fills images of fewer tiles up with zeros.
-            expected = expected[expected.any(axis=(1, 2, 3))]
+            if expected.ndim > 2:  # else patches, one after the other
+                expected = expected.reshape(-1, *expected.shape[-3:])
+                # LLaVA-NeXT's fills images of fewer tiles up with zeros.
+                expected = expected[expected.any(axis=(1, 2, 3))]
             assert ours.pixel_values is not None
             np.testing.assert_array_equal(ours.pixel_values, expected)
 

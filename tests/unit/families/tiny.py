@@ -53,12 +53,14 @@ class Tiny:
         tokenizer: A fast tokenizer.
         images: The Pillow image processor.
         record: The rest of `processor_config.json`.
+        image: What the chat template writes for an image.
     """
 
     model: Any
     tokenizer: Any
     images: Any
     record: dict[str, Any]
+    image: str = "<image>"
 
 
 def _tiled(model_type: str, name: str) -> Tiny:
@@ -245,6 +247,47 @@ def _granite_docling() -> Tiny:
     return Tiny(GraniteDoclingForConditionalGeneration(config), tokenizer, images, record)
 
 
+def _qwen2_vl() -> Tiny:
+    vision = {"depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "patch_size": 4}
+    return _qwen("Qwen2VL", vision, [1, 1, 2])
+
+
+def _qwen2_5_vl() -> Tiny:
+    vision = {"depth": 3, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2}
+    # Windows of two blocks, which an odd number of them does not fit.
+    windows = {
+        "patch_size": 4,
+        "out_hidden_size": 32,
+        "window_size": 16,
+        "fullatt_block_indexes": [1],
+    }
+    return _qwen("Qwen2_5_VL", {**vision, **windows}, [2, 1, 1])
+
+
+def _qwen(name: str, vision: dict[str, Any], sections: list[int]) -> Tiny:
+    import transformers
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    around = {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
+    tokenizer = build_tokenizer(**around, video_token="<|video_pad|>")
+    rotary = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": sections}
+    text = {key: value for key, value in TEXT.items() if key != "model_type"}
+    config = getattr(transformers, f"{name}Config")(
+        vision_config=vision,
+        text_config={**text, "vocab_size": len(tokenizer), "rope_parameters": rotary},
+        image_token_id=3,
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+    )
+    images = Qwen2VLImageProcessorPil(
+        patch_size=4, size={"shortest_edge": 256, "longest_edge": 1600}
+    )
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(config)
+    record = {"processor_class": f"{name}Processor"}
+    return Tiny(model, tokenizer, images, record, "<|vision_start|><image><|vision_end|>")
+
+
 BUILDERS: dict[str, Callable[[], Tiny]] = {
     "fast_vlm": _fast_vlm,
     "granite_docling": _granite_docling,
@@ -253,6 +296,8 @@ BUILDERS: dict[str, Callable[[], Tiny]] = {
     "llava": _llava,
     "llava_next": _llava_next,
     "llava_onevision": _llava_onevision,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen2_vl": _qwen2_vl,
     "smolvlm": lambda: _tiled("smolvlm", "SmolVLM"),
     "vipllava": _vipllava,
 }
@@ -283,6 +328,6 @@ def save_tiny(model_type: str, folder: Path, *, router: bool = True) -> Path:
     tiny.tokenizer.save_pretrained(folder)
     record = {**tiny.record, "image_processor": tiny.images.to_dict()}
     (folder / "processor_config.json").write_text(json.dumps(record))
-    template = TEMPLATE.replace("IMAGE", "<image>")
+    template = TEMPLATE.replace("IMAGE", tiny.image)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     return folder

@@ -97,6 +97,18 @@ def test_a_very_long_picture_is_one_line(picture: Callable[..., Image.Image]) ->
     )
 
 
+def test_an_image_beyond_the_context_is_one_line(picture: Callable[..., Image.Image]) -> None:
+    processor = image_processor_from(PATCHES, max_tiles=11)
+    assert processor(picture(84, 84)).shape.views[0].grid == (3, 3)
+    with pytest.raises(DataError) as caught:
+        processor(picture(84, 112))
+    assert str(caught.value) == (
+        "an image of 112x84 pixels, as it is resized, has 12 image tokens, and the model's context has room for 11; "
+        "give a smaller image, or lower size.longest_edge, the largest number of pixels, in the image processor's "
+        "settings"
+    )
+
+
 def test_a_least_size_beyond_all_measure_is_refused(picture: Callable[..., Image.Image]) -> None:
     size = {"shortest_edge": 1 << 28, "longest_edge": 1 << 28}
     with pytest.raises(DataError, match="an image of 20x30 pixels would become 13384x20076, which"):
