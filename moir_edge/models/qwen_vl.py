@@ -35,7 +35,7 @@ class PatchArchitecture(Architecture):
         return int(config.vision_config.hidden_size)
 
     def config_problem(self, config: Any) -> str | None:
-        """Refuse a tower whose patches are no squares of three channels, or whose heads have no quarters."""
+        """Refuse patches that are not squares of three channels, and heads without quarters."""
         vision = config.vision_config
         for name in ("patch_size", "temporal_patch_size", "spatial_merge_size"):
             if not isinstance(getattr(vision, name), int):

@@ -31,7 +31,7 @@ __all__ = ["PatchFamily", "PatchSettings", "QwenVl"]
 
 
 class PatchSettings(FamilySettings):
-    """What the host knows of the config.
+    """Settings of the config that the host needs.
 
     Attributes:
         patch_size: Side of a patch in px.
