@@ -28,7 +28,7 @@ class FastVlm(TileArchitecture):
     language_model: ClassVar[str] = "model.language_model"
 
     def config_problem(self, config: Any) -> str | None:
-        """Refuse towers whose grid is unknown, and a number of features that is no square."""
+        """Refuse towers whose grid is unknown, and a number of features that is not a square."""
         tower = _tower(config)
         if tower not in _CELLS:
             return (
