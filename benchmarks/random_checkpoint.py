@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import struct
@@ -10,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from moir_edge.finite import json_text
 
 __all__ = ["GEOMETRIES", "Geometry", "build_checkpoint"]
 
@@ -154,7 +155,7 @@ def _write_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], seed: int)
     for name, shape in shapes.items():
         start, end = end, end + 2 * math.prod(shape)
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
+    text = json_text(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
@@ -206,7 +207,7 @@ def _write_processor(folder: Path) -> None:
         "image_seq_length": 256,
         "image_processor": images.to_dict(),
     }
-    (folder / "processor_config.json").write_text(json.dumps(record))
+    (folder / "processor_config.json").write_text(json_text(record))
     template = (
         "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
         "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}\n"

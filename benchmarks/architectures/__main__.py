@@ -47,7 +47,7 @@ def prove(only: Sequence[str] = ()) -> tuple[Proofs, int]:
     """
     with TemporaryDirectory() as folder:
         path = Path(folder) / "proofs.json"
-        plugin = ("-p", "benchmarks.architectures.proofs", "--proofs", str(path))
+        plugin = ("-p", "tests.proofs", "--proofs", str(path))
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", *plugin, *_selection(only), _TESTS],
             cwd=_ROOT,

@@ -77,6 +77,7 @@ PLAIN_JSON = {
     "moir_edge/runtime/prompt_bound.py": "a part of a tokenizer, to look into",
     "moir_edge/runtime/control_tokens.py": "a tokenizer, for the library that reads it",
     "moir_edge/runtime/generation_config.py": "a value quoted in an error message",
+    "moir_edge/runtime/families/settings.py": "settings of a manifest, read again at once",
     "moir_edge/data/rows.py": "a value quoted in an error message",
     "moir_edge/engines/worker.py": "answers to our own process, which reads them as Python does",
     "moir_edge/engines/jobs.py": "requests to our own process, and a hash",

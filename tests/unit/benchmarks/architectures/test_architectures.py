@@ -54,7 +54,7 @@ def test_of_no_family():
 def test_the_plugin_writes_what_passed(tmp_path: Path) -> None:
     (tmp_path / "test_suite.py").write_text(SUITE)
     proofs = tmp_path / "proofs.json"
-    plugin = ("-p", "benchmarks.architectures.proofs", "--proofs", str(proofs))
+    plugin = ("-p", "tests.proofs", "--proofs", str(proofs))
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin]
     done = subprocess.run(
         [*words, "--rootdir", str(tmp_path), str(tmp_path)], cwd=ROOT, capture_output=True

@@ -1,6 +1,6 @@
 """A plugin of pytest that writes down which columns of the table the tests proved, by family.
 
-Run as ``pytest -p benchmarks.architectures.proofs --proofs FILE``. A test names its column by the marker `proves`, and its family
+Run as ``pytest -p tests.proofs --proofs FILE``. A test names its column by the marker `proves`, and its family
 by the parameter `traced` or `model_type`.
 """
 
