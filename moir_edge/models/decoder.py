@@ -48,8 +48,8 @@ class DecoderGraph(nn.Module):
         self,
         language_model: Any,
         lm_head: nn.Linear,
-        *,
         after_head: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        *,
         masks: LayerMasks | None = None,
     ) -> None:
         super().__init__()
