@@ -41,7 +41,11 @@ def check_config(name: str, config: Any) -> None:
     problem = architecture.config_problem(config)
     if problem is not None:
         raise UnsupportedError(f"{name}: {problem}")
-    check_layers(name, architecture.text_config(config))
+    check_layers(
+        name,
+        architecture.text_config(config),
+        bidirectional_prompt=architecture.bidirectional_prompt,
+    )
 
 
 def _check_tower_sizes(name: str, vision: Any) -> None:

@@ -15,6 +15,7 @@ from moir_edge.arguments import given_path
 from moir_edge.checked import checked
 from moir_edge.errors import DataError
 from moir_edge.json_files import read_json
+from moir_edge.models.registry import own_template
 from moir_edge.weights import refuse_own_class
 from moir_edge.weights.libraries import naming_files
 
@@ -80,7 +81,9 @@ def load_processor(folder: Path, config: Any) -> Any:
         processor = _built(cls, parts, record)
     _complete(folder, processor, record, config)
     if processor.chat_template is None:
-        processor.chat_template = processor.tokenizer.chat_template
+        processor.chat_template = processor.tokenizer.chat_template or own_template(
+            str(getattr(config, "model_type", ""))
+        )
     return processor
 
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from moir_edge.models import (  # noqa: F401  (importing registers them)
+    aya_vision,
     fast_vlm,
+    gemma3,
     granite_docling,
     internvl,
     llava,
     llava_next,
+    paligemma,
     qwen_vl,
     smolvlm,
 )
 from moir_edge.models.base import Architecture, TileArchitecture
-from moir_edge.models.registry import architecture_names, get_architecture, register
+from moir_edge.models.registry import (
+    architecture_names,
+    get_architecture,
+    register,
+)
 
-__all__ = ["Architecture", "TileArchitecture", "architecture_names", "get_architecture", "register"]
+__all__ = [
+    "Architecture",
+    "TileArchitecture",
+    "architecture_names",
+    "get_architecture",
+    "register",
+]

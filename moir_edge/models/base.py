@@ -33,6 +33,8 @@ class Architecture(ABC):
             `position_ids` of the decoder is ``(3, batch, sequence)``.
         language_model: Dotted path of the decoder stack inside the Hugging Face model.
         lm_head: Dotted path of the output projection.
+        bidirectional_prompt: Whether the tokens of a whole prompt see each other in both directions.
+        chat_template: The template of checkpoints that have none, where a type is published without; None elsewhere.
     """
 
     model_type: ClassVar[str]
@@ -41,6 +43,8 @@ class Architecture(ABC):
     position_axes: ClassVar[int] = 1
     language_model: ClassVar[str]
     lm_head: ClassVar[str] = "lm_head"
+    chat_template: ClassVar[str | None] = None
+    bidirectional_prompt: ClassVar[bool] = False
 
     def image_size(self, config: Any) -> int | None:
         """Return the side of the square tile that the vision tower takes, in px; None where tiles have no one size."""

@@ -37,13 +37,6 @@ def layer_kinds(config: Any) -> tuple[str, ...]:
         raise UnsupportedError(
             f"{name} has layers of {SLIDING} and sliding_window {window!r}; correct it in config.json to a number of tokens"
         )
-    if getattr(config, "use_bidirectional_attention", False) or not getattr(
-        config, "is_causal", True
-    ):
-        raise UnsupportedError(
-            f"{name} looks at later tokens too (use_bidirectional_attention or is_causal in config.json); "
-            "export supports language models that generate from left to right"
-        )
     return tuple(sorted(kinds))
 
 
@@ -62,12 +55,13 @@ def rotary_types(config: Any) -> tuple[str, ...]:
     )
 
 
-def check_layers(name: str, config: Any) -> None:
+def check_layers(name: str, config: Any, *, bidirectional_prompt: bool = False) -> None:
     """Refuse a language model whose layers the exporter would trace into a wrong graph.
 
     Args:
         name: How messages call the checkpoint.
         config: The config of the language model.
+        bidirectional_prompt: Whether the graph sees prompts from both sides anyway, as the config may ask for.
 
     Raises:
         UnsupportedError: A kind of attention or rotary embedding is not covered.
@@ -76,6 +70,13 @@ def check_layers(name: str, config: Any) -> None:
         layer_kinds(config)
     except UnsupportedError as error:
         raise UnsupportedError(f"{name}: {error}; retrofit and tune accept it") from None
+    both = getattr(config, "use_bidirectional_attention", False) and not bidirectional_prompt
+    if both or not getattr(config, "is_causal", True):
+        raise UnsupportedError(
+            f"{name}: the language model {config.model_type!r} looks at later tokens too (use_bidirectional_attention or "
+            "is_causal in config.json); export supports language models that generate from left to right; "
+            "retrofit and tune accept it"
+        )
     for rotary in rotary_types(config):
         if rotary not in ROTARY:
             raise UnsupportedError(

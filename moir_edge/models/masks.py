@@ -29,7 +29,7 @@ class LayerMasks:
 
     def __init__(self, config: Any, *, blocks_cross_window: bool = False) -> None:
         self.kinds = layer_kinds(config)
-        self.window = int(config.sliding_window) if SLIDING in self.kinds else None
+        self.window = int(config.sliding_window) if SLIDING in self.kinds else 0
         self.groups: int = config.num_attention_heads // config.num_key_value_heads
         self.blocks_cross_window = blocks_cross_window
 
@@ -58,20 +58,27 @@ class LayerMasks:
         causal, block = keys[None, :] <= queries, _same_block(blocks, past)
         seen = {}
         for kind in self.kinds:
-            window = None
-            if kind == SLIDING and self.window is not None:
-                window = keys[None, :] > queries - self.window
+            window = self._window(attention_mask, past) if kind == SLIDING else None
             allowed = self._joined(causal, window, block) & (attention_mask[:, None, None, :] > 0)
             mask = torch.where(allowed, 0.0, MASKED_SCORE)
             seen[kind] = mask if self.groups == 1 else torch.cat([mask] * self.groups, dim=2)
         return seen if len(seen) > 1 else seen[self.kinds[0]]
 
+    def _window(self, attention_mask: torch.Tensor, past: int) -> torch.Tensor:
+        """Return which keys lie in a query's window, (batch, 1, new, total).
+
+        Tokens are counted, not columns: a cache may have unused columns, masked, in front of the new token.
+        """
+        places = attention_mask.cumsum(1)
+        return (places[:, None, :] > places[:, past:, None] - self.window)[:, None]
+
     def _joined(
         self, causal: torch.Tensor, window: torch.Tensor | None, block: torch.Tensor | None
     ) -> torch.Tensor:
         """Return where a query may look, (batch or 1, 1, new, total)."""
+        causal = causal[None, None]
         if block is None:
-            return (causal if window is None else causal & window)[None, None]
+            return causal if window is None else causal & window
         if window is None:
             return causal | block
         return (causal & window) | block if self.blocks_cross_window else (causal | block) & window

@@ -5,7 +5,7 @@ from __future__ import annotations
 from moir_edge.errors import UnsupportedError, closest
 from moir_edge.models.base import Architecture
 
-__all__ = ["architecture_names", "get_architecture", "register"]
+__all__ = ["architecture_names", "get_architecture", "own_template", "register"]
 
 _ARCHITECTURES: dict[str, Architecture] = {}
 
@@ -40,3 +40,9 @@ def get_architecture(model_type: str) -> Architecture:
             f"export does not know model type {model_type!r}: {closest(model_type, _ARCHITECTURES)}"
         )
     return found
+
+
+def own_template(model_type: str) -> str | None:
+    """Return the chat template of a `model_type` that is published without one; None for every other type."""
+    found = _ARCHITECTURES.get(model_type)
+    return None if found is None else found.chat_template

@@ -13,6 +13,7 @@ __all__ = [
     "AnyResVision",
     "FeatureMapVision",
     "PatchGridVision",
+    "ProjectedVision",
     "SelectedLayersVision",
     "ShuffledVision",
 ]
@@ -63,6 +64,20 @@ class SelectedLayersVision(nn.Module):
         outputs = self.tower(pixel_values, output_hidden_states=True, return_dict=True)
         chosen = [outputs.hidden_states[index][:, self.first_row :] for index in self.layers]
         features: torch.Tensor = self.projector(torch.cat(chosen, dim=-1))
+        return features
+
+
+class ProjectedVision(nn.Module):
+    """A tower's last features and the projector, for square images of one size."""
+
+    def __init__(self, tower: nn.Module, projector: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        self.projector = projector
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Map (images, 3, height, width) to (images, tokens, hidden)."""
+        features: torch.Tensor = self.projector(self.tower(pixel_values).last_hidden_state)
         return features
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "CROPPING",
     "PAGES",
     "PATCHES",
+    "SQUARE",
     "TILING",
     "Settings",
     "check_image_config",
@@ -136,6 +137,11 @@ def _on(place: str, value: Any) -> None:
         raise _WrongError(f"{place} must be true")
 
 
+def _off(place: str, value: Any) -> None:
+    if value is not False:
+        raise _WrongError(f"{place} must be false, crops of an image are not supported")
+
+
 def _canvases(place: str, value: Any) -> None:
     if not isinstance(value, list | tuple) or not 1 <= len(value) <= _MOST_CANVASES:
         raise _WrongError(f"{place} must be a list of 1 to {_MOST_CANVASES} pairs")
@@ -192,6 +198,9 @@ CROPPING: Settings = {
     "crop_size": _size(_SQUARE, square=True),
 }
 """The settings of LLaVA's processors."""
+
+SQUARE: Settings = {**_COMMON, "size": _size(_SQUARE), "do_pan_and_scan": _off}
+"""The settings of Gemma 3's processor."""
 
 PATCHES: Settings = {
     **_COMMON,

@@ -15,7 +15,7 @@ from moir_edge.runtime.anyres_processor import (
     AnyResImageProcessor,
     SquaringAnyResImageProcessor,
 )
-from moir_edge.runtime.image_config import CANVAS, CROPPING, TILING
+from moir_edge.runtime.image_config import CANVAS, CROPPING, SQUARE, TILING
 from moir_edge.runtime.image_geometry import (
     WHOLE,
     at_most,
@@ -207,6 +207,26 @@ class CroppingImageProcessor(ImageProcessor):
         if image.width <= image.height:
             return int(edge * image.height / image.width), edge
         return edge, int(edge * image.width / image.height)
+
+
+@_family("Gemma3ImageProcessor")
+class SquareImageProcessor(ImageProcessor):
+    """Resized to one square, whatever the picture's shape: Gemma 3's without pan and scan."""
+
+    settings = SQUARE
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "resample": Image.Resampling.BILINEAR,
+        "image_mean": _HALF,
+        "image_std": _HALF,
+        "size": {"height": 224, "width": 224},
+        "do_pan_and_scan": False,
+    }
+
+    def __call__(self, image: Image.Image) -> ProcessedImage:
+        """Process one upright RGB image."""
+        size = height_width(self.config["size"])
+        resized = self.resize(image, size) if self.config["do_resize"] else image
+        return whole_image(self.normalise([resized]), image)
 
 
 _SIGLIP_DEFAULTS: Mapping[str, Any] = {

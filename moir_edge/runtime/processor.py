@@ -164,7 +164,7 @@ class Processor:
         expanded = self._expanded(text, images)
         # A template that writes the start token itself must not get a second one (as transformers).
         start = self.tokenizer.special_tokens.get("bos_token")
-        written = start is not None and expanded.startswith(start)
+        written = self.family.writes_start or (start is not None and expanded.startswith(start))
         encode = self.tokenizer.encode if self._control is None else self._control.encode
         encoded = encode(expanded, add_special_tokens=not written)
         self._check_length(encoded.ids, images)
@@ -180,11 +180,12 @@ class Processor:
         return text if self._control is None else self._control.plain(text)
 
     def _expanded(self, text: str, images: Sequence[ProcessedImage]) -> str:
-        pieces = text.split(self._image_tokens.image)
+        mark = self.family.image_mark(self._image_tokens)
+        pieces = self.family.prompt(text, self._image_tokens).split(mark)
         if len(pieces) - 1 != len(images):
             raise DataError(
                 f"the prompt names {len(pieces) - 1} image(s) and {len(images)} were given; "
-                f"give one image per {self._image_tokens.image} and leave that word out of the prompt"
+                f"give one image per {mark} and leave that word out of the prompt"
             )
         joined = pieces[0]
         for image, piece in zip(images, pieces[1:], strict=True):

@@ -17,6 +17,8 @@ from moir_edge.runtime.prompt_bound import PromptBound
 __all__ = ["AnswerBatches", "RowSet", "answered_rows"]
 
 IGNORED = -100
+# PaliGemma sees tokens of type 0 from both sides, so that a prompt would see its answer; other families have 0 for text.
+_ANSWER_TYPE = {"PaliGemmaProcessor": 1}
 
 
 def answered_rows(rows: Sequence[Row], source: str) -> list[Row]:
@@ -90,9 +92,9 @@ class AnswerBatches:
             "attention_mask": _filled([[1] * len(ids) for ids in answers], width, 0),
         }
         for name, value in encoded.items():
-            # other per-token inputs, such as token types, are 0 on text
             if value.shape == shape:
-                tail = tails.get(name, torch.zeros(len(rows), width, dtype=torch.int64))
+                fill = _ANSWER_TYPE.get(type(self._processor).__name__, 0)
+                tail = tails.get(name, torch.full((len(rows), width), fill))
                 encoded[name] = torch.cat([value, tail.to(value.dtype)], dim=1)
         unlabelled = torch.full(shape, IGNORED)
         encoded["labels"] = torch.cat([unlabelled, _filled(answers, width, IGNORED)], dim=1)

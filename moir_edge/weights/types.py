@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ def _unfilled(cls: Any, config: Any) -> Any:
     """Return a float32 model whose weights are memory that nothing has touched, so that it costs none."""
     from transformers.initialization import no_init_weights
 
+    config = deepcopy(config)
+    # A sub-model is built in the type that its own config names.
+    for one in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if one is not None:
+            one.dtype = torch.float32
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

@@ -45,18 +45,32 @@ class Family(ABC):
     Args:
         facts: What the manifest says of the model; `facts.family` holds the family's own settings.
 
+    Attributes:
+        model_types: The Hugging Face `model_type`s of the family.
+        writes_start: Whether `prompt` writes the start token, so that the tokenizer must not.
+
     Raises:
         BundleError: A setting of the family is missing or out of range.
     """
 
     model_types: ClassVar[tuple[str, ...]]
+    writes_start: ClassVar[bool] = False
 
     def __init__(self, facts: ModelFacts) -> None:
         self.facts = facts
 
+    def image_mark(self, tokens: ImageTokens) -> str:
+        """Return what a chat template writes for one image; here the image token itself."""
+        return tokens.image
+
+    def prompt(self, text: str, tokens: ImageTokens) -> str:
+        """Return a rendered prompt as the family's processor completes it, one mark for each image; here as it is."""
+        del tokens
+        return text
+
     @abstractmethod
     def placeholders(self, tokens: ImageTokens, image: ImageShape) -> str:
-        """Return the text that replaces one image token of a rendered prompt."""
+        """Return the text that replaces one mark of an image in a rendered prompt."""
 
     @abstractmethod
     def token_count(self, image: ImageShape) -> int:

@@ -16,7 +16,7 @@ from moir_edge.runtime.families.samples import smooth_picture
 from moir_edge.runtime.image_processor import ImageShape, ProcessedImage, View
 from moir_edge.runtime.interface import Array, Floats, Ints
 
-__all__ = ["InternVl", "Llava", "SmolVlm", "TileFamily"]
+__all__ = ["AyaVision", "InternVl", "Llava", "SmolVlm", "TileFamily"]
 
 
 class TileFamily(Family):
@@ -128,3 +128,21 @@ class Llava(TileFamily):
         """Return the run of the one tile."""
         del image
         return self.run(tokens)
+
+
+@register
+class AyaVision(TileFamily):
+    """Aya Vision: each tile behind its number, the overview last, all between two tokens."""
+
+    model_types: ClassVar[tuple[str, ...]] = ("aya_vision",)
+
+    def image_mark(self, tokens: ImageTokens) -> str:
+        """Return what templates write for an image: not the token that stands for a patch of it."""
+        del tokens
+        return "<image>"
+
+    def placeholders(self, tokens: ImageTokens, image: ImageShape) -> str:
+        """Return the tiles of a split image with their numbers, and the overview or the one tile."""
+        run = self.run(tokens)
+        tiles = "".join(f"TILE_{at + 1}{run}" for at in range(image.rows * image.columns))
+        return f"<|START_OF_IMG|>{tiles}TILE_GLOBAL{run}<|END_OF_IMG|>"

@@ -26,6 +26,7 @@ from moir_edge.runtime.tensorrt.cuda import Cuda
 from moir_edge.runtime.tensorrt.engine import Context, Engine, Scratch
 from moir_edge.runtime.tensorrt.kernel_cache import KernelCache, kernel_cache_path
 from moir_edge.runtime.tensorrt.memory import DeviceArray, DeviceMemory
+from moir_edge.runtime.tensorrt.pieces import prompt_pieces
 from moir_edge.runtime.tensorrt.selection import EngineSet, choose_engines
 from moir_edge.runtime.tensorrt.state import EngineState, GroupState
 from moir_edge.runtime.tensorrt.window import DECODE_PROFILE, DecodeWindow, WindowShelf
@@ -228,9 +229,10 @@ class EngineSessions:
         batch, length, _ = embeds.shape
         mask = decoder.attention_mask
         cache = KeyValues(self._memory, cache_layout(self._bundle.manifest.model, batch))
-        for start in range(0, length, self._piece):
-            stop = min(start + self._piece, length)
-            pieces = self._axes.span(decoder, slice(start, stop))
+        blocks = decoder.further.get("attention_blocks")
+        for piece in prompt_pieces(length, self._piece, blocks):
+            start, stop = piece.start, piece.stop
+            pieces = self._axes.span(decoder, piece)
             feeds = {
                 "inputs_embeds": self._memory.span(embeds, start, stop),
                 "attention_mask": self._memory.upload(mask[:, :stop]),

@@ -288,14 +288,116 @@ def _qwen(name: str, vision: dict[str, Any], sections: list[int]) -> Tiny:
     return Tiny(model, tokenizer, images, record, "<|vision_start|><image><|vision_end|>")
 
 
+_GEMMA = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "query_pre_attn_scalar": 20,
+    "sliding_window": 13,  # prompts cross it, and so do the tokens of one image
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_SIGLIP = {**TOWER, "model_type": "siglip_vision_model", "vision_use_head": False}
+
+
+def _gemma3() -> Tiny:
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    tokenizer = build_tokenizer(boi_token="<start_of_image>", eoi_token="<end_of_image>")
+    config = Gemma3Config(
+        vision_config={**_SIGLIP, "image_size": 64},
+        text_config={
+            **_GEMMA,
+            "model_type": "gemma3_text",
+            "vocab_size": len(tokenizer),
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        mm_tokens_per_image=16,
+        image_token_id=3,
+        boi_token_id=tokenizer.boi_token_id,
+        eoi_token_id=tokenizer.eoi_token_id,
+    )
+    images = Gemma3ImageProcessorPil(size={"height": 64, "width": 64})
+    record = {"processor_class": "Gemma3Processor", "image_seq_length": 16}
+    model = Gemma3ForConditionalGeneration(config)
+    return Tiny(model, tokenizer, images, record, tokenizer.boi_token)
+
+
+def _paligemma() -> Tiny:
+    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+    from transformers.models.paligemma.processing_paligemma import EXTRA_TOKENS
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens(EXTRA_TOKENS)
+    config = PaliGemmaConfig(
+        vision_config={**_SIGLIP, "image_size": 32, "projection_dim": 32},
+        text_config={
+            **_GEMMA,
+            "model_type": "gemma2",
+            "vocab_size": len(tokenizer),
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 5.0,
+        },
+        image_token_id=3,
+        projection_dim=32,
+    )
+    images = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    images.image_seq_length = 16
+    record = {"processor_class": "PaliGemmaProcessor"}
+    return Tiny(PaliGemmaForConditionalGeneration(config), tokenizer, images, record)
+
+
+def _aya_vision() -> Tiny:
+    from transformers import AyaVisionConfig, AyaVisionForConditionalGeneration
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    tokenizer = build_tokenizer(
+        img_patch_token="<|IMG_PATCH|>",
+        start_token="<|START_OF_IMG|>",
+        end_token="<|END_OF_IMG|>",
+    )
+    config = AyaVisionConfig(
+        vision_config={**_SIGLIP, "image_size": 32},
+        text_config={
+            **TEXT,
+            "model_type": "cohere2",
+            "vocab_size": len(tokenizer),
+            "num_hidden_layers": 3,
+            "sliding_window": 13,
+            "layer_types": _GEMMA["layer_types"],
+            "logit_scale": 0.25,
+        },
+        image_token_id=tokenizer.img_patch_token_id,
+        downsample_factor=2,
+    )
+    images = GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=5)
+    record = {
+        "processor_class": "AyaVisionProcessor",
+        "patch_size": 8,
+        "img_size": 32,
+        "downsample_factor": 2,
+    }
+    return Tiny(AyaVisionForConditionalGeneration(config), tokenizer, images, record)
+
+
 BUILDERS: dict[str, Callable[[], Tiny]] = {
+    "aya_vision": _aya_vision,
     "fast_vlm": _fast_vlm,
+    "gemma3": _gemma3,
     "granite_docling": _granite_docling,
     "idefics3": lambda: _tiled("idefics3", "Idefics3"),
     "internvl": _internvl,
     "llava": _llava,
     "llava_next": _llava_next,
     "llava_onevision": _llava_onevision,
+    "paligemma": _paligemma,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_vl": _qwen2_vl,
     "smolvlm": lambda: _tiled("smolvlm", "SmolVLM"),

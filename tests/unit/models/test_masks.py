@@ -113,6 +113,16 @@ def test_later_steps_are_the_last_rows_of_a_whole_prompt(blocks: bool) -> None:
         assert torch.equal(later[kind], whole[kind][:, :, 7:])
 
 
+def test_the_window_counts_tokens_and_not_unused_columns() -> None:
+    config = MistralConfig(**SIZES, sliding_window=WINDOW)
+    masks, tokens = LayerMasks(config), torch.ones(1, 7, dtype=torch.int64)
+    whole = masks(tokens, 6, 1)[0, 0, 0]
+    gap = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0, 0, 1]])
+    with_gap = masks(gap, 9, 1)[0, 0, 0]
+    assert torch.equal(with_gap[gap[0] == 1], whole)
+    assert (with_gap[6:9] == MASKED_SCORE).all()
+
+
 def test_mask_is_causal_and_hides_padding() -> None:
     attention_mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
     mask = LayerMasks(LlamaConfig(num_attention_heads=2))(attention_mask, 2, 2)

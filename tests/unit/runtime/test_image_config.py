@@ -12,6 +12,7 @@ from moir_edge.runtime.image_processing import image_processor_from
 
 TILING: dict[str, Any] = {"image_processor_type": "SmolVLMImageProcessor"}
 CANVAS: dict[str, Any] = {"image_processor_type": "GotOcr2ImageProcessor"}
+SQUARE: dict[str, Any] = {"image_processor_type": "Gemma3ImageProcessor"}
 CROPPING: dict[str, Any] = {"image_processor_type": "CLIPImageProcessor"}
 
 
@@ -39,6 +40,8 @@ CROPPING: dict[str, Any] = {"image_processor_type": "CLIPImageProcessor"}
         (CANVAS | {"size": 5}, "size is a number, expected an object with height and width"),
         (CROPPING | {"size": {"shortest_edge": 0}}, "size.shortest_edge must be a whole number"),
         (CROPPING | {"crop_size": {"height": "a", "width": 1}}, "crop_size.height must be"),
+        (SQUARE | {"do_pan_and_scan": True}, "do_pan_and_scan must be false, crops of an image"),
+        (SQUARE | {"size": {"height": 0, "width": 4}}, "size.height must be a whole number from 1"),
         (CROPPING | {"do_pad": "maybe"}, "do_pad must be true or false"),
     ],
 )

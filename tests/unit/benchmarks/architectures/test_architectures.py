@@ -99,6 +99,10 @@ def test_every_family_has_a_published_geometry() -> None:
         # InternVL: of the canvases of up to 12 tiles, 4 × 3 has the shape of 4 : 3
         ("internvl", (640, 480), (4 * 3 + 1) * 256),
         ("internvl", (448, 448), 256),
+        ("gemma3", (100, 1500), 256),  # 896 / 14 pooled by 4, squared, whatever the picture
+        ("paligemma", (640, 480), 16 * 16),
+        # Aya Vision: 364 / 14 shuffled by 2, squared; the canvas of InternVL
+        ("aya_vision", (640, 480), (4 * 3 + 1) * 169),
         # `_get_num_multimodal_tokens` of transformers 5.23 says the same
         ("llava_next", (1920, 1080), 1948),
         ("llava_next", (100, 1500), 936),
