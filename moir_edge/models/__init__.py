@@ -11,6 +11,7 @@ from moir_edge.models import (  # noqa: F401  (importing registers them)
     llava,
     llava_next,
     paligemma,
+    qwen3_vl,
     qwen_vl,
     smolvlm,
 )

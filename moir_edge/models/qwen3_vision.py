@@ -23,9 +23,12 @@ class Qwen3Vision(nn.Module):
         super().__init__()
         self.patch_embed = tower.patch_embed
         self.pos_embed = tower.pos_embed
-        self.blocks = tower.blocks
-        self.merger = tower.merger
-        self.deepstack_merger_list = tower.deepstack_merger_list
+        self.blocks = nn.ModuleList(map(_Block, tower.blocks))
+        self.norm, self.merger = tower.merger.norm, _Merger(tower.merger)
+        self.deepstack_merger_list = nn.ModuleList(
+            nn.Sequential(merger.norm, _Merger(merger)) for merger in tower.deepstack_merger_list
+        )
+        self.width: int = tower.merger.hidden_size
         self.taps = [int(block) for block in tower.deepstack_visual_indexes]
 
     def forward(
@@ -52,19 +55,39 @@ class Qwen3Vision(nn.Module):
         hidden = hidden + (self.pos_embed(position_indices) * position_weights[:, :, None]).sum(1)
         taps: list[torch.Tensor] = []
         for index, block in enumerate(self.blocks):
-            hidden = hidden + attend(block.attn, block.norm1(hidden), rotary_cos, rotary_sin)
-            hidden = hidden + block.mlp(block.norm2(hidden))
+            hidden = block(hidden, rotary_cos, rotary_sin)
             if index in self.taps:
                 merger = self.deepstack_merger_list[self.taps.index(index)]
-                taps.append(_merged(merger, hidden)[0])
-        return _merged(self.merger, hidden)[0], torch.stack(taps, dim=1)
+                taps.append(merger(self._rows(hidden))[0])
+        return self.merger(self._rows(self.norm(hidden)))[0], torch.stack(taps, dim=1)
+
+    def _rows(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Make one row of each block of patches, (1, image_rows, width); the batch of one makes products of matrices."""
+        return hidden.reshape(1, -1, self.width)
 
 
-def _merged(merger: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Make one row of each block of patches, (1, image_tokens, hidden), with the batch that makes products of matrices."""
-    rows = hidden if merger.use_postshuffle_norm else merger.norm(hidden)
-    rows = rows.reshape(1, -1, merger.hidden_size)
-    if merger.use_postshuffle_norm:
-        rows = merger.norm(rows)
-    merged: torch.Tensor = merger.linear_fc2(merger.act_fn(merger.linear_fc1(rows)))
-    return merged
+class _Block(nn.Module):
+    """One block, as a module that is called as a whole: export traces the first and stamps the others."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.norm1, self.attn = block.norm1, block.attn
+        self.norm2, self.mlp = block.norm2, block.mlp
+
+    def forward(self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        hidden = hidden + attend(self.attn, self.norm1(hidden), cos, sin)
+        passed: torch.Tensor = hidden + self.mlp(self.norm2(hidden))
+        return passed
+
+
+class _Merger(nn.Module):
+    """The two layers of a merger; its norm comes before or after patches are put in rows."""
+
+    def __init__(self, merger: Any) -> None:
+        super().__init__()
+        self.linear_fc1, self.act_fn = merger.linear_fc1, merger.act_fn
+        self.linear_fc2 = merger.linear_fc2
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        merged: torch.Tensor = self.linear_fc2(self.act_fn(self.linear_fc1(rows)))
+        return merged

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from moir_edge.runtime.families import anyres, docling, gemma, patches, tiles  # noqa: F401  (importing registers them)
+from moir_edge.runtime.families import (  # noqa: F401  (importing registers them)
+    anyres,
+    docling,
+    gemma,
+    patches,
+    qwen3,
+    tiles,
+)
 from moir_edge.runtime.families.base import Family, ImageTokens
 from moir_edge.runtime.families.registry import families, family_of
 

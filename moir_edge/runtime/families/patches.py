@@ -58,11 +58,16 @@ class PatchFamily(Family):
 
     Raises:
         BundleError: A setting of the family is missing or out of range.
+
+    Attributes:
+        kind: What the family's settings are.
     """
+
+    kind: ClassVar[type[PatchSettings]] = PatchSettings
 
     def __init__(self, facts: ModelFacts) -> None:
         super().__init__(facts)
-        self.options = family_settings(facts, PatchSettings)
+        self.options: PatchSettings = family_settings(facts, self.kind)
 
     def placeholders(self, tokens: ImageTokens, image: ImageShape) -> str:
         """Return one image token for each block of patches; the chat template writes what stands around them."""

@@ -264,7 +264,19 @@ def _qwen2_5_vl() -> Tiny:
     return _qwen("Qwen2_5_VL", {**vision, **windows}, [2, 1, 1])
 
 
-def _qwen(name: str, vision: dict[str, Any], sections: list[int]) -> Tiny:
+def _qwen3_vl() -> Tiny:
+    vision = {"depth": 3, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2}
+    # Fewer positions than a large image has rows of patches, and taps that are not in order.
+    taps = {
+        "patch_size": 4,
+        "out_hidden_size": 32,
+        "num_position_embeddings": 9,
+        "deepstack_visual_indexes": [2, 1],
+    }
+    return _qwen("Qwen3VL", {**vision, **taps}, [2, 1, 1], head_dim=8)
+
+
+def _qwen(name: str, vision: dict[str, Any], sections: list[int], **text_options: Any) -> Tiny:
     import transformers
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -274,7 +286,12 @@ def _qwen(name: str, vision: dict[str, Any], sections: list[int]) -> Tiny:
     text = {key: value for key, value in TEXT.items() if key != "model_type"}
     config = getattr(transformers, f"{name}Config")(
         vision_config=vision,
-        text_config={**text, "vocab_size": len(tokenizer), "rope_parameters": rotary},
+        text_config={
+            **text,
+            **text_options,
+            "vocab_size": len(tokenizer),
+            "rope_parameters": rotary,
+        },
         image_token_id=3,
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
         vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
@@ -400,6 +417,7 @@ BUILDERS: dict[str, Callable[[], Tiny]] = {
     "paligemma": _paligemma,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_vl": _qwen2_vl,
+    "qwen3_vl": _qwen3_vl,
     "smolvlm": lambda: _tiled("smolvlm", "SmolVLM"),
     "vipllava": _vipllava,
 }

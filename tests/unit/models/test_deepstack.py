@@ -12,7 +12,7 @@ from moir_edge.models import get_architecture
 from moir_edge.router import RouterConfig, last_routing, retrofit, router_disabled
 from tests.unit.families.tiny import BUILDERS, Tiny
 
-FAMILIES = ("granite_docling",)
+FAMILIES = ("granite_docling", "qwen3_vl")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -122,6 +122,14 @@ def _head(text: Any) -> int:
 def _inputs(tiny: Tiny) -> dict[str, torch.Tensor]:
     """Return one prompt with an image of four tokens."""
     ids = torch.tensor([[10, 11, 3, 3, 3, 3, 12, 13, 14]])
+    if tiny.model.config.model_type == "qwen3_vl":
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "pixel_values": torch.randn(16, 96),
+            "image_grid_thw": torch.tensor([[1, 4, 4]]),
+            "mm_token_type_ids": (ids == 3).long(),
+        }
     pixels = torch.randn(1, 1, 3, 32, 32)
     return {
         "input_ids": ids,
