@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from moir_edge.models.masks import MASKED_SCORE
 
-__all__ = ["attend", "embed_patches"]
+__all__ = ["PatchBlock", "attend", "embed_patches"]
 
 
 def embed_patches(convolution: nn.Conv3d, pixels: torch.Tensor) -> torch.Tensor:
@@ -66,6 +66,31 @@ def attend(
         found = _looked_up(query, key, value, mask).flatten(2, 3).index_select(2, places)
     projected: torch.Tensor = attention.proj(found.transpose(1, 2).flatten(2))
     return projected
+
+
+class PatchBlock(nn.Module):
+    """One block of a tower, called as a whole: export traces one of each kind and stamps the others.
+
+    Args:
+        block: The model's own.
+    """
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.norm1, self.attn = block.norm1, block.attn
+        self.norm2, self.mlp = block.norm2, block.mlp
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        windows: Sequence[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Return (1, patches, width); the inputs are those of `attend`."""
+        hidden = hidden + attend(self.attn, self.norm1(hidden), cos, sin, windows)
+        passed: torch.Tensor = hidden + self.mlp(self.norm2(hidden))
+        return passed
 
 
 def _looked_up(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from moir_edge.models.patch_vision import attend, embed_patches
+from moir_edge.models.patch_vision import PatchBlock, embed_patches
 
 __all__ = ["Qwen3Vision"]
 
@@ -23,7 +23,7 @@ class Qwen3Vision(nn.Module):
         super().__init__()
         self.patch_embed = tower.patch_embed
         self.pos_embed = tower.pos_embed
-        self.blocks = nn.ModuleList(map(_Block, tower.blocks))
+        self.blocks = nn.ModuleList(map(PatchBlock, tower.blocks))
         self.norm, self.merger = tower.merger.norm, _Merger(tower.merger)
         self.deepstack_merger_list = nn.ModuleList(
             nn.Sequential(merger.norm, _Merger(merger)) for merger in tower.deepstack_merger_list
@@ -64,20 +64,6 @@ class Qwen3Vision(nn.Module):
     def _rows(self, hidden: torch.Tensor) -> torch.Tensor:
         """Make one row of each block of patches, (1, image_rows, width); the batch of one makes products of matrices."""
         return hidden.reshape(1, -1, self.width)
-
-
-class _Block(nn.Module):
-    """One block, as a module that is called as a whole: export traces the first and stamps the others."""
-
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.norm1, self.attn = block.norm1, block.attn
-        self.norm2, self.mlp = block.norm2, block.mlp
-
-    def forward(self, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        hidden = hidden + attend(self.attn, self.norm1(hidden), cos, sin)
-        passed: torch.Tensor = hidden + self.mlp(self.norm2(hidden))
-        return passed
 
 
 class _Merger(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from moir_edge.models.patch_vision import attend, embed_patches
+from moir_edge.models.patch_vision import PatchBlock, embed_patches
 
 __all__ = ["QwenVision", "WindowedQwenVision"]
 
@@ -23,7 +23,7 @@ class QwenVision(nn.Module):
     def __init__(self, tower: Any) -> None:
         super().__init__()
         self.patch_embed = tower.patch_embed
-        self.blocks = tower.blocks
+        self.blocks = nn.ModuleList(map(PatchBlock, tower.blocks))
         self.merger = tower.merger
 
     def forward(
@@ -41,8 +41,7 @@ class QwenVision(nn.Module):
         """
         hidden = embed_patches(self.patch_embed.proj, pixel_values)
         for block in self.blocks:
-            hidden = hidden + attend(block.attn, block.norm1(hidden), rotary_cos, rotary_sin)
-            hidden = hidden + block.mlp(block.norm2(hidden))
+            hidden = block(hidden, rotary_cos, rotary_sin)
         return self._merged(hidden)
 
     def _merged(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -92,6 +91,5 @@ class WindowedQwenVision(QwenVision):
         hidden = embed_patches(self.patch_embed.proj, pixel_values)
         for index, block in enumerate(self.blocks):
             seen = None if index in self.full else windows
-            hidden = hidden + attend(block.attn, block.norm1(hidden), rotary_cos, rotary_sin, seen)
-            hidden = hidden + block.mlp(block.norm2(hidden))
+            hidden = block(hidden, rotary_cos, rotary_sin, seen)
         return self._merged(hidden)
