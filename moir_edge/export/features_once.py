@@ -11,6 +11,9 @@ import torch
 
 __all__ = ["features_once"]
 
+# Outputs are read by name, and every config asks for that; a tower has no cache.
+_WITHOUT_EFFECT = ("return_dict", "use_cache")
+
 
 @contextmanager
 def features_once(model: Any) -> Iterator[None]:
@@ -48,7 +51,8 @@ def _key(bound: inspect.BoundArguments) -> Hashable:
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
         given |= value if kind is inspect.Parameter.VAR_KEYWORD else {name: value}
-    given.pop("return_dict", None)  # outputs are read by name, and every config asks for that
+    for name in _WITHOUT_EFFECT:
+        given.pop(name, None)
     return tuple(
         (name, id(value) if isinstance(value, torch.Tensor) else repr(value))
         for name, value in sorted(given.items())

@@ -33,7 +33,7 @@ def export(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Export:
     """Run the command on a checkpoint that is traced already; the output is ``bundle``."""
-    monkeypatch.setattr("moir_edge.export.bundle.load_checkpoint", lambda _: None)
+    monkeypatch.setattr("moir_edge.export.bundle.load_checkpoint", lambda *_, **__: None)
     monkeypatch.setattr("moir_edge.export.bundle.trace_components", lambda *_, **__: routed)
 
     def run(*words: object) -> tuple[int, str, str]:

@@ -106,7 +106,7 @@ def test_a_layers_cost_is_that_of_a_chain_with_it_alone_quantized(
     routed: Any, batch: PromptBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The tiny vision tower's weights would all be left alone.
-    monkeypatch.setattr("moir_edge.calibration.patterns._MIN_ELEMENTS", 256)
+    monkeypatch.setattr("moir_edge.calibration.patterns.MIN_ELEMENTS", 256)
     tokens = np.array([[70, 71], [72, 2], [73, 74]])
     answers = [(70, 71), (72, 2), (73, 74)]
     table = LayerTable({name: routed.graphs[name] for name in PLAN}, _quantizer)

@@ -49,7 +49,7 @@ def test_keywords_go_before_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_pa
         seen.append(settings)
         return output
 
-    monkeypatch.setattr(bundle, "load_checkpoint", lambda _: None)
+    monkeypatch.setattr(bundle, "load_checkpoint", lambda *_, **__: None)
     monkeypatch.setattr(bundle, "trace_components", lambda *_, **__: None)
     monkeypatch.setattr(bundle, "assemble", stop)
     settings = ExportSettings(precision="int4", engines=False)

@@ -120,7 +120,7 @@ def _fast_vlm() -> Tiny:
         "hidden_size": 64,  # twice the width of the last stage
         "model_args": {
             "inference_mode": True,
-            "layers": [1, 1, 1, 1, 1],
+            "layers": [1, 1, 3, 1, 1],
             "embed_dims": [4, 4, 8, 32, 32],
         },
     }
@@ -328,7 +328,7 @@ def _gemma3() -> Tiny:
 
     tokenizer = build_tokenizer(boi_token="<start_of_image>", eoi_token="<end_of_image>")
     config = Gemma3Config(
-        vision_config={**_SIGLIP, "image_size": 64},
+        vision_config={**_SIGLIP, "image_size": 64, "intermediate_size": 96},
         text_config={
             **_GEMMA,
             "model_type": "gemma3_text",
