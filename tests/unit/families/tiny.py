@@ -319,7 +319,13 @@ _GEMMA = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-_SIGLIP = {**TOWER, "model_type": "siglip_vision_model", "vision_use_head": False}
+# Wide enough that its weights are worth quantizing.
+_SIGLIP = {
+    **TOWER,
+    "model_type": "siglip_vision_model",
+    "intermediate_size": 96,
+    "vision_use_head": False,
+}
 
 
 def _gemma3() -> Tiny:
@@ -328,7 +334,7 @@ def _gemma3() -> Tiny:
 
     tokenizer = build_tokenizer(boi_token="<start_of_image>", eoi_token="<end_of_image>")
     config = Gemma3Config(
-        vision_config={**_SIGLIP, "image_size": 64, "intermediate_size": 96},
+        vision_config={**_SIGLIP, "image_size": 64},
         text_config={
             **_GEMMA,
             "model_type": "gemma3_text",
