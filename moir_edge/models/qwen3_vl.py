@@ -25,7 +25,7 @@ class Qwen3Vl(DeepstackArchitecture, PatchArchitecture):
     towers: ClassVar[tuple[str, ...]] = ("qwen3_vl_vision",)
 
     def config_problem(self, config: Any) -> str | None:
-        """Refuse a table of positions that is no square, too."""
+        """Refuse a table of positions that is not a square, too."""
         positions, side = config.vision_config.num_position_embeddings, self.table_side(config)
         if not 1 <= side <= MOST_TABLE_SIDE or side**2 != positions:
             return (

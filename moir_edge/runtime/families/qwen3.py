@@ -31,7 +31,7 @@ MOST_TABLE_SIDE = 1024
 
 
 class Qwen3Settings(PatchSettings):
-    """What the host knows of the config.
+    """Settings that the host takes from the config.
 
     Attributes:
         levels: How many blocks of the tower are tapped.
