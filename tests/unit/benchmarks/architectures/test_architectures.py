@@ -137,3 +137,8 @@ def test_the_page_of_the_repository_has_a_row_for_every_family() -> None:
 
 def _but_lines(row: str) -> str:
     return row.rsplit("|", 2)[0]
+
+
+def test_the_readme_counts_the_families() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count(f"[{len(architecture_names())} families](docs/architectures.md)") == 2
