@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Hashable, Iterator
 from typing import Any, Protocol
 
@@ -67,9 +68,9 @@ class PiecewiseTensor(ir.LazyTensor):
         for piece in self.pieces():
             file.write(piece)
 
+    @abstractmethod
     def pieces(self) -> Iterator[npt.NDArray[Any]]:
         """Yield the rows in order, some at a time, each contiguous."""
-        raise NotImplementedError
 
 
 class StoredTensor(PiecewiseTensor):
