@@ -29,10 +29,11 @@ class EmbeddingGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """The language model with its cache as plain tensors and logits of the last position only.
+    """One step of the language model: embeddings of new tokens and the cache go in, logits and the grown cache come out.
 
-    Prompts are padded on the left, so the last position is the one to continue, and a whole prompt's logits
-    (vocabulary × length) never leave the graph.
+    A prefill is a step of a whole prompt with an empty cache, a decode step one of a single token; both are this graph.
+    Each token sees the tokens before it, in sliding layers the last few of them. Logits are those of the last position
+    alone: prompts are padded on the left, so it is the one to continue in every row.
 
     Args:
         language_model: The decoder stack.
@@ -125,7 +126,11 @@ class DecoderGraph(nn.Module):
 
 
 class BlockDecoderGraph(DecoderGraph):
-    """A decoder that is told which tokens see each other in both directions."""
+    """A decoder some of whose prompt tokens see later ones too: those of an image (Gemma 3) or of the whole prompt (PaliGemma).
+
+    One input more numbers the blocks of tokens that see each other. Generated tokens are in none, and see what is before
+    them.
+    """
 
     def forward(  # type: ignore[override]  # one input more, in front of the cache
         self,

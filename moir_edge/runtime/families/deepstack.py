@@ -13,7 +13,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.runtime.families.base import Family
+from moir_edge.runtime.image_processor import ImageShape
 from moir_edge.runtime.interface import (
     DecoderInputs,
     Embeds,
@@ -26,9 +27,8 @@ from moir_edge.runtime.interface import (
 __all__ = [
     "DEEPSTACK_EMBEDS",
     "MOST_LEVELS",
+    "DeepstackFamily",
     "Levels",
-    "joined_features",
-    "with_deepstack",
 ]
 
 DEEPSTACK_EMBEDS = "deepstack_embeds"
@@ -42,47 +42,43 @@ Levels = Annotated[int, Field(ge=1, le=MOST_LEVELS)]
 """How many blocks of the tower are tapped."""
 
 
-def joined_features(runs: Sequence[Mapping[str, Embeds]], sessions: Sessions) -> ImageFeatures:
-    """Return image features and DeepStack features of all runs of `vision`.
+class DeepstackFamily(Family):
+    """A family whose decoder takes DeepStack features of all tokens; put it before the family that knows the images.
 
-    Args:
-        runs: The outputs of each run, in order.
-        sessions: Where the outputs lie.
+    Attributes:
+        levels: How many blocks of the tower are tapped.
     """
-    features, taps = (
-        sessions.joined([run[name] for run in runs])
-        for name in ("image_features", DEEPSTACK_EMBEDS)
-    )
-    return ImageFeatures(features=features, further={DEEPSTACK_EMBEDS: taps})
 
+    levels: int
 
-def with_deepstack(
-    decoder: DecoderInputs,
-    prompt: PromptArrays,
-    features: ImageFeatures | None,
-    sessions: Sessions,
-    *,
-    facts: ModelFacts,
-    levels: int,
-) -> DecoderInputs:
-    """Add the DeepStack features at the image tokens of a batch, and zeros for each generated token.
+    def assembled(
+        self,
+        runs: Sequence[Mapping[str, Embeds]],
+        images: Sequence[ImageShape],
+        sessions: Sessions,
+    ) -> ImageFeatures:
+        """Return the features of all runs of `vision`, those of DeepStack besides."""
+        del images
+        features, taps = (
+            sessions.joined([run[name] for run in runs])
+            for name in ("image_features", DEEPSTACK_EMBEDS)
+        )
+        return ImageFeatures(features=features, further={DEEPSTACK_EMBEDS: taps})
 
-    Args:
-        decoder: What the decoder takes besides.
-        prompt: The encoded batch.
-        features: From `joined_features`; None without images.
-        sessions: Where the features lie.
-        facts: What the manifest says of the model.
-        levels: How many layers of the tower are tapped.
-    """
-    batch, sequence = prompt.input_ids.shape
-    embeds: Floats = np.zeros((batch, sequence, levels, facts.hidden_size), np.float32)
-    if features is not None:
-        taps = sessions.to_numpy(features.further[DEEPSTACK_EMBEDS])
-        embeds[prompt.input_ids == facts.image_token_id] = taps.reshape(-1, *embeds.shape[2:])
-    step = np.zeros((batch, 1, *embeds.shape[2:]), np.float32)
-    return replace(
-        decoder,
-        further={**decoder.further, DEEPSTACK_EMBEDS: embeds},
-        step={**decoder.step, DEEPSTACK_EMBEDS: step},
-    )
+    def decoder_inputs(
+        self, inputs: PromptArrays, features: ImageFeatures | None, sessions: Sessions
+    ) -> DecoderInputs:
+        """Add the DeepStack features at the image tokens of a batch, and zeros for each generated token."""
+        decoder = super().decoder_inputs(inputs, features, sessions)
+        rows = (self.levels, self.facts.hidden_size)
+        embeds: Floats = np.zeros((*inputs.input_ids.shape, *rows), np.float32)
+        if features is not None:
+            taps = sessions.to_numpy(features.further[DEEPSTACK_EMBEDS])
+            at = inputs.input_ids == self.facts.image_token_id
+            embeds[at] = taps.reshape(-1, *rows)
+        step = np.zeros((len(embeds), 1, *rows), np.float32)
+        return replace(
+            decoder,
+            further={**decoder.further, DEEPSTACK_EMBEDS: embeds},
+            step={**decoder.step, DEEPSTACK_EMBEDS: step},
+        )

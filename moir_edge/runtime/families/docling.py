@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.runtime.families.base import ImageTokens
-from moir_edge.runtime.families.deepstack import Levels, joined_features, with_deepstack
+from moir_edge.runtime.families.deepstack import DeepstackFamily, Levels
 from moir_edge.runtime.families.registry import register
 from moir_edge.runtime.families.settings import FamilySettings, family_settings
 from moir_edge.runtime.families.tiles import TileFamily
 from moir_edge.runtime.image_processor import ImageShape
-from moir_edge.runtime.interface import (
-    DecoderInputs,
-    Embeds,
-    ImageFeatures,
-    PromptArrays,
-    Sessions,
-)
 
 __all__ = ["GraniteDocling"]
 
@@ -37,7 +29,7 @@ class DoclingSettings(FamilySettings):
 
 
 @register
-class GraniteDocling(TileFamily):
+class GraniteDocling(DeepstackFamily, TileFamily):
     """A page of one tile has no overview; one of several tiles has it at the end.
 
     Args:
@@ -63,22 +55,3 @@ class GraniteDocling(TileFamily):
             for row in range(rows)
         )
         return text if rows * columns == 1 else f"{text}\n{_AROUND}{_OVERVIEW}{run}{_AROUND}"
-
-    def assembled(
-        self,
-        runs: Sequence[Mapping[str, Embeds]],
-        images: Sequence[ImageShape],
-        sessions: Sessions,
-    ) -> ImageFeatures:
-        """Return the features of all tiles, those of DeepStack besides."""
-        del images
-        return joined_features(runs, sessions)
-
-    def decoder_inputs(
-        self, inputs: PromptArrays, features: ImageFeatures | None, sessions: Sessions
-    ) -> DecoderInputs:
-        """Return mask and positions, and the DeepStack features at the image tokens."""
-        decoder = super().decoder_inputs(inputs, features, sessions)
-        return with_deepstack(
-            decoder, inputs, features, sessions, facts=self.facts, levels=self.levels
-        )

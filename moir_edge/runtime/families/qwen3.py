@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from moir_edge.bundle.manifest import ModelFacts
-from moir_edge.runtime.families.deepstack import Levels, joined_features, with_deepstack
+from moir_edge.runtime.families.deepstack import DeepstackFamily, Levels
 from moir_edge.runtime.families.patches import PatchFamily, PatchSettings
 from moir_edge.runtime.families.registry import register
 from moir_edge.runtime.families.settings import family_settings
 from moir_edge.runtime.image_processor import ImageShape
-from moir_edge.runtime.interface import (
-    Array,
-    DecoderInputs,
-    Embeds,
-    ImageFeatures,
-    PromptArrays,
-    Sessions,
-)
+from moir_edge.runtime.interface import Array
 from moir_edge.runtime.interpolation import interpolation_tables
 from moir_edge.runtime.patch_grid import grid_places
 
@@ -44,7 +36,7 @@ class Qwen3Settings(PatchSettings):
 
 
 @register
-class Qwen3Vl(PatchFamily):
+class Qwen3Vl(DeepstackFamily, PatchFamily):
     """One run of `vision` for each image, which is told where its patches lie on the table of positions.
 
     Args:
@@ -60,6 +52,7 @@ class Qwen3Vl(PatchFamily):
     def __init__(self, facts: ModelFacts) -> None:
         super().__init__(facts)
         self.own = family_settings(facts, Qwen3Settings)
+        self.levels = self.own.levels
 
     def tables(self, image: ImageShape) -> dict[str, Array]:
         """Return the rotary tables, and the entries around each patch with their shares."""
@@ -71,22 +64,3 @@ class Qwen3Vl(PatchFamily):
             "position_indices": indices,
             "position_weights": weights,
         }
-
-    def assembled(
-        self,
-        runs: Sequence[Mapping[str, Embeds]],
-        images: Sequence[ImageShape],
-        sessions: Sessions,
-    ) -> ImageFeatures:
-        """Return the features of all images, those of DeepStack besides."""
-        del images
-        return joined_features(runs, sessions)
-
-    def decoder_inputs(
-        self, inputs: PromptArrays, features: ImageFeatures | None, sessions: Sessions
-    ) -> DecoderInputs:
-        """Return mask and positions, and the DeepStack features at the image tokens."""
-        decoder = super().decoder_inputs(inputs, features, sessions)
-        return with_deepstack(
-            decoder, inputs, features, sessions, facts=self.facts, levels=self.own.levels
-        )
