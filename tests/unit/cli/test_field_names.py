@@ -70,6 +70,10 @@ _EXCEPTIONS = {
     "tuning/run.py": "a whole command to run, `moir-edge retrofit … -o ROUTED`",
     "demo/__init__.py": "a whole command to run, `python -m benchmarks.… --output FOLDER`",
     "engines/trtexec.py": "flags of trtexec",
+    "device/board.py": "flags of dpkg-query",
+    "device/gpu.py": "flags of nvidia-smi",
+    "doctor/bundles.py": "a whole command to run, `moir-edge build … --target …`",
+    "doctor/providers.py": "flags of pip, apt and `python -m venv`",
     "tensorrt_api.py": "a flag of `python -m venv`",
 }
 

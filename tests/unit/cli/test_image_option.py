@@ -9,7 +9,7 @@ import typer
 from moir_edge.cli.main import COMMANDS, build_app, main
 from moir_edge.image_limit import IMAGE_PIXELS_VARIABLE
 
-READ_NO_IMAGES = {"build", "demo", "inspect", "retrofit", "targets"}
+READ_NO_IMAGES = {"build", "demo", "doctor", "inspect", "retrofit", "targets"}
 
 
 def test_every_command_that_reads_images_has_the_flag() -> None:
