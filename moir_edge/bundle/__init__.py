@@ -13,6 +13,8 @@ from moir_edge.bundle.manifest import (
     Manifest,
     ModelFacts,
     SourceEntry,
+    TableEntry,
+    TensorPlace,
     TensorSpec,
 )
 from moir_edge.bundle.reader import Bundle, open_bundle
@@ -29,6 +31,8 @@ __all__ = [
     "Manifest",
     "ModelFacts",
     "SourceEntry",
+    "TableEntry",
+    "TensorPlace",
     "TensorSpec",
     "check_bundle_output",
     "check_engine",

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from moir_edge.bundle.manifest import COMPONENTS, ComponentEntry, Manifest, ModelFacts
+from moir_edge.bundle.manifest import (
+    COMPONENTS,
+    ComponentEntry,
+    Manifest,
+    ModelFacts,
+    TableEntry,
+)
 from moir_edge.errors import BundleError
 
 __all__ = ["check_consistent"]
@@ -54,6 +60,37 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     yield from _fact_problems(manifest.model)
     for name, component in manifest.components.items():
         yield from _shape_problems(name, component, manifest.model)
+        if component.table is not None:
+            yield from _table_problems(name, component, component.table, manifest)
+
+
+def _table_problems(
+    name: str, component: ComponentEntry, table: TableEntry, manifest: Manifest
+) -> Iterator[str]:
+    """Find what keeps a token table from being read where the manifest says it lies."""
+    if name != "embedding":
+        yield f"components.{name} has a table, which only embedding may have"
+    if len(table.values.shape) != 2 or table.hidden != manifest.model.hidden_size:
+        yield (
+            f"components.{name}.table has values of shape {list(table.values.shape)}, and model.hidden_size is "
+            f"{manifest.model.hidden_size}"
+        )
+    scale = table.scale
+    if (scale is None) == (table.values.dtype == "int8"):
+        yield f"components.{name}.table has {table.values.dtype} values {'without' if scale is None else 'with'} a scale"
+    if scale is not None and (scale.shape != (table.tokens,) or scale.dtype == "int8"):
+        yield (
+            f"components.{name}.table has a scale of {scale.dtype} {list(scale.shape)}, "
+            f"expected floats of [{table.tokens}]"
+        )
+    sizes = {entry.path: entry.bytes for entry in manifest.files}
+    for place in filter(None, (table.values, scale)):
+        if place.file not in component.data:
+            yield f"components.{name}.table lies in {place.file}, which is not in its data"
+        elif place.end > sizes.get(place.file, 0):
+            yield (
+                f"components.{name}.table ends at byte {place.end} of {place.file}, which has {sizes.get(place.file, 0)}"
+            )
 
 
 def _fact_problems(facts: ModelFacts) -> Iterator[str]:

@@ -24,6 +24,8 @@ __all__ = [
     "Manifest",
     "ModelFacts",
     "SourceEntry",
+    "TableEntry",
+    "TensorPlace",
     "TensorSpec",
     "manifest_sha256",
 ]
@@ -77,13 +79,53 @@ class FileEntry(_Entry):
     sha256: Digest
 
 
+class TensorPlace(_Entry):
+    """Numbers in a file of the bundle: row after row, the low byte of each first, from the byte `offset` on."""
+
+    file: ToolPath
+    offset: Count
+    dtype: Literal["float32", "float16", "bfloat16", "int8"]
+    shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=2)]
+
+    @property
+    def end(self) -> int:
+        """The byte of the file after the last one."""
+        item = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}[self.dtype]
+        return self.offset + item * math.prod(self.shape)
+
+
+class TableEntry(_Entry):
+    """Token table of a graph `embedding` that is nothing but a look-up in it.
+
+    Attributes:
+        values: (tokens, hidden) floats; or (hidden, tokens) int8, as a tied head reads them.
+        scale: (tokens,) in float32 or float16, by which int8 values are multiplied in its type; None for float values.
+        factor: Number by which what was looked up is multiplied in float32; None for none.
+    """
+
+    values: TensorPlace
+    scale: TensorPlace | None = None
+    factor: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in the table."""
+        return self.values.shape[0 if self.scale is None else -1]
+
+    @property
+    def hidden(self) -> int:
+        """Numbers of one token."""
+        return self.values.shape[-1 if self.scale is None else 0]
+
+
 class ComponentEntry(_Entry):
     """One exported graph; `data` names the external weight files it reads, which components may share.
 
     `structure_sha256` covers its operators and the shapes of its weights, `weights_sha256` their values: a graph that differs in
     the second alone can be refitted. `tensor_bytes` are stored with the component, `weight_bytes` are all that it reads,
     and `operators` counts its nodes. All but `tensor_bytes` are None in a bundle of an earlier version. A quantized graph in `gpu_form` computes in float16 what
-    is not quantized, as an engine does; otherwise in float32, as a CPU does.
+    is not quantized, as an engine does; otherwise in float32, as a CPU does. `table` tells where the graph `embedding` looks its
+    tokens up, if it does nothing else; None in a bundle of an earlier version.
     """
 
     graph: ToolPath
@@ -97,6 +139,7 @@ class ComponentEntry(_Entry):
     operators: Count | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    table: TableEntry | None = None
 
 
 class EngineEntry(_Entry):

@@ -16,6 +16,7 @@ from moir_edge.engines.trtexec import write_build_script
 from moir_edge.export.assets import write_assets
 from moir_edge.export.components import TracedModel
 from moir_edge.export.half_range import require_half_range
+from moir_edge.export.look_up import token_table
 from moir_edge.export.mixing import mark_raised, measure_and_choose
 from moir_edge.export.parity import (
     expected_outputs,
@@ -93,7 +94,7 @@ def assemble(
             precision=cast(PrecisionName, plan.settings.precision),
             router=traced.router_record,
             router_sha256=traced.router_sha256,
-            components=_entries(traced, plan, written),
+            components=_entries(traced, plan, written, folder),
             calibration=_calibration_record(summaries, calibrated, mix),
             notes=traced.checkpoint.notes,
             parity=_parity(traced, plan, folder, progress),
@@ -232,6 +233,7 @@ def _entries(
     traced: TracedModel,
     plan: ExportPlan,
     written: Mapping[str, WrittenGraph],
+    folder: Path,
 ) -> dict[str, ComponentEntry]:
     return {
         name: ComponentEntry(
@@ -246,6 +248,7 @@ def _entries(
             operators=graph.operators,
             inputs=traced.specs[name].inputs,
             outputs=traced.specs[name].outputs,
+            table=token_table(folder / graph.graph) if name == "embedding" else None,
         )
         for name, graph in written.items()
     }

@@ -23,6 +23,7 @@ from moir_edge.runtime.interface import (
     cache_names,
 )
 from moir_edge.runtime.providers import GraphProvider, open_graph
+from moir_edge.runtime.token_table import TokenTable
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle
@@ -65,6 +66,7 @@ class GraphSessions:
         source: Where the graphs come from, for messages.
         files: Their files, relative to the bundle.
         tiles_per_run: Image tiles that `vision` takes at once; bounds its memory for images of many tiles.
+        table: Token table in place of the graph `embedding`, which may then be missing.
     """
 
     def __init__(
@@ -76,12 +78,14 @@ class GraphSessions:
         source: str = "",
         files: Sequence[str] = (),
         tiles_per_run: int = 16,
+        table: TokenTable | None = None,
     ) -> None:
         self.provider: str = provider
         self.facts = facts
         self.components = dict(components)
         self._source = source
         self._files = tuple(files)
+        self._table = table
         self.tiles_per_run: int = tiles_per_run
         self._device = "cpu" if provider == "cpu" else "cuda"  # ONNX Runtime's name of the memory
         self._past_names = cache_names("past_key_values", facts.num_layers)
@@ -104,13 +108,15 @@ class GraphSessions:
             BundleError: A component is missing, or ONNX Runtime cannot load a graph.
         """
         entries = bundle.manifest.components
-        optional = ["router"] if "router" in entries else []
+        table = TokenTable.of(bundle)
+        embedding = ["embedding"] if table is None else []
+        router = ["router"] if "router" in entries else []
         components = {
             name: Component(
                 open_graph(bundle, name, provider=provider, threads=threads),
                 str(bundle.path / entries[name].graph),
             )
-            for name in ("vision", "embedding", *optional, "decoder")
+            for name in ("vision", *embedding, *router, "decoder")
         }
         files = dict.fromkeys(name for one in entries.values() for name in (one.graph, *one.data))
         return cls(
@@ -119,6 +125,7 @@ class GraphSessions:
             provider=provider,
             source=str(bundle.path),
             files=tuple(files),
+            table=table,
         )
 
     @property
@@ -129,8 +136,9 @@ class GraphSessions:
         return f"ONNX Runtime {onnxruntime.__version__} ({self.provider})"
 
     def component_providers(self) -> dict[str, str]:
-        """Return the execution provider that ONNX Runtime gave to each component's session."""
-        return {name: component.provider for name, component in self.components.items()}
+        """Return the execution provider that ONNX Runtime gave to each component's session; a table is read on the host."""
+        found = {name: component.provider for name, component in self.components.items()}
+        return found if self._table is None else {**found, "embedding": "table"}
 
     @property
     def has_router(self) -> bool:
@@ -158,7 +166,9 @@ class GraphSessions:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def embed(self, input_ids: Ints) -> Floats:
-        """Return (batch, sequence, hidden) for input ids (batch, sequence)."""
+        """Return (batch, sequence, hidden) for input ids (batch, sequence), looked up without a graph where that does."""
+        if self._table is not None:
+            return self._table.rows(input_ids)
         feed = {"input_ids": input_ids}
         embeds: Floats = self.components["embedding"].arrays(feed, ["inputs_embeds"])[0]
         self._require_shape("embedding", embeds, (*input_ids.shape, self.facts.hidden_size))
@@ -238,9 +248,7 @@ class GraphSessions:
 
     def decode(self, token_ids: Ints, state: DecoderState) -> Floats:
         """Feed one token per row, (batch,), and return the next logits, (batch, vocab)."""
-        (embeds,) = self.components["embedding"].values(
-            {"input_ids": token_ids[:, None]}, {"inputs_embeds": self._device}
-        )
+        embeds = self.embed(token_ids[:, None])
         new = np.ones((len(token_ids), 1), dtype=np.int64)
         feed = {
             "inputs_embeds": embeds,

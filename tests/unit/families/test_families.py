@@ -15,6 +15,7 @@ import moir_edge
 from moir_edge.calibration import CalibrationSettings
 from moir_edge.checkpoint import load_checkpoint
 from moir_edge.export import TracedModel, assemble
+from moir_edge.graphs.sessions import cpu_session
 from moir_edge.models import architecture_names
 from moir_edge.precisions import FP32, INT4, INT8, INT8_WEIGHT_ONLY, PRECISIONS
 from moir_edge.router import RouterConfig, last_routing, retrofit, router_disabled
@@ -22,6 +23,7 @@ from moir_edge.runtime import EdgeModel
 from moir_edge.runtime.generation import prepare_prompt
 from moir_edge.runtime.routing_picture import draw_routing_map
 from moir_edge.runtime.timing import Stopwatch
+from moir_edge.runtime.token_table import TokenTable
 from tests.unit.families.conftest import picture
 from tests.unit.families.tiny import BUILDERS, save_tiny
 
@@ -127,6 +129,16 @@ def test_logits_are_those_of_the_model(twins: Twins) -> None:
         with torch.no_grad():
             expected = twins.torch(**twins.inputs(row)).logits[0, -1].numpy()
         np.testing.assert_allclose(_logits(twins.edge, row), expected, atol=1e-3)
+
+
+@pytest.mark.proves("runtime")
+def test_tokens_are_looked_up_with_the_bits_of_the_graph(twins: Twins) -> None:
+    table = TokenTable.of(twins.edge.bundle)
+    assert table is not None
+    session = cpu_session(str(twins.edge.bundle.graph("embedding")))
+    ids = np.arange(twins.edge.manifest.model.image_token_id)[None]
+    (expected,) = session.run(None, {"input_ids": ids})
+    np.testing.assert_array_equal(table.rows(ids), expected)
 
 
 @pytest.mark.proves("runtime")
