@@ -26,6 +26,7 @@ from moir_edge.runtime.interface import (
     Sessions,
 )
 from moir_edge.runtime.logits import processors_for
+from moir_edge.runtime.logprobs import TokenLogprob, token_logprob
 from moir_edge.runtime.processor import ModelInputs
 from moir_edge.runtime.routing import RoutingMap, routing_maps
 from moir_edge.runtime.sampling import Sampler
@@ -75,6 +76,11 @@ class GenerationRun:
         settings: What the caller asks for.
         rules: Those settings joined with the checkpoint's generation config.
         watch: Started when the call came in, so that the time to first token holds everything.
+        logprobs: Likely tokens whose log-probabilities are kept with each token's own; None keeps none.
+
+    Attributes:
+        rows: The answers while they grow.
+        logprobs: Per row, one entry for each token of its answer; empty where none are kept.
 
     Raises:
         DataError: The generation config's `max_length` leaves no room for an answer.
@@ -90,6 +96,7 @@ class GenerationRun:
         settings: GenerationSettings,
         rules: GenerationRules,
         watch: Stopwatch,
+        logprobs: int | None = None,
     ) -> None:
         self._sessions = sessions
         self._family = family
@@ -107,6 +114,8 @@ class GenerationRun:
             for ids, limit in zip(self._ids, limits, strict=True)
         ]
         self._sampler = Sampler(settings, rules, processors)
+        self._logprob_count = logprobs
+        self.logprobs: list[list[TokenLogprob]] = [[] for _ in self.rows]
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         """Yield, after every step, the text of each row that became certain."""
@@ -149,7 +158,13 @@ class GenerationRun:
             ids if row.finish_reason is None else None
             for row, ids in zip(self.rows, self._ids, strict=True)
         ]
-        return self._sampler(logits, going_on, step)
+        tokens = self._sampler(logits, going_on, step)
+        if self._logprob_count is not None:
+            for at, ids in enumerate(going_on):
+                if ids is not None:
+                    told = token_logprob(logits[at], int(tokens[at]), self._logprob_count)
+                    self.logprobs[at].append(told)
+        return tokens
 
     def _accept(self, tokens: npt.NDArray[np.int64]) -> tuple[str, ...]:
         chosen = [int(token) for token in tokens]

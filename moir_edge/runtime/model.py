@@ -156,7 +156,7 @@ class EdgeModel:
             DataError: A prompt, an image or a setting cannot be used, or the decoder's logits are not finite.
             UnsupportedError: The generation config asks for beam search.
         """
-        run = self._run(prompts, images, context, _joined(settings, options))
+        run = self.begin(prompts, images, context=context, settings=_joined(settings, options))
         for _ in run:
             pass
         return run.result
@@ -185,7 +185,8 @@ class EdgeModel:
             DataError: The prompt, an image or a setting cannot be used.
             UnsupportedError: The generation config asks for beam search.
         """
-        return TextStream(self._run([prompt], [images], context, _joined(settings, options)))
+        chosen = _joined(settings, options)
+        return TextStream(self.begin([prompt], [images], context=context, settings=chosen))
 
     def routing_map(
         self, prompt: Prompt, images: Images = None, *, context: str | None = None
@@ -208,15 +209,36 @@ class EdgeModel:
             raise DataError("a routing map needs an image and a prompt; give at least one image")
         return routing_maps(family.facts, inputs, arrays)[0]
 
-    def _run(
+    def begin(
         self,
         prompts: Prompt | Sequence[Prompt],
-        images: Images | Sequence[Images],
-        context: str | Sequence[str | None] | None,
-        settings: GenerationSettings,
+        images: Images | Sequence[Images] = None,
+        *,
+        context: str | Sequence[str | None] | None = None,
+        settings: GenerationSettings | None = None,
+        logprobs: int | None = None,
     ) -> GenerationRun:
+        """Encode one prompt or a batch and return its run, which computes one step for each item that is taken of it.
+
+        Whoever stops taking items stops the computation.
+
+        Args:
+            prompts: See the class.
+            images: See the class.
+            context: As in `generate`.
+            settings: As in `generate`.
+            logprobs: Likely tokens whose log-probabilities are kept with each token's own; None keeps none.
+
+        Raises:
+            DataError: A prompt, an image or a setting cannot be used.
+            UnsupportedError: The generation config asks for beam search.
+        """
         watch = Stopwatch()
         facts = self.manifest.model
+        settings = instance("settings", settings, GenerationSettings) or GenerationSettings()
+        count = integer("logprobs", logprobs)
+        if count is not None and not 0 <= count <= facts.vocab_size:
+            raise DataError(f"logprobs is {count}; it must be 0 to {facts.vocab_size}")
         rules = settings.rules(self.generation_config, vocab_size=facts.vocab_size)
         with watch.part("preprocess"):
             inputs = self.encode(prompts, images, context=context)
@@ -228,6 +250,7 @@ class EdgeModel:
             settings=settings,
             rules=rules,
             watch=watch,
+            logprobs=count,
         )
 
 
