@@ -33,6 +33,7 @@ COMMANDS = (
     "export",
     "build",
     "run",
+    "serve",
     "bench",
     "compare",
     "inspect",

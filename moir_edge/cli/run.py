@@ -14,6 +14,7 @@ from moir_edge.cli.common_options import json_option
 from moir_edge.cli.groups import Flags, values_of, with_groups
 from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.provider_option import ProviderName
 from moir_edge.cli.standard_input import read_pictures, read_prompt
 from moir_edge.cli.terminal import print_json, print_piece, say
 from moir_edge.cli.threads_option import Threads
@@ -130,14 +131,7 @@ def run(
     stream: Annotated[bool, typer.Option(help="Print the answer as it is generated.")] = True,
     max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            help="Provider: tensorrt (the bundle's engines), cuda or ort-tensorrt (ONNX Runtime), or "
-            "cpu. By default the engines if they fit this machine, else cuda if it is available, "
-            "else cpu."
-        ),
-    ] = None,
+    provider: ProviderName = None,
     verify: Annotated[bool, typer.Option(help="Check each file's hash before loading.")] = True,
     quiet: Quiet = False,
     as_json: Annotated[

@@ -101,8 +101,9 @@ class AnswerForm:
         return {"content": content, "refusal": None}
 
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
-        text = self._tokenizer.token(token_id)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        text = self._tokenizer.decode([token_id], skip_special_tokens=False)
+        whole = "\ufffd" not in text  # else the token ends within a character
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
 
 
 def usage(generation: Generation) -> dict[str, Any]:

@@ -6,10 +6,9 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from sse_starlette import EventSourceResponse
@@ -21,13 +20,15 @@ from starlette.routing import Route
 
 from moir_edge.finite import json_text
 from moir_edge.runtime import EdgeModel
+from moir_edge.runtime.logprobs import TokenLogprob
 from moir_edge.serve.answers import AnswerForm
 from moir_edge.serve.conversation import conversation_of
 from moir_edge.serve.errors import ApiError, api_error
 from moir_edge.serve.images import ImageSources
 from moir_edge.serve.metrics import CONTENT_TYPE, Metrics
+from moir_edge.serve.page_files import page_routes
 from moir_edge.serve.requests import ChatRequest, parse_chat
-from moir_edge.serve.worker import Done, Event, Failed, Job, Piece, Worker
+from moir_edge.serve.worker import Event, Failed, Job, Piece, Worker
 
 __all__ = ["ServeSettings", "build_app"]
 
@@ -39,7 +40,6 @@ class ServeSettings:
     """How the server treats its clients.
 
     Attributes:
-        name: The name of the model that requests give.
         api_key: The bearer token that every request needs but those for health; None needs none.
         images: Where images may come from.
         most_waiting: Requests that wait for the device at most.
@@ -51,7 +51,6 @@ class ServeSettings:
         grace: Seconds that running requests get when the server stops.
     """
 
-    name: str
     api_key: str | None = None
     images: ImageSources = field(default_factory=ImageSources)
     most_waiting: int = 16
@@ -63,14 +62,15 @@ class ServeSettings:
     grace: float = 30
 
 
-def build_app(model: EdgeModel, settings: ServeSettings) -> Starlette:
-    """Return the application that serves one bundle.
+def build_app(models: Mapping[str, EdgeModel], settings: ServeSettings | None = None) -> Starlette:
+    """Return the application that serves bundles, one request after the other.
 
     Args:
-        model: The loaded bundle.
+        models: The loaded bundles by the names that requests give.
         settings: How clients are treated.
     """
-    server = _Server(model, settings)
+    settings = settings or ServeSettings()
+    server = _Server(models, settings)
     routes = [
         Route("/v1/chat/completions", server.guarded(server.chat), methods=["POST"]),
         Route("/v1/models", server.guarded(server.models)),
@@ -79,6 +79,7 @@ def build_app(model: EdgeModel, settings: ServeSettings) -> Starlette:
         Route("/metrics", server.guarded(server.metrics_text)),
         Route("/health", server.guarded(server.health)),
         Route("/health/ready", server.guarded(server.ready)),
+        *page_routes(),
     ]
 
     @asynccontextmanager
@@ -96,10 +97,10 @@ def build_app(model: EdgeModel, settings: ServeSettings) -> Starlette:
 class _Server:
     """What the paths share."""
 
-    def __init__(self, model: EdgeModel, settings: ServeSettings) -> None:
-        self.model = model
+    def __init__(self, models: Mapping[str, EdgeModel], settings: ServeSettings) -> None:
+        self.loaded = dict(models)
         self.settings = settings
-        self.worker = Worker(model, most_waiting=settings.most_waiting)
+        self.worker = Worker(most_waiting=settings.most_waiting)
         self.metrics = Metrics(self.worker)
         self._created = int(time.time())
 
@@ -135,24 +136,24 @@ class _Server:
         """Answer a conversation."""
         arrived = time.monotonic()
         asked = parse_chat(await self._json(request))
-        self._check_model(asked.model)
+        model = self._model(asked.model)
         turns, images = await asyncio.to_thread(
             conversation_of, asked.messages, self.settings.images, self.settings.most_images
         )
         events: asyncio.Queue[Event] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
         job = Job(
+            model=model,
             conversation=turns,
             images=images,
             settings=asked.settings(),
             logprobs=asked.logprob_count,
-            emit=partial(loop.call_soon_threadsafe, events.put_nowait),
+            emit=_emitter(asyncio.get_running_loop(), events),
             deadline=arrived + self.settings.timeout,
         )
         self.worker.submit(job)
         form = AnswerForm(
-            self.settings.name,
-            self.model.processor.tokenizer,
+            asked.model,
+            model.processor.tokenizer,
             logprobs=asked.logprob_count is not None,
             routing_map=asked.routing_map,
         )
@@ -165,7 +166,7 @@ class _Server:
     ) -> Response:
         gone = asyncio.create_task(_disconnected(request))
         try:
-            logprobs = []
+            logprobs: list[TokenLogprob] = []
             while True:
                 event = await _next(events, gone)
                 if isinstance(event, Piece):
@@ -220,20 +221,27 @@ class _Server:
     async def models(self, request: Request) -> Response:
         """List the model."""
         del request
-        return _json({"object": "list", "data": [self._card()]})
+        cards = [self._card(name, model) for name, model in self.loaded.items()]
+        return _json({"object": "list", "data": cards})
 
     async def one_model(self, request: Request) -> Response:
         """Describe the model."""
-        self._check_model(request.path_params["name"])
-        return _json(self._card())
+        name = request.path_params["name"]
+        return _json(self._card(name, self._model(name)))
 
     async def tokenize(self, request: Request) -> Response:
         """Return the token ids of a text."""
         body = await self._json(request)
-        text = body.get("content") if isinstance(body, dict) else None
-        if not isinstance(text, str) or set(body) != {"content"}:
-            raise ApiError(400, 'the body must be {"content": TEXT}', param="content")
-        tokenizer = self.model.processor.tokenizer
+        name, text = (
+            (body.get(key) for key in ("model", "content"))
+            if isinstance(body, dict)
+            else (None,) * 2
+        )
+        if not isinstance(name, str) or not isinstance(text, str) or len(body) != 2:
+            raise ApiError(
+                400, 'the body must be {"model": NAME, "content": TEXT}', param="content"
+            )
+        tokenizer = self._model(name).processor.tokenizer
         encoded = await asyncio.to_thread(tokenizer.encode, text, add_special_tokens=False)
         return _json({"tokens": list(encoded.ids), "count": len(encoded.ids)})
 
@@ -254,10 +262,10 @@ class _Server:
             raise ApiError(503, "the server does not take requests", code="not_ready")
         return _json({"status": "ready", "waiting": self.worker.waiting})
 
-    def _card(self) -> dict[str, Any]:
-        manifest = self.model.manifest
+    def _card(self, name: str, model: EdgeModel) -> dict[str, Any]:
+        manifest = model.manifest
         return {
-            "id": self.settings.name,
+            "id": name,
             "object": "model",
             "created": self._created,
             "owned_by": "moir-edge",
@@ -266,18 +274,19 @@ class _Server:
             "context_length": manifest.model.context_length,
             "model_type": manifest.model.model_type,
             "precision": manifest.precision,
-            "provider": self.model.sessions.provider,
-            "router": self.model.sessions.has_router,
+            "provider": model.sessions.provider,
+            "router": model.sessions.has_router,
         }
 
-    def _check_model(self, name: str) -> None:
-        if name != self.settings.name:
+    def _model(self, name: str) -> EdgeModel:
+        if name not in self.loaded:
             raise ApiError(
                 404,
-                f"model {name!r} is not served here; this server has {self.settings.name!r}",
+                f"model {name[:100]!r} is not served here; this server has {', '.join(self.loaded)}",
                 param="model",
                 code="model_not_found",
             )
+        return self.loaded[name]
 
     def _check_key(self, request: Request) -> None:
         key = self.settings.api_key
@@ -287,14 +296,20 @@ class _Server:
         right = hmac.compare_digest(given.encode(), key.encode())
         if scheme.lower() != "bearer" or not right:
             raise ApiError(
-                401, "the API key is missing or wrong; send Authorization: Bearer KEY", code="invalid_api_key"
+                401,
+                "the API key is missing or wrong; send Authorization: Bearer KEY",
+                code="invalid_api_key",
             )
 
     async def _json(self, request: Request) -> Any:
         """Return the body of a request as JSON."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise ApiError(415, f"the content type is {kind or 'missing'}, expected application/json")
+            raise ApiError(
+                415, f"the content type is {kind or 'missing'}, expected application/json"
+            )
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise ApiError(415, "the body is compressed, which is not taken; send it as it is")
         try:
             body = await asyncio.wait_for(self._body(request), self.settings.body_timeout)
         except asyncio.TimeoutError:
@@ -317,6 +332,18 @@ class _Server:
             if len(body) > most:
                 raise _too_large(most)
         return bytes(body)
+
+
+def _emitter(
+    loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event]
+) -> Callable[[Event], None]:
+    """Return what hands events from the worker's thread to a queue of the loop."""
+
+    def emit(event: Event) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    return emit
 
 
 async def _disconnected(request: Request) -> None:

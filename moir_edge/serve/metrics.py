@@ -27,13 +27,22 @@ class Metrics:
         self.registry = CollectorRegistry()
         registry = self.registry
         self._requests = Counter(
-            "moir_edge_requests", "Requests, by path and status", ["path", "status"], registry=registry
+            "moir_edge_requests",
+            "Requests, by path and status",
+            ["path", "status"],
+            registry=registry,
         )
         self._tokens = Counter("moir_edge_tokens", "Tokens", ["kind"], registry=registry)
-        self._ttft = _seconds("moir_edge_time_to_first_token_seconds", "Without the queue", registry)
-        self._tpot = _seconds("moir_edge_time_per_output_token_seconds", "After the first", registry)
+        self._ttft = _seconds(
+            "moir_edge_time_to_first_token_seconds", "Without the queue", registry
+        )
+        self._tpot = _seconds(
+            "moir_edge_time_per_output_token_seconds", "After the first", registry
+        )
         self._queue = _seconds("moir_edge_queue_seconds", "Wait for the device", registry)
-        self._gate = _shares("moir_edge_router_gate", "Mean gate of the tokens of a prompt", registry)
+        self._gate = _shares(
+            "moir_edge_router_gate", "Mean gate of the tokens of a prompt", registry
+        )
         self._density = _shares(
             "moir_edge_router_density", "Mean information density of a prompt", registry
         )

@@ -48,6 +48,7 @@ class Job:
     """One request on its way.
 
     Attributes:
+        model: The loaded bundle that answers.
         conversation: Turns as the chat template takes them.
         images: Files of images in the order of the turns.
         settings: Of the answer.
@@ -58,6 +59,7 @@ class Job:
         queued: When the job was put in the queue.
     """
 
+    model: EdgeModel
     conversation: list[dict[str, Any]]
     images: Sequence[bytes]
     settings: GenerationSettings
@@ -72,12 +74,10 @@ class Worker:
     """Takes jobs one after the other, in the order in which they came.
 
     Args:
-        model: The loaded bundle.
         most_waiting: Jobs that wait at most, the one that runs not counted.
     """
 
-    def __init__(self, model: EdgeModel, *, most_waiting: int) -> None:
-        self.model = model
+    def __init__(self, *, most_waiting: int) -> None:
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._most_waiting = most_waiting
         self._lock = threading.Lock()
@@ -151,7 +151,7 @@ class Worker:
         if job.cancelled.is_set():
             return
         self._check_time(job)
-        run = self.model.begin(
+        run = job.model.begin(
             [job.conversation],
             [list(job.images)],
             settings=job.settings,
@@ -161,7 +161,7 @@ class Worker:
         for step in run:
             if job.cancelled.is_set():
                 return
-            found = run.logprobs[0] if job.logprobs is not None else ()
+            found = run.logprobs[0]
             if step[0] or len(found) > told:
                 job.emit(Piece(text=step[0], logprobs=tuple(found[told:])))
             told = len(found)
@@ -172,5 +172,6 @@ class Worker:
     def _check_time(self, job: Job) -> None:
         if time.monotonic() > job.deadline:
             raise ApiError(
-                504, "the answer took longer than --timeout allows; ask for fewer tokens or try again"
+                504,
+                "the answer took longer than --timeout allows; ask for fewer tokens or try again",
             )

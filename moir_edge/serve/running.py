@@ -1,0 +1,67 @@
+"""Run the application on a socket until a signal ends it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+
+import uvicorn
+
+from moir_edge.errors import EnvironmentProblem, one_line
+from moir_edge.runtime import EdgeModel
+from moir_edge.serve.app import ServeSettings, build_app
+
+__all__ = ["run_server"]
+
+_KEEP_ALIVE = 5  # seconds that an idle connection stays open
+_WAITING_CONNECTIONS = 128
+
+
+def run_server(
+    models: Mapping[str, EdgeModel],
+    settings: ServeSettings,
+    *,
+    host: str,
+    port: int,
+    started: Callable[[str], None],
+) -> None:
+    """Serve bundles until SIGINT or SIGTERM; requests that run then get `settings.grace` seconds.
+
+    Args:
+        models: The loaded bundles by name.
+        settings: How clients are treated.
+        host: Address to listen on.
+        port: Port; 0 takes a free one.
+        started: Called with the server's URL once it listens.
+
+    Raises:
+        EnvironmentProblem: The address cannot be listened on.
+    """
+    listening = _listen(host, port)
+    config = uvicorn.Config(
+        build_app(models, settings),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=int(settings.grace),
+    )
+    shown = f"[{host}]" if ":" in host else host
+    started(f"http://{shown}:{listening.getsockname()[1]}")
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_WAITING_CONNECTIONS)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot listen on {host} port {port} ({one_line(error)}); give another --host or --port"
+        ) from error
+    return listening
