@@ -1,0 +1,349 @@
+"""The server as a process of its own, asked by OpenAI's client and by clients that mean harm."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+import moir_edge
+from moir_edge.children import module_command
+
+KEY = "a key of the test"
+QUESTIONS = [
+    "What is the largest digit?",
+    "Which colour is on the left?",
+    "How many digits are there?",
+]
+
+
+class Server:
+    """A running `moir-edge serve`."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [*module_command("moir_edge"), "serve", "--port", "0", *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "MOIR_EDGE_API_KEY": KEY},
+        )
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            found = re.search(r"listening on (http://\S+)", line)
+            if found:
+                self.url = found[1]
+                return
+        raise AssertionError(f"the server ended with {self.process.wait()}")
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0)
+
+    def post(self, body: Any, **options: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return httpx.post(
+            f"{self.url}/v1/chat/completions",
+            content=content,
+            headers={**headers, **options.pop("headers", {})},
+            timeout=60,
+            **options,
+        )
+
+    def metric(self, name: str) -> float:
+        text = httpx.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+
+    def close(self) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server(demo_bundle: Path) -> Iterator[Server]:
+    running = Server(str(demo_bundle), "--name", "demo", "--queue", "32")
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def model(demo_bundle: Path) -> moir_edge.runtime.EdgeModel:
+    return moir_edge.load(demo_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def data_url(demo_image: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(demo_image.read_bytes()).decode()
+
+
+@pytest.fixture(scope="module")
+def messages(data_url: str) -> Callable[[str], list[Any]]:
+    def make(text: str, images: int = 1) -> list[Any]:
+        parts = [{"type": "image_url", "image_url": {"url": data_url}}] * images
+        return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+    return make
+
+
+def test_an_answer_is_the_runtimes(
+    server: Server, model: Any, messages: Callable[[str], list[Any]], demo_image: Path
+) -> None:
+    for question in QUESTIONS:
+        expected = model.generate(question, demo_image)
+        done = server.client.chat.completions.create(model="demo", messages=messages(question))
+        assert done.choices[0].message.content == expected.texts[0]
+        assert done.choices[0].finish_reason == "stop"
+        assert done.usage is not None
+        assert done.usage.prompt_tokens == expected.prompt_tokens[0]
+        assert done.usage.completion_tokens == len(expected.token_ids[0])
+
+
+def test_a_stream_joins_to_the_same_answer(
+    server: Server, messages: Callable[[str], list[Any]]
+) -> None:
+    ask = {"model": "demo", "messages": messages(QUESTIONS[0])}
+    whole = server.client.chat.completions.create(**ask)
+    stream = server.client.chat.completions.create(
+        **ask, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    joined = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
+    assert joined == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage == whole.usage
+
+
+def test_log_probabilities_are_those_of_the_logits(
+    server: Server, messages: Callable[[str], list[Any]]
+) -> None:
+    done = server.client.chat.completions.create(
+        model="demo", messages=messages(QUESTIONS[0]), logprobs=True, top_logprobs=3
+    )
+    assert done.choices[0].logprobs is not None
+    content = done.choices[0].logprobs.content
+    assert content is not None
+    assert done.usage is not None
+    assert len(content) == done.usage.completion_tokens
+    for token in content:
+        assert token.logprob <= 0
+        scores = [one.logprob for one in token.top_logprobs]
+        assert len(scores) == 3
+        assert scores == sorted(scores, reverse=True)
+        assert token.top_logprobs[0].token == token.token  # the answer is greedy
+
+
+def test_the_routing_map_is_the_runtimes(
+    server: Server, model: Any, messages: Callable[[str], list[Any]], demo_image: Path
+) -> None:
+    ask = {"model": "demo", "messages": messages(QUESTIONS[0])}
+    done = server.client.chat.completions.create(**ask, extra_body={"routing_map": True})
+    expected = model.routing_map(QUESTIONS[0], demo_image).to_dict()
+    assert done.model_extra is not None
+    assert done.model_extra["routing_map"] == json.loads(json.dumps(expected))
+    off = server.client.chat.completions.create(
+        **ask, extra_body={"routing_map": True, "router": "off"}
+    )
+    assert off.model_extra is not None
+    assert off.model_extra["routing_map"] is None
+    expected_off = model.generate(QUESTIONS[0], demo_image, router=False).texts[0]
+    assert off.choices[0].message.content == expected_off
+
+
+def test_models_tell_what_they_take(server: Server) -> None:
+    (card,) = server.client.models.list().data
+    assert card.id == "demo"
+    assert card.model_extra is not None
+    assert card.model_extra["input_modalities"] == ["text", "image"]
+    assert server.client.models.retrieve("demo") == card
+
+
+def test_errors_have_openais_form(server: Server, messages: Callable[[str], list[Any]]) -> None:
+    ask = server.client.chat.completions.create
+    with pytest.raises(openai.NotFoundError) as missing:
+        ask(model="demos", messages=messages("x"))
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as unsupported:
+        ask(model="demo", messages=messages("x"), n=2)
+    assert unsupported.value.code == "unsupported_parameter"
+    assert unsupported.value.param == "n"
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong").models.list()
+
+
+def _hostile(data_url: str) -> list[tuple[str, Any, dict[str, str]]]:
+    good = {"model": "demo", "messages": [{"role": "user", "content": "x"}]}
+    image = [{"type": "image_url", "image_url": {"url": data_url[: len(data_url) // 2]}}]
+    deep = b'{"a":' * 5000 + b"1" + b"}" * 5000
+    bodies: dict[str, Any] = {
+        "not JSON": b"{",
+        "not text": b"\xff\xfe\x00",
+        "deep": deep,
+        "deep lists": b"[" * 100_000,
+        "a number": b"5",
+        "NaN": json.dumps(good)[:-1].encode() + b', "temperature": NaN}',
+        "infinite": json.dumps(good)[:-1].encode() + b', "temperature": 1e999}',
+        "unknown": {**good, "moon": 1},
+        "no messages": {"model": "demo"},
+        "wrong types": {**good, "max_tokens": "5"},
+        "long stops": {**good, "stop": ["y" * 400] * 10_000},
+        "half an image": {**good, "messages": [{"role": "user", "content": image}]},
+        "an address": {
+            **good,
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+                for url in ("http://127.0.0.1:1/", "file:///etc/hostname")
+            ],
+        },
+        "an image token": {**good, "messages": [{"role": "user", "content": "<image><image>"}]},
+        "a long prompt": {**good, "messages": [{"role": "user", "content": "word " * 200_000}]},
+        "many images": {
+            **good,
+            "messages": [{"role": "user", "content": [{**image[0]} for _ in range(100)]}],
+        },
+    }
+    found = [(name, body, {}) for name, body in bodies.items()]
+    found.append(("no key", good, {"Authorization": ""}))
+    found.append(("wrong key", good, {"Authorization": "Bearer é"}))
+    found.append(("a form", good, {"Content-Type": "application/x-www-form-urlencoded"}))
+    found.append(("compressed", good, {"Content-Encoding": "gzip"}))
+    return found
+
+
+def test_hostile_requests_are_refused_at_once_and_harm_no_other(
+    server: Server, data_url: str, messages: Callable[[str], list[Any]]
+) -> None:
+    good = {"model": "demo", "messages": messages(QUESTIONS[0]), "max_tokens": 2}
+    expected = server.post(good).json()["choices"]
+    for name, body, headers in _hostile(data_url):
+        encoded = {key: value.encode("latin-1") for key, value in headers.items()}
+        start = time.perf_counter()
+        answer = server.post(body, headers=encoded)
+        spent = time.perf_counter() - start
+        assert 400 <= answer.status_code < 500, (name, answer.text)
+        assert answer.json()["error"]["message"], name
+        assert spent < 5, name  # 1 s on a quiet machine; tests share theirs
+    for path in ("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page/../app.py", "//x"):
+        assert httpx.get(server.url + path).status_code in (401, 404)
+    assert server.post(good).json()["choices"] == expected
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_comes(server: Server) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as stream:
+        stream.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            + f"Authorization: Bearer {KEY}\r\nContent-Length: {1 << 40}\r\n\r\n".encode()
+        )
+        assert b" 413 " in stream.recv(1000).split(b"\r\n")[0]
+
+
+def test_many_clients_each_get_their_own_answer(
+    server: Server, model: Any, messages: Callable[..., list[Any]], demo_image: Path
+) -> None:
+    cases = [(question, images) for question in QUESTIONS for images in (0, 1)]
+    expected = {
+        case: model.generate(case[0], [demo_image] * case[1], max_new_tokens=4).texts[0]
+        for case in cases
+    }
+    order = [cases[n % len(cases)] for n in range(60)]
+
+    def ask(case: tuple[str, int]) -> str:
+        done = server.client.chat.completions.create(
+            model="demo", messages=messages(*case), max_tokens=4
+        )
+        return done.choices[0].message.content or ""
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, order))
+    assert answers == [expected[case] for case in order]
+
+
+def test_a_full_queue_answers_429(demo_bundle: Path, messages: Callable[[str], list[Any]]) -> None:
+    server = Server(str(demo_bundle), "--name", "demo", "--queue", "0")
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            body = {"model": "demo", "messages": messages(QUESTIONS[0])}
+            answers = list(pool.map(server.post, [body] * 8))
+        statuses = {answer.status_code for answer in answers}
+        assert statuses == {200, 429}
+        full = next(answer for answer in answers if answer.status_code == 429)
+        assert int(full.headers["Retry-After"]) >= 1
+        assert full.json()["error"]["code"] == "queue_full"
+    finally:
+        server.close()
+
+
+def test_a_client_that_goes_leaves_the_device_free(
+    server: Server, messages: Callable[[str], list[Any]]
+) -> None:
+    body = {"model": "demo", "messages": messages(QUESTIONS[0]), "stream": True}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    url = f"{server.url}/v1/chat/completions"
+    for _ in range(5):
+        with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as answer:
+            assert answer.status_code == 200
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url, json={**body, "stream": False}, headers=headers, timeout=0.005)
+    deadline = time.monotonic() + 30
+    while server.metric("moir_edge_requests_running") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert server.metric("moir_edge_requests_running") == 0
+    assert server.metric("moir_edge_requests_waiting") == 0
+    assert server.post(body | {"stream": False}).status_code == 200
+
+
+def test_a_signal_lets_the_requests_that_are_there_end(
+    demo_bundle: Path, messages: Callable[[str], list[Any]]
+) -> None:
+    server = Server(str(demo_bundle), "--name", "demo")
+    body = {"model": "demo", "messages": messages(QUESTIONS[0])}
+    with ThreadPoolExecutor(6) as pool:
+        waiting = [pool.submit(server.post, body) for _ in range(6)]
+        while server.metric("moir_edge_requests_waiting") < 2:
+            assert not all(one.done() for one in waiting)
+        assert server.close() == 143
+        assert {one.result().status_code for one in waiting} == {200}
+
+
+def test_a_killed_server_starts_again(
+    demo_bundle: Path, messages: Callable[[str], list[Any]]
+) -> None:
+    body = {"model": "demo", "messages": messages(QUESTIONS[0])}
+    answers = []
+    for _ in range(2):
+        server = Server(str(demo_bundle), "--name", "demo")
+        answers.append(server.post(body).json()["choices"])
+        server.process.kill()
+        server.process.wait()
+    assert answers[0] == answers[1]
+
+
+def test_an_address_in_use_is_one_line(server: Server, demo_bundle: Path) -> None:
+    port = server.url.rsplit(":", 1)[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "moir_edge", "serve", str(demo_bundle), "--port", port],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.search(
+        rf"error: cannot listen on 127\.0\.0\.1 port {port} \(.*in use.*\); give another --host or --port",
+        done.stderr,
+    )
