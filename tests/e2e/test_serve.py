@@ -69,9 +69,14 @@ class Server:
         return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 
     def close(self) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.end(signal.SIGTERM)
+
+    def end(self, number: int) -> int:
+        assert self.process.stderr is not None
+        self.process.send_signal(number)
+        code = self.process.wait(60)
+        self.process.stderr.close()
+        return code
 
 
 @pytest.fixture(scope="module")
@@ -329,8 +334,7 @@ def test_a_killed_server_starts_again(
     for _ in range(2):
         server = Server(str(demo_bundle), "--name", "demo")
         answers.append(server.post(body).json()["choices"])
-        server.process.kill()
-        server.process.wait()
+        server.end(signal.SIGKILL)
     assert answers[0] == answers[1]
 
 
