@@ -24,6 +24,10 @@ _EXTRA_OF = {
     "triton": "fused",
     "sklearn": "demo",
     "datasets": "hub",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "h11": "serve",
+    "prometheus_client": "serve",
 }
 
 

@@ -26,6 +26,11 @@ __all__ = [
     "PREPACKED_BYTES",
     "PROMPT_BYTES",
     "REPORT_BYTES",
+    "REQUESTS_BYTES",
+    "REQUEST_BYTES",
+    "REQUEST_IMAGES",
+    "REQUEST_SECONDS",
+    "REQUEST_VALUES",
     "SAFETENSORS_HEADER_BYTES",
     "SETTINGS_VALUES",
     "STATISTICS_BYTES",
@@ -140,3 +145,18 @@ PREPACKED_BYTES = 2 << 30
 
 THREADS = 1_024
 """Threads of one operator: no processor that runs such models has more cores, and each thread takes 8 MB of address space."""
+
+REQUEST_BYTES = 64 << 20
+"""One request over HTTP: an image at the bound of pixels without compression, in base64, and room for the rest."""
+
+REQUESTS_BYTES = 256 << 20
+"""Requests over HTTP that arrive at a time, and likewise the images of those that wait: a board with 8 GB has room for both."""
+
+REQUEST_IMAGES = 8
+"""Images of one request over HTTP: with 576 tokens each they fill a context of 4,096."""
+
+REQUEST_SECONDS = 30
+"""Time in which a request over HTTP has to arrive: 64 MiB by a wireless link of 20 Mbit/s, and slow clients go."""
+
+REQUEST_VALUES = 1_000_000
+"""Values in a request over HTTP, by its marks between them: their parsing takes about 0.1 s, and 70 MB where all are empty lists."""

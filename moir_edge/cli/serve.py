@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moir_edge.cli.common_options import json_option
 from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet
 from moir_edge.cli.provider_option import ProviderName
-from moir_edge.cli.terminal import say
+from moir_edge.cli.terminal import print_json, say
 from moir_edge.cli.threads_option import Threads
 
 if TYPE_CHECKING:
     from moir_edge.runtime import EdgeModel
-    from moir_edge.serve.app import ServeSettings
+    from moir_edge.serve.settings import ServeSettings
 
 __all__ = ["register"]
 
 _KEY = "MOIR_EDGE_API_KEY"
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def register(app: typer.Typer) -> None:
@@ -72,19 +72,25 @@ def serve(
     provider: ProviderName = None,
     threads: Threads = None,
     max_image_pixels: MaxImagePixels = None,
+    as_json: Annotated[
+        bool,
+        json_option("Print the URL and the names of the models as JSON once the server listens."),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Serve bundles over HTTP: /v1/chat/completions, /v1/models, /tokenize, /health, /metrics, and a page at /."""
+    """Serve bundles over OpenAI's chat API. Metrics for Prometheus are at /metrics, and a page at / asks and shows the routing map."""
     from moir_edge.environment import require
 
-    for package in ("starlette", "sse_starlette", "uvicorn", "prometheus_client"):
+    for package in ("starlette", "uvicorn", "prometheus_client"):
         require(package, extra="serve")
-    from moir_edge.serve.app import ServeSettings
     from moir_edge.serve.images import ImageSources
     from moir_edge.serve.running import run_server
+    from moir_edge.serve.settings import LOOPBACK, ServeSettings
 
+    here_alone = host in LOOPBACK
     settings = ServeSettings(
         api_key=_key(api_key_file),
+        host_names=LOOPBACK if here_alone else None,
         images=ImageSources(
             hosts=tuple(one.lower() for one in allow_image_host or ()),
             folder=allow_image_folder,
@@ -98,7 +104,9 @@ def serve(
 
     def started(url: str) -> None:
         if not quiet:
-            _tell(url, models, settings, exposed=host not in _LOOPBACK)
+            _tell(url, models, settings, exposed=not here_alone)
+        if as_json:
+            print_json({"url": url, "models": list(models)})
 
     run_server(models, settings, host=host, port=port, started=started)
 
@@ -132,7 +140,7 @@ def _models(
 
 
 def _key(file: Path | None) -> str | None:
-    from moir_edge.errors import DataError
+    from moir_edge.errors import DataError, one_line
 
     if file is None:
         return os.environ.get(_KEY) or None
@@ -140,10 +148,10 @@ def _key(file: Path | None) -> str | None:
         key = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"--api-key-file {file} cannot be read ({error}); give a text file"
+            f"the file of the API key cannot be read ({one_line(error)}); give a text file"
         ) from None
     if not key:
-        raise DataError(f"--api-key-file {file} is empty; write the key into it")
+        raise DataError(f"the file of the API key, {file}, is empty; write the key into it")
     return key
 
 

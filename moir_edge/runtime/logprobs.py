@@ -14,7 +14,7 @@ __all__ = ["TokenLogprob", "token_logprob"]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLogprob:
-    """How likely the model found a token that was generated.
+    """A generated token, and how likely the model found it.
 
     Attributes:
         token_id: The token.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
@@ -21,6 +23,7 @@ from moir_edge.serve.errors import ApiError
 __all__ = ["ImageSources"]
 
 _SECONDS = 10
+_PART = 1 << 16
 _SHOWN = 80
 
 
@@ -86,18 +89,19 @@ class ImageSources:
         if host not in self.hosts:
             raise ApiError(
                 403,
-                f"{param} names the host {host!r}, which is not allowed; send the image as a data URL, or start the "
-                "server with --allow-image-host for it",
+                f"{param} names the host {host!r}, which the server does not allow; send the image as a data URL",
                 param=param,
             )
-        opener = build_opener(_NoRedirect(), ProxyHandler({}))
         try:
-            with opener.open(Request(url), timeout=_SECONDS) as answer:
-                content: bytes = answer.read(self.most_bytes + 1)
-        except (URLError, OSError, ValueError) as error:
+            content = _get(url, self.most_bytes + 1)
+        except (HTTPException, OSError, ValueError) as error:
+            if isinstance(error, HTTPError):
+                error.close()
             reason = one_line(getattr(error, "reason", None) or error)
             raise ApiError(
-                400, f"{param} cannot be fetched from {host}: {reason}", param=param
+                400,
+                f"{param} cannot be fetched from {host}: {reason}; send the image as a data URL",
+                param=param,
             ) from None
         if len(content) > self.most_bytes:
             raise self._too_large(param)
@@ -107,20 +111,15 @@ class ImageSources:
         if self.folder is None:
             raise ApiError(
                 403,
-                f"{param} names a file of the server, which is not allowed; send the image as a data URL, or start the "
-                "server with --allow-image-folder",
+                f"{param} names a file of the server, which it does not allow; send the image as a data URL",
                 param=param,
             )
-        root = os.path.realpath(self.folder)
-        path = os.path.realpath(unquote(urlsplit(url).path).replace("\0", ""))
-        if os.path.commonpath([root, path]) != root or not os.path.isfile(path):
+        try:
+            content = _file_within(self.folder, url, self.most_bytes + 1)
+        except (OSError, ValueError):
             raise ApiError(
-                403,
-                f"{param} names no file in the folder of --allow-image-folder",
-                param=param,
-            )
-        with open(path, "rb") as stream:
-            content = stream.read(self.most_bytes + 1)
+                403, f"{param} names no file in the folder that the server allows", param=param
+            ) from None
         if len(content) > self.most_bytes:
             raise self._too_large(param)
         return content
@@ -131,6 +130,34 @@ class ImageSources:
             f"{param} holds more than {self.most_bytes:,} bytes, the most of an image; send a smaller one",
             param=param,
         )
+
+
+def _file_within(folder: Path, url: str, most: int) -> bytes:
+    """Return at most `most` bytes of a regular file in a folder; links that lead out of it count as outside.
+
+    Raises:
+        OSError: It cannot be read, or is not in the folder.
+        ValueError: The URL is not one.
+    """
+    root = os.path.realpath(folder)
+    path = os.path.realpath(unquote(urlsplit(url).path))
+    if os.path.commonpath([root, path]) != root or not os.path.isfile(path):
+        raise FileNotFoundError(path)
+    with open(path, "rb") as stream:
+        return stream.read(most)
+
+
+def _get(url: str, most: int) -> bytes:
+    """Return at most `most` bytes of what a URL gives within `_SECONDS`."""
+    deadline = time.monotonic() + _SECONDS
+    content = bytearray()
+    opener = build_opener(_NoRedirect(), ProxyHandler({}))
+    with opener.open(Request(url), timeout=_SECONDS) as answer:
+        while len(content) < most and (part := answer.read1(min(_PART, most - len(content)))):
+            content += part
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"it takes longer than {_SECONDS} s")
+    return bytes(content)
 
 
 class _NoRedirect(HTTPRedirectHandler):

@@ -1,4 +1,4 @@
-"""What `/metrics` tells Prometheus."""
+"""Figures of `/metrics` for Prometheus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client may ask: fields of OpenAI's chat completions, checked; what has no effect here is refused, never ignored."""
+"""Fields of OpenAI's chat completions, checked. A field without effect here is refused, never ignored."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.printable import bounded
 from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.serve.errors import ApiError
 
@@ -15,6 +16,8 @@ __all__ = ["ChatRequest", "ImagePart", "Message", "TextPart", "parse_chat"]
 
 MOST_TOP_LOGPROBS = 20
 """As many as OpenAI's API gives."""
+
+_LONGEST_NAME = 200
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -46,15 +49,20 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class Message(_Strict):
-    """One turn of a conversation."""
+    """One turn of a conversation; an answer of this server may be sent back as it came."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Part]
-    name: str | None = None
+    refusal: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
 class _StreamOptions(_Strict):
-    include_usage: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
 class ChatRequest(_Strict):
@@ -62,7 +70,7 @@ class ChatRequest(_Strict):
 
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
-    stream: bool = False
+    stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -70,6 +78,8 @@ class ChatRequest(_Strict):
     top_p: Annotated[_Number, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     repetition_penalty: Annotated[_Number, Field(gt=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
     stop: str | list[str] | None = None
     logprobs: bool | None = None
@@ -85,7 +95,11 @@ class ChatRequest(_Strict):
             DataError: A value cannot be used.
             UnsupportedError: The runtime does not apply one.
         """
-        penalty = self.repetition_penalty
+        config: dict[str, Any] = {
+            "repetition_penalty": self.repetition_penalty,
+            "min_new_tokens": self.min_tokens,
+            "eos_token_id": () if self.ignore_eos else None,
+        }
         return GenerationSettings(
             max_new_tokens=self.max_completion_tokens or self.max_tokens,
             temperature=self.temperature or 0.0,
@@ -94,7 +108,7 @@ class ChatRequest(_Strict):
             seed=self.seed,
             stop=self.stop,
             router=self.router == "on",
-            generation_config=None if penalty is None else {"repetition_penalty": penalty},
+            generation_config={key: one for key, one in config.items() if one is not None},
         )
 
     @property
@@ -181,6 +195,7 @@ def _first_problem(error: ValidationError) -> ApiError:
     where = "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
     ).lstrip(".")
+    where = bounded(where, _LONGEST_NAME)
     if first["type"] == "extra_forbidden":
         text = f"{where} is not a field that this server knows; leave it out (docs/serve.md lists them)"
         return ApiError(400, text, param=where, code="unknown_parameter")

@@ -9,7 +9,9 @@ import uvicorn
 
 from moir_edge.errors import EnvironmentProblem, one_line
 from moir_edge.runtime import EdgeModel
-from moir_edge.serve.app import ServeSettings, build_app
+from moir_edge.serve.app import build_app
+from moir_edge.serve.connection import Connection
+from moir_edge.serve.settings import ServeSettings
 
 __all__ = ["run_server"]
 
@@ -40,7 +42,10 @@ def run_server(
     listening = _listen(host, port)
     config = uvicorn.Config(
         build_app(models, settings),
-        log_level="warning",
+        http=Connection,
+        ws="none",
+        loop="asyncio",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
@@ -62,6 +67,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.listen(_WAITING_CONNECTIONS)
     except OSError as error:
         raise EnvironmentProblem(
-            f"cannot listen on {host} port {port} ({one_line(error)}); give another --host or --port"
+            f"cannot listen on {host} port {port} ({one_line(error)}); give another `host` or `port`"
         ) from error
     return listening

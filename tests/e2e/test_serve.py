@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -53,10 +53,10 @@ class Server:
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0)
 
-    def post(self, body: Any, **options: Any) -> httpx.Response:
+    def post(self, body: Any, **options: Any) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return httpx.post(
+        return httpx2.post(
             f"{self.url}/v1/chat/completions",
             content=content,
             headers={**headers, **options.pop("headers", {})},
@@ -65,7 +65,7 @@ class Server:
         )
 
     def metric(self, name: str) -> float:
-        text = httpx.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+        text = httpx2.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
         return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 
     def close(self) -> int:
@@ -132,6 +132,16 @@ def test_a_stream_joins_to_the_same_answer(
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage == whole.usage
+
+
+def test_an_answer_goes_back_into_the_conversation(
+    server: Server, messages: Callable[[str], list[Any]]
+) -> None:
+    ask = server.client.chat.completions.create
+    first = messages(QUESTIONS[0])
+    answer = ask(model="demo", messages=first, max_tokens=4).choices[0].message
+    again = [*first, answer, {"role": "user", "content": QUESTIONS[1]}]
+    assert ask(model="demo", messages=again, max_tokens=4).usage.total_tokens > 0
 
 
 def test_log_probabilities_are_those_of_the_logits(
@@ -206,6 +216,13 @@ def _hostile(data_url: str) -> list[tuple[str, Any, dict[str, str]]]:
         "unknown": {**good, "moon": 1},
         "no messages": {"model": "demo"},
         "wrong types": {**good, "max_tokens": "5"},
+        "half a character": json.dumps({**good, "\ud800": 1}).encode(),
+        "half a character in the model": json.dumps({**good, "model": "\ud800"}).encode(),
+        "half a character in the words": json.dumps(
+            {"model": "demo", "messages": [{"role": "user", "content": "\ud800"}]}
+        ).encode(),
+        "many values": b'{"model":"demo","messages":[' + b"{}," * 700_000 + b"{}]}",
+        "a large number": json.dumps({**good, "max_tokens": 1}).encode()[:-1] + b"0" * 5000 + b"}",
         "long stops": {**good, "stop": ["y" * 400] * 10_000},
         "half an image": {**good, "messages": [{"role": "user", "content": image}]},
         "an address": {
@@ -244,7 +261,7 @@ def test_hostile_requests_are_refused_at_once_and_harm_no_other(
         assert answer.json()["error"]["message"], name
         assert spent < 5, name  # 1 s on a quiet machine; tests share theirs
     for path in ("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page/../app.py", "//x"):
-        assert httpx.get(server.url + path).status_code in (401, 404)
+        assert httpx2.get(server.url + path).status_code in (401, 404)
     assert server.post(good).json()["choices"] == expected
 
 
@@ -252,7 +269,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_comes(server: Server) -> 
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as stream:
         stream.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             + f"Authorization: Bearer {KEY}\r\nContent-Length: {1 << 40}\r\n\r\n".encode()
         )
         assert b" 413 " in stream.recv(1000).split(b"\r\n")[0]
@@ -294,23 +311,41 @@ def test_a_full_queue_answers_429(demo_bundle: Path, messages: Callable[[str], l
         server.close()
 
 
-def test_a_client_that_goes_leaves_the_device_free(
-    server: Server, messages: Callable[[str], list[Any]]
+def _idle_within(server: Server, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not server.metric("moir_edge_requests_running") + server.metric(
+            "moir_edge_requests_waiting"
+        ):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_stops_its_answer(
+    server: Server, messages: Callable[[str], list[Any]], stream: bool
 ) -> None:
-    body = {"model": "demo", "messages": messages(QUESTIONS[0]), "stream": True}
-    headers = {"Authorization": f"Bearer {KEY}"}
-    url = f"{server.url}/v1/chat/completions"
-    for _ in range(5):
-        with httpx.stream("POST", url, json=body, headers=headers, timeout=60) as answer:
-            assert answer.status_code == 200
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(url, json={**body, "stream": False}, headers=headers, timeout=0.005)
-    deadline = time.monotonic() + 30
-    while server.metric("moir_edge_requests_running") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert server.metric("moir_edge_requests_running") == 0
-    assert server.metric("moir_edge_requests_waiting") == 0
-    assert server.post(body | {"stream": False}).status_code == 200
+    long = {"model": "demo", "messages": messages(QUESTIONS[0]), "ignore_eos": True}
+    long |= {"max_tokens": 100_000, "stream": stream}
+    content = json.dumps(long).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {KEY}\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    started = time.monotonic()
+    whole = server.post({**long, "stream": False})
+    spent = time.monotonic() - started
+    assert whole.json()["choices"][0]["finish_reason"] == "length"
+    tokens = server.metric("moir_edge_tokens_total")
+    address = httpx2.URL(server.url)
+    for _ in range(4):
+        with socket.create_connection((address.host, address.port), timeout=30) as client:
+            client.sendall(head.encode() + content)
+            while not server.metric("moir_edge_requests_running"):
+                pass
+    assert _idle_within(server, max(2.0, spent))  # four whole answers take four times as long
+    assert server.metric("moir_edge_tokens_total") == tokens
 
 
 def test_a_signal_lets_the_requests_that_are_there_end(

@@ -27,6 +27,7 @@ WORDS = {
     "export": ["vlm", "-o=bundle"],
     "retrofit": ["vlm", "-o=routed"],
     "run": ["bundle", "-p=text"],
+    "serve": ["bundle"],
     "tune": ["vlm", "--data=rows.jsonl", "-o=tuned"],
 }
 

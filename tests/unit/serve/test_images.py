@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,10 @@ def test_files_of_the_server_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(CONTENT)
     error = refused(ImageSources(), f"file://{tmp_path}/x.png")
     assert error.status == 403
-    assert "start the server with --allow-image-folder" in str(error)
+    assert (
+        "names a file of the server, which it does not allow; send the image as a data URL"
+        in str(error)
+    )
 
 
 def test_files_come_from_the_allowed_folder_alone(tmp_path: Path) -> None:
@@ -69,11 +73,15 @@ def test_files_come_from_the_allowed_folder_alone(tmp_path: Path) -> None:
         f"{inside}/../out/a%20b.png",
         f"{inside}/link.png",
         inside,
+        f"{inside}/no.png",
+        f"{inside}/%00",
+        f"{inside}/\ud800",
+        "[",
     ):
         error = refused(sources, f"file://{path}")
         assert (error.status, str(error)) == (
             403,
-            "url names no file in the folder of --allow-image-folder",
+            "url names no file in the folder that the server allows",
         )
 
 
@@ -87,7 +95,10 @@ def site() -> Iterator[str]:
                 self.send_header("Location", "/x.png")
             self.send_header("Content-Length", str(len(CONTENT)))
             self.end_headers()
-            self.wfile.write(CONTENT)
+            for at in range(len(CONTENT)):
+                self.wfile.write(CONTENT[at : at + 1])
+                if self.path == "/slow":
+                    time.sleep(0.05)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -106,9 +117,19 @@ def test_urls_are_fetched_from_allowed_hosts_alone(site: str) -> None:
     assert allowed.read(f"{site}/x.png", "url") == CONTENT
     error = refused(ImageSources(hosts=("localhost",)), f"{site}/x.png")
     assert error.status == 403
-    assert "the host '127.0.0.1', which is not allowed" in str(error)
+    assert "the host '127.0.0.1', which the server does not allow" in str(error)
 
 
 def test_an_allowed_host_may_not_lead_elsewhere(site: str) -> None:
     error = refused(ImageSources(hosts=("127.0.0.1",)), f"{site}/moved")
     assert "cannot be fetched from 127.0.0.1" in str(error)
+
+
+def test_a_host_that_sends_slowly_is_given_up(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moir_edge.serve.images._SECONDS", 0.3)
+    started = time.monotonic()
+    error = refused(ImageSources(hosts=("127.0.0.1",)), f"{site}/slow")
+    assert str(error) == (
+        "url cannot be fetched from 127.0.0.1: it takes longer than 0.3 s; send the image as a data URL"
+    )
+    assert time.monotonic() - started < 0.9  # the whole takes a second

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -38,9 +39,12 @@ def test_what_is_not_given_is_left_to_the_checkpoint() -> None:
     assert settings.router
 
 
-def test_penalties_reach_the_generation_config() -> None:
-    assert parse_chat(body(repetition_penalty=1.2)).settings().generation_config == {
-        "repetition_penalty": 1.2
+def test_what_shapes_the_answer_reaches_the_generation_config() -> None:
+    asked = body(repetition_penalty=1.2, min_tokens=3, ignore_eos=True)
+    assert parse_chat(asked).settings().generation_config == {
+        "repetition_penalty": 1.2,
+        "min_new_tokens": 3,
+        "eos_token_id": (),
     }
 
 
@@ -52,7 +56,7 @@ def test_penalties_reach_the_generation_config() -> None:
         {"tools": [], "tool_choice": "none"},
         {"response_format": {"type": "text"}},
         {"logit_bias": {}, "metadata": {}, "store": False},
-        {"n": None, "tools": None, "stop": None, "seed": None},
+        {"n": None, "tools": None, "stop": None, "seed": None, "stream": None},
     ],
 )
 def test_fields_that_ask_for_nothing_are_taken(neutral: dict[str, Any]) -> None:
@@ -98,6 +102,19 @@ def test_what_is_not_supported_is_refused(
 @pytest.mark.parametrize("value", [None, [], "x", 5])
 def test_a_body_that_is_not_an_object_is_refused(value: Any) -> None:
     assert "expected a JSON object" in str(refused(value))
+
+
+def test_an_answer_may_be_sent_back_as_it_came() -> None:
+    answer = {"role": "assistant", "content": "A cup.", "refusal": None, "tool_calls": []}
+    request = parse_chat(body(messages=[*MESSAGES, answer, *MESSAGES]))
+    assert request.messages[1].content == "A cup."
+    calls = {**answer, "tool_calls": [{"id": "x"}]}
+    assert "messages[1].tool_calls" in str(refused(body(messages=[*MESSAGES, calls])))
+
+
+def test_names_of_unknown_fields_may_be_of_any_length() -> None:
+    error = refused(body(**{"x" * 100_000: 1}))
+    assert len(json.dumps(error.body)) < 3000
 
 
 def test_images_belong_to_the_user() -> None:
