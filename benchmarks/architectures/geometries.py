@@ -161,9 +161,9 @@ def image_tokens(model_type: str, width: int, height: int) -> int:
     from moir_edge.runtime.families import family_of
     from moir_edge.runtime.image_processing import image_processor_from
 
-    process = image_processor_from(GEOMETRIES[model_type].images)
-    shape = process(Image.new("RGB", (width, height))).shape
-    return family_of(_facts(model_type)).token_count(shape)
+    family = family_of(_facts(model_type))
+    process = image_processor_from(family.image_settings(GEOMETRIES[model_type].images))
+    return family.token_count(process(Image.new("RGB", (width, height))).shape)
 
 
 def _facts(model_type: str) -> Any:

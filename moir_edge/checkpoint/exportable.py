@@ -131,7 +131,8 @@ def _check_image_size(processor: Any, folder: Path, config: Any) -> None:
     problem = architecture.processor_problem(record, config)
     if problem is not None:
         raise DataError(f"{folder}: {problem}")
-    image = image_processor_from(record["image_processor"])(Image.new("RGB", (48, 32)))
+    settings = family_of(_image_facts(config)).image_settings(record["image_processor"])
+    image = image_processor_from(settings)(Image.new("RGB", (48, 32)))
     tiles = image.pixel_values
     if side is not None and tiles.shape[2:] != (side, side):
         raise DataError(

@@ -6,8 +6,11 @@ nothing. Images go through transformers' Pillow backend, whose pixels the torch-
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -139,14 +142,33 @@ def _processor_class(folder: Path, config: Any) -> Any:
         record = read_json(path) if path.is_file() else None
         named = record.get("processor_class") if isinstance(record, dict) else None
         if isinstance(named, str) and hasattr(transformers, named):
-            return getattr(transformers, named)
+            return _importable(getattr(transformers, named))
     mapping: Any = PROCESSOR_MAPPING
     if type(config) not in mapping:
         raise DataError(
             f"{folder} names no processor_class that transformers {transformers.__version__} has; "
             "save its processor next to the weights with save_pretrained"
         )
-    return mapping[type(config)]
+    return _importable(mapping[type(config)])
+
+
+def _importable(cls: Any) -> Any:
+    """Return a processor's class where transformers gives a placeholder for want of torchvision.
+
+    Pixtral's takes one function from the module of its torchvision image processor. The module of the Pillow one has it too.
+    """
+    name = str(cls.__module__)
+    package, _, module = name.rpartition(".")
+    model = module.removeprefix("processing_")
+    pillow = f"{package}.image_processing_pil_{model}"
+    if not getattr(cls, "is_dummy", False) or find_spec(pillow) is None:
+        return cls
+    wanted = f"{package}.image_processing_{model}"
+    sys.modules[wanted] = import_module(pillow)
+    try:
+        return getattr(import_module(name), cls.__name__)
+    finally:
+        del sys.modules[wanted]
 
 
 def _refuse_own_classes(folder: Path) -> None:
@@ -218,8 +240,6 @@ def _built(cls: Any, parts: list[Any], record: dict[str, Any]) -> Any:
 @contextmanager
 def _without_number_words(cls: Any) -> Iterator[None]:
     """Let SmolVLM's processor be built without num2words, which it asks for at once and uses for videos alone."""
-    import sys
-
     module = sys.modules[cls.__module__]
     if getattr(module, "num2words", cls) is not None:
         yield

@@ -10,6 +10,7 @@ from moir_edge.models import (  # noqa: F401  (importing registers them)
     internvl,
     llava,
     llava_next,
+    mistral3,
     paligemma,
     qwen3_vl,
     qwen_vl,

@@ -11,16 +11,16 @@ from torch.nn import functional
 
 from moir_edge.models.masks import MASKED_SCORE
 
-__all__ = ["PatchBlock", "attend", "embed_patches"]
+__all__ = ["PatchBlock", "attend", "embed_patches", "look_up"]
 
 
-def embed_patches(convolution: nn.Conv3d, pixels: torch.Tensor) -> torch.Tensor:
+def embed_patches(convolution: nn.Conv2d | nn.Conv3d, pixels: torch.Tensor) -> torch.Tensor:
     """Project patches that lie flat, as one product of matrices.
 
     The kernel is as large as a patch, so the convolution meets every value once. A runtime would convolve patch by patch.
 
     Args:
-        convolution: The model's own, (width, channels, frames, height, width of a patch).
+        convolution: The model's own, (width, channels, frames, height, width of a patch), or without frames.
         pixels: (patches, values of one patch).
 
     Returns:
@@ -54,9 +54,33 @@ def attend(
     """
     states = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1))
     states = states.permute(2, 0, 3, 1, 4)  # (3, 1, heads, patches, head_dim)
+    found = look_up(*states.unbind(0), attention.scaling, cos, sin, windows)
+    projected: torch.Tensor = attention.proj(found)
+    return projected
+
+
+def look_up(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    windows: Sequence[torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Return the values that each patch finds in the patches that it sees, (1, patches, width).
+
+    Args:
+        query: (1, heads, patches, head_dim).
+        key: As `query`.
+        value: As `query`.
+        scaling: Of the scores.
+        cos: As in `attend`.
+        sin: As in `attend`.
+        windows: As in `attend`.
+    """
     # Scaling the query, not the scores, keeps the product small enough for float16.
-    query = _rotated(states[0], cos, sin) * attention.scaling
-    key, value = _rotated(states[1], cos, sin), states[2]
+    query, key = _rotated(query, cos, sin) * scaling, _rotated(key, cos, sin)
     if windows is None:
         found = _looked_up(query, key, value)
     else:
@@ -64,8 +88,7 @@ def attend(
         query, key, value = (_gathered(part, patches) for part in (query, key, value))
         mask = torch.where(held > 0, 0.0, MASKED_SCORE)[:, None]  # (windows, 1, places)
         found = _looked_up(query, key, value, mask).flatten(2, 3).index_select(2, places)
-    projected: torch.Tensor = attention.proj(found.transpose(1, 2).flatten(2))
-    return projected
+    return found.transpose(1, 2).flatten(2)
 
 
 class PatchBlock(nn.Module):

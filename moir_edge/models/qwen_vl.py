@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moir_edge.bundle import TensorSpec
-from moir_edge.models.base import Architecture
+from moir_edge.models.grids import GridArchitecture
 from moir_edge.models.registry import register
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PatchArchitecture", "Qwen2Vl", "Qwen25Vl"]
 
-_TRACED_BLOCKS, _TRACED_WINDOWS = 6, 3  # of a sample to trace with
 _PARTS = {
     "patch_size": "patch_size",
     "merge_size": "spatial_merge_size",
@@ -24,11 +23,10 @@ _PARTS = {
 }
 
 
-class PatchArchitecture(Architecture):
-    """An architecture whose images are grids of patches, with one run of `vision` for each image."""
+class PatchArchitecture(GridArchitecture):
+    """An architecture whose image tokens have positions on three axes."""
 
     position_axes: ClassVar[int] = 3
-    language_model: ClassVar[str] = "model.language_model"
 
     def tower_width(self, config: Any) -> int:
         """Return the width of the tower's hidden states."""
@@ -69,30 +67,6 @@ class PatchArchitecture(Architecture):
             "head_dim": self.tower_width(config) // vision.num_heads,
             "rotary_base": float(vision.rope_parameters["rope_theta"]),
         }
-
-    def vision_inputs(self, config: Any) -> tuple[TensorSpec, ...]:
-        """Return the patches and the rotary tables."""
-        facts = self.family_facts(config)
-        values = 3 * facts["frames"] * facts["patch_size"] ** 2
-        return (
-            _floats("pixel_values", "patches", values),
-            _floats("rotary_cos", "patches", facts["head_dim"]),
-            _floats("rotary_sin", "patches", facts["head_dim"]),
-        )
-
-    def vision_samples(self, config: Any) -> tuple[torch.Tensor, ...]:
-        """Return an image of whole blocks."""
-        import torch
-
-        unit = self.family_facts(config)["merge_size"] ** 2
-        sizes = {"patches": _TRACED_BLOCKS * unit, "windows": _TRACED_WINDOWS}
-        return tuple(
-            torch.zeros(
-                [axis if isinstance(axis, int) else sizes[axis] for axis in tensor.shape],
-                dtype=getattr(torch, tensor.dtype),
-            )
-            for tensor in self.vision_inputs(config)
-        )
 
     def torch_inputs(self, inputs: PromptArrays) -> dict[str, torch.Tensor]:
         """Return patches and grids; for text alone no grids, from which the model finds positions all the same."""
@@ -182,7 +156,3 @@ class Qwen25Vl(PatchArchitecture):
             TensorSpec(name="window_mask", dtype="int64", shape=table),
             TensorSpec(name="window_places", dtype="int64", shape=("patches",)),
         )
-
-
-def _floats(name: str, *shape: int | str) -> TensorSpec:
-    return TensorSpec(name=name, dtype="float32", shape=shape)

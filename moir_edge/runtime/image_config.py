@@ -14,6 +14,7 @@ __all__ = [
     "ANYRES",
     "CANVAS",
     "CROPPING",
+    "EDGE_PATCHES",
     "PAGES",
     "PATCHES",
     "SQUARE",
@@ -152,6 +153,15 @@ def _canvases(place: str, value: Any) -> None:
             _edge(f"{place}[{at}].{axis}", edge)
 
 
+def _square_patch(place: str, value: Any) -> None:
+    """Accept the side of a patch, alone or as height and width that are equal."""
+    sides = [value.get(axis) for axis in _SQUARE] if isinstance(value, Mapping) else [value]
+    for side in sides:
+        _whole(1, _PATCH)(place, side)
+    if len(set(sides)) > 1:
+        raise _WrongError(f"{place} must have equal height and width")
+
+
 _SQUARE = ("height", "width")
 _COMMON: Settings = {
     "resample": _whole(0, _FILTERS),
@@ -210,6 +220,15 @@ PATCHES: Settings = {
     "merge_size": _whole(1, _MERGE),
 }
 """The settings of Qwen2-VL's processor."""
+
+EDGE_PATCHES: Settings = {
+    **_COMMON,
+    "size": _size(("longest_edge",), _SQUARE, square=True),
+    "do_center_crop": _off,
+    "patch_size": _square_patch,
+    "merge_size": _whole(1, _MERGE),
+}
+"""The settings of Pixtral's processor; `merge_size` comes from the processor around it."""
 
 ANYRES: Settings = {
     **_COMMON,

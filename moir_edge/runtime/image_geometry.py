@@ -14,6 +14,7 @@ __all__ = [
     "WHOLE",
     "Box",
     "at_most",
+    "blocks_within",
     "centre_crop",
     "height_width",
     "level_table",
@@ -133,6 +134,24 @@ def smart_resize(height: int, width: int, factor: int, fewest: int, most: int) -
         rows = math.ceil(height * scale / factor) * factor
         columns = math.ceil(width * scale / factor) * factor
     return rows, columns
+
+
+def blocks_within(height: int, width: int, block: int, most: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) in whole multiples of `block`, as the Pixtral processor chooses them.
+
+    Args:
+        height: Of the image, in px.
+        width: Of the image, in px.
+        block: Both sides of the result are the next multiples of it.
+        most: (height, width) that the image is scaled down to before.
+
+    Returns:
+        0 for a side of which scaling down leaves less than a pixel.
+    """
+    ratio = max(height / most[0], width / most[1])
+    if ratio > 1:
+        height, width = math.floor(height / ratio), math.floor(width / ratio)
+    return -(-height // block) * block, -(-width // block) * block
 
 
 def height_width(size: Any) -> tuple[int, int]:

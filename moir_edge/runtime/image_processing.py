@@ -35,7 +35,7 @@ from moir_edge.runtime.image_processor import (
     whole_image,
 )
 from moir_edge.runtime.page_processor import PageImageProcessor
-from moir_edge.runtime.patch_processor import PatchImageProcessor
+from moir_edge.runtime.patch_processor import EdgePatchImageProcessor, PatchImageProcessor
 
 __all__ = ["image_processor_from", "knows_image_processor"]
 
@@ -86,6 +86,7 @@ def _plain(stated: str) -> str:
 
 
 _family("Qwen2VLImageProcessor")(PatchImageProcessor)
+_family("PixtralImageProcessor")(EdgePatchImageProcessor)
 _family("GraniteDoclingImageProcessor")(PageImageProcessor)
 _family("LlavaNextImageProcessor")(AnyResImageProcessor)
 _family("LlavaOnevisionImageProcessor")(SquaringAnyResImageProcessor)

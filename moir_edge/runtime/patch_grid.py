@@ -1,6 +1,6 @@
-"""Inputs of a vision tower over a grid of patches for one image: rotary tables, and windows of attention.
+"""Inputs of a vision tower over a grid of patches for one image: its patches, rotary tables, and windows of attention.
 
-A tower could derive both from the grid, with steps that depend on the data and do not survive tracing.
+A tower could derive the tables from the grid, with steps that depend on the data and do not survive tracing.
 """
 
 from __future__ import annotations
@@ -8,7 +8,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Windows", "as_patches", "grid_places", "rotary_tables", "window_tables"]
+__all__ = [
+    "Windows",
+    "as_patches",
+    "as_picture",
+    "grid_places",
+    "rotary_tables",
+    "window_tables",
+]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -37,6 +44,24 @@ def as_patches(picture: Floats, patch: int, merge: int, frames: int) -> Floats:
     return values.reshape(-1, channels * frames * patch * patch)
 
 
+def as_picture(patches: Floats, size: tuple[int, int], patch: int, merge: int) -> Floats:
+    """Put patches of one frame together again, the inverse of `as_patches`.
+
+    Args:
+        patches: (patches, values of a patch), three channels each.
+        size: (height, width) of the picture in px.
+        patch: Side of a patch in px.
+        merge: Side of a block in patches.
+
+    Returns:
+        (3, height, width).
+    """
+    down, across = (edge // (patch * merge) for edge in size)
+    blocks = patches.reshape(down, across, merge, merge, 3, patch, patch)
+    # (channels, block rows, rows of a block, height, block columns, columns of a block, width)
+    return blocks.transpose(4, 0, 2, 5, 1, 3, 6).reshape(3, *size)
+
+
 def grid_places(rows: int, columns: int, merge: int) -> Ints:
     """Return row and column of each patch in the order of the patches, (patches, 2).
 
@@ -50,7 +75,9 @@ def grid_places(rows: int, columns: int, merge: int) -> Ints:
     return blocks.transpose(1, 3, 2, 4, 0).reshape(-1, 2)
 
 
-def rotary_tables(places: Ints, width: int, base: float) -> tuple[Floats, Floats]:
+def rotary_tables(
+    places: Ints, width: int, base: float, *, alternating: bool = False
+) -> tuple[Floats, Floats]:
     """Return the cosines and sines that turn queries and keys of one head.
 
     Args:
@@ -58,15 +85,21 @@ def rotary_tables(places: Ints, width: int, base: float) -> tuple[Floats, Floats
         width: Width of a head, a multiple of 4: a quarter of it turns by the row, a quarter by the column, and its
             second half as its first.
         base: Base of the wavelengths.
+        alternating: Of `width` / 2 wavelengths rows have every other one, and columns those between them (Pixtral);
+            otherwise both have the same ones (Qwen).
 
     Returns:
         Two arrays (patches, width), float32.
 
-    Source: `Qwen2VLVisionRotaryEmbedding` of transformers, with its order of float32 operations.
+    Source: `Qwen2VLVisionRotaryEmbedding` and `PixtralVisionRotaryEmbedding` of transformers, with their order of float32
+    operations.
     """
-    half = np.float32(width // 2)
-    exponents = np.arange(0, width // 2, 2, dtype=np.float32) / half
-    frequencies = np.float32(1.0) / np.power(np.float32(base), exponents)
+    exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    # In float64, since numpy's power of float32 is less exact than torch's: an angle is a multiple of the error.
+    wavelengths = np.power(base, exponents.astype(np.float64)).astype(np.float32)
+    all_frequencies = np.float32(1.0) / wavelengths
+    rows, columns = all_frequencies[0::2], all_frequencies[1::2]
+    frequencies = np.stack([rows, columns if alternating else rows])
     angles = (places[..., None].astype(np.float32) * frequencies).reshape(len(places), -1)
     whole = np.concatenate([angles, angles], axis=-1)
     return np.cos(whole), np.sin(whole)

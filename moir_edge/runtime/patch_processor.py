@@ -1,7 +1,8 @@
-"""Pictures as a row of patches, as many as the picture has room for: the processor of Qwen2-VL and its followers."""
+"""Pictures as a row of patches, as many as the picture has room for: the processors of Qwen2-VL and of Pixtral."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -9,8 +10,12 @@ from PIL import Image
 
 from moir_edge.errors import DataError
 from moir_edge.limits import MOST_ASPECT
-from moir_edge.runtime.image_config import PATCHES
-from moir_edge.runtime.image_geometry import smart_resize
+from moir_edge.runtime.image_config import EDGE_PATCHES, PATCHES
+from moir_edge.runtime.image_geometry import (
+    blocks_within,
+    height_width,
+    smart_resize,
+)
 from moir_edge.runtime.image_processor import (
     CLIP_MEAN,
     CLIP_STD,
@@ -21,32 +26,29 @@ from moir_edge.runtime.image_processor import (
 )
 from moir_edge.runtime.patch_grid import as_patches
 
-__all__ = ["PatchImageProcessor"]
+__all__ = ["EdgePatchImageProcessor", "PatchImageProcessor"]
 
 _RENAMED = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
 
 
-class PatchImageProcessor(ImageProcessor):
+class _PatchImageProcessor(ImageProcessor):
     """Resized to whole blocks of patches near its own shape, and cut into patches, block by block.
 
     A patch is one row of numbers: channel, then frame, then row and column of its pixels. A still picture fills every
     frame. The patches of one block of `merge_size` × `merge_size`, which become one image token, stand together.
+
+    Attributes:
+        bound: How messages call the setting that bounds the size of a picture.
+        frames: Copies of a picture in its patches.
     """
 
-    settings = PATCHES
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "resample": Image.Resampling.BICUBIC,
-        "image_mean": CLIP_MEAN,
-        "image_std": CLIP_STD,
-        "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-    }
+    bound: ClassVar[str]
 
     def __init__(self, config: Mapping[str, Any], **bounds: int | None) -> None:
-        super().__init__(_with_one_size(config, self.defaults), **bounds)
-        self.patch, self.merge = int(self.config["patch_size"]), int(self.config["merge_size"])
+        super().__init__(config, **bounds)
+        self.frames = 1
+        self.patch, _ = height_width(self.config["patch_size"])
+        self.merge = int(self.config["merge_size"])
 
     def __call__(self, image: Image.Image) -> ProcessedImage:
         """Process one upright RGB image; rows and columns of the result count patches."""
@@ -62,10 +64,7 @@ class PatchImageProcessor(ImageProcessor):
         self._check_tokens(image, rows * columns // self.merge**2)
         return ProcessedImage(
             pixel_values=as_patches(
-                self.normalise([image])[0],
-                self.patch,
-                self.merge,
-                int(self.config["temporal_patch_size"]),
+                self.normalise([image])[0], self.patch, self.merge, self.frames
             ),
             shape=ImageShape(
                 rows=rows,
@@ -80,9 +79,33 @@ class PatchImageProcessor(ImageProcessor):
         if self.max_tiles is not None and tokens > self.max_tiles:
             raise DataError(
                 f"an image of {image.width}x{image.height} pixels, as it is resized, has {tokens} image tokens, and the "
-                f"model's context has room for {self.max_tiles}; give a smaller image, or lower size.longest_edge, the "
-                "largest number of pixels, in the image processor's settings"
+                f"model's context has room for {self.max_tiles}; give a smaller image, or lower {self.bound} in the image processor's "
+                "settings"
             )
+
+    @abstractmethod
+    def _resized(self, image: Image.Image, block: int) -> tuple[int, int]:
+        """Return (height, width) in whole multiples of `block` px."""
+
+
+class PatchImageProcessor(_PatchImageProcessor):
+    """Qwen2-VL's: as many pixels as two bounds want."""
+
+    settings = PATCHES
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "resample": Image.Resampling.BICUBIC,
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
+        "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+    }
+    bound = "size.longest_edge, the largest number of pixels,"
+
+    def __init__(self, config: Mapping[str, Any], **bounds: int | None) -> None:
+        super().__init__(_with_one_size(config, self.defaults), **bounds)
+        self.frames = int(self.config["temporal_patch_size"])
 
     def _resized(self, image: Image.Image, block: int) -> tuple[int, int]:
         longer, shorter = max(image.size), min(image.size)
@@ -95,6 +118,34 @@ class PatchImageProcessor(ImageProcessor):
         return smart_resize(
             image.height, image.width, block, int(size["shortest_edge"]), int(size["longest_edge"])
         )
+
+
+class EdgePatchImageProcessor(_PatchImageProcessor):
+    """Pixtral's: no edge longer than a bound, small pictures as large as they are, both edges up to whole blocks."""
+
+    settings = EDGE_PATCHES
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "resample": Image.Resampling.BICUBIC,
+        "image_mean": CLIP_MEAN,
+        "image_std": CLIP_STD,
+        "size": {"longest_edge": 1024},
+        "do_center_crop": False,
+        "patch_size": 16,
+        "merge_size": 1,
+    }
+    bound = "size"
+
+    def _resized(self, image: Image.Image, block: int) -> tuple[int, int]:
+        size = self.config["size"]
+        named = isinstance(size, Mapping) and "longest_edge" in size
+        most = height_width(size["longest_edge"] if named else size)
+        height, width = blocks_within(image.height, image.width, block, most)
+        if min(height, width) < 1:
+            raise DataError(
+                f"an image of {image.width}x{image.height} pixels is less than one pixel wide once it is no longer than "
+                f"{max(most)}; crop it to a less extreme shape"
+            )
+        return height, width
 
 
 def _with_one_size(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

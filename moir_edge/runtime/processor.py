@@ -95,7 +95,7 @@ class Processor:
         self.tokenizer = Tokenizer.of(files)
         self.chat_template = ChatTemplate.of(files, self.tokenizer.special_tokens)
         self.image_processor: ImageProcessor = image_processor_from(
-            _image_config(files),
+            self.family.image_settings(_image_config(files)),
             max_pixels=max_image_pixels,
             max_tiles=(facts.context_length - 1) // (facts.tokens_per_tile or 1),
         )

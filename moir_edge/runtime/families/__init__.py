@@ -6,6 +6,7 @@ from moir_edge.runtime.families import (  # noqa: F401  (importing registers the
     anyres,
     docling,
     gemma,
+    mistral3,
     patches,
     qwen3,
     tiles,

@@ -68,6 +68,10 @@ class Family(ABC):
         del tokens
         return text
 
+    def image_settings(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return an image processor's settings as the family's processor uses it; here as its file has them."""
+        return record
+
     @abstractmethod
     def placeholders(self, tokens: ImageTokens, image: ImageShape) -> str:
         """Return the text that replaces one mark of an image in a rendered prompt."""

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.runtime.families.deepstack import DeepstackFamily, Levels
-from moir_edge.runtime.families.patches import PatchFamily, PatchSettings
+from moir_edge.runtime.families.grids import PatchSettings
+from moir_edge.runtime.families.patches import PatchFamily
 from moir_edge.runtime.families.registry import register
 from moir_edge.runtime.families.settings import family_settings
 from moir_edge.runtime.image_processor import ImageShape

@@ -410,6 +410,46 @@ def _aya_vision() -> Tiny:
     return Tiny(AyaVisionForConditionalGeneration(config), tokenizer, images, record)
 
 
+def _mistral3() -> Tiny:
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+    from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+    tokenizer = build_tokenizer(
+        image_token="[IMG]", image_break_token="[IMG_BREAK]", image_end_token="[IMG_END]"
+    )
+    config = Mistral3Config(
+        vision_config={**TOWER, "model_type": "pixtral", "image_size": 64, "patch_size": 4},
+        text_config={
+            **TEXT,
+            "model_type": "ministral3",
+            "vocab_size": len(tokenizer),
+            "head_dim": 12,
+            # Prompts cross the length from which queries are scaled by their position.
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1_000_000.0,
+                "factor": 16.0,
+                "original_max_position_embeddings": 16,
+                "max_position_embeddings": 256,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.1,
+            },
+        },
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
+        vision_feature_layer=-2,
+    )
+    # The processor's call has blocks of two patches in place of this one.
+    images = PixtralImageProcessorPil(
+        patch_size={"height": 4, "width": 4}, size={"longest_edge": 64}
+    )
+    record = {"processor_class": "PixtralProcessor", "patch_size": 4, "spatial_merge_size": 2}
+    model = Mistral3ForConditionalGeneration(config)
+    return Tiny(model, tokenizer, images, record, "[IMG]")
+
+
 BUILDERS: dict[str, Callable[[], Tiny]] = {
     "aya_vision": _aya_vision,
     "fast_vlm": _fast_vlm,
@@ -420,6 +460,7 @@ BUILDERS: dict[str, Callable[[], Tiny]] = {
     "llava": _llava,
     "llava_next": _llava_next,
     "llava_onevision": _llava_onevision,
+    "mistral3": _mistral3,
     "paligemma": _paligemma,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen2_vl": _qwen2_vl,

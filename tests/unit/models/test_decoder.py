@@ -34,6 +34,17 @@ MODELS: dict[str, dict[str, Any]] = {
     "Gemma3Text": {"head_dim": 8, "query_pre_attn_scalar": 24, "layer_types": MIXED},
     "Cohere2": {"layer_types": MIXED},
     "Mistral": {"head_dim": 8},
+    # Queries are scaled by their position, from `original_max_position_embeddings` on.
+    "Ministral3": {
+        "head_dim": 8,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e6,
+            "factor": 16.0,
+            "original_max_position_embeddings": 5,
+            "llama_4_scaling_beta": 0.5,
+        },
+    },
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ TILING: dict[str, Any] = {"image_processor_type": "SmolVLMImageProcessor"}
 CANVAS: dict[str, Any] = {"image_processor_type": "GotOcr2ImageProcessor"}
 SQUARE: dict[str, Any] = {"image_processor_type": "Gemma3ImageProcessor"}
 CROPPING: dict[str, Any] = {"image_processor_type": "CLIPImageProcessor"}
+PIXTRAL: dict[str, Any] = {"image_processor_type": "PixtralImageProcessor"}
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,15 @@ CROPPING: dict[str, Any] = {"image_processor_type": "CLIPImageProcessor"}
         (SQUARE | {"do_pan_and_scan": True}, "do_pan_and_scan must be false, crops of an image"),
         (SQUARE | {"size": {"height": 0, "width": 4}}, "size.height must be a whole number from 1"),
         (CROPPING | {"do_pad": "maybe"}, "do_pad must be true or false"),
+        (PIXTRAL | {"patch_size": 257}, "patch_size must be a whole number from 1 to 256"),
+        (PIXTRAL | {"patch_size": {"height": 4}}, "patch_size must be a whole number from 1"),
+        (
+            PIXTRAL | {"patch_size": {"height": 4, "width": 8}},
+            "patch_size must have equal height and width",
+        ),
+        (PIXTRAL | {"merge_size": 0}, "merge_size must be a whole number from 1 to 16"),
+        (PIXTRAL | {"do_center_crop": True}, "do_center_crop must be false, crops of an image"),
+        (PIXTRAL | {"size": {"longest_edge": 10**9}}, "size.longest_edge must be a whole number"),
     ],
 )
 def test_settings_that_cannot_hold_are_named(config: dict[str, Any], place: str) -> None:

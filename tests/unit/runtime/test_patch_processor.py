@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.models.pixtral.image_processing_pil_pixtral import (
+    PixtralImageProcessorPil,
+    get_resize_output_image_size,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
     smart_resize,
@@ -17,8 +21,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 from moir_edge.errors import BundleError, DataError
 from moir_edge.runtime import image_geometry
 from moir_edge.runtime.image_processing import image_processor_from
+from moir_edge.runtime.patch_grid import as_picture
 
 PATCHES: dict[str, Any] = {"image_processor_type": "Qwen2VLImageProcessor"}
+PIXTRAL: dict[str, Any] = {"image_processor_type": "PixtralImageProcessor"}
 SIZES = [(37, 91), (200, 150), (3, 120), (500, 90), (1, 1), (64, 65), (25, 25), (1, 200)]
 
 
@@ -138,3 +144,72 @@ def test_settings_that_cannot_hold_are_named(config: dict[str, Any], place: str)
     text = str(caught.value)
     assert text.startswith(f"the image processor's {place}")
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"patch_size": {"height": 28, "width": 28}, "size": {"longest_edge": 1540}},
+        {"patch_size": 4, "size": {"longest_edge": 63}},
+        {"size": {"height": 40, "width": 300}, "resample": 2},
+        {"size": 100, "do_normalize": False},
+        {"do_rescale": False, "do_pad": False},
+    ],
+)
+def test_pixels_of_pixtral_equal_transformers_bit_for_bit(
+    options: dict[str, Any], picture: Callable[..., Image.Image]
+) -> None:
+    theirs = PixtralImageProcessorPil(**options)
+    ours = image_processor_from(json.loads(json.dumps(theirs.to_dict())))
+    for height, width in SIZES[:-1]:  # of a line nothing is left; see below
+        (expected,) = theirs(picture(height, width), return_tensors="np")["pixel_values"]
+        processed = ours(picture(height, width))
+        _, *size = expected.shape
+        patch = size[0] // processed.shape.rows
+        assert size == [processed.shape.rows * patch, processed.shape.columns * patch]
+        found = as_picture(processed.pixel_values, (size[0], size[1]), patch, 1)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_sizes_equal_those_of_pixtral() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(500):
+        height, width, block, edge = map(int, random.integers([4, 4, 1, 1], [4000, 4000, 60, 3000]))
+        image = np.empty((height, width, 3), np.uint8)
+        expected = get_resize_output_image_size(image, (edge, edge + 7), (block, block))
+        found = image_geometry.blocks_within(height, width, block, (edge, edge + 7))
+        assert found == expected
+
+
+def test_blocks_of_pixtral_are_those_that_its_processor_asks_for(
+    picture: Callable[..., Image.Image],
+) -> None:
+    """The blocks of two patches are one patch of twice the side to the image processor."""
+    settings = {**PIXTRAL, "patch_size": 14, "merge_size": 2}
+    processed = image_processor_from(settings)(picture(100, 150))
+    assert (processed.shape.rows, processed.shape.columns) == (8, 12)
+    assert processed.shape.views[0].grid == (4, 6)
+    whole = PixtralImageProcessorPil(patch_size=28)(picture(100, 150), return_tensors="np")
+    found = as_picture(processed.pixel_values, (112, 168), 14, 2)
+    np.testing.assert_array_equal(found, whole["pixel_values"][0])
+
+
+def test_a_line_that_would_vanish_is_refused(picture: Callable[..., Image.Image]) -> None:
+    processor = image_processor_from({**PIXTRAL, "size": {"longest_edge": 100}})
+    with pytest.raises(DataError) as caught:
+        processor(picture(1, 200))
+    assert str(caught.value) == (
+        "an image of 200x1 pixels is less than one pixel wide once it is no longer than 100; "
+        "crop it to a less extreme shape"
+    )
+
+
+def test_more_tokens_of_pixtral_than_the_context_holds(picture: Callable[..., Image.Image]) -> None:
+    processor = image_processor_from(PIXTRAL, max_tiles=11)
+    with pytest.raises(DataError) as caught:
+        processor(picture(48, 64))
+    assert str(caught.value) == (
+        "an image of 64x48 pixels, as it is resized, has 12 image tokens, and the model's context has room for 11; "
+        "give a smaller image, or lower size in the image processor's settings"
+    )

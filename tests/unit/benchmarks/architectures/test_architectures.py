@@ -103,6 +103,9 @@ def test_every_family_has_a_published_geometry() -> None:
         ("paligemma", (640, 480), 16 * 16),
         # Aya Vision: 364 / 14 shuffled by 2, squared; the canvas of InternVL
         ("aya_vision", (640, 480), (4 * 3 + 1) * 169),
+        # Mistral 3: 23 × 18 blocks of 28 pixels; 1540 on the longest edge; the ends of rows are no image tokens
+        ("mistral3", (640, 480), 23 * 18),
+        ("mistral3", (1920, 1080), 55 * 31),
         # `_get_num_multimodal_tokens` of transformers 5.23 says the same
         ("llava_next", (1920, 1080), 1948),
         ("llava_next", (100, 1500), 936),
