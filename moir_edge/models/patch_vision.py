@@ -54,7 +54,8 @@ def attend(
     """
     states = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1))
     states = states.permute(2, 0, 3, 1, 4)  # (3, 1, heads, patches, head_dim)
-    found = look_up(*states.unbind(0), attention.scaling, cos, sin, windows)
+    query, key, value = states[0], states[1], states[2]
+    found = look_up(query, key, value, attention.scaling, cos, sin, windows)
     projected: torch.Tensor = attention.proj(found)
     return projected
 
