@@ -18,6 +18,7 @@ _EXTRA_OF = {
     "onnx": "export",
     "onnxscript": "export",
     "onnx_ir": "export",
+    "openvino": "openvino",
     "safetensors": "export",
     "tensorrt_rtx": "rtx",
     "cuda": "rtx",

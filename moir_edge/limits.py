@@ -6,6 +6,7 @@ __all__ = [
     "BMP_RUNS_PIXELS",
     "CACHED_IMAGE_PIXELS",
     "CHARACTERS_PER_TOKEN",
+    "COMPILED_GRAPH_BYTES",
     "CONVERSATION_DEPTH",
     "CONVERSATION_PARTS",
     "DATA_SET_BYTES",
@@ -136,6 +137,9 @@ TRAINING_LOG_BYTES = 256 << 20
 
 KERNEL_CACHE_BYTES = 1 << 30
 """Kernels that TensorRT-RTX compiled for one engine: the demo's take 1 MB, and a larger model repeats the same ones."""
+
+COMPILED_GRAPH_BYTES = 2 << 30
+"""A graph that OpenVINO compiled, with its weights: it is made in memory, and quantized weights of 2 GB are those of 4B parameters."""
 
 STATISTICS_BYTES = 1 << 30
 """Statistics that a calibration gathers in one pass over its rows: layers past it wait for a further pass."""

@@ -18,7 +18,7 @@ from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.exhaustion import cannot_start_threads
 from moir_edge.limits import THREADS
 
-__all__ = ["default_threads", "limited_threads", "session_options"]
+__all__ = ["checked_threads", "default_threads", "limited_threads", "session_options"]
 
 _VARIABLE = "OMP_NUM_THREADS"
 _BEFORE_OMP = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -77,6 +77,24 @@ def limited_threads(threads: int | None) -> Iterator[int]:
             torch.set_num_threads(torch_before)
 
 
+def checked_threads(threads: int | None = None) -> int:
+    """Return the number of threads of one operator once this machine is known to start them.
+
+    Args:
+        threads: None for `default_threads`.
+
+    Raises:
+        DataError: More threads than `moir_edge.limits.THREADS`.
+        EnvironmentProblem: So many threads cannot be started.
+    """
+    count = threads or default_threads()
+    if count > THREADS:
+        raise DataError(f"`threads` is {count}; at most {THREADS:,} are taken")
+    if problem := cannot_start_threads(count - 1):  # the thread that calls is one of them
+        raise EnvironmentProblem(problem)
+    return count
+
+
 def session_options(threads: int | None = None) -> Any:
     """Return options of an ONNX Runtime session: errors are logged only, and threads sleep while they wait.
 
@@ -89,11 +107,7 @@ def session_options(threads: int | None = None) -> Any:
     """
     import onnxruntime
 
-    count = threads or default_threads()
-    if count > THREADS:
-        raise DataError(f"`threads` is {count}; at most {THREADS:,} are taken")
-    if problem := cannot_start_threads(count - 1):  # the thread that calls is one of them
-        raise EnvironmentProblem(problem)
+    count = checked_threads(threads)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about fusions it did not find
     options.intra_op_num_threads = count

@@ -48,8 +48,9 @@ def load(
     Args:
         bundle: The bundle folder.
         threads: Threads of one operator on the CPU; None takes one per physical core.
-        provider: ``"cpu"``, ``"cuda"``, ``"ort-tensorrt"`` or ``"tensorrt"`` (the bundle's engines); None takes the engines
-            where they fit this machine, else CUDA where onnxruntime-gpu offers it, else the CPU.
+        provider: ``"cpu"``, ``"cuda"``, ``"ort-tensorrt"``, ``"openvino"``, ``"openvino-fast"`` (which rounds) or ``"tensorrt"``
+            (the bundle's engines); None takes the engines where they fit this machine, else CUDA where onnxruntime-gpu offers
+            it, else the CPU.
         verify: Prove every file by its hash first (about 1 GB/s).
         max_image_pixels: Width times height of an image at most, checked before it is decoded; None takes
             `MOIR_EDGE_MAX_IMAGE_PIXELS` where it is set, else 12,582,912 (4096 x 3072).

@@ -1,4 +1,4 @@
-"""Open a bundle's components with a provider: ONNX Runtime on its graphs, or TensorRT on its engines."""
+"""Open a bundle's components with a provider: ONNX Runtime or OpenVINO on its graphs, or TensorRT on its engines."""
 
 from __future__ import annotations
 
@@ -43,6 +43,10 @@ def open_sessions(bundle: Bundle, *, threads: int | None, provider: Provider | N
         from moir_edge.runtime.tensorrt.sessions import EngineSessions
 
         return EngineSessions(bundle)
+    if chosen == "openvino" or chosen == "openvino-fast":
+        from moir_edge.runtime.openvino.sessions import OpenVinoSessions
+
+        return OpenVinoSessions(bundle, threads=threads, fast=chosen == "openvino-fast")
     from moir_edge.runtime.sessions import GraphSessions
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -18,7 +18,7 @@ from moir_edge.threads import session_options
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle, ComponentEntry, Manifest, TensorSpec
 
-__all__ = ["GraphProvider", "Provider", "graph_provider", "open_graph"]
+__all__ = ["GraphProvider", "Provider", "check_signature", "graph_provider", "open_graph"]
 
 Shape: TypeAlias = "tuple[int | str | None, ...]"
 
@@ -27,8 +27,11 @@ _log = logging.getLogger(__name__)
 GraphProvider = Literal["cpu", "cuda", "ort-tensorrt"]
 """ONNX Runtime's ways to run a graph."""
 
-Provider = Literal["cpu", "cuda", "ort-tensorrt", "tensorrt"]
-"""All ways to run a bundle; ``"tensorrt"`` takes its engines, ``"ort-tensorrt"`` compiles its graphs when it loads them."""
+Provider = Literal["cpu", "cuda", "ort-tensorrt", "tensorrt", "openvino", "openvino-fast"]
+"""All ways to run a bundle; ``"tensorrt"`` takes its engines, ``"ort-tensorrt"`` compiles its graphs when it loads them.
+
+``"openvino"`` computes in float32 as ``"cpu"`` does, and ``"openvino-fast"`` rounds.
+"""
 
 # ONNX Runtime's name of each, and whom it hands over to what it cannot run.
 _EXECUTION: Mapping[str, tuple[str, ...]] = {
@@ -93,7 +96,9 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
         raise EnvironmentProblem(
             f"ONNX Runtime cannot load {path} with the {provider} provider: {reason}; or run with `provider='cpu'`"
         ) from error
-    _check_signature(session, entry, path)
+    check_signature(
+        entry, path, _signature(session.get_inputs()), _signature(session.get_outputs())
+    )
     if session.get_providers()[0] != execution[0]:  # it goes on without one that does not start
         raise EnvironmentProblem(
             f"ONNX Runtime could not start {execution[0]} for {path}; its libraries (CUDA, cuDNN, for ort-tensorrt "
@@ -102,20 +107,38 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
     return session
 
 
-def _check_signature(session: Any, entry: ComponentEntry, path: Path) -> None:
-    """Refuse a graph whose inputs or outputs are not those of the manifest, from which the runtime takes its sizes."""
-    for kind, specs, found in (
-        ("inputs", entry.inputs, session.get_inputs()),
-        ("outputs", entry.outputs, session.get_outputs()),
+def check_signature(
+    entry: ComponentEntry,
+    path: Path,
+    inputs: Mapping[str, tuple[str, Shape]],
+    outputs: Mapping[str, tuple[str, Shape]],
+) -> None:
+    """Refuse a graph whose inputs or outputs are not those of the manifest, from which the runtime takes its sizes.
+
+    Args:
+        entry: The component's entry in the manifest.
+        path: The graph's file.
+        inputs: Element type and shape of each input by name, as a library read them.
+        outputs: The same of the outputs.
+
+    Raises:
+        BundleError: They differ.
+    """
+    for kind, specs, given in (
+        ("inputs", entry.inputs, inputs),
+        ("outputs", entry.outputs, outputs),
     ):
         wanted = {spec.name: (spec.dtype, spec.shape) for spec in specs}
-        given = {value.name: (_element(value.type), tuple(value.shape)) for value in found}
         if wanted.keys() != given.keys() or any(
             not _same_type(wanted[name], given[name]) for name in wanted
         ):
             raise BundleError(
                 f"{path} has the {kind} {_listing(given)}, the manifest says {_listing(wanted)}; export the bundle again"
             )
+
+
+def _signature(values: Sequence[Any]) -> dict[str, tuple[str, Shape]]:
+    return {value.name: (_element(value.type), tuple(value.shape)) for value in values}
 
 
 def _element(type_name: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from moir_edge.checkpoint import load_checkpoint
-from moir_edge.export import TracedModel, trace_components
+from moir_edge.export import TracedModel, assemble, trace_components
 from moir_edge.models import architecture_names
 from tests.unit.families.tiny import save_tiny
 
@@ -20,6 +20,12 @@ def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The traced graphs of a tiny checkpoint with a router; tracing is nearly all that an export of it costs."""
     folder = save_tiny(request.param, tmp_path_factory.mktemp("family") / request.param)
     return trace_components(load_checkpoint(folder))
+
+
+@pytest.fixture(scope="session")
+def fp32_bundle(traced: TracedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The traced graphs as a bundle in float32."""
+    return assemble(traced, tmp_path_factory.mktemp("bundle") / "fp32")
 
 
 @pytest.fixture(scope="session")

@@ -62,8 +62,7 @@ class Twins:
 
 
 @pytest.fixture(scope="module")
-def twins(traced: TracedModel, tmp_path_factory: pytest.TempPathFactory) -> Twins:
-    bundle = assemble(traced, tmp_path_factory.mktemp("twins") / "fp32")
+def twins(traced: TracedModel, fp32_bundle: Path) -> Twins:
     loaded = traced.checkpoint
     if loaded.model.config.model_type == "mistral3":
         # The model takes the features of a picture of one token for a batch of one and splits their width (5.23); with a
@@ -71,7 +70,7 @@ def twins(traced: TracedModel, tmp_path_factory: pytest.TempPathFactory) -> Twin
         loaded.model.model.multi_modal_projector.register_forward_hook(
             lambda *given: given[2][None]
         )
-    return Twins(moir_edge.load(bundle, threads=1), loaded.model, loaded.processor)
+    return Twins(moir_edge.load(fp32_bundle, threads=1), loaded.model, loaded.processor)
 
 
 def patches_of(processor: Any, inputs: Any) -> np.ndarray[Any, Any]:

@@ -247,6 +247,7 @@ def test_replaced_components_leave_the_sessions_that_they_come_from_alone(
 CACHE_NAMES = {
     "bundle/manifest.py",
     "export/components.py",
+    "runtime/openvino/stateful.py",
     "runtime/sessions.py",
     "runtime/tensorrt/sessions.py",
     "runtime/tensorrt/window.py",
