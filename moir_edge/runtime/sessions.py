@@ -94,7 +94,12 @@ class GraphSessions:
 
     @classmethod
     def of(
-        cls, bundle: Bundle, *, threads: int | None = None, provider: GraphProvider = "cpu"
+        cls,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        provider: GraphProvider = "cpu",
+        opened: Mapping[str, Component] | None = None,
     ) -> GraphSessions:
         """Open the graphs of a bundle.
 
@@ -102,6 +107,7 @@ class GraphSessions:
             bundle: An opened bundle.
             threads: Threads of one operator; None takes one per physical core.
             provider: What runs them.
+            opened: Components that another library runs, by name; they are taken as they are.
 
         Raises:
             EnvironmentProblem: The provider is not available on this machine.
@@ -117,10 +123,11 @@ class GraphSessions:
                 str(bundle.path / entries[name].graph),
             )
             for name in ("vision", *embedding, *router, "decoder")
+            if name not in (opened or {})
         }
         files = dict.fromkeys(name for one in entries.values() for name in (one.graph, *one.data))
         return cls(
-            components,
+            {**components, **(opened or {})},
             bundle.manifest.model,
             provider=provider,
             source=str(bundle.path),

@@ -135,7 +135,7 @@ def _imported(openvino: Any, core: Any, path: Path, settings: Mapping[str, Any])
     except OSError:
         return None
     # OpenVINO parses no other bytes than those it wrote.
-    if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:].tobytes():
+    if hashlib.sha256(content[:-_DIGEST].data).digest() != content[-_DIGEST:].tobytes():
         return None
     end = len(content) - _DIGEST - _LENGTH
     length = int.from_bytes(content[end : end + _LENGTH].tobytes(), "little")
@@ -166,7 +166,7 @@ def sealed(blob: bytes, note: str) -> bytes:
 
 
 class CompiledComponent(Component):
-    """A graph without state, run by OpenVINO on arrays of the host.
+    """A graph that OpenVINO runs on arrays of the host.
 
     Args:
         compiled: The graph.
@@ -175,8 +175,12 @@ class CompiledComponent(Component):
 
     def __init__(self, compiled: Compiled, name: str) -> None:
         super().__init__(compiled.model.create_infer_request(), name)
-        self._compiled = compiled
+        self.compiled = compiled
         self._outputs = [output.get_any_name() for output in compiled.model.outputs]
+
+    def new_request(self) -> Any:
+        """Return a request with a state of its own; it shares weights and working memory with the others."""
+        return self.compiled.model.create_infer_request()
 
     @property
     def provider(self) -> str:
@@ -184,7 +188,7 @@ class CompiledComponent(Component):
         return f"OpenVINO {DEVICE}"
 
     @property
-    def outputs(self) -> list[str]:  # type: ignore[override]  # not cached: there is nothing to compute
+    def outputs(self) -> list[str]:
         """The names of the graph's outputs, in order."""
         return self._outputs
 

@@ -11,18 +11,15 @@ import numpy.typing as npt
 
 from moir_edge.errors import BundleError, UnsupportedError, one_line
 from moir_edge.precisions import PRECISIONS
-from moir_edge.runtime.component import Component
 from moir_edge.runtime.interface import Array, DecoderInputs, Embeds, Floats, Ints, RouterArrays
 from moir_edge.runtime.openvino.compiled import CompiledComponent, compile_component
 from moir_edge.runtime.openvino.library import (
-    DEVICE,
     load_openvino,
     roundings,
     settings_of,
     version_text,
 )
 from moir_edge.runtime.openvino.stateful import BEAM_INPUT
-from moir_edge.runtime.providers import open_graph
 from moir_edge.runtime.sessions import GraphSessions
 from moir_edge.targets import get_target
 from moir_edge.threads import checked_threads
@@ -76,39 +73,29 @@ class OpenVinoSessions:
         self.provider: str = "openvino-fast" if fast else "openvino"
         _check_target(bundle, self.provider)
         settings = settings_of(fast=fast, threads=checked_threads(threads))
-        self._decoder, vision = (
-            compile_component(openvino, bundle, name, settings) for name in ("decoder", "vision")
-        )
-        entries = bundle.manifest.components
-        names = [name for name in ("embedding", "router") if name in entries]
-        paths = {name: str(bundle.path / entry.graph) for name, entry in entries.items()}
-        graphs = {
-            name: Component(open_graph(bundle, name, "cpu", threads), paths[name]) for name in names
+        compiled = {
+            name: CompiledComponent(
+                compile_component(openvino, bundle, name, settings), str(bundle.graph(name))
+            )
+            for name in ("decoder", "vision")
         }
-        self._name = paths["decoder"]
-        self._graphs = GraphSessions(
-            {"vision": CompiledComponent(vision, paths["vision"]), **graphs},
-            bundle.manifest.model,
-            source=str(bundle.path),
-            files=tuple(dict.fromkeys(f for e in entries.values() for f in (e.graph, *e.data))),
+        self._decoder = compiled["decoder"]
+        self._graphs = GraphSessions.of(bundle, threads=threads, opened=compiled)
+        precision = bundle.manifest.components["decoder"].precision
+        self._notes = roundings(
+            self._decoder.compiled.model, quantized=PRECISIONS[precision].quantized
         )
-        quantized = {name: PRECISIONS[entry.precision].quantized for name, entry in entries.items()}
-        notes = [
-            *roundings(self._decoder.model, quantized=quantized["decoder"]),
-            *([self._decoder.note] if self._decoder.note else []),
-        ]
-        self._backend = f"OpenVINO {version_text(openvino)}"
-        if notes:
-            self._backend += f" ({', '.join(notes)})"
+        self._version = version_text(openvino)
 
     @property
     def backend(self) -> str:
         """OpenVINO's version, what it rounds besides the stored weights, and layers whose attention is not one operation."""
-        return self._backend
+        notes = ", ".join(filter(None, [*self._notes, self._decoder.compiled.note]))
+        return f"OpenVINO {self._version}" + (f" ({notes})" if notes else "")
 
     def component_providers(self) -> dict[str, str]:
         """Return what runs each component."""
-        return {**self._graphs.component_providers(), "decoder": f"OpenVINO {DEVICE}"}
+        return self._graphs.component_providers()
 
     @property
     def has_router(self) -> bool:
@@ -176,8 +163,8 @@ class OpenVinoSessions:
         """
         mask = decoder.attention_mask
         # A new request begins with an empty cache; it shares weights and working memory with the others.
-        state = OpenVinoState(self._decoder.model.create_infer_request(), mask[:, :0], decoder)
-        feed = {
+        state = OpenVinoState(self._decoder.new_request(), mask[:, :0], decoder)
+        feed: dict[str, Array] = {
             "inputs_embeds": self.to_numpy(inputs_embeds),
             "position_ids": decoder.position_ids,
             **decoder.further,
@@ -186,7 +173,7 @@ class OpenVinoSessions:
 
     def decode(self, token_ids: Ints, state: OpenVinoState) -> Floats:
         """Feed one token per row, (batch,), and return the next logits, (batch, vocab)."""
-        feed = {
+        feed: dict[str, Array] = {
             "inputs_embeds": self.embed(token_ids[:, None]),
             "position_ids": state.positions(),
             **state.prompt.step,
@@ -205,7 +192,9 @@ class OpenVinoSessions:
         try:
             found = state.request.infer(arrays, share_inputs=True, share_outputs=True)
         except (RuntimeError, ValueError) as error:
-            raise BundleError(f"OpenVINO cannot run {self._name}: {one_line(error)}") from error
+            raise BundleError(
+                f"OpenVINO cannot run {self._decoder.name}: {one_line(error)}"
+            ) from error
         # The request's own memory, which its next run writes over.
         last: Floats = found["logits"][:, -1].copy()
         return last

