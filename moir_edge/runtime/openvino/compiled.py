@@ -184,7 +184,7 @@ class CompiledComponent(Component):
 
     @property
     def provider(self) -> str:
-        """What runs the graph."""
+        """The library that runs the graph."""
         return f"OpenVINO {DEVICE}"
 
     @property

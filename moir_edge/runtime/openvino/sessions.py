@@ -146,7 +146,7 @@ class OpenVinoSessions:
         return self._graphs.from_numpy(embeds)
 
     def memory(self) -> dict[str, int]:
-        """Return nothing: there is no device with memory of its own."""
+        """Return nothing: all of it lies in the memory of the process."""
         return {}
 
     def prefill(
