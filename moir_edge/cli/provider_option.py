@@ -11,8 +11,8 @@ __all__ = ["ProviderName"]
 ProviderName = Annotated[
     str | None,
     typer.Option(
-        help="Provider: tensorrt (the bundle's engines), cuda or ort-tensorrt (ONNX Runtime), or "
-        "cpu. By default the engines if they fit this machine, else cuda if it is available, "
-        "else cpu."
+        help="Provider: tensorrt (the bundle's engines), cuda or ort-tensorrt (ONNX Runtime), openvino "
+        "(exact) or openvino-fast (rounds), or cpu. By default the engines if they fit this machine, "
+        "else cuda if it is available, else cpu."
     ),
 ]
