@@ -8,6 +8,7 @@ from moir_edge.device.hardware import Hardware
 from moir_edge.device.system import System
 from moir_edge.doctor.installed import Installed
 from moir_edge.runtime.cuda_start import CUDA_PACKAGE
+from moir_edge.runtime.openvino.library import OLDEST_OPENVINO
 from moir_edge.targets import Target
 from moir_edge.tensorrt_api import OLDEST_TENSORRT
 
@@ -59,9 +60,23 @@ class Machine:
 
 
 def judge_providers(machine: Machine) -> tuple[ProviderState, ...]:
-    """Return the state of every provider, in the order in which `moir-edge run` prefers them."""
-    cuda = _cuda(machine)
-    return (_engines(machine), cuda, _compiled_graphs(machine, cuda), _cpu(machine))
+    """Return the state of every provider, in the order in which `moir-edge run` prefers them; then those it never chooses."""
+    cuda, cpu = _cuda(machine), _cpu(machine)
+    preferred = (_engines(machine), cuda, _compiled_graphs(machine, cuda), cpu)
+    return (*preferred, *(_openvino(machine, cpu, name) for name in ("openvino", "openvino-fast")))
+
+
+def _openvino(machine: Machine, cpu: ProviderState, name: str) -> ProviderState:
+    """Judge a provider that shares the work on the CPU with ONNX Runtime."""
+    version = machine.installed.packages.get("openvino")
+    if not cpu.ready:
+        return _missing(name, f"it needs the cpu provider: {cpu.reason}", cpu.command)
+    if version is None:
+        return _missing(name, "openvino is not installed", "pip install 'moir-edge[openvino]'")
+    if _numbers(version) < OLDEST_OPENVINO:
+        reason = f"openvino {version} is older than {'.'.join(map(str, OLDEST_OPENVINO))}"
+        return _missing(name, reason, "pip install -U 'moir-edge[openvino]'")
+    return _ready(name, f"openvino {version}")
 
 
 def _cpu(machine: Machine) -> ProviderState:

@@ -74,6 +74,7 @@ _EXCEPTIONS = {
     "device/gpu.py": "flags of nvidia-smi",
     "doctor/bundles.py": "a whole command to run, `moir-edge build … --target …`",
     "doctor/providers.py": "flags of pip, apt and `python -m venv`",
+    "runtime/openvino/library.py": "a flag of pip",
     "tensorrt_api.py": "a flag of `python -m venv`",
 }
 

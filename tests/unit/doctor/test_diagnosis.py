@@ -97,7 +97,7 @@ def test_desktop_has_bindings_newer_than_its_driver() -> None:
     assert found.targets == ("rtx-40", "cpu")
     assert ready(found) == ["cuda", "cpu"]
     assert commands(found) == ["pip install 'cuda-bindings<13'"]
-    engines, _, compiled, _ = found.providers
+    engines, _, compiled, *_ = found.providers
     assert engines.reason == "cuda-bindings 13.5.0 is newer than the driver, which runs CUDA 12"
     assert "libnvinfer.so.10 is not on the loader's path" in compiled.reason
 
@@ -120,6 +120,26 @@ def test_a_virtual_environment_that_does_not_see_jetpacks_tensorrt() -> None:
     found = diagnose_machine(system=system(ORIN), installed=installed(ORIN, packages=packages))
     assert found.providers[0].reason == "tensorrt is not installed"
     assert (found.providers[0].command or "").startswith("python3 -m venv --system-site-packages")
+
+
+@pytest.mark.parametrize(
+    ("version", "reason", "command"),
+    [
+        (None, "openvino is not installed", "pip install 'moir-edge[openvino]'"),
+        (
+            "2025.4.1",
+            "openvino 2025.4.1 is older than 2026.2",
+            "pip install -U 'moir-edge[openvino]'",
+        ),
+        ("2026.4.1", "openvino 2026.4.1", None),
+    ],
+)
+def test_openvino_and_its_version(version: str | None, reason: str, command: str | None) -> None:
+    packages = {**recording(ORIN)["installed"]["packages"], "openvino": version}
+    packages = {name: one for name, one in packages.items() if one is not None}
+    found = diagnose_machine(system=system(ORIN), installed=installed(ORIN, packages=packages))
+    for state in found.providers[-2:]:
+        assert (state.ready, state.reason, state.command) == (command is None, reason, command)
 
 
 def test_a_gpu_without_its_driver_and_one_of_no_target() -> None:
@@ -153,7 +173,9 @@ def test_broken_onnxruntime_runs_nothing() -> None:
     found = diagnose_machine(system=system(THOR), installed=broken)
     assert ready(found) == []
     assert not found.healthy
-    assert found.providers[-1].reason == "onnxruntime cannot be imported: x"
+    cpu, openvino, _ = found.providers[-3:]
+    assert cpu.reason == "onnxruntime cannot be imported: x"
+    assert openvino.reason == f"it needs the cpu provider: {cpu.reason}"
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -174,7 +196,7 @@ def test_this_machine(capsys: pytest.CaptureFixture[str], sealed: Path) -> None:
     assert bundle["provider"] in ("cpu", "cuda")
     assert bundle["weight_bytes"] > 0
     assert cli.main(["doctor"]) == 0
-    assert "cpu           yes" in capsys.readouterr().out
+    assert "cpu            yes" in capsys.readouterr().out
 
 
 def test_what_is_not_a_bundle_is_one_line(
