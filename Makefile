@@ -61,5 +61,5 @@ bench: $(READY) ## the acceptance figures on 1,200 rows of the test split (about
 study: $(READY) ## train and measure every router and baseline, rewrite docs/study.md (about an hour; resumes)
 	$(BIN)/python -m benchmarks.study -o $(DEMO_OUT)/study --docs docs
 
-clean: ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) $(NEWEST) $(DEMO_OUT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+clean: ## remove .venv, caches, the emulated board and the demo's output
+	rm -rf $(VENV) $(NEWEST) $(DEMO_OUT) .arm64 build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -71,6 +72,25 @@ class System:
             return ""
         return done.stdout[:_MOST_BYTES].decode("utf-8", "replace") if not done.returncode else ""
 
+    def first_line(self, *words: str) -> str:
+        """Return the first line of a tool that prints on for ever; empty where it is missing or prints nothing."""
+        program = shutil.which(words[0])
+        if program is None:
+            return ""
+        with subprocess.Popen(
+            [program, *words[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            ending = threading.Timer(_SECONDS, process.kill)
+            ending.start()
+            assert process.stdout is not None
+            line = process.stdout.readline(_MOST_BYTES)
+            ending.cancel()
+            process.kill()
+        return line.decode("utf-8", "replace").strip()
+
 
 class RecordedSystem(System):
     """A machine that was written down.
@@ -99,6 +119,10 @@ class RecordedSystem(System):
     def output(self, *words: str) -> str:
         """Return the recorded output."""
         return self._commands.get(" ".join(words), "")
+
+    def first_line(self, *words: str) -> str:
+        """Return the first line of the recorded output."""
+        return self.output(*words).partition("\n")[0]
 
 
 def _matches(names: list[str], patterns: list[str]) -> bool:

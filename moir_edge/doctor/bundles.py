@@ -15,7 +15,7 @@ __all__ = ["BundleState", "judge_bundle"]
 
 @dataclass(frozen=True, kw_only=True)
 class BundleState:
-    """How a bundle runs here.
+    """The way a bundle runs on this machine.
 
     Attributes:
         path: Its folder.

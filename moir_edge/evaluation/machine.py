@@ -7,9 +7,13 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from moir_edge.evaluation.provenance import Machine
+from moir_edge.device.board import read_board
+from moir_edge.device.sensors import Telemetry, read_telemetry
+from moir_edge.device.system import System
+from moir_edge.evaluation.provenance import BoardReadings, Machine
 
 __all__ = [
+    "BoardWatch",
     "CpuTimes",
     "available_cores",
     "busy_notices",
@@ -79,12 +83,45 @@ class CpuTimes:
         return [int(field) for field in first[1:]] if len(first) > _STEAL + 1 else []
 
 
-def describe_machine(load_before: float, steal_percent: float | None) -> Machine:
+class BoardWatch:
+    """Sensors of a board since this object was made.
+
+    Args:
+        system: Reads the machine; this one by default.
+    """
+
+    def __init__(self, system: System | None = None) -> None:
+        self._system = system or System()
+        self._start = read_telemetry(self._system) if read_board(self._system) else None
+
+    def readings(self) -> BoardReadings | None:
+        """Return the sensors then and now; None where the machine is not a board."""
+        if self._start is None:
+            return None
+        now = read_telemetry(self._system)
+        events = (self._start.throttle_events, now.throttle_events)
+        return BoardReadings(
+            power_mode=now.power_mode,
+            gpu_mhz=(self._start.gpu_mhz, now.gpu_mhz),
+            cpu_mhz=(self._start.cpu_mhz, now.cpu_mhz),
+            hottest_c=(_hottest(self._start), _hottest(now)),
+            throttle_events=None if None in events else events[1] - events[0],  # type: ignore[operator]
+        )
+
+
+def _hottest(telemetry: Telemetry) -> float | None:
+    return max(telemetry.temperatures_c.values(), default=None)
+
+
+def describe_machine(
+    load_before: float, steal_percent: float | None, board: BoardReadings | None = None
+) -> Machine:
     """Collect the facts of this machine.
 
     Args:
         load_before: 1-minute load average before anything was loaded.
         steal_percent: What `CpuTimes` gave for the latency phase.
+        board: What `BoardWatch` gave for it.
     """
     return Machine(
         cpu=cpu_model(),
@@ -96,11 +133,12 @@ def describe_machine(load_before: float, steal_percent: float | None) -> Machine
         load_average_before=load_before,
         load_average_after=load_average(),
         steal_percent=steal_percent,
+        board=board,
     )
 
 
 def busy_notices(machine: Machine) -> tuple[str, ...]:
-    """Return what a report must say at the top where other work may have moved its times; empty on a quiet machine."""
+    """Return what a report must say at the top where something else may have moved its times; empty on a quiet machine."""
     loads = (machine.load_average_before, machine.load_average_after)
     found = []
     if max(loads) > machine.cores:
@@ -110,9 +148,18 @@ def busy_notices(machine: Machine) -> tuple[str, ...]:
         )
     if machine.steal_percent is not None and machine.steal_percent > MOST_STEAL_PERCENT:
         found.append(f"{machine.steal_percent:.1f} % of CPU time taken by the hypervisor")
-    if not found:
-        return ()
-    return (f"The machine was busy: {', '.join(found)}. Times are less certain than they look.",)
+    notices = []
+    if found:
+        notices.append(
+            f"The machine was busy: {', '.join(found)}. Times are less certain than they look."
+        )
+    events = machine.board.throttle_events if machine.board else None
+    if events:
+        notices.append(
+            f"The board lowered its clocks {events} time{'' if events == 1 else 's'} for a too large current "
+            "during the measurement. Use a stronger supply or a lower power mode."
+        )
+    return tuple(notices)
 
 
 def load_average() -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.data.rows import Row
+from moir_edge.device.energy import EnergyMeter
 from moir_edge.evaluation.candidates import TimedAnswer
-from moir_edge.evaluation.machine import CpuTimes, describe_machine
+from moir_edge.evaluation.machine import BoardWatch, CpuTimes, describe_machine
 from moir_edge.evaluation.process import Measured
 from moir_edge.evaluation.provenance import Machine
 from moir_edge.progress import Progress
@@ -72,11 +73,15 @@ def latency_sample(rows: Sequence[Row], count: int) -> tuple[int, ...]:
 
 
 def measure_latency(
-    candidates: Sequence[Measured], plan: LatencyPlan, progress: Progress
+    candidates: Sequence[Measured],
+    plan: LatencyPlan,
+    progress: Progress,
+    meter: EnergyMeter | None = None,
 ) -> list[list[TimedAnswer]]:
     """Time every candidate on the same rows at batch 1, in turns, so that a disturbance hits all of them.
 
-    Each row goes through all candidates before the next row; the starting candidate rotates.
+    Each row goes through all candidates before the next row; the starting candidate rotates. A meter, where there is a
+    sensor, gives each answer the energy of the whole board while it was made.
 
     Returns:
         Per candidate, one answer per row and round, in order.
@@ -89,8 +94,10 @@ def measure_latency(
             candidate.timed(index, router=True, max_new_tokens=plan.max_new_tokens)
     for turn, index in enumerate(schedule):
         for at in _rotated(len(candidates), turn):
+            start = meter.now() if meter else 0.0
             timed = candidates[at].timed(index, router=True, max_new_tokens=plan.max_new_tokens)
-            samples[at].append(timed)
+            energy = meter.joules(start, meter.now()) if meter else None
+            samples[at].append(replace(timed, energy_j=energy))
         progress("latency", turn + 1, len(schedule))
     return samples
 
@@ -147,11 +154,12 @@ def measure_times(
     Returns:
         One record per candidate, and the machine as it was during this phase.
     """
-    cpu = CpuTimes()
-    timed = measure_latency(candidates, plan, progress)
+    cpu, board = CpuTimes(), BoardWatch()
+    with EnergyMeter() as meter:
+        timed = measure_latency(candidates, plan, progress, meter)
     peaks = [one.peak_memory() for one in candidates]
     overheads = measure_overhead(candidates, plan, progress)
-    machine = describe_machine(load_before, cpu.steal_percent())
+    machine = describe_machine(load_before, cpu.steal_percent(), board.readings())
     found = [
         TimedCandidate(timed=answers, overhead=pairs, peak_memory_bytes=peak)
         for answers, pairs, peak in zip(timed, overheads, peaks, strict=True)

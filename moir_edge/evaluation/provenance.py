@@ -114,6 +114,38 @@ class ModelIdentity(_Record):
         return f"{self.name} is {self.checkpoint} (weights sha256 {self.weights_sha256}, {router})"
 
 
+class BoardReadings(_Record):
+    """Sensors of a board, before and after the latency phase; None where the board lacks one.
+
+    Attributes:
+        power_mode: As `nvpmodel` names it.
+        gpu_mhz: Clock of the GPU before and after.
+        cpu_mhz: Clock of the fastest CPU before and after.
+        hottest_c: Highest temperature of any zone before and after, °C.
+        throttle_events: How often the hardware lowered clocks in between.
+    """
+
+    power_mode: str | None
+    gpu_mhz: tuple[float | None, float | None]
+    cpu_mhz: tuple[float | None, float | None]
+    hottest_c: tuple[float | None, float | None]
+    throttle_events: int | None
+
+    def sentence(self) -> str:
+        """Return the readings for people."""
+        pairs = (
+            (self.gpu_mhz, "GPU", "MHz"),
+            (self.cpu_mhz, "CPU", "MHz"),
+            (self.hottest_c, "hottest zone", "°C"),
+        )
+        texts = [
+            f"{name} {before:.0f} {unit} before and {after:.0f} {unit} after"
+            for (before, after), name, unit in pairs
+            if before is not None and after is not None
+        ]
+        return f"Power mode {self.power_mode or 'not known'}; {', '.join(texts)}."
+
+
 class Machine(_Record):
     """The machine and how busy it was.
 
@@ -121,6 +153,7 @@ class Machine(_Record):
         steal_percent: CPU time that the hypervisor gave to others during the latency phase; None if unknown.
         load_average_before: 1-minute load when the measurement started.
         load_average_after: The same at the end of the latency phase.
+        board: Sensors of a Jetson; None on other machines.
     """
 
     cpu: str
@@ -132,6 +165,7 @@ class Machine(_Record):
     load_average_before: float
     load_average_after: float
     steal_percent: float | None
+    board: BoardReadings | None = None
 
 
 class DataFacts(_Record):

@@ -11,7 +11,7 @@ from moir_edge.metrics.records import Interval, Record
 
 __all__ = ["GateResult", "RouterOverhead", "Samples"]
 
-Unit = Literal["ms", "tokens/s"]
+Unit = Literal["ms", "tokens/s", "J"]
 
 
 class Samples(Record):

@@ -86,12 +86,14 @@ class TimedAnswer:
             embedding, router, prefill and the choice of the token.
         component_ms: The parts of `ttft_ms` by name; they sum up to it.
         token_ms: Time of each further token (the end token too), in order.
+        energy_j: Energy of the whole board from the call to the answer; None where the machine has no sensor.
     """
 
     answer: Answer
     ttft_ms: float
     component_ms: Mapping[str, float]
     token_ms: tuple[float, ...]
+    energy_j: float | None = None
 
 
 @dataclass(frozen=True)

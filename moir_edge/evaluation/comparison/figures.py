@@ -25,7 +25,13 @@ from moir_edge.metrics.bootstrap import median_interval, paired_ratio
 from moir_edge.metrics.records import PairedRatio
 from moir_edge.metrics.scores import METRICS, Scores, overall_recovery, row_scores, task_figures
 
-__all__ = ["RawResult", "candidate_report", "component_samples", "router_overhead"]
+__all__ = [
+    "RawResult",
+    "candidate_report",
+    "component_samples",
+    "energy_samples",
+    "router_overhead",
+]
 
 MAX_CHANGED = 50
 
@@ -81,6 +87,7 @@ def candidate_report(
         tpot=Samples.of(token_ms, "ms") if token_ms else None,
         decode_rate=Samples.of(rates, "tokens/s") if rates else None,
         components=component_samples(raw.times.timed),
+        energy=energy_samples(raw.times.timed),
         router_overhead=router_overhead(raw.times.overhead, seed=seed),
         tasks=task_figures(rows, scores, base, seed=seed),
         recovery=None if base is None else overall_recovery(rows, scores, base, seed=seed),
@@ -132,6 +139,12 @@ def component_samples(timed: Sequence[TimedAnswer]) -> dict[str, Samples]:
         for name in COMPONENT_ORDER
         if name in names
     }
+
+
+def energy_samples(timed: Sequence[TimedAnswer]) -> Samples | None:
+    """Return the energy of each answer; None where the machine has no sensor."""
+    joules = [one.energy_j for one in timed if one.energy_j is not None]
+    return Samples.of(joules, "J") if joules else None
 
 
 def _changed(

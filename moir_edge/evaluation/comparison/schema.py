@@ -67,6 +67,7 @@ class CandidateReport(Record):
         ttft_ratio: Time to first token over the reference's, of samples taken in one turn; None for the reference.
         decode_rate: Tokens per second after the first token, one sample per answer of at least two tokens.
         components: The parts of TTFT.
+        energy: Energy of the whole board for each answer, idle power included; None without a sensor.
         recovery: Unweighted mean of the tasks' recovery, a share; None for the reference itself.
         routing_reason: Why there is no `routing`, where the reference has a router.
     """
@@ -87,6 +88,7 @@ class CandidateReport(Record):
     tpot: Samples | None
     decode_rate: Samples | None
     components: dict[str, Samples]
+    energy: Samples | None = None
     router_overhead: RouterOverhead | None
     tasks: dict[str, TaskFigures]
     recovery: Interval | None

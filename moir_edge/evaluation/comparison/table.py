@@ -12,6 +12,7 @@ from moir_edge.evaluation.report.text import (
     bytes_text,
     data_title,
     interval_text,
+    joules,
     milliseconds,
     print_gates,
     print_notices,
@@ -44,6 +45,7 @@ def figure_rows(report: ComparisonReport) -> list[tuple[str, list[str]]]:
             "tokens/s",
             lambda one: _number(one.decode_rate.median if one.decode_rate else None),
         ),
+        *_energy(report),
         *((f"{task} {_metric(report, task)}", _task_cell(task)) for task in tasks),
         ("recovery", lambda one: _against(one, reference, interval_text(one.recovery))),
         ("same tokens", lambda one: _against(one, reference, _tokens(one))),
@@ -51,6 +53,15 @@ def figure_rows(report: ComparisonReport) -> list[tuple[str, list[str]]]:
         ("router overhead", lambda one: _overhead(one)),
     ]
     return [(name, [cell(one) for one in report.candidates]) for name, cell in columns]
+
+
+def _energy(report: ComparisonReport) -> list[tuple[str, Cell]]:
+    """Return the row of the energy; none without a sensor."""
+    if all(one.energy is None for one in report.candidates):
+        return []
+    return [
+        ("energy/answer", lambda one: joules(one.energy.median) if one.energy else NOT_MEASURED)
+    ]
 
 
 def print_report(report: ComparisonReport, console: Console) -> None:

@@ -9,7 +9,11 @@ from pathlib import Path
 from moir_edge.arguments import check_run, given, instance
 from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.candidates.decoding import decoding_notices
-from moir_edge.evaluation.comparison.figures import component_samples, router_overhead
+from moir_edge.evaluation.comparison.figures import (
+    component_samples,
+    energy_samples,
+    router_overhead,
+)
 from moir_edge.evaluation.identity import same_notices
 from moir_edge.evaluation.machine import busy_notices, load_average
 from moir_edge.evaluation.measure import LatencyPlan, TimedCandidate, measure_times
@@ -220,6 +224,7 @@ def _timing(label: str, answers: Sequence[TimedAnswer]) -> Timing:
         ttft=Samples.of([one.ttft_ms for one in answers], "ms"),
         components=component_samples(answers),
         tpot=Samples.of(token_ms, "ms") if token_ms else None,
+        energy=energy_samples(answers),
     )
 
 

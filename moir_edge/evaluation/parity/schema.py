@@ -65,12 +65,14 @@ class Timing(Record):
         ttft: Time to first token.
         components: Its parts.
         tpot: Time of each further token; None where every answer ended with the first.
+        energy: Energy of the whole board for each answer, idle power included; None without a sensor.
     """
 
     prompt: str
     ttft: Samples
     components: dict[str, Samples]
     tpot: Samples | None
+    energy: Samples | None = None
 
 
 class ComponentParity(Record):

@@ -22,6 +22,7 @@ from moir_edge.evaluation.report.text import (
     NOT_MEASURED,
     bytes_text,
     interval_text,
+    joules,
     milliseconds,
     print_gates,
     print_line,
@@ -141,6 +142,10 @@ def _timing_rows(report: BenchReport, facts: PromptFacts) -> Iterator[Row]:
         **{f"  {part}": _part(part) for part in COMPONENT_ORDER if part in present},
         "TPOT median": lambda one: milliseconds(one.tpot.median) if one.tpot else NOT_MEASURED,
     }
+    if any(one is not None and one.energy is not None for one in timings):
+        cells["energy/answer"] = lambda one: (
+            joules(one.energy.median) if one.energy else NOT_MEASURED
+        )
     for name, cell in cells.items():
         yield name, [NOT_ON_THIS_DEVICE if one is None else cell(one) for one in timings]
 

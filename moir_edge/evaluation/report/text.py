@@ -23,6 +23,7 @@ __all__ = [
     "gates_verdict",
     "headline",
     "interval_text",
+    "joules",
     "milliseconds",
     "print_gates",
     "print_line",
@@ -46,6 +47,11 @@ def bytes_text(count: int) -> str:
 def data_title(data: DataFacts | None) -> str:
     """Return which rows were used, in a few words."""
     return "prompts made from a seed" if data is None else f"{data.rows} rows of {data.path}"
+
+
+def joules(value: float) -> str:
+    """Return an energy in J with about three digits."""
+    return f"{value:.3g} J" if value < 100 else f"{value:.0f} J"
 
 
 def milliseconds(value: float) -> str:

@@ -72,6 +72,7 @@ _EXCEPTIONS = {
     "engines/trtexec.py": "flags of trtexec",
     "device/board.py": "flags of dpkg-query",
     "device/gpu.py": "flags of nvidia-smi",
+    "device/sensors.py": "a flag of tegrastats",
     "doctor/bundles.py": "a whole command to run, `moir-edge build … --target …`",
     "doctor/providers.py": "flags of pip, apt and `python -m venv`",
     "runtime/openvino/library.py": "a flag of pip",

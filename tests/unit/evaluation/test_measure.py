@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from moir_edge.data.rows import Row
+from moir_edge.device.energy import EnergyMeter
+from moir_edge.evaluation.candidates import TimedAnswer
 from moir_edge.evaluation.measure import (
     LatencyPlan,
     batches,
@@ -40,6 +42,24 @@ def test_candidates_take_turns_row_by_row(rows: list[Row]) -> None:
         *("b 7 on 8", "a 7 on 8"),
     ]
     assert [len(own) for own in samples] == [4, 4]
+
+
+def test_each_answer_gets_the_energy_of_its_time(rows: list[Row]) -> None:
+    now = [0.0]
+
+    class Slow(FakeCandidate):
+        """Takes as many seconds as its name has letters."""
+
+        def timed(self, index: int, *, router: bool, max_new_tokens: int) -> TimedAnswer:
+            now[0] += len(self.spec.name)
+            return super().timed(index, router=router, max_new_tokens=max_new_tokens)
+
+    meter = EnergyMeter(lambda: 5.0, clock=lambda: now[0])
+    meter.sample()
+    pair = [Slow("a", right, rows), Slow("bcd", right, rows)]
+    samples = measure_latency(pair, PLAN, _quiet, meter)
+    assert [[one.energy_j for one in own] for own in samples] == [[5.0] * 4, [15.0] * 4]
+    assert [one.energy_j for one in measure_latency(pair, PLAN, _quiet)[0]] == [None] * 4
 
 
 def test_overhead_pairs_alternate_and_skip_what_has_no_router(rows: list[Row]) -> None:

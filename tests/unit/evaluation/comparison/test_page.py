@@ -9,6 +9,8 @@ from rich.console import Console
 from moir_edge.evaluation.comparison.page import render_html
 from moir_edge.evaluation.comparison.schema import ComparisonReport
 from moir_edge.evaluation.comparison.table import print_report
+from moir_edge.evaluation.provenance import BoardReadings
+from moir_edge.evaluation.records import Samples
 
 from ..hostile import spoil, steers
 
@@ -49,6 +51,30 @@ def test_page_without_answers_gates_and_pictures(report: ComparisonReport) -> No
     changed = report.candidates[2].model_copy(update={"changed": (gone,)})
     page = render_html(report.model_copy(update={"candidates": (*report.candidates[:2], changed)}))
     assert "data:image" not in page
+
+
+def test_a_board_shows_energy_and_its_sensors(report: ComparisonReport) -> None:
+    assert "energy/answer" not in render_html(report)
+    assert "Board." not in render_html(report)
+    readings = BoardReadings(
+        power_mode="MAXN_SUPER",
+        gpu_mhz=(306, 1020),
+        cpu_mhz=(1728, 1728),
+        hottest_c=(48.2, 61.8),
+        throttle_events=0,
+    )
+    candidates = tuple(
+        one.model_copy(update={"energy": Samples.of([at, at + 1.5], "J")})
+        for at, one in enumerate(report.candidates, start=1)
+    )
+    machine = report.machine.model_copy(update={"board": readings})
+    board = report.model_copy(update={"machine": machine, "candidates": candidates})
+    text = io.StringIO()
+    print_report(board, Console(file=text, width=120))
+    assert re.search(r"energy/answer .* 1\.75 J .* 2\.75 J .* 3\.75 J", text.getvalue())
+    page = render_html(board)
+    assert "3.75 J" in page
+    assert "Power mode MAXN_SUPER; GPU 306 MHz before and 1020 MHz after" in page
 
 
 def test_terminal_table(report: ComparisonReport) -> None:
