@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DEMO_OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz faults newest oldest lint bench study clean
+.PHONY: help setup browser demo test fuzz faults newest oldest lint bench study clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -23,6 +23,11 @@ $(READY): pyproject.toml constraints.txt
 # Without torchvision: PyPI's does not load beside a CPU build of torch, and then breaks every import of a transformers model.
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps timm
 	@touch $@
+
+# Of Debian's packages, because no wheel holds one; elsewhere the tests of the page say that they need it.
+browser: ## install Chromium for the tests of the page (Debian, Ubuntu)
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium)
 
 demo: $(READY) ## the main job: export, quantize, compile, run and compare the demo checkpoint
 	$(BIN)/moir-edge demo -o $(DEMO_OUT) --force

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -145,9 +146,9 @@ class _Server:
         return Response(self.metrics.text(), media_type=CONTENT_TYPE)
 
     async def health(self, request: Request) -> Response:
-        """Say that the process answers."""
+        """Say that the process answers, and whether the other paths need a key."""
         del request
-        return json_response({"status": "ok"})
+        return json_response({"status": "ok", "api_key": self.settings.api_key is not None})
 
     async def ready(self, request: Request) -> Response:
         """Say whether requests are taken."""
@@ -184,7 +185,11 @@ class _Server:
 
     def _check_host(self, request: Request) -> None:
         names = self.settings.host_names
-        host = (request.url.hostname or "").lower()
+        given = request.headers.get("host", "")
+        try:
+            host = urlsplit(f"//{given}").hostname or ""
+        except ValueError:
+            host = given
         if names is not None and host not in names:
             raise ApiError(
                 403, f"the server is not known as {host[:100]!r}; ask it as {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""The page at `/`: three files of the package, which load nothing from elsewhere."""
+"""The page at `/`: files of the package, which load nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/map.js": ("map.js", "text/javascript; charset=utf-8"),
 }
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import signal
 import socket
@@ -21,9 +20,12 @@ import openai
 import pytest
 
 import moir_edge
-from moir_edge.children import module_command
+from benchmarks.serve.attacks import hostile_requests
+from benchmarks.serve.cases import mixed_cases
+from benchmarks.serve.hostile import send
+from benchmarks.serve.load import answer_of, run_load
+from benchmarks.serve.process import KEY, ServerProcess
 
-KEY = "a key of the test"
 QUESTIONS = [
     "What is the largest digit?",
     "Which colour is on the left?",
@@ -31,59 +33,33 @@ QUESTIONS = [
 ]
 
 
-class Server:
-    """A running `moir-edge serve`."""
+class Server(ServerProcess):
+    """A running `moir-edge serve`, asked by clients of others."""
 
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [*module_command("moir_edge"), "serve", "--port", "0", *arguments],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "MOIR_EDGE_API_KEY": KEY},
-        )
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            found = re.search(r"listening on (http://\S+)", line)
-            if found:
-                self.url = found[1]
-                return
-        raise AssertionError(f"the server ended with {self.process.wait()}")
+    def __init__(self, bundle: Path, *arguments: str) -> None:
+        super().__init__(bundle, "--name", "demo", "--threads", "1", *arguments)
 
     @property
     def client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0)
 
-    def post(self, body: Any, **options: Any) -> httpx2.Response:
-        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    def post(self, body: Any, **headers: str) -> httpx2.Response:
+        own = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return httpx2.post(
-            f"{self.url}/v1/chat/completions",
-            content=content,
-            headers={**headers, **options.pop("headers", {})},
-            timeout=60,
-            **options,
-        )
+        address = f"{self.url}/v1/chat/completions"
+        return httpx2.post(address, content=content, headers={**own, **headers}, timeout=60)
 
     def metric(self, name: str) -> float:
         text = httpx2.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
         return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
 
-    def close(self) -> int:
-        return self.end(signal.SIGTERM)
-
-    def end(self, number: int) -> int:
-        assert self.process.stderr is not None
-        self.process.send_signal(number)
-        code = self.process.wait(60)
-        self.process.stderr.close()
-        return code
-
 
 @pytest.fixture(scope="module")
 def server(demo_bundle: Path) -> Iterator[Server]:
-    running = Server(str(demo_bundle), "--name", "demo", "--queue", "32")
+    running = Server(demo_bundle, "--queue", "32")
     yield running
-    running.close()
+    assert running.errors == ""
+    running.end(signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
@@ -201,68 +177,16 @@ def test_errors_have_openais_form(server: Server, messages: Callable[[str], list
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong").models.list()
 
 
-def _hostile(data_url: str) -> list[tuple[str, Any, dict[str, str]]]:
-    good = {"model": "demo", "messages": [{"role": "user", "content": "x"}]}
-    image = [{"type": "image_url", "image_url": {"url": data_url[: len(data_url) // 2]}}]
-    deep = b'{"a":' * 5000 + b"1" + b"}" * 5000
-    bodies: dict[str, Any] = {
-        "not JSON": b"{",
-        "not text": b"\xff\xfe\x00",
-        "deep": deep,
-        "deep lists": b"[" * 100_000,
-        "a number": b"5",
-        "NaN": json.dumps(good)[:-1].encode() + b', "temperature": NaN}',
-        "infinite": json.dumps(good)[:-1].encode() + b', "temperature": 1e999}',
-        "unknown": {**good, "moon": 1},
-        "no messages": {"model": "demo"},
-        "wrong types": {**good, "max_tokens": "5"},
-        "half a character": json.dumps({**good, "\ud800": 1}).encode(),
-        "half a character in the model": json.dumps({**good, "model": "\ud800"}).encode(),
-        "half a character in the words": json.dumps(
-            {"model": "demo", "messages": [{"role": "user", "content": "\ud800"}]}
-        ).encode(),
-        "many values": b'{"model":"demo","messages":[' + b"{}," * 700_000 + b"{}]}",
-        "a large number": json.dumps({**good, "max_tokens": 1}).encode()[:-1] + b"0" * 5000 + b"}",
-        "long stops": {**good, "stop": ["y" * 400] * 10_000},
-        "half an image": {**good, "messages": [{"role": "user", "content": image}]},
-        "an address": {
-            **good,
-            "messages": [
-                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
-                for url in ("http://127.0.0.1:1/", "file:///etc/hostname")
-            ],
-        },
-        "an image token": {**good, "messages": [{"role": "user", "content": "<image><image>"}]},
-        "a long prompt": {**good, "messages": [{"role": "user", "content": "word " * 200_000}]},
-        "many images": {
-            **good,
-            "messages": [{"role": "user", "content": [{**image[0]} for _ in range(100)]}],
-        },
-    }
-    found = [(name, body, {}) for name, body in bodies.items()]
-    found.append(("no key", good, {"Authorization": ""}))
-    found.append(("wrong key", good, {"Authorization": "Bearer é"}))
-    found.append(("a form", good, {"Content-Type": "application/x-www-form-urlencoded"}))
-    found.append(("compressed", good, {"Content-Encoding": "gzip"}))
-    return found
-
-
-def test_hostile_requests_are_refused_at_once_and_harm_no_other(
-    server: Server, data_url: str, messages: Callable[[str], list[Any]]
-) -> None:
-    good = {"model": "demo", "messages": messages(QUESTIONS[0]), "max_tokens": 2}
-    expected = server.post(good).json()["choices"]
-    for name, body, headers in _hostile(data_url):
-        encoded = {key: value.encode("latin-1") for key, value in headers.items()}
-        start = time.perf_counter()
-        answer = server.post(body, headers=encoded)
-        spent = time.perf_counter() - start
-        assert 400 <= answer.status_code < 500, (name, answer.text)
-        assert answer.json()["error"]["message"], name
-        assert spent < 5, name  # 1 s on a quiet machine; tests share theirs
-    for path in ("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/page/../app.py", "//x"):
-        assert httpx2.get(server.url + path).status_code in (401, 404)
-    assert server.post(good).json()["choices"] == expected
+def test_hostile_requests_are_refused_at_once_and_harm_no_other(server: Server, model: Any) -> None:
+    (good,) = mixed_cases(1)
+    expected = good.single(model)
+    connection = server.connect()
+    for attack in hostile_requests(81, seed=1):  # three of each kind
+        found = send(server, attack)
+        assert 400 <= found.status < 500, attack.sent[:1000]
+        assert found.seconds < 5, attack.name  # 1 s on a quiet machine; tests share theirs
+        assert answer_of(connection, good)[1] == expected
+    connection.close()
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_comes(server: Server) -> None:
@@ -275,29 +199,19 @@ def test_a_body_that_is_too_large_is_refused_before_it_comes(server: Server) -> 
         assert b" 413 " in stream.recv(1000).split(b"\r\n")[0]
 
 
-def test_many_clients_each_get_their_own_answer(
-    server: Server, model: Any, messages: Callable[..., list[Any]], demo_image: Path
-) -> None:
-    cases = [(question, images) for question in QUESTIONS for images in (0, 1)]
-    expected = {
-        case: model.generate(case[0], [demo_image] * case[1], max_new_tokens=4).texts[0]
-        for case in cases
-    }
-    order = [cases[n % len(cases)] for n in range(60)]
-
-    def ask(case: tuple[str, int]) -> str:
-        done = server.client.chat.completions.create(
-            model="demo", messages=messages(*case), max_tokens=4
-        )
-        return done.choices[0].message.content or ""
-
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, order))
-    assert answers == [expected[case] for case in order]
+def test_many_clients_each_get_their_own_answer(server: Server, model: Any) -> None:
+    cases = mixed_cases(120, seed=1)
+    expected = [case.single(model) for case in cases]
+    assert len(set(expected)) > 40
+    found = run_load(server, cases, 16)
+    assert list(found.answers) == expected
+    assert len(set(found.ids)) == len(cases)
+    early, late = found.memory_bytes
+    assert late <= 1.05 * early
 
 
 def test_a_full_queue_answers_429(demo_bundle: Path, messages: Callable[[str], list[Any]]) -> None:
-    server = Server(str(demo_bundle), "--name", "demo", "--queue", "0")
+    server = Server(demo_bundle, "--queue", "0")
     try:
         with ThreadPoolExecutor(8) as pool:
             body = {"model": "demo", "messages": messages(QUESTIONS[0])}
@@ -308,7 +222,7 @@ def test_a_full_queue_answers_429(demo_bundle: Path, messages: Callable[[str], l
         assert int(full.headers["Retry-After"]) >= 1
         assert full.json()["error"]["code"] == "queue_full"
     finally:
-        server.close()
+        server.end(signal.SIGTERM)
 
 
 def _idle_within(server: Server, seconds: float) -> bool:
@@ -351,13 +265,13 @@ def test_a_client_that_goes_stops_its_answer(
 def test_a_signal_lets_the_requests_that_are_there_end(
     demo_bundle: Path, messages: Callable[[str], list[Any]]
 ) -> None:
-    server = Server(str(demo_bundle), "--name", "demo")
+    server = Server(demo_bundle)
     body = {"model": "demo", "messages": messages(QUESTIONS[0])}
     with ThreadPoolExecutor(6) as pool:
         waiting = [pool.submit(server.post, body) for _ in range(6)]
         while server.metric("moir_edge_requests_waiting") < 2:
             assert not all(one.done() for one in waiting)
-        assert server.close() == 143
+        assert server.end(signal.SIGTERM) == 143
         assert {one.result().status_code for one in waiting} == {200}
 
 
@@ -367,7 +281,7 @@ def test_a_killed_server_starts_again(
     body = {"model": "demo", "messages": messages(QUESTIONS[0])}
     answers = []
     for _ in range(2):
-        server = Server(str(demo_bundle), "--name", "demo")
+        server = Server(demo_bundle)
         answers.append(server.post(body).json()["choices"])
         server.end(signal.SIGKILL)
     assert answers[0] == answers[1]

@@ -1,4 +1,6 @@
-"use strict";
+// The page: asks the server and shows its answers.
+
+import { showMap } from "./map.js";
 
 const field = (id) => document.getElementById(id);
 const state = { image: null, running: null };
@@ -12,11 +14,25 @@ function problem(text) {
   field("problem").textContent = text;
 }
 
+async function refusal(answer) {
+  try {
+    return (await answer.json()).error.message;
+  } catch {
+    return `the server answered with status ${answer.status}`;
+  }
+}
+
+async function start() {
+  const needed = (await (await fetch("health")).json()).api_key;
+  field("key-field").hidden = !needed;
+  if (needed) problem("This server asks for its API key.");
+  else await loadModels();
+}
+
 async function loadModels() {
   const answer = await fetch("v1/models", { headers: headers() });
-  field("key-field").hidden = answer.status !== 401 && !field("key").value;
   if (!answer.ok) {
-    problem((await answer.json()).error.message);
+    problem(await refusal(answer));
     return;
   }
   problem("");
@@ -31,6 +47,13 @@ async function loadModels() {
   show();
 }
 
+function showImage(name) {
+  field("image-name").textContent = name;
+  field("preview").hidden = field("remove").hidden = !state.image;
+  if (state.image) field("preview").src = state.image;
+  else field("preview").removeAttribute("src");
+}
+
 function takeImage(file) {
   if (!file || !file.type.startsWith("image/")) {
     problem("That is not an image; give a PNG, JPEG, WebP, BMP or GIF file.");
@@ -40,9 +63,16 @@ function takeImage(file) {
   const reader = new FileReader();
   reader.onload = () => {
     state.image = reader.result;
-    field("drop").querySelector("p").textContent = file.name || "pasted image";
+    showImage(file.name || "pasted image");
   };
   reader.readAsDataURL(file);
+}
+
+function removeImage() {
+  state.image = null;
+  field("file").value = "";
+  showImage("Choose an image, drop one here, or paste one.");
+  field("file").focus();
 }
 
 function body(router) {
@@ -94,7 +124,7 @@ async function ask(article, router, signal) {
     body: JSON.stringify(body(router)),
     signal,
   });
-  if (!answer.ok) throw new Error((await answer.json()).error.message);
+  if (!answer.ok) throw new Error(await refusal(answer));
   for await (const event of events(answer)) {
     if (event.error) throw new Error(event.error.message);
     const delta = event.choices.length ? event.choices[0].delta : {};
@@ -124,43 +154,6 @@ function showTimings(article, timings) {
   }
 }
 
-function showMap(article, map) {
-  const words = new Map();
-  for (const one of map.text_scores) {
-    const mark = document.createElement("mark");
-    mark.textContent = one.word;
-    mark.style.background = `rgba(var(--mark), ${((1 - one.score) * 0.7).toFixed(2)})`;
-    mark.title = `information density ${one.score.toFixed(2)}`;
-    words.set(one.position, mark);
-  }
-  article.querySelector(".words").replaceChildren(...words.values());
-  const layer = article.querySelector(".cells");
-  if (!layer) return;
-  const cells = new Map();
-  for (const token of map.routed) {
-    if (token.side !== "image" || !token.cell || token.cell.image !== 0) continue;
-    const [left, top, right, bottom] = token.cell.box;
-    const cell = document.createElement("button");
-    cell.type = "button";
-    cell.style.left = `${left * 100}%`;
-    cell.style.top = `${top * 100}%`;
-    cell.style.width = `${(right - left) * 100}%`;
-    cell.style.height = `${(bottom - top) * 100}%`;
-    cell.style.background = `rgba(var(--mark), ${(token.gate * 0.6).toFixed(2)})`;
-    const from = token.sources.map((source) => source.word).filter(Boolean).join(", ");
-    const text = `Row ${token.cell.row + 1}, column ${token.cell.column + 1}: density ${token.score.toFixed(2)}, enriched by ${from || "the mean of the words"}`;
-    cell.setAttribute("aria-label", text);
-    const name = (on) => {
-      article.querySelector(".source").textContent = on ? text : "";
-      for (const source of token.sources) words.get(source.position)?.classList.toggle("named", on);
-    };
-    cell.onfocus = cell.onmouseenter = () => name(true);
-    cell.onblur = cell.onmouseleave = () => name(false);
-    cells.set(token.position, cell);
-  }
-  layer.replaceChildren(...cells.values());
-}
-
 async function run(choices) {
   problem("");
   if (!field("prompt").value.trim()) {
@@ -169,16 +162,24 @@ async function run(choices) {
   }
   state.running = new AbortController();
   field("stop").disabled = false;
+  field("stop").focus();
   field("send").disabled = field("compare").disabled = true;
   const cards = choices.map((router) => card(choices.length > 1 ? `Router ${router ? "on" : "off"}` : "Answer"));
+  for (const one of cards) one.setAttribute("aria-busy", "true");
   field("answers").replaceChildren(...cards);
   try {
-    for (const [at, router] of choices.entries()) await ask(cards[at], router, state.running.signal);
+    for (const [at, router] of choices.entries()) {
+      await ask(cards[at], router, state.running.signal);
+      cards[at].removeAttribute("aria-busy");
+    }
   } catch (error) {
     if (error.name !== "AbortError") problem(error.message);
   } finally {
+    for (const one of cards) one.removeAttribute("aria-busy");
+    const inStop = document.activeElement === field("stop");
     field("stop").disabled = true;
     field("send").disabled = false;
+    if (inStop) field("prompt").focus();
     field("compare").disabled = field("router").disabled;
     document.body.dataset.done = String(Number(document.body.dataset.done || 0) + 1);
   }
@@ -190,7 +191,11 @@ field("ask").onsubmit = (event) => {
 };
 field("compare").onclick = () => run([true, false]);
 field("stop").onclick = () => state.running?.abort();
-field("key").onchange = loadModels;
+field("prompt").onkeydown = (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !field("send").disabled) field("ask").requestSubmit();
+};
+field("remove").onclick = removeImage;
+field("key").onchange = () => loadModels().catch((error) => problem(error.message));
 field("file").onchange = () => takeImage(field("file").files[0]);
 const drop = field("drop");
 drop.ondragover = (event) => { event.preventDefault(); drop.classList.add("over"); };
@@ -200,4 +205,4 @@ document.onpaste = (event) => {
   const file = [...event.clipboardData.files][0];
   if (file) takeImage(file);
 };
-loadModels().catch((error) => problem(error.message));
+start().catch((error) => problem(error.message));

@@ -1,0 +1,1 @@
+"""Load, latency and hostile requests on `moir-edge serve`."""

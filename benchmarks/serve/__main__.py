@@ -1,0 +1,250 @@
+"""Hold `moir-edge serve` to its bounds on one bundle: right answers under load, memory, speed, latency, hostile requests, and kills.
+
+The server has a process of its own and one thread for the graphs. Its speed and latency are taken in turns with the
+runtime's own loop, which runs in this process with one thread. Every answer is compared with a single run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.common import (
+    Check,
+    Result,
+    add_count,
+    markdown_table,
+    new_parser,
+    replace_between,
+    run,
+)
+from benchmarks.serve.attacks import hostile_requests
+from benchmarks.serve.cases import Answer, Case, mixed_cases
+from benchmarks.serve.hostile import send
+from benchmarks.serve.latency import first_words_ms, median_difference
+from benchmarks.serve.load import MEMORY_AT, answer_of, run_load
+from benchmarks.serve.process import ServerProcess, ask
+from benchmarks.serve.throughput import rates
+from moir_edge.progress import Progress
+
+if TYPE_CHECKING:
+    from moir_edge.runtime import EdgeModel
+
+__all__ = ["BEGIN", "END", "main", "measure"]
+
+BEGIN, END = "<!-- serve: begin -->", "<!-- serve: end -->"
+_SERVER = ("--name", "demo", "--threads", "1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """One bundle, the cases, and the right answers."""
+
+    bundle: Path
+    model: EdgeModel
+    cases: Sequence[Case]
+    expected: Sequence[Answer]
+    options: argparse.Namespace
+
+    def server(self, queue: int) -> ServerProcess:
+        return ServerProcess(self.bundle, *_SERVER, "--queue", str(queue))
+
+
+def measure(options: argparse.Namespace, progress: Progress) -> Result:
+    """Run all parts.
+
+    Args:
+        options: Of the command line.
+        progress: Called as ``progress(stage, done, total)``.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        bench = _bench(options, Path(folder), progress)
+        checks = [
+            *_load(bench, progress),
+            *_speed(bench, progress),
+            *_latency(bench, progress),
+            *_full_queue(bench),
+            *_hostile(bench, progress),
+            *_killed(bench),
+        ]
+    text = _table(checks)
+    if options.docs is not None:
+        replace_between(options.docs, BEGIN, END, text)
+    return Result(text=text, record=[check.record() for check in checks], checks=checks)
+
+
+def _bench(options: argparse.Namespace, folder: Path, progress: Progress) -> _Bench:
+    from moir_edge import load
+
+    bundle = options.bundle or _demo_bundle(folder)
+    model = load(bundle, threads=1)
+    cases = mixed_cases(options.requests)
+    expected = []
+    for done, case in enumerate(cases):
+        progress("single runs", done, len(cases))
+        expected.append(case.single(model))
+    return _Bench(bundle=bundle, model=model, cases=cases, expected=expected, options=options)
+
+
+def _demo_bundle(folder: Path) -> Path:
+    from moir_edge.demo import checkpoint_path
+    from moir_edge.export import ExportSettings, export_bundle
+
+    return export_bundle(
+        str(checkpoint_path()), folder / "bundle", ExportSettings(precision="int4")
+    )
+
+
+def _load(bench: _Bench, progress: Progress) -> list[Check]:
+    total = len(bench.cases)
+    with bench.server(bench.options.clients) as server:
+        found = run_load(
+            server,
+            bench.cases,
+            bench.options.clients,
+            lambda done: progress("load", done, total),
+        )
+    wrong = sum(one != right for one, right in zip(found.answers, bench.expected, strict=True))
+    early, late = found.memory_bytes
+    return [
+        Check(name=f"wrong answers of {total:,}", value=wrong, maximum=0),
+        Check(name="answers lost or doubled", value=total - len(set(found.ids)), maximum=0),
+        Check(name=f"memory at the end over that at {MEMORY_AT}", value=late / early, maximum=1.05),
+        Check(name="memory at the end, MB", value=late / 1e6),
+    ]
+
+
+def _speed(bench: _Bench, progress: Progress) -> list[Check]:
+    cases = bench.cases[: bench.options.batch]
+    with bench.server(bench.options.clients) as server:
+        found = rates(
+            server, bench.model, cases, bench.options.clients, bench.options.rounds, progress
+        )
+    loop, http = (statistics.median(found[name]) for name in ("runtime", "http"))
+    return [
+        Check(name="requests a second, the runtime's loop", value=loop),
+        Check(name="requests a second over HTTP, of it", value=http / loop, minimum=0.95),
+    ]
+
+
+def _latency(bench: _Bench, progress: Progress) -> list[Check]:
+    settings = {"max_tokens": 4, "router": "on"}
+    picture = next(case for case in bench.cases if case.images)
+    case = replace(picture, images=picture.images[:1], stream=True, settings=settings)
+    progress("latency", 0, 1)
+    with bench.server(1) as server:
+        samples = first_words_ms(server, bench.model, case, bench.options.repeats)
+    progress("latency", 1, 1)
+    own = statistics.median(samples["runtime"])
+    return [
+        Check(name="first words by the runtime, ms", value=own),
+        Check(name="HTTP adds to it, ms", value=median_difference(samples), maximum=3),
+    ]
+
+
+def _full_queue(bench: _Bench) -> list[Check]:
+    """Fill a queue of one place: whoever comes third is sent away."""
+    long = {**bench.cases[0].body, "stream": False, "ignore_eos": True, "max_tokens": 100_000}
+    long.pop("stream_options", None)
+    with bench.server(0) as server:
+
+        def status(_: int) -> int:
+            connection = server.connect()
+            try:
+                return ask(connection, long).status
+            finally:
+                connection.close()
+
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(status, range(8)))
+    away = found.count(429)
+    return [
+        Check(name="of 8 at once without a queue, sent away with 429", value=away, minimum=1),
+        Check(
+            name="and otherwise than with 200 or 429", value=8 - away - found.count(200), maximum=0
+        ),
+    ]
+
+
+def _hostile(bench: _Bench, progress: Progress) -> list[Check]:
+    attacks = hostile_requests(bench.options.hostile)
+    odd, seconds, wrong = 0, [0.0], 0
+    with bench.server(4) as server:
+        connection = server.connect()
+        for done, attack in enumerate(attacks):
+            progress("hostile", done, len(attacks))
+            found = send(server, attack)
+            odd += not 400 <= found.status < 500
+            seconds.append(found.seconds)
+            at = done % len(bench.cases)
+            wrong += answer_of(connection, bench.cases[at])[1] != bench.expected[at]
+        connection.close()
+        told = server.errors
+    return [
+        Check(
+            name=f"of {len(attacks)} hostile requests, not answered with 4xx", value=odd, maximum=0
+        ),
+        Check(name="slowest of them, s", value=max(seconds), maximum=1),
+        Check(name="wrong answers to the good requests between", value=wrong, maximum=0),
+        Check(name="lines on standard error", value=len(told.splitlines()), maximum=0),
+    ]
+
+
+def _killed(bench: _Bench) -> list[Check]:
+    """Kill a server that answers, start it again, and ask the same."""
+    wrong = 0
+    for _ in range(2):
+        server = bench.server(4)
+        connection = server.connect()
+        wrong += answer_of(connection, bench.cases[0])[1] != bench.expected[0]
+        connection.request("GET", "/health")  # in flight when it dies
+        server.end(signal.SIGKILL)
+        connection.close()
+    return [Check(name="wrong answers around kill -9 and a new start", value=wrong, maximum=0)]
+
+
+def _table(checks: Sequence[Check]) -> str:
+    head = ("what", "measured", "bound")
+    return markdown_table(head, [_row(check) for check in checks], right=(1, 2))
+
+
+def _row(check: Check) -> list[str]:
+    bound = "" if check.minimum is None else f"≥ {check.minimum:g}"
+    bound = bound if check.maximum is None else f"≤ {check.maximum:g}"
+    return [check.name, "–" if check.value is None else f"{check.value:.4g}", bound]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code.
+
+    Args:
+        arguments: The words after the command; those of the process by default.
+    """
+    parser = new_parser("serve", __doc__)
+    parser.add_argument(
+        "bundle", nargs="?", type=Path, help="bundle folder; by default the demo in int4"
+    )
+    counts: dict[str, tuple[int, str]] = {
+        "--requests": (1000, "requests of the load"),
+        "--clients": (16, "clients at a time"),
+        "--hostile": (300, "hostile requests"),
+        "--batch": (200, "requests of one round of the speed"),
+        "--rounds": (5, "rounds of the speed"),
+        "--repeats": (200, "times of the latency"),
+    }
+    for flag, (default, text) in counts.items():
+        add_count(parser, flag, default, text)
+    parser.add_argument("--docs", type=Path, metavar="PAGE", help="write the table into a page")
+    return run(parser, measure, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
