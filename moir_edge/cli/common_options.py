@@ -12,7 +12,9 @@ __all__ = [
     "JsonReport",
     "Limit",
     "MaxNewTokens",
+    "Verify",
     "force_option",
+    "image_option",
     "json_option",
     "output_option",
 ]
@@ -25,12 +27,18 @@ AllowOther = Annotated[
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Number of rows to use; all by default.")]
+Verify = Annotated[bool, typer.Option(help="Check each file's hash before loading.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")]
 
 
 def output_option(help: str = "Folder for the report.") -> Any:
     """Return the option `-o`, which names what a command writes."""
     return typer.Option("-o", "--output", help=help)
+
+
+def image_option(help: str) -> Any:
+    """Return the option `-i`, which names image files; it is repeatable."""
+    return typer.Option("-i", "--image", help=help)
 
 
 def force_option(help: str = "Replace an earlier report at -o.") -> Any:

@@ -33,6 +33,7 @@ COMMANDS = (
     "export",
     "build",
     "run",
+    "chat",
     "serve",
     "bench",
     "compare",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moir_edge.cli.common_options import json_option
+from moir_edge.cli.common_options import Verify, image_option, json_option
 from moir_edge.cli.groups import Flags, values_of, with_groups
 from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet, show_progress
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from moir_edge.runtime import EdgeModel, Generation, RoutingMap
     from moir_edge.runtime.settings import GenerationSettings
 
-__all__ = ["register"]
+__all__ = ["GenerationFlags", "register", "status_line"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +106,8 @@ def run(
     ],
     image: Annotated[
         list[Path] | None,
-        typer.Option(
-            "-i",
-            "--image",
-            help="Image file; repeatable, in the order of the prompt; - reads an image from standard input.",
+        image_option(
+            "Image file; repeatable, in the order of the prompt; - reads an image from standard input."
         ),
     ] = None,
     context: Annotated[str | None, typer.Option(help="Text to put before the prompt.")] = None,
@@ -132,7 +130,7 @@ def run(
     max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,
     provider: ProviderName = None,
-    verify: Annotated[bool, typer.Option(help="Check each file's hash before loading.")] = True,
+    verify: Verify = True,
     quiet: Quiet = False,
     as_json: Annotated[
         bool, json_option("Print the answer, its tokens and the timings as JSON.")
@@ -177,7 +175,7 @@ def run(
         return
     if not show_pieces:
         print_piece(f"{text.result.texts[0]}\n")
-    say(_status_line(model, text.result, router), err=True)
+    say(status_line(model, text.result, router), err=True)
 
 
 def _check_options(router: str, images: list[Path], maps: list[Path | None]) -> None:
@@ -284,7 +282,14 @@ def _as_dict(model: EdgeModel, generation: Generation, bundle: Path, router: str
     }
 
 
-def _status_line(model: EdgeModel, generation: Generation, router: str) -> str:
+def status_line(model: EdgeModel, generation: Generation, router: str) -> str:
+    """Return sizes and times of an answer as one line.
+
+    Args:
+        model: The bundle that answered.
+        generation: The answer.
+        router: ``on`` or ``off``.
+    """
     timings = generation.timings
     speed = timings.tokens_per_second
     parts = [

@@ -59,7 +59,7 @@ class Mistral3(GridArchitecture):
         return None
 
     def blocks(self, config: Any) -> int | None:
-        """Return the block of the tower whose features are taken, counted from 1; None where there is no such one."""
+        """Return the block of the tower whose features are taken, counted from 1; None for another layer."""
         chosen, count = config.vision_feature_layer, config.vision_config.num_hidden_layers
         layers = [chosen] if isinstance(chosen, int) else list(chosen)
         if len(layers) != 1:

@@ -23,6 +23,7 @@ from moir_edge.tuning.settings import TuneSettings
 
 WORDS = {
     "bench": ["bundle"],
+    "chat": ["bundle"],
     "compare": ["vlm", "bundle", "--data=rows.jsonl", "-o=report"],
     "export": ["vlm", "-o=bundle"],
     "retrofit": ["vlm", "-o=routed"],

@@ -1,0 +1,147 @@
+"""`moir-edge chat`: a conversation with a bundle in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moir_edge.cli.common_options import Verify, image_option, json_option
+from moir_edge.cli.conversation import Conversation, complain
+from moir_edge.cli.groups import with_groups
+from moir_edge.cli.image_option import MaxImagePixels
+from moir_edge.cli.progress import Quiet, show_progress
+from moir_edge.cli.provider_option import ProviderName
+from moir_edge.cli.run import GenerationFlags, status_line
+from moir_edge.cli.terminal import print_json, print_piece, say
+from moir_edge.cli.threads_option import Threads
+from moir_edge.errors import MoirEdgeError
+from moir_edge.finite import json_text
+
+if TYPE_CHECKING:
+    from moir_edge.runtime import EdgeModel, Generation
+
+__all__ = ["register"]
+
+_PROMPT = "> "
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("chat")(with_groups(chat))
+
+
+def chat(
+    *,
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    image: Annotated[
+        list[Path] | None,
+        image_option("Image file for the first message; repeatable."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="Text of the system's turn.")] = None,
+    router: Annotated[str, typer.Option(help="Use of the router at the start: on or off.")] = "on",
+    generation: GenerationFlags,
+    max_image_pixels: MaxImagePixels = None,
+    threads: Threads = None,
+    provider: ProviderName = None,
+    verify: Verify = True,
+    quiet: Quiet = False,
+    as_json: Annotated[
+        bool, json_option("Print each answer, its tokens and the timings as one line of JSON.")
+    ] = False,
+) -> None:
+    """Chat with a bundle in the terminal. Takes images by path and switches the router; /help in the chat lists its commands."""
+    from moir_edge.errors import UnsupportedError
+    from moir_edge.progress import single_step
+    from moir_edge.runtime import load
+    from moir_edge.runtime.images import read_image
+
+    if router not in ("on", "off"):
+        raise UnsupportedError(f"--router {router!r}: expected on or off")
+    settings = generation.settings(router=router == "on")
+    pictures = [(path, read_image(path)) for path in image or []]
+    with show_progress("chat", quiet=quiet) as progress, single_step(progress, "loading"):
+        model = load(
+            bundle,
+            threads=threads,
+            provider=provider,  # type: ignore[arg-type]
+            verify=verify,
+            max_image_pixels=max_image_pixels,
+        )
+    opened = dict(pictures)
+    talk = Conversation(
+        model,
+        settings,
+        system=system,
+        read=lambda path: opened.pop(path, None) or read_image(path),
+        show=_hide if as_json else print_piece,
+    )
+    for path, _ in pictures:
+        talk.add_image(path)
+    _talk(model, talk, quiet=quiet, as_json=as_json)
+
+
+def _talk(model: EdgeModel, talk: Conversation, *, quiet: bool, as_json: bool) -> None:
+    """Take lines until there are none."""
+    on_terminal = sys.stdin.isatty()
+    if on_terminal:
+        with suppress(ImportError):  # arrow keys and earlier lines; Windows has none
+            import readline  # noqa: F401
+        if not quiet:
+            say("/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends the chat", err=True)
+    while True:
+        try:
+            line = input(_PROMPT if on_terminal else "").strip()
+        except EOFError:
+            break
+        except KeyboardInterrupt:
+            if not on_terminal:
+                raise
+            say("")
+            continue
+        try:
+            if line.startswith("/"):
+                if not talk.command(line):
+                    return
+            elif line:
+                _answer(model, talk, line, quiet=quiet, as_json=as_json)
+        except MoirEdgeError as error:
+            complain(error)
+    if on_terminal:
+        say("")
+
+
+def _answer(model: EdgeModel, talk: Conversation, line: str, *, quiet: bool, as_json: bool) -> None:
+    answer = talk.ask(line)
+    if as_json:
+        if answer is not None:
+            print_json(json_text(_record(model, talk, answer), ensure_ascii=False))
+        return
+    print_piece("\n")
+    if answer is None:
+        say("[stopped]", err=True)
+        return
+    if not quiet:
+        say(status_line(model, answer, "on" if talk.settings.router else "off"), err=True)
+    if talk.shows_map and answer.routing is not None:
+        for text in talk.map_lines():
+            say(text)
+
+
+def _record(model: EdgeModel, talk: Conversation, answer: Generation) -> dict[str, object]:
+    return {
+        "text": answer.texts[0],
+        "token_ids": list(answer.token_ids[0]),
+        "finish_reason": answer.finish_reasons[0],
+        "prompt_tokens": answer.prompt_tokens[0],
+        "router": talk.settings.router and answer.routing is not None,
+        "provider": model.sessions.provider,
+        "timings": answer.timings.to_dict(),
+    }
+
+
+def _hide(piece: str) -> None:
+    del piece
