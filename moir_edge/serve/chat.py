@@ -14,7 +14,7 @@ from moir_edge.runtime import EdgeModel
 from moir_edge.runtime.logprobs import TokenLogprob
 from moir_edge.serve.answers import AnswerForm
 from moir_edge.serve.bodies import Bodies
-from moir_edge.serve.conversation import conversation_of
+from moir_edge.serve.conversation import conversation_of, size_of
 from moir_edge.serve.following import Following, emitter
 from moir_edge.serve.json_response import json_response, text_of
 from moir_edge.serve.metrics import Metrics
@@ -24,6 +24,9 @@ from moir_edge.serve.worker import Done, Event, Failed, Job, Piece, Worker
 
 __all__ = ["Chat"]
 
+_AT_ONCE = (
+    1 << 20
+)  # characters of data URLs whose decoding takes less than a turn to another thread
 _PING = ": ping\n\n"
 _LAST_WORDS = 1.0  # seconds after the deadline in which a client can take the end of a stream
 
@@ -70,9 +73,11 @@ class Chat:
         return await self._stream(asked, form, following)
 
     async def _begun(self, request: Request, asked: ChatRequest, model: EdgeModel) -> Following:
-        turns, images = await asyncio.to_thread(
-            conversation_of, asked.messages, self._settings.images, self._settings.most_images
-        )
+        arguments = (asked.messages, self._settings.images, self._settings.most_images)
+        if size_of(asked.messages) <= _AT_ONCE:
+            turns, images = conversation_of(*arguments)
+        else:
+            turns, images = await asyncio.to_thread(conversation_of, *arguments)
         events: asyncio.Queue[Event] = asyncio.Queue()
         job = Job(
             model=model,
@@ -123,6 +128,7 @@ class Chat:
                 yield _event(text_of(form.chunk(event.text, event.logprobs)))
             event = await following.next(self._settings.ping)
         if isinstance(event, Failed):
+            following.end()
             yield _event(text_of(event.error.body))
         else:
             self._metrics.answer(event)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from moir_edge.serve.errors import ApiError
 from moir_edge.serve.images import ImageSources
-from moir_edge.serve.requests import Message, TextPart
+from moir_edge.serve.requests import ImagePart, Message, TextPart
 
-__all__ = ["conversation_of"]
+__all__ = ["conversation_of", "size_of"]
 
 
 def conversation_of(
@@ -48,3 +49,15 @@ def conversation_of(
             parts.append({"type": "image"})
         turns.append({"role": role, "content": parts})
     return turns, images
+
+
+def size_of(messages: Sequence[Message]) -> float:
+    """Return the characters of all data URLs; infinite where an image has to be fetched."""
+    urls = [
+        part.image_url.url
+        for message in messages
+        if isinstance(message.content, list)
+        for part in message.content
+        if isinstance(part, ImagePart)
+    ]
+    return sum(len(url) if url[:5].lower() == "data:" else math.inf for url in urls)

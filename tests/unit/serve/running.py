@@ -1,0 +1,149 @@
+"""A server in a thread of the test's process, and a model whose steps the test releases."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import uvicorn
+
+from moir_edge.runtime import Generation
+from moir_edge.runtime.timing import Timings
+from moir_edge.serve.app import build_app
+from moir_edge.serve.connection import Connection
+from moir_edge.serve.settings import ServeSettings
+
+TIMINGS = Timings(
+    preprocess_ms=1.0,
+    vision_ms=0.0,
+    embedding_ms=0.0,
+    router_ms=0.0,
+    prefill_ms=1.0,
+    ttft_ms=2.0,
+    decode_ms=(1.0,),
+)
+
+
+class Run:
+    """A generation of two steps; each waits for `go` to be released."""
+
+    def __init__(self) -> None:
+        self.go = threading.Semaphore(0)
+        self.begun = threading.Event()
+        self.taken = 0
+        self.logprobs: list[list[Any]] = [[]]
+        self.result = Generation(
+            texts=("one two",),
+            token_ids=((1, 2),),
+            finish_reasons=("stop_token",),
+            prompt_tokens=(3,),
+            timings=TIMINGS,
+            routing=None,
+        )
+
+    def __iter__(self) -> Iterator[tuple[str]]:
+        for text in ("one ", "two"):
+            self.begun.set()
+            self.go.acquire()
+            self.taken += 1
+            yield (text,)
+
+
+class Model:
+    """A loaded bundle that answers with the next of some runs."""
+
+    def __init__(self, *runs: Run) -> None:
+        self._runs = iter(runs)
+        self.processor = SimpleNamespace(tokenizer=None)
+
+    def begin(self, *_: object, **__: object) -> Run:
+        return next(self._runs)
+
+
+class Running:
+    """A server of one model, called `m`."""
+
+    def __init__(self, server: uvicorn.Server, port: int) -> None:
+        self.server = server
+        self.port = port
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def ask(self, **fields: Any) -> socket.socket:
+        """Send a request for a chat completion and return its connection."""
+        return self.post(json.dumps(body(**fields)).encode())
+
+    def post(self, content: bytes, **headers: str) -> socket.socket:
+        connection = self.connect()
+        own = {
+            "Host": "localhost",
+            "Content-Type": "application/json",
+            "Content-Length": str(len(content)),
+            "Connection": "close",
+            **headers,
+        }
+        lines = [f"{name}: {value}" for name, value in own.items()]
+        head = "\r\n".join(["POST /v1/chat/completions HTTP/1.1", *lines])
+        connection.sendall(head.encode() + b"\r\n\r\n" + content)
+        return connection
+
+    def wait_for(self, *, waiting: int) -> None:
+        """Wait until so many requests wait for the device."""
+        deadline = time.monotonic() + 20
+        while True:
+            connection = self.connect()
+            connection.sendall(
+                b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
+            if json.loads(received(connection)[1])["waiting"] == waiting:
+                return
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}
+
+
+def received(connection: socket.socket) -> tuple[int, str]:
+    """Return status and body of a response up to the connection's end, without the lengths of chunks."""
+    with connection:
+        data = b""
+        while part := connection.recv(65536):
+            data += part
+    head, _, content = data.decode().partition("\r\n\r\n")
+    return int(head.split()[1]) if head else 0, content
+
+
+@contextmanager
+def running(model: Model, **settings: Any) -> Iterator[Running]:
+    """Serve a model until the block ends, then stop as on a signal."""
+    given = ServeSettings(**{"grace": 5, **settings})
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        build_app({"m": model}, given),  # type: ignore[dict-item]
+        http=Connection,
+        ws="none",
+        loop="asyncio",
+        log_level="critical",
+        timeout_graceful_shutdown=int(given.grace),
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(
+        target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True
+    )
+    thread.start()
+    try:
+        yield Running(server, listening.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()

@@ -1,0 +1,57 @@
+"""Clients that hold connections open for nothing."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from .running import Model, Run, received, running
+
+
+def drip(connection: socket.socket, data: bytes) -> None:
+    """Send data byte by byte."""
+    for one in data:
+        connection.sendall(bytes([one]))
+        time.sleep(0.05)
+
+
+def test_a_client_that_sends_no_request_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moir_edge.serve.connection.REQUEST_SECONDS", 0.5)
+    with running(Model()) as server, server.connect() as silent, server.connect() as dripping:
+        started = time.monotonic()
+        head = b"GET /health HTTP/1.1\r\n" + b"X-Drip: 1\r\n" * 100
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            drip(dripping, head)
+        assert time.monotonic() - started < 5
+        assert silent.recv(1) == b""
+
+
+def test_a_long_answer_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moir_edge.serve.connection.REQUEST_SECONDS", 0.2)
+    run = Run()
+    with running(Model(run)) as server:
+        asked = server.ask()
+        time.sleep(0.6)
+        run.go.release(2)
+        assert received(asked)[0] == 200
+
+
+def test_idle_connections_give_way_to_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moir_edge.serve.connection._MOST", 4)
+    run = Run()
+    with running(Model(run)) as server:
+        asked = server.ask()
+        run.begun.wait(20)
+        idle = []
+        for _ in range(10):
+            idle.append(server.connect())
+            time.sleep(0.01)
+        run.go.release(2)
+        assert received(asked)[0] == 200  # a request that is served stays
+        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert received(idle[-1])[0] == 200
+        assert idle[0].recv(1) == b""
+        for one in idle:
+            one.close()
