@@ -55,7 +55,7 @@ class Attack:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """How a request was answered: the status and how long that took."""
+    """The answer to a request: its status, and the time that it took."""
 
     name: str
     status: int
