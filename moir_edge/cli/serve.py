@@ -62,6 +62,14 @@ def serve(
     queue: Annotated[
         int, typer.Option(min=0, help="Requests that wait for the device at most.")
     ] = 16,
+    batch: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Waiting requests with the same settings that are answered together at most; above 1, rounding may "
+            "change a token.",
+        ),
+    ] = 1,
     timeout: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds from a request to the end of its answer, at most."),
@@ -97,6 +105,7 @@ def serve(
             max_pixels=max_image_pixels,
         ),
         most_waiting=queue,
+        most_together=batch,
         timeout=timeout,
         grace=grace,
     )

@@ -10,7 +10,7 @@ from typing import Any
 from moir_edge.runtime import Generation
 from moir_edge.runtime.logprobs import TokenLogprob
 from moir_edge.runtime.tokenizer import Tokenizer
-from moir_edge.serve.worker import Done
+from moir_edge.serve.jobs import Done
 
 __all__ = ["AnswerForm"]
 

@@ -70,7 +70,9 @@ class _Server:
     def __init__(self, models: Mapping[str, EdgeModel], settings: ServeSettings) -> None:
         self.loaded = dict(models)
         self.settings = settings
-        self.worker = Worker(most_waiting=settings.most_waiting)
+        self.worker = Worker(
+            most_waiting=settings.most_waiting, most_together=settings.most_together
+        )
         self.metrics = Metrics(self.worker)
         self.bodies = Bodies(most_bytes=settings.most_body_bytes, seconds=settings.body_timeout)
         self.chat = Chat(

@@ -16,11 +16,12 @@ from moir_edge.serve.answers import AnswerForm
 from moir_edge.serve.bodies import Bodies
 from moir_edge.serve.conversation import conversation_of, size_of
 from moir_edge.serve.following import Following, emitter
+from moir_edge.serve.jobs import Done, Event, Failed, Job, Piece
 from moir_edge.serve.json_response import json_response, text_of
 from moir_edge.serve.metrics import Metrics
 from moir_edge.serve.requests import ChatRequest, parse_chat
 from moir_edge.serve.settings import ServeSettings
-from moir_edge.serve.worker import Done, Event, Failed, Job, Piece, Worker
+from moir_edge.serve.worker import Worker
 
 __all__ = ["Chat"]
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 from starlette.requests import ClientDisconnect, Request
 
 from moir_edge.serve.errors import ApiError
-from moir_edge.serve.worker import Event, Failed, Job, Worker
+from moir_edge.serve.jobs import Event, Failed, Job
+from moir_edge.serve.worker import Worker
 
 __all__ = ["Following", "emitter"]
 

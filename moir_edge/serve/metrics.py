@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from moir_edge.runtime import Generation
 from moir_edge.runtime.timing import peak_memory_bytes
-from moir_edge.serve.worker import Done, Worker
+from moir_edge.serve.jobs import Done
+from moir_edge.serve.worker import Worker
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -49,7 +50,7 @@ class Metrics:
         waiting = Gauge("moir_edge_requests_waiting", "Requests that wait", registry=registry)
         waiting.set_function(lambda: worker.waiting)
         running = Gauge("moir_edge_requests_running", "Requests that run", registry=registry)
-        running.set_function(lambda: int(worker.busy))
+        running.set_function(lambda: worker.running)
         memory = Gauge("moir_edge_peak_memory_bytes", "Most resident memory", registry=registry)
         memory.set_function(peak_memory_bytes)
 

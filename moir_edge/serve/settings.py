@@ -24,6 +24,8 @@ class ServeSettings:
             here under a name of its own, and read the answers.
         images: Where images may come from.
         most_waiting: Requests that wait for the device at most.
+        most_together: Requests with the same settings that are answered as one batch at most. Rounding may then change
+            a token beside the answer of a single run.
         most_images: Images of one request at most.
         most_body_bytes: Bytes of one request at most.
         timeout: Seconds from a request's arrival to the end of its answer.
@@ -36,6 +38,7 @@ class ServeSettings:
     host_names: Sequence[str] | None = None
     images: ImageSources = field(default_factory=ImageSources)
     most_waiting: int = 16
+    most_together: int = 1
     most_images: int = REQUEST_IMAGES
     most_body_bytes: int = REQUEST_BYTES
     timeout: float = 300

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,15 @@ def test_many_clients_each_get_their_own_answer(server: Server, model: Any) -> N
     assert len(set(found.ids)) == len(cases)
     early, late = found.memory_bytes
     assert late <= 1.05 * early
+
+
+def test_batches_give_each_client_its_own_answer(demo_bundle: Path, model: Any) -> None:
+    settings = {"max_tokens": 4, "router": "on"}
+    cases = [replace(case, settings=settings) for case in mixed_cases(60, seed=2)]
+    with Server(demo_bundle, "--batch", "4") as server:
+        found = run_load(server, cases, 16)
+    # Rounding could change a token; in the demo none is that close.
+    assert list(found.answers) == [case.single(model) for case in cases]
 
 
 def test_a_full_queue_answers_429(demo_bundle: Path, messages: Callable[[str], list[Any]]) -> None:

@@ -32,39 +32,60 @@ TIMINGS = Timings(
 
 
 class Run:
-    """A generation of two steps; each waits for `go` to be released."""
+    """A generation whose steps wait for `go` to be released, one word a step.
 
-    def __init__(self) -> None:
+    Args:
+        steps: Of each row; the longest decides how many there are.
+    """
+
+    def __init__(self, *steps: int) -> None:
+        self._steps = steps or (2,)
         self.go = threading.Semaphore(0)
         self.begun = threading.Event()
         self.taken = 0
-        self.logprobs: list[list[Any]] = [[]]
+        rows = len(self._steps)
+        self.logprobs: list[list[Any]] = [[] for _ in self._steps]
+        self.rows = [SimpleNamespace(finish_reason=None) for _ in self._steps]
         self.result = Generation(
-            texts=("one two",),
-            token_ids=((1, 2),),
-            finish_reasons=("stop_token",),
-            prompt_tokens=(3,),
+            texts=tuple("".join(f"{at} " for at in range(count)) for count in self._steps),
+            token_ids=tuple(tuple(range(count)) for count in self._steps),
+            finish_reasons=("stop_token",) * rows,
+            prompt_tokens=tuple(range(10, 10 + rows)),
             timings=TIMINGS,
             routing=None,
         )
 
-    def __iter__(self) -> Iterator[tuple[str]]:
-        for text in ("one ", "two"):
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        for at in range(max(self._steps)):
             self.begun.set()
             self.go.acquire()
             self.taken += 1
-            yield (text,)
+            for row, count in zip(self.rows, self._steps, strict=True):
+                row.finish_reason = "stop_token" if at + 1 >= count else None
+            yield tuple(f"{at} " if at < count else "" for count in self._steps)
 
 
 class Model:
-    """A loaded bundle that answers with the next of some runs."""
+    """A loaded bundle that answers with the next of some runs.
 
-    def __init__(self, *runs: Run) -> None:
+    Args:
+        runs: A run, or what is raised in place of it.
+
+    Attributes:
+        asked: Conversations and images of each run.
+    """
+
+    def __init__(self, *runs: Run | Exception) -> None:
         self._runs = iter(runs)
         self.processor = SimpleNamespace(tokenizer=None)
+        self.asked: list[tuple[Any, Any]] = []
 
-    def begin(self, *_: object, **__: object) -> Run:
-        return next(self._runs)
+    def begin(self, prompts: Any, images: Any, **_: object) -> Run:
+        self.asked.append((prompts, images))
+        run = next(self._runs)
+        if isinstance(run, Exception):
+            raise run
+        return run
 
 
 class Running:

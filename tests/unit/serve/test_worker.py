@@ -1,34 +1,19 @@
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
 from moir_edge.errors import DataError
+from moir_edge.runtime import EdgeModel
 from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.serve.errors import ApiError
-from moir_edge.serve.worker import Done, Event, Failed, Job, Piece, Worker
+from moir_edge.serve.jobs import Done, Event, Failed, Job, Piece
+from moir_edge.serve.worker import Worker
 
-
-class Run:
-    """A generation whose steps the test releases one by one."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-        self.taken = 0
-        self.go = threading.Semaphore(0)
-        self.logprobs: list[list[Any]] = [[]]
-        self.result = "the result"
-
-    def __iter__(self) -> Iterator[tuple[str]]:
-        while self.taken < self.steps:
-            self.go.acquire()
-            self.taken += 1
-            yield (f"{self.taken} ",)
+from .running import Model, Run
 
 
 class Events(list[Event]):
@@ -41,17 +26,17 @@ class Events(list[Event]):
             time.sleep(0.001)
 
 
-def model(make: Callable[[], Any]) -> Any:
-    return SimpleNamespace(begin=lambda *_, **__: make())
+def job(run: Run | Exception, images: tuple[bytes, ...] = ()) -> tuple[Job, Events]:
+    return job_of(Model(run), images=images)
 
 
-def job(make: Callable[[], Any], images: tuple[bytes, ...] = ()) -> tuple[Job, Events]:
+def job_of(model: Model, images: tuple[bytes, ...] = (), **settings: Any) -> tuple[Job, Events]:
     events = Events()
     made = Job(
-        model=model(make),
+        model=cast("EdgeModel", model),
         conversation=[],
         images=images,
-        settings=GenerationSettings(),
+        settings=GenerationSettings(**settings),
         logprobs=None,
         emit=events.append,
     )
@@ -74,31 +59,31 @@ def released(steps: int) -> Run:
 def begun(worker: Worker) -> Run:
     """Return a run that keeps the worker busy until it is released."""
     run = Run(1)
-    worker.submit(job(lambda: run)[0])
+    worker.submit(job(run)[0])
     deadline = time.monotonic() + 20
-    while not worker.busy:
+    while not worker.running:
         assert time.monotonic() < deadline
     return run
 
 
 def test_an_answer_comes_piece_by_piece(worker: Worker) -> None:
-    asked, events = job(lambda: released(3))
+    asked, events = job(released(3))
     worker.submit(asked)
     events.wait(4)
-    assert [event.text for event in events[:3] if isinstance(event, Piece)] == ["1 ", "2 ", "3 "]
+    assert [event.text for event in events[:3] if isinstance(event, Piece)] == ["0 ", "1 ", "2 "]
     assert isinstance(events[3], Done)
     assert events[3].queue_ms >= 0
 
 
 def test_a_cancelled_answer_stops_at_its_next_step(worker: Worker) -> None:
     run = Run(100)
-    asked, events = job(lambda: run)
+    asked, events = job(run)
     worker.submit(asked)
     run.go.release(2)
     events.wait(2)
     worker.cancel(asked)
     run.go.release(98)
-    after, done = job(lambda: released(1))
+    after, done = job(released(1))
     worker.submit(after)
     done.wait(2)
     assert run.taken == 3  # the step that was under way
@@ -107,7 +92,7 @@ def test_a_cancelled_answer_stops_at_its_next_step(worker: Worker) -> None:
 
 def test_a_job_that_was_cancelled_while_it_waited_is_not_begun(worker: Worker) -> None:
     run = begun(worker)
-    second, events = job(lambda: pytest.fail("it was begun"))
+    second, events = job(RuntimeError("it was begun"))
     worker.submit(second)
     worker.cancel(second)
     assert worker.waiting == 0  # its place is free at once
@@ -118,10 +103,10 @@ def test_a_job_that_was_cancelled_while_it_waited_is_not_begun(worker: Worker) -
 
 def test_a_full_queue_says_when_to_come_back(worker: Worker) -> None:
     run = begun(worker)
-    worker.submit(job(lambda: released(1))[0])
+    worker.submit(job(released(1))[0])
     assert worker.waiting == 1
     with pytest.raises(ApiError) as caught:
-        worker.submit(job(lambda: released(1))[0])
+        worker.submit(job(released(1))[0])
     assert caught.value.status == 429
     assert caught.value.retry_after is not None
     assert str(caught.value).startswith("1 requests wait for the device already; try again in ")
@@ -133,30 +118,24 @@ def test_images_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(most_waiting=5)
     run = begun(worker)
     for _ in range(2):
-        worker.submit(job(lambda: released(1), (b"x" * 50,))[0])
+        worker.submit(job(released(1), (b"x" * 50,))[0])
     with pytest.raises(ApiError) as caught:
-        worker.submit(job(lambda: released(1), (b"x",))[0])
+        worker.submit(job(released(1), (b"x",))[0])
     assert caught.value.status == 429
     assert str(caught.value).startswith("large images of other requests wait")
-    worker.submit(job(lambda: released(1))[0])
+    worker.submit(job(released(1))[0])
     run.go.release()
     worker.stop(10)
 
 
 def test_a_request_that_fails_harms_no_other(worker: Worker) -> None:
-    def broken() -> Any:
-        raise DataError("the prompt is bad")
-
-    def worse() -> Any:
-        raise ZeroDivisionError
-
-    for make, status in ((broken, 400), (worse, 500)):
-        asked, events = job(make)
+    for problem, status in ((DataError("the prompt is bad"), 400), (ZeroDivisionError(), 500)):
+        asked, events = job(problem)
         worker.submit(asked)
         events.wait(1)
         assert isinstance(events[0], Failed)
         assert events[0].error.status == status
-    good, done = job(lambda: released(1))
+    good, done = job(released(1))
     worker.submit(good)
     done.wait(2)
     assert isinstance(done[-1], Done)
@@ -164,12 +143,87 @@ def test_a_request_that_fails_harms_no_other(worker: Worker) -> None:
 
 def test_a_worker_that_stops_ends_what_is_there_and_takes_no_more() -> None:
     worker = Worker(most_waiting=4)
-    asked = [job(lambda: released(2)) for _ in range(3)]
+    asked = [job(released(2)) for _ in range(3)]
     for one, _ in asked:
         worker.submit(one)
     worker.stop(10)
     assert [len(events) for _, events in asked] == [3, 3, 3]
     assert not worker.ready
     with pytest.raises(ApiError) as caught:
-        worker.submit(job(lambda: released(1))[0])
+        worker.submit(job(released(1))[0])
     assert caught.value.status == 503
+
+
+@pytest.fixture
+def together() -> Iterator[Worker]:
+    made = Worker(most_waiting=9, most_together=3)
+    yield made
+    made.stop(10)
+
+
+def waiting_behind(worker: Worker, *asked: Job) -> None:
+    """Let jobs wait together, and then have their turn."""
+    run = begun(worker)
+    for one in asked:
+        worker.submit(one)
+    run.go.release()
+
+
+def test_jobs_of_a_kind_run_together_and_each_ends_in_its_time(together: Worker) -> None:
+    batch, last = Run(1, 3, 2), released(1)
+    model = Model(batch, last)
+    asked = [job_of(model) for _ in range(4)]
+    waiting_behind(together, *(one for one, _ in asked))
+    (_, short), (_, long), (_, middle), (_, later) = asked
+    batch.go.release()
+    short.wait(2)
+    assert isinstance(short[-1], Done)
+    assert short[-1].generation.token_ids == ((0,),)
+    assert len(long) == 1
+    batch.go.release(2)
+    later.wait(2)  # a fourth was too many for the batch
+    for events, text, prompt_tokens in ((long, "0 1 2 ", 11), (middle, "0 1 ", 12)):
+        assert "".join(one.text for one in events if isinstance(one, Piece)) == text
+        assert isinstance(events[-1], Done)
+        assert events[-1].generation.texts == (text,)
+        assert events[-1].generation.prompt_tokens == (prompt_tokens,)
+    assert [len(prompts) for prompts, _ in model.asked] == [3, 1]
+
+
+def test_only_jobs_of_a_kind_run_together(together: Worker) -> None:
+    model = Model(*(released(1) for _ in range(4)))
+    asked = [
+        job_of(model),
+        job_of(model, max_new_tokens=5),
+        job_of(model, temperature=0.5, seed=1),
+        job_of(model, temperature=0.5, seed=1),
+    ]
+    waiting_behind(together, *(one for one, _ in asked))
+    for _, events in asked:
+        events.wait(2)
+    assert [len(prompts) for prompts, _ in model.asked] == [1, 1, 1, 1]
+
+
+def test_a_bad_job_of_a_batch_spoils_no_other(together: Worker) -> None:
+    bad = DataError("the second image is broken")
+    model = Model(bad, released(1), bad, released(1))
+    asked = [job_of(model) for _ in range(3)]
+    waiting_behind(together, *(one for one, _ in asked))
+    for _, events in asked:
+        events.wait(1)
+    asked[2][1].wait(2)
+    assert [type(events[-1]) for _, events in asked] == [Done, Failed, Done]
+
+
+def test_a_batch_goes_on_without_those_who_left(together: Worker) -> None:
+    batch = Run(3, 3)
+    model = Model(batch)
+    (left, gone), (_, stays) = asked = [job_of(model) for _ in range(2)]
+    waiting_behind(together, *(one for one, _ in asked))
+    batch.go.release()
+    stays.wait(1)
+    together.cancel(left)
+    batch.go.release(2)
+    stays.wait(4)
+    assert isinstance(stays[-1], Done)
+    assert not any(isinstance(one, Done) for one in gone)

@@ -1,0 +1,82 @@
+"""One request on its way to the device, and what comes of it step by step."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from moir_edge.runtime import EdgeModel, Generation
+from moir_edge.runtime.logprobs import TokenLogprob
+from moir_edge.runtime.settings import GenerationSettings
+from moir_edge.serve.errors import ApiError
+
+__all__ = ["Done", "Event", "Failed", "Job", "Piece"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """One step of an answer: text that became certain, and the token's log-probabilities where asked for."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """The whole answer; `queue_ms` is how long the request waited for the device."""
+
+    generation: Generation
+    queue_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """The reason for which there is not an answer, or not the rest of it."""
+
+    error: ApiError
+
+
+Event: TypeAlias = "Piece | Done | Failed"
+
+
+@dataclass(kw_only=True, eq=False)
+class Job:
+    """One request on its way.
+
+    Attributes:
+        model: The loaded bundle that answers.
+        conversation: Turns as the chat template takes them.
+        images: Files of images in the order of the turns.
+        settings: Of the answer.
+        logprobs: Other tokens told with each token's own log-probability; None tells none.
+        emit: Gets each event, on the worker's thread.
+        cancelled: Set where nobody waits any longer.
+        queued: When the job was put in the queue.
+    """
+
+    model: EdgeModel
+    conversation: list[dict[str, Any]]
+    images: Sequence[bytes]
+    settings: GenerationSettings
+    logprobs: int | None
+    emit: Callable[[Event], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    queued: float = field(default_factory=time.monotonic)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the images."""
+        return sum(map(len, self.images))
+
+    def goes_with(self, other: Job) -> bool:
+        """Whether both may be rows of one batch: drawn answers may not, as rows share the generator."""
+        return self is other or (
+            self.model is other.model
+            and self.settings == other.settings
+            and self.settings.temperature == 0
+            and self.logprobs == other.logprobs
+            and len(self.images) == len(other.images)
+        )
