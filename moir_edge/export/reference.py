@@ -12,9 +12,9 @@ import torch
 
 from moir_edge.bundle import ModelFacts
 from moir_edge.checkpoint import Checkpoint
-from moir_edge.export.features_once import features_once
 from moir_edge.export.half_range import Reach, watched_reach
 from moir_edge.export.samples import ParitySample
+from moir_edge.export.tower_once import tower_once
 from moir_edge.export.wide_layers import float32_layers
 from moir_edge.metrics.routed import RoutedPrompts
 from moir_edge.router import last_routing
@@ -78,7 +78,11 @@ def torch_reference(
         samples: The prompts.
     """
     model, family = checkpoint.model, family_of(facts)
-    with float32_layers(model, checkpoint.files), watched_reach(model) as reached:
+    with (
+        float32_layers(model, checkpoint.files),
+        watched_reach(model) as reached,
+        tower_once(model),
+    ):
         answers = tuple(_answer(checkpoint, family, sample) for sample in samples)
     trim_memory()
     return TorchReference(samples=answers, reached=tuple(reached))
@@ -93,9 +97,8 @@ def _answer(checkpoint: Checkpoint, family: Family, sample: ParitySample) -> Sam
     positions = family.torch_positions(mask)
     if positions is not None:
         further["position_ids"] = torch.from_numpy(positions)
-    with features_once(model):
-        features = _features(checkpoint, sample, inputs)
-        outputs = _torch_step(model, sample.input_ids, mask, **further)
+    features = _features(checkpoint, sample, inputs)
+    outputs = _torch_step(model, sample.input_ids, mask, **further)
     routed = None if checkpoint.router is None else torch_routing(model)
     logits = [_last(outputs)]
     for _ in range(DECODE_STEPS):

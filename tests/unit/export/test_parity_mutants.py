@@ -97,7 +97,9 @@ def test_a_wrong_component_is_refused_by_name(component: str, routed: Any, tmp_p
     mutant = {**routed.graphs, component: _with_weights(graph, _one_nan)}
     line = _line(routed, mutant, tmp_path, component, "NaN")
     assert line.startswith(figure)
-    assert "NaN or infinite in the fp32 graph on the prompt 'one image', torch's are finite" in line
+    assert (
+        "NaN or infinite in the fp32 graph on the prompt 'two images', torch's are finite" in line
+    )
     mutant = {**routed.graphs, component: _with_weights(graph, _other)}
     line = _line(routed, mutant, tmp_path, component, "swapped: another checkpoint's graph")
     assert line.startswith(figure)
