@@ -6,7 +6,7 @@ of tensors. `moir_edge.export.stamping` puts copies of the traced layer in the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ from torch.utils import _pytree
 from transformers import Cache
 
 from moir_edge.export.layer_kinds import PLAIN, Layer, comparable, find_layers, first_of_each
-from moir_edge.export.marks import mark
+from moir_edge.export.marks import UnknownShape, mark
 
 __all__ = ["Call", "PatternUnknown", "RepeatedLayers"]
 
@@ -35,10 +35,14 @@ class Call:
     Attributes:
         path: Name of the layer in the module that is traced.
         traced: Number of the call whose graph is this one's too; its own number where it was traced.
+        given: Which of the traced call's tensors, by place, the mark reads in their stead; the others are the same ones.
+        cache_index: Which layer of a cache is its own; None if it has none.
     """
 
     path: str
     traced: int
+    given: tuple[int, ...] = ()
+    cache_index: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -79,6 +83,8 @@ class _Exit:
 
     Attributes:
         number: Of the call that was traced.
+        before: What went in, as `_Entry.tensors` has it.
+        gone: What stands for the written tensors of further calls where the cache is borrowed; nobody may read it.
         leaves: What is returned in order, nested values one by one.
         spec: How `leaves` are nested.
         written: Attributes of the cache's layer that get a new tensor.
@@ -87,11 +93,18 @@ class _Exit:
     """
 
     number: int
+    before: list[torch.Tensor]
+    gone: list[torch.Tensor]
     leaves: list[Any]
     spec: Any
     written: tuple[str, ...]
     plain: Mapping[str, Any]
     tensors: list[torch.Tensor]
+
+    @property
+    def returned(self) -> list[torch.Tensor]:
+        """The returned tensors alone."""
+        return self.tensors[: len(self.tensors) - len(self.written)]
 
 
 class RepeatedLayers:
@@ -102,6 +115,7 @@ class RepeatedLayers:
 
     Attributes:
         calls: Every call of a layer, by the number that its mark carries.
+        borrowing: Layers of a cache that hold another one's tensors; see `moir_edge.export.borrowed_cache`.
     """
 
     def __init__(self, root: nn.Module) -> None:
@@ -110,6 +124,7 @@ class RepeatedLayers:
         self._wanted = first_of_each(self._layers)
         self._kinds: dict[Hashable, _Exit] = {}
         self.calls: list[Call] = []
+        self.borrowing: Collection[int] = ()
         self.missing: str | None = None
 
     def __bool__(self) -> bool:
@@ -129,6 +144,22 @@ class RepeatedLayers:
                 if layer.path not in self._wanted:
                     undo.enter_context(_without_state(layer.module))
             yield
+
+    def twins(self) -> dict[int, int]:
+        """Return, for layers of a cache whose own layer will leave a mark, one of a layer that looks like it and is traced."""
+        indices = [one.cache_index for one in self._layers]
+        if None in indices or len(set(indices)) < len(indices):
+            return {}
+        traced = {
+            one.signature: one.cache_index for one in self._layers if one.path in self._wanted
+        }
+        return {
+            index: twin
+            for one, index in zip(self._layers, indices, strict=True)
+            if one.path not in self._wanted
+            and index is not None
+            and (twin := traced[one.signature]) is not None
+        }
 
     def want_missing(self) -> bool:
         """Have the layer traced whose kind was not expected, and say whether there was one."""
@@ -152,12 +183,13 @@ class RepeatedLayers:
             known = self._kinds.get(kind)
             number = len(self.calls)
             if known is not None:
-                self.calls.append(Call(path=layer.path, traced=known.number))
-                return _marked(layer, entry, known, number)
+                call, result = _marked(layer, entry, known, number, self.borrowing)
+                self.calls.append(call)
+                return result
             if layer.path not in self._wanted:
                 self.missing = layer.path
                 raise PatternUnknown(f"{layer.path} is of a kind of its own")
-            self.calls.append(Call(path=layer.path, traced=number))
+            self.calls.append(Call(path=layer.path, traced=number, cache_index=layer.cache_index))
             result, self._kinds[kind] = _traced(layer, original, entry, number)
             return result
 
@@ -220,6 +252,8 @@ def _traced(
     after = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)] + list(written.values())
     made = _Exit(
         number=number,
+        before=before,
+        gone=[],
         leaves=leaves,
         spec=spec,
         written=tuple(written),
@@ -228,12 +262,31 @@ def _traced(
     )
     if any(not isinstance(leaf, (torch.Tensor, *PLAIN)) for leaf in leaves):
         raise PatternUnknown(f"{layer.path} returns more than tensors")
-    return _returned(layer, entry, made, mark("Leave", after, number, after)), made
+    tensors = mark("Leave", after, number, after)
+    if written:
+        own = tensors[len(made.returned) :]
+        made.gone.extend(mark("Gone", own, number, own))
+    return _returned(layer, entry, made, tensors), made
 
 
-def _marked(layer: Layer, entry: _Entry, kind: _Exit, number: int) -> Any:
-    """Leave a mark in the place of a layer, and return what it would return."""
-    return _returned(layer, entry, kind, mark("Layer", entry.tensors, number, kind.tensors))
+def _marked(
+    layer: Layer, entry: _Entry, kind: _Exit, number: int, borrowing: Collection[int]
+) -> tuple[Call, Any]:
+    """Leave a mark in the place of a layer, and return the call and what the layer would return."""
+    tensors, like = entry.tensors, kind.tensors
+    is_borrowing = entry.cache is not None and layer.cache_index in borrowing
+    if is_borrowing:
+        tensors, like = tensors[: len(tensors) - len(entry.state)], kind.returned
+    given = [place for place, one in enumerate(tensors) if one is not kind.before[place]]
+    try:
+        found = mark("Layer", [tensors[place] for place in given], number, like)
+    except UnknownShape:
+        given = list(range(len(tensors)))
+        found = mark("Layer", tensors, number, like)
+    call = Call(
+        path=layer.path, traced=kind.number, given=tuple(given), cache_index=layer.cache_index
+    )
+    return call, _returned(layer, entry, kind, [*found, *(kind.gone if is_borrowing else [])])
 
 
 def _returned(layer: Layer, entry: _Entry, kind: _Exit, tensors: Sequence[torch.Tensor]) -> Any:

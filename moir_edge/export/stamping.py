@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from moir_edge.export.borrowed_cache import BorrowedCache
 from moir_edge.export.marks import DOMAIN
 from moir_edge.export.repeated_layers import Call, PatternUnknown
 
@@ -30,19 +31,23 @@ class _Template:
     leave: ir.Node
 
 
-def stamp(model: ir.Model, calls: Sequence[Call], names: Mapping[str, str]) -> None:
+def stamp(
+    model: ir.Model, calls: Sequence[Call], names: Mapping[str, str], cache: BorrowedCache
+) -> None:
     """Replace every mark of `moir_edge.export.repeated_layers`.
 
     Requires: parameters are inputs of the graph, under their names in the traced module.
-    Ensures: no mark is left; the copies read the parameters of their own layers, which are inputs too.
+    Ensures: no mark is left; the copies read the parameters of their own layers, which are inputs too, and keys and values
+    that their layers borrowed are inputs and outputs of the graph, in any order.
 
     Args:
         model: Edited in place.
         calls: The calls of layers, by the number in a mark.
         names: Every name of a parameter to the one that it has in a graph; two for a shared parameter.
+        cache: Which layers borrowed.
 
     Raises:
-        PatternUnknown: A traced layer does not stand between its marks.
+        PatternUnknown: A traced layer does not stand between its marks, or something reads what a layer borrowed.
     """
     graph = model.graph
     templates = _templates(graph, calls)
@@ -54,7 +59,9 @@ def stamp(model: ir.Model, calls: Sequence[Call], names: Mapping[str, str]) -> N
         template = templates.get(call.traced)
         if template is None:
             raise PatternUnknown(f"{call.path}: the layer that it looks like is not in the graph")
-        _Stamp(graph, template, call.path, parameters, names).put(node)
+        renamed = cache.own_names(call.cache_index, calls[call.traced].cache_index)
+        _Stamp(graph, template, call, parameters, names, renamed).put(node)
+    _remove_gone(graph)
     for template in templates.values():
         _remove(graph, template.leave, template.leave.inputs)
         _remove(graph, template.entry, template.entry.inputs)
@@ -81,6 +88,15 @@ def _templates(graph: ir.Graph, calls: Sequence[Call]) -> dict[int, _Template]:
     return found
 
 
+def _remove_gone(graph: ir.Graph) -> None:
+    """Take out the marks of what nobody may read: keys and values of layers that are not in the trace."""
+    for node in list(graph):
+        if node.domain == DOMAIN and node.op_type == "Gone":
+            if any(output.uses() or output.is_graph_output() for output in node.outputs):
+                raise PatternUnknown("the cache of one layer is read by another")
+            graph.remove(node, safe=True)
+
+
 def _number(node: ir.Node) -> int:
     return node.attributes.get_int("call", -1)
 
@@ -102,31 +118,50 @@ class _Stamp:
     Args:
         graph: Edited in place.
         template: The traced layer.
-        path: Name of the layer that the mark stands for.
+        call: What the mark stands for.
         parameters: The graph's inputs by name; those that the copy is the first to read are added.
         names: As `stamp` takes it.
+        renamed: Names of the traced layer's keys and values to those of this layer, where it borrowed them.
     """
 
     def __init__(
         self,
         graph: ir.Graph,
         template: _Template,
-        path: str,
+        call: Call,
         parameters: dict[str, ir.Value],
         names: Mapping[str, str],
+        renamed: Mapping[str, str],
     ) -> None:
-        self._graph, self._template, self._path = graph, template, path
-        self._parameters, self._names = parameters, names
+        self._graph, self._template, self._call = graph, template, call
+        self._path = call.path
+        self._parameters, self._names, self._renamed = parameters, names, renamed
         self._copies: dict[ir.Value, ir.Value] = {}
 
     def put(self, mark: ir.Node) -> None:
         """Replace a mark by the copy."""
-        for value, given in zip(self._template.entry.outputs, mark.inputs, strict=True):
-            if given is None:
+        entry, leave = self._template.entry, self._template.leave
+        given = dict(zip(self._call.given, mark.inputs, strict=True))
+        for place, value in enumerate(entry.outputs):
+            source = given.get(place, entry.inputs[place])
+            if source is None:
                 raise PatternUnknown(f"{self._path} reads a value that is not in the graph")
-            self._copies[value] = given
+            own = self._renamed.get(str(source.name)) if place not in given else None
+            self._copies[value] = source if own is None else self._input(own, source)
         self._graph.insert_before(mark, [self._copy(node) for node in self._template.nodes])
-        _remove(self._graph, mark, [self._value(one) for one in self._template.leave.inputs])
+        found = [self._value(one) for one in leave.inputs]
+        returned = len(mark.outputs)
+        _remove(self._graph, mark, found[:returned])
+        for value, theirs in zip(found[returned:], leave.outputs[returned:], strict=True):
+            self._give(value, theirs)
+
+    def _give(self, value: ir.Value | None, theirs: ir.Value) -> None:
+        """Make an output of what the traced layer writes to its cache."""
+        own = self._renamed.get(str(theirs.name)) if theirs.is_graph_output() else None
+        if value is None or own is None or value.is_graph_output() or value.is_graph_input():
+            raise PatternUnknown(f"{self._path} writes to its cache what is no output of its own")
+        value.name = own
+        self._graph.outputs.append(value)
 
     def _copy(self, node: ir.Node) -> ir.Node:
         for attribute in node.attributes.values():
@@ -162,9 +197,11 @@ class _Stamp:
         name = str(value.name)
         if not value.is_graph_input() or not name.startswith(prefix):
             return value
-        own = self._names[f"{self._path}.{name.removeprefix(prefix)}"]
-        found = self._parameters.get(own)
+        return self._input(self._names[f"{self._path}.{name.removeprefix(prefix)}"], value)
+
+    def _input(self, name: str, like: ir.Value) -> ir.Value:
+        found = self._parameters.get(name)
         if found is None:
-            found = self._parameters[own] = ir.Value(name=own, type=value.type, shape=value.shape)
+            found = self._parameters[name] = ir.Value(name=name, type=like.type, shape=like.shape)
             self._graph.inputs.append(found)
         return found

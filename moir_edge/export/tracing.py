@@ -14,8 +14,10 @@ import torch
 from torch.export import Dim
 
 from moir_edge.bundle import TensorSpec
+from moir_edge.export.borrowed_cache import BorrowedCache
 from moir_edge.export.cleanup import OPSET, clean, simplify
 from moir_edge.export.marks import translations
+from moir_edge.export.operator_table import operator_table_once
 from moir_edge.export.parameters import (
     Weights,
     attach,
@@ -46,7 +48,8 @@ class ComponentSpec:
         name: ``vision``, ``embedding``, ``router`` or ``decoder``.
         inputs: In order.
         outputs: In order.
-        grouped: How many leading inputs the module takes one by one; the rest come as one list.
+        grouped: How many leading inputs the module takes one by one; the rest come as one list. They are key and value of
+            each layer of a cache, which are its last outputs too.
         samples: Inputs to trace with; None for zeros and ones.
     """
 
@@ -97,12 +100,15 @@ def _stamped(
     """Trace one layer of each kind and stamp it; None where layers hang together in another way."""
     layers = RepeatedLayers(module)
     while layers:
+        cache = BorrowedCache(spec, layers.twins())
+        layers.borrowing = cache.borrowing
         try:
-            with shapes_only(module), layers.replaced():
-                model = _translated(module, spec)
+            with shapes_only(module), layers.replaced(), cache.lent(module):
+                model = _translated(module, cache.spec)
             detach(model, names)
             simplify(model)
-            stamp(model, layers.calls, names)
+            stamp(model, layers.calls, names, cache)
+            cache.put_in_order(model)
         # Whatever it is: the whole trace meets it again if it is not of the marks' making.
         except Exception as error:
             if layers.want_missing():
@@ -118,7 +124,12 @@ def _translated(module: torch.nn.Module, spec: ComponentSpec) -> ir.Model:
     """Return the graph as torch gives it."""
     samples = spec.samples or [_sample(tensor) for tensor in spec.inputs]
     axes = [_dynamic_axes(tensor, _dims(spec)) for tensor in spec.inputs]
-    with torch.no_grad(), _quiet_export(), _axes_unified(module, spec):
+    with (
+        torch.no_grad(),
+        _quiet_export(),
+        operator_table_once(),
+        _axes_unified(module, spec),
+    ):
         program = torch.export.export(
             module,
             _group(samples, spec.grouped),

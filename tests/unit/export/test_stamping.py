@@ -203,12 +203,58 @@ def test_each_layer_has_its_own_keys_and_values(caplog: pytest.LogCaptureFixture
     assert WARNING not in caplog.text
 
 
+def test_keys_are_as_long_as_no_input_of_a_layer(caplog: pytest.LogCaptureFixture) -> None:
+    module = CachedStack([CachedBlock(index) for index in range(3)])
+    module.masked = False
+    require_equal(module, cached_spec(3))
+    assert WARNING not in caplog.text
+
+
+def test_only_traced_layers_bring_their_keys_and_values_into_the_trace() -> None:
+    module = CachedStack([CachedBlock(index) for index in range(6)]).eval()
+    lengths: list[int] = []
+    module.register_forward_pre_hook(lambda _, given: lengths.append(len(given[2])))
+    trace(module, cached_spec(6))
+    assert set(lengths) == {2}
+
+
+def test_layers_that_differ_in_turn_keep_their_own_keys_and_values(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    layers = [CachedBlock(index) for index in range(7)]
+    for layer in layers[2::3]:
+        layer.scale = 3.0
+    require_equal(CachedStack(layers), cached_spec(7))
+    assert WARNING not in caplog.text
+
+
+def test_a_layer_that_reads_keys_that_are_not_traced_makes_the_whole_trace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Reader(Block):
+        def forward(self, hidden: torch.Tensor, cache: Any, mask: Any) -> torch.Tensor:
+            return super().forward(hidden) + cache.layers[1].keys.mean((1, 2))[:, None] + mask.sum()
+
+    layers = [*(CachedBlock(index) for index in range(3)), Reader(3), Reader(4)]
+    require_equal(CachedStack(layers), cached_spec(5))
+    assert "the cache of one layer is read by another" in caplog.text
+
+
 def test_outputs_of_an_unknown_length_are_traced_with_the_whole(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    module = CachedStack([CachedBlock(index) for index in range(3)])
-    module.masked = False  # so no input of a layer is as long as its keys become
-    require_equal(module, cached_spec(3))
+    class Long(Block):
+        def forward(self, hidden: torch.Tensor, shift: Any = None) -> Any:
+            return super().forward(hidden, shift), torch.cat([hidden, hidden], 1)
+
+    class LongStack(Stack):
+        def forward(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                inputs_embeds, long = layer(inputs_embeds)
+                inputs_embeds = inputs_embeds + long.mean(1, keepdim=True)
+            return inputs_embeds
+
+    require_equal(LongStack([Long(index) for index in range(3)]))
     assert "an output has the axis or type" in caplog.text
 
 
