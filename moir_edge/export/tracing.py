@@ -14,6 +14,7 @@ import torch
 from torch.export import Dim
 
 from moir_edge.bundle import TensorSpec
+from moir_edge.export.axis_reads import read_axes_once
 from moir_edge.export.borrowed_cache import BorrowedCache
 from moir_edge.export.cleanup import OPSET, clean, simplify
 from moir_edge.export.marks import translations
@@ -90,6 +91,7 @@ def trace(
             model = _translated(module, spec)
         detach(model, names)
         simplify(model)
+    read_axes_once(model, spec.inputs)
     attach(model, names, weights or module_weights(module))
     return clean(model, inputs=spec.inputs, outputs=spec.outputs)
 
