@@ -28,16 +28,16 @@ def read_axes_once(model: ir.Model, inputs: Sequence[TensorSpec]) -> None:
     values = {str(value.name): value for value in graph.inputs}
     reads: dict[str, ir.Node] = {}
     for node in list(graph):
-        axis = _axis(node, shapes)
-        if axis is None:
+        length = _axis(node, shapes)
+        if length is None:
             continue
-        if axis not in reads:
-            name, place = places[axis]
-            reads[axis] = _read(values[name], place, like=node.outputs[0])
-        node.outputs[0].replace_all_uses_with(reads[axis].outputs[0], replace_graph_outputs=True)
+        if length not in reads:
+            name, place = places[length]
+            reads[length] = _read(values[name], place, like=node.outputs[0])
+        node.outputs[0].replace_all_uses_with(reads[length].outputs[0], replace_graph_outputs=True)
         graph.remove(node, safe=True)
     if reads:
-        graph.insert_before(next(iter(graph)), [reads[axis] for axis in places if axis in reads])
+        graph.insert_before(next(iter(graph)), [reads[name] for name in places if name in reads])
 
 
 def _axis(node: ir.Node, shapes: dict[str, tuple[int | str, ...]]) -> str | None:

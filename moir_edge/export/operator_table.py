@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -45,7 +46,6 @@ def _table(registry: Any, original: Any, opset_version: int | None) -> Any:
 
 def _copy(table: Any) -> Any:
     """Return a table that takes further operators without the first one's getting them."""
-    found = type(table).__new__(type(table))
-    vars(found).update(vars(table))
+    found = copy.copy(table)
     found.functions = {target: list(forms) for target, forms in table.functions.items()}
     return found

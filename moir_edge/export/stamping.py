@@ -152,8 +152,8 @@ class _Stamp:
         found = [self._value(one) for one in leave.inputs]
         returned = len(mark.outputs)
         _remove(self._graph, mark, found[:returned])
-        for value, theirs in zip(found[returned:], leave.outputs[returned:], strict=True):
-            self._give(value, theirs)
+        for written, theirs in zip(found[returned:], leave.outputs[returned:], strict=True):
+            self._give(written, theirs)
 
     def _give(self, value: ir.Value | None, theirs: ir.Value) -> None:
         """Make an output of what the traced layer writes to its cache."""

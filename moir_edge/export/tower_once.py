@@ -61,5 +61,5 @@ def _key(bound: inspect.BoundArguments) -> Hashable:
 
 
 def _content(tensor: torch.Tensor) -> Hashable:
-    numbers = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
+    numbers: Any = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
     return (tensor.dtype, tuple(tensor.shape), hashlib.sha256(numbers).digest())
