@@ -9,13 +9,12 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 from torch import nn
 
-if TYPE_CHECKING:
-    from moir_edge.export.tracing import ComponentSpec
+from moir_edge.export.interfaces import ComponentSpec
 
 __all__ = ["BorrowedCache"]
 

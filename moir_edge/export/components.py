@@ -16,7 +16,8 @@ from moir_edge.checkpoint import Checkpoint
 from moir_edge.export.attention import export_attention
 from moir_edge.export.cleanup import check_graph, read_tensor
 from moir_edge.export.facts import model_facts
-from moir_edge.export.tracing import ComponentSpec, trace
+from moir_edge.export.interfaces import ComponentSpec
+from moir_edge.export.tracing import trace
 from moir_edge.export.weights import stored_weights, widen_own_buffers
 from moir_edge.graphs.naming import number_values
 from moir_edge.models.decoder import EmbeddingGraph

@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -17,6 +16,7 @@ from moir_edge.bundle import TensorSpec
 from moir_edge.export.axis_reads import read_axes_once
 from moir_edge.export.borrowed_cache import BorrowedCache
 from moir_edge.export.cleanup import OPSET, clean, simplify
+from moir_edge.export.interfaces import ComponentSpec
 from moir_edge.export.marks import translations
 from moir_edge.export.operator_table import operator_table_once
 from moir_edge.export.parameters import (
@@ -30,7 +30,7 @@ from moir_edge.export.parameters import (
 from moir_edge.export.repeated_layers import RepeatedLayers
 from moir_edge.export.stamping import stamp
 
-__all__ = ["ComponentSpec", "trace"]
+__all__ = ["trace"]
 
 _log = logging.getLogger("moir_edge")
 
@@ -39,26 +39,6 @@ _log = logging.getLogger("moir_edge")
 _SAMPLE_SIZES = {"batch": 2, "images": 3, "sequence": 5, "past_sequence": 4, "total_sequence": 9}
 # The total is a sum of two axes, and patches come in whole blocks, which a `Dim` cannot say; torch derives both.
 _DERIVED = frozenset({"total_sequence", "patches"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComponentSpec:
-    """Inputs and outputs of one graph.
-
-    Attributes:
-        name: ``vision``, ``embedding``, ``router`` or ``decoder``.
-        inputs: In order.
-        outputs: In order.
-        grouped: How many leading inputs the module takes one by one; the rest come as one list. They are key and value of
-            each layer of a cache, which are its last outputs too.
-        samples: Inputs to trace with; None for zeros and ones.
-    """
-
-    name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    grouped: int | None = None
-    samples: tuple[torch.Tensor, ...] | None = None
 
 
 def trace(

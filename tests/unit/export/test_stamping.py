@@ -14,9 +14,10 @@ from torch import nn
 from transformers import DynamicCache
 
 from moir_edge.bundle import TensorSpec
+from moir_edge.export.interfaces import ComponentSpec
 from moir_edge.export.parameters import shapes_only
 from moir_edge.export.repeated_layers import RepeatedLayers
-from moir_edge.export.tracing import ComponentSpec, trace
+from moir_edge.export.tracing import trace
 from tests.unit.export.graph_text import graph_lines
 
 WIDTH = 4
