@@ -42,6 +42,12 @@ def compare(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare with the reference.")],
     data: Data,
     output: Annotated[Path, output_option()],
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Provider of the bundles besides the reference, as in `run`; repeatable."
+        ),
+    ] = None,
     limit: Limit = None,
     latency_rows: Annotated[int, typer.Option(min=1, help="Number of rows to time.")] = 30,
     latency_repeats: Annotated[int, typer.Option(min=1, help="Repeats of each timed row.")] = 3,
@@ -70,6 +76,7 @@ def compare(
         threads=threads,
         seed=seed,
         allow_other=allow_other,
+        providers=tuple(provider or ()),
     )
     with show_progress("compare", quiet=quiet) as progress:
         report = run(

@@ -23,7 +23,15 @@ __all__ = [
 ]
 
 _PACKAGES = (
-    *("moir-edge", "numpy", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"),
+    *(
+        "moir-edge",
+        "numpy",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "openvino",
+        "tensorrt",
+        "tensorrt-rtx",
+    ),
     *("tokenizers", "torch", "transformers"),
 )
 MOST_STEAL_PERCENT = 5.0

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
 
-from moir_edge.errors import DataError
+from moir_edge.errors import DataError, UnsupportedError, closest
 
-__all__ = ["require_at_least"]
+__all__ = ["check_providers", "require_at_least"]
+
+
+def check_providers(names: Sequence[str]) -> None:
+    """Refuse a provider that the runtime does not have, or that is named twice.
+
+    Raises:
+        UnsupportedError: There is no such provider.
+        DataError: One is named twice.
+    """
+    from moir_edge.runtime.providers import Provider
+
+    known = get_args(Provider)
+    for name in names:
+        if name not in known:
+            raise UnsupportedError(f"unknown provider {name!r}; {closest(name, known)}")
+        if names.count(name) > 1:
+            raise DataError(f"provider {name} is given twice; name each one once")
 
 
 def require_at_least(settings: Any, least: int, names: Iterable[str]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from moir_edge.arguments import check_run, instance, sources
 from moir_edge.data.formats import DataSource, as_source
 from moir_edge.data.rows import Row
-from moir_edge.errors import DataError
+from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.evaluation.candidates import CandidateSpec, specs_of
 from moir_edge.evaluation.candidates.decoding import decoding_notices
 from moir_edge.evaluation.comparison.figures import RawResult, candidate_report
@@ -67,7 +69,7 @@ def compare(
     Raises:
         DataError: The data cannot be used, a candidate is a different model from the first, or `output` may not be
             replaced.
-        MoirEdgeError: A candidate cannot be loaded or run.
+        MoirEdgeError: A candidate cannot be loaded or run, on the provider that is named where one is.
     """
     settings = instance("settings", settings, CompareSettings) or CompareSettings()
     bounds = instance("bounds", bounds, GateBounds) or GateBounds()
@@ -99,6 +101,9 @@ def _measure(
     load_before = load_average()
     with ExitStack() as stack:
         opened = open_candidates(stack, specs, rows, progress)
+        for one in opened:
+            if one.process is None:
+                raise EnvironmentProblem(f"{one.spec.name}: {one.reason}")
         processes = loaded_processes(opened)
         reports, machine = measure_all(processes, rows, settings, progress, load_before)
     return reports, providers_of(opened), machine
@@ -144,15 +149,30 @@ def measure_all(
 
 
 def _specs(sources: Sequence[str | Path], settings: CompareSettings) -> list[CandidateSpec]:
-    specs = specs_of(
-        sources,
+    """Describe the reference and the candidates: each bundle, on each provider where some are named."""
+    describe = partial(
+        specs_of,
         threads=settings.threads or default_threads(),
         max_new_tokens=settings.max_new_tokens,
-        hub={0},
     )
-    if len(specs) == 1:
+    if len(sources) == 1:
         raise DataError("nothing to compare: give at least one bundle besides the reference")
-    return specs
+    if not settings.providers:
+        return describe(sources, hub={0})
+    others = describe(sources[1:], hub=())
+    for one in others:
+        if one.kind != "bundle":
+            raise DataError(
+                f"a provider runs bundles, and {one.source} is a checkpoint; name bundles besides the reference"
+            )
+    return [
+        *describe(sources[:1], hub={0}),
+        *(
+            replace(one, provider=provider, name=f"{one.name} on {provider}")
+            for one in others
+            for provider in settings.providers
+        ),
+    ]
 
 
 def _used(settings: CompareSettings, threads: int, rows: int) -> Settings:

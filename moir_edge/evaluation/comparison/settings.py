@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moir_edge.arguments import check_fields
-from moir_edge.evaluation.settings import require_at_least
+from moir_edge.evaluation.settings import check_providers, require_at_least
 
 __all__ = ["CompareSettings"]
 
@@ -25,9 +25,12 @@ class CompareSettings:
         threads: Threads of one operation; None takes every core of this process.
         seed: Seed of the bootstrap.
         allow_other: Take candidates that are different models; the report says so at the top.
+        providers: What runs the bundles besides the reference, by the runtime's names: each bundle on each of them. The
+            reference may then be among the bundles. None takes the runtime's own choice, which the reference always takes.
 
     Raises:
-        DataError: A number is out of range.
+        DataError: A number is out of range, or a provider is named twice.
+        UnsupportedError: An unknown provider.
     """
 
     limit: int | None = None
@@ -40,6 +43,7 @@ class CompareSettings:
     threads: int | None = None
     seed: int = 0
     allow_other: bool = False
+    providers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -51,3 +55,4 @@ class CompareSettings:
             "routing_rows",
         )
         require_at_least(self, 1, (*numbers, "limit", "threads"))
+        check_providers(self.providers)

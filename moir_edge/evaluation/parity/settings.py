@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 from moir_edge.arguments import check_fields, given, instance
 from moir_edge.data.formats import DataSource, as_source
-from moir_edge.errors import DataError, UnsupportedError, closest
+from moir_edge.errors import DataError
 from moir_edge.evaluation.parity.gates import BenchBounds
-from moir_edge.evaluation.settings import require_at_least
+from moir_edge.evaluation.settings import check_providers, require_at_least
 
 __all__ = ["BenchSettings"]
 
@@ -66,7 +65,7 @@ class BenchSettings:
         if self.data is not None:
             object.__setattr__(self, "data", as_source(self.data))
         self._check_numbers()
-        self._check_providers()
+        check_providers(self.providers)
         if not self.parity and (self.bounds.asks_for_parity or self.reference):
             raise DataError(
                 "a reference, or bounds on parity, given without parity; add `parity=True`"
@@ -80,13 +79,3 @@ class BenchSettings:
         names = ("timed_rows", "repeats", "max_new_tokens", "limit", "threads", "prompt_words")
         require_at_least(self, 1, names)
         require_at_least(self, 0, ("images", "decode_steps"))
-
-    def _check_providers(self) -> None:
-        from moir_edge.runtime.providers import Provider
-
-        known = get_args(Provider)
-        for name in self.providers:
-            if name not in known:
-                raise UnsupportedError(f"unknown provider {name!r}; {closest(name, known)}")
-            if self.providers.count(name) > 1:
-                raise DataError(f"provider {name} is given twice; name each one once")

@@ -14,9 +14,10 @@ import pytest
 
 from moir_edge.cli.main import main
 from moir_edge.data.rows import Row
-from moir_edge.errors import DataError
+from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.evaluation import CompareSettings, compare, opening
 from moir_edge.evaluation.candidates import CandidateSpec
+from moir_edge.evaluation.comparison import run as comparison
 from moir_edge.evaluation.comparison.schema import ComparisonReport
 from moir_edge.invocation import command_line
 
@@ -158,6 +159,46 @@ def test_usage_errors_exit_2_and_leave_nothing(
         assert _main(*words) == 2
         assert message in capsys.readouterr().err
     assert main(["compare", "big", "--data", "eval.jsonl", "-o", "report"]) == 2
+    assert not (folder / "report").exists()
+
+
+def test_each_bundle_on_each_provider_against_the_reference(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "big", "big", "small", "--data", "eval.jsonl", "-o", "report"]
+    assert main([*words, "--provider", "cpu", "--provider", "openvino-fast", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    names = [f"{one} on {by}" for one in ("big", "small") for by in ("cpu", "openvino-fast")]
+    assert [one["name"] for one in record["candidates"]] == ["big", *names]
+    specs = comparison._specs(["big", "small"], CompareSettings(providers=("openvino",)))
+    assert [one.provider for one in specs] == [None, "openvino"]
+
+
+def test_providers_that_cannot_be_taken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text('{"model_type": "llava"}')
+    for words, message in [
+        (["--provider", "openvin"], "error: unknown provider 'openvin'; did you mean 'openvino'?"),
+        (["--provider", "cpu", "--provider", "cpu"], "error: provider cpu is given twice; name"),
+        (
+            ["model", "--provider", "cpu"],
+            "error: a provider runs bundles, and model is a checkpoint; name bundles besides",
+        ),
+    ]:
+        assert _main(*words) == 2
+        assert message in capsys.readouterr().err
+
+    def missing(spec: CandidateSpec, rows: Sequence[Row]) -> Any:
+        if spec.provider:
+            raise EnvironmentProblem("no such library")
+        return _FakeProcess(spec, rows)
+
+    monkeypatch.setattr(opening, "CandidateProcess", missing)
+    assert _main("--provider", "openvino") == 2
+    expected = "error: small on openvino: not measured on this device: no such library\n"
+    assert capsys.readouterr().err.endswith(expected)
     assert not (folder / "report").exists()
 
 
