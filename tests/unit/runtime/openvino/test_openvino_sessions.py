@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from PIL import Image
 
 import moir_edge
 from moir_edge.bundle import open_bundle
+from moir_edge.calibration import CalibrationSettings
 from moir_edge.errors import BundleError, UnsupportedError
 from moir_edge.export import assemble
-from moir_edge.precisions import FP32, INT4, INT8_WEIGHT_ONLY
+from moir_edge.precisions import BF16, FP16, FP32, INT4, INT8, INT8_WEIGHT_ONLY
 from moir_edge.runtime import EdgeModel, providers
 from moir_edge.runtime.generation import prepare_prompt
 from moir_edge.runtime.interface import DecoderInputs
@@ -29,7 +31,7 @@ pytest.importorskip("openvino", reason="openvino is not installed (extra `openvi
 
 # Float32 on two libraries, of weights that are the same numbers.
 SAME = 1e-4
-PRECISIONS = (FP32, INT8_WEIGHT_ONLY, INT4)
+PRECISIONS = (FP32, FP16, BF16, INT8_WEIGHT_ONLY, INT4)
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +96,25 @@ def test_logits_are_those_of_onnx_runtime(bundles: dict[str, Path], precision: s
     }
     assert set(sessions.files()) == set(models[1].sessions.files())
     assert sessions.memory() == {}
+
+
+def test_rounded_activations_lie_on_the_same_grid(
+    traced_models: Callable[[str], Any], bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    _picture().save(tmp_path / "picture.png")
+    row = {"image": "picture.png", "prompt": "what is it?", "answers": ["red"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    settings = CalibrationSettings(data=tmp_path / "rows.jsonl", rows=1, decode_steps=1)
+    bundle = assemble(
+        traced_models("llava"), tmp_path / "int8", precision=INT8, calibration=settings
+    )
+    ours, theirs = (
+        _logits(moir_edge.load(bundle, threads=1, provider=one)) for one in ("openvino", "cpu")
+    )
+    unrounded = _logits(moir_edge.load(bundles[FP32], threads=1, provider="cpu"))
+    # A value in the middle between two steps goes up in one library and down in the other. That is less than all the rounding.
+    assert np.abs(ours - theirs).max() < np.abs(theirs - unrounded).max()
+    assert np.abs(ours - unrounded).max() < 1.5 * np.abs(theirs - unrounded).max()
 
 
 def test_attention_reads_the_cache_where_it_lies(bundles: dict[str, Path]) -> None:
