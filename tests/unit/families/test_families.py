@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from moir_edge.graphs.sessions import cpu_session
 from moir_edge.models import architecture_names
 from moir_edge.precisions import FP32, INT4, INT8, INT8_WEIGHT_ONLY, PRECISIONS
 from moir_edge.router import RouterConfig, last_routing, retrofit, router_disabled
-from moir_edge.runtime import EdgeModel
+from moir_edge.runtime import EdgeModel, providers
 from moir_edge.runtime.generation import prepare_prompt
 from moir_edge.runtime.routing_picture import draw_routing_map
 from moir_edge.runtime.timing import Stopwatch
@@ -224,7 +225,11 @@ def test_the_switch_takes_the_router_out(twins: Twins) -> None:
     [pytest.param(name, marks=pytest.mark.proves(name)) for name in (INT8_WEIGHT_ONLY, INT8, INT4)],
 )
 def test_a_smaller_precision_runs(
-    traced: TracedModel, question_file: Path, tmp_path: Path, precision: str
+    traced: TracedModel,
+    question_file: Path,
+    tmp_path: Path,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = CalibrationSettings(data=question_file, rows=2, decode_steps=1)
     calibration = data if PRECISIONS[precision].needs_data else None
@@ -232,6 +237,22 @@ def test_a_smaller_precision_runs(
     model = moir_edge.load(bundle, threads=1)
     done = model.generate(*rows()[4], max_new_tokens=COUNT)
     assert 0 < len(done.token_ids[0]) <= COUNT
+    if precision == INT4:  # its towers are of the other precision that rounds weights alone
+        pytest.importorskip("openvino", reason="openvino is not installed (extra `openvino`)")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        # Activations as they are, as OpenVINO leaves them.
+        config = partial(_exact_config, providers.session_config)
+        monkeypatch.setattr(providers, "session_config", config)
+        ours, theirs = (
+            _logits(moir_edge.load(bundle, threads=1, provider=one), rows()[4])
+            for one in ("openvino", "cpu")
+        )
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def _exact_config(config: Any, component: str, precision: str, version: str, *, exact: bool) -> Any:
+    del exact
+    return config(component, precision, version, exact=True)
 
 
 def _logits(edge: EdgeModel, row: Row, *, router: bool = True) -> Any:

@@ -15,6 +15,8 @@ from moir_edge.runtime.generation import prepare_prompt
 from moir_edge.runtime.timing import Stopwatch
 from tests.unit.families.conftest import picture
 
+pytest.importorskip("openvino", reason="openvino is not installed (extra `openvino`)")
+
 pytestmark = pytest.mark.slow  # an export for each family
 
 STEPS = 8
