@@ -62,6 +62,19 @@ def _print(diagnosis: Diagnosis) -> None:
         say(f"{finding.kind}: {finding.what}")
         if finding.command:
             say(f"  → {finding.command}")
+    for command, names in _further(diagnosis).items():
+        say(f"optional: {' and '.join(names)}")
+        say(f"  → {command}")
+
+
+def _further(diagnosis: Diagnosis) -> dict[str, list[str]]:
+    """Return the commands that bring further providers, beside those of the findings."""
+    told = {one.command for one in diagnosis.findings}
+    found: dict[str, list[str]] = {}
+    for state in diagnosis.providers:
+        if state.command and state.command not in told:
+            found.setdefault(state.command, []).append(state.name)
+    return found
 
 
 def _print_providers(diagnosis: Diagnosis) -> None:

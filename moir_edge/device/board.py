@@ -105,12 +105,18 @@ def read_board(system: System) -> Board | None:
     )
 
 
-def read_power_modes(system: System) -> PowerModes:
-    """Return the power modes of a Jetson; without any where the machine is not one."""
+def read_power_modes(system: System, *, ask: bool = True) -> PowerModes:
+    """Return the power modes of a Jetson; without any where the machine is not one.
+
+    Args:
+        system: Reads the machine.
+        ask: Ask `nvpmodel` rather than read the note that it keeps.
+    """
     conf = system.text("/etc/nvpmodel.conf")
     found = re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\w+)\s*>", conf)
     modes = {int(number): name for number, name in found}
-    said = re.search(r"NV Power Mode:\s*(\w+)", system.output("nvpmodel", "-q"))
+    answer = system.output("nvpmodel", "-q") if ask else ""
+    said = re.search(r"NV Power Mode:\s*(\w+)", answer)
     if said:
         return PowerModes(current=said[1], modes=modes)
     # In a container the tool is missing, and its notes may be mounted.

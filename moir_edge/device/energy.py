@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from types import TracebackType
 
-from moir_edge.device.sensors import read_rails, total_power
+from moir_edge.device.sensors import find_rails, read_rails, total_power
 from moir_edge.device.system import System
 
 __all__ = ["EnergyMeter"]
@@ -110,4 +110,6 @@ class EnergyMeter:
 
 
 def _board_power(system: System) -> Callable[[], float | None]:
-    return lambda: total_power(read_rails(system))
+    """Return a function that reads the rails which are there now."""
+    rails = find_rails(system)
+    return lambda: total_power(read_rails(system, rails))

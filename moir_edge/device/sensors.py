@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
+from math import prod
 from typing import Any
 
 from moir_edge.device.board import read_power_modes
 from moir_edge.device.system import System
 
-__all__ = ["Telemetry", "read_rails", "read_telemetry", "total_power"]
+__all__ = ["Rail", "Telemetry", "find_rails", "read_rails", "read_telemetry", "total_power"]
 
 # Rails that together are the whole input, the widest scope first; rails that are fed by one of them are left out.
 # Source: NVIDIA Jetson Linux Developer Guide, "Software-Based Power Consumption Modeling", and the boards' schematics.
@@ -22,7 +23,6 @@ _TOTALS = (
     ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),  # AGX Orin
     ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"),  # Thor's module
 )
-_MONITORS = ("ina3221", "ina238")
 _CHANNELS = (1, 2, 3)  # the fourth and later ones of an INA3221 are shunt voltages and sums
 _COLDEST = -100.0  # °C; a zone whose part is switched off shows -256
 
@@ -56,22 +56,45 @@ class Telemetry:
         return asdict(self)
 
 
-def read_telemetry(system: System | None = None) -> Telemetry:
+@dataclass(frozen=True, kw_only=True)
+class Rail:
+    """Files that give the power of one rail.
+
+    Attributes:
+        name: As the board's makers call it.
+        factors: Their product is the power.
+        scale: Of the product, to W.
+    """
+
+    name: str
+    factors: tuple[str, ...]
+    scale: float
+
+    def power(self, system: System) -> float | None:
+        """Return the power now in W; None where a file cannot be read."""
+        values = [system.number(path) for path in self.factors]
+        read = [value for value in values if value is not None]
+        return self.scale * prod(read) if len(read) == len(values) else None
+
+
+def read_telemetry(system: System | None = None, *, ask_tools: bool = True) -> Telemetry:
     """Return what the board's sensors say now.
 
     Args:
         system: Reads the machine; this one by default.
+        ask_tools: Ask `nvpmodel`, and where the kernel shows no rail `tegrastats`; without them a reading takes some
+            milliseconds and the power mode is the one that `nvpmodel` noted last.
     """
     system = system or System()
-    rails = read_rails(system)
+    rails = read_rails(system, find_rails(system))
     temperatures, gpu = _temperatures(system), _gpu_folder(system)
-    if not rails:
+    if ask_tools and not rails:
         rails, told = _tegrastats(system)
         temperatures = temperatures or told
     clock = system.number(f"{gpu}/cur_freq") if gpu else None
     load = system.number(f"{gpu}/device/load") if gpu else None
     return Telemetry(
-        power_mode=read_power_modes(system).current,
+        power_mode=read_power_modes(system, ask=ask_tools).current,
         rails_w=rails,
         total_w=total_power(rails),
         temperatures_c=temperatures,
@@ -82,19 +105,24 @@ def read_telemetry(system: System | None = None) -> Telemetry:
     )
 
 
-def read_rails(system: System) -> dict[str, float]:
-    """Return the power of each rail in W, from the kernel's files of the board's power monitors."""
-    rails = {}
+def find_rails(system: System) -> tuple[Rail, ...]:
+    """Return the rails that the kernel shows of the board's power monitors."""
+    rails: list[Rail] = []
     for folder in system.paths("/sys/class/hwmon/hwmon*"):
         monitor = system.text(f"{folder}/name")
-        if monitor not in _MONITORS:
-            continue
-        if monitor == "ina238":
-            rails.update(_whole(system, folder))
-            continue
-        for channel in _CHANNELS:
-            rails.update(_channel(system, folder, channel))
-    return rails
+        if monitor == "ina3221":
+            rails += [one for channel in _CHANNELS for one in _channel(system, folder, channel)]
+        elif monitor == "ina238":
+            # It measures the board's input, in µW, and its driver gives it no name.
+            name = system.text(f"{folder}/in1_label") or "VIN"
+            rails.append(Rail(name=name, factors=(f"{folder}/power1_input",), scale=1e-6))
+    return tuple(rails)
+
+
+def read_rails(system: System, rails: tuple[Rail, ...]) -> dict[str, float]:
+    """Return the power of each rail in W; a rail that cannot be read is left out."""
+    powers = {rail.name: rail.power(system) for rail in rails}
+    return {name: power for name, power in powers.items() if power is not None}
 
 
 def total_power(rails: dict[str, float]) -> float | None:
@@ -105,21 +133,13 @@ def total_power(rails: dict[str, float]) -> float | None:
     return None
 
 
-def _channel(system: System, folder: str, channel: int) -> dict[str, float]:
-    """Return one rail of an INA3221: mV times mA."""
+def _channel(system: System, folder: str, channel: int) -> list[Rail]:
+    """Return the rail of one channel of an INA3221: mV times mA; none where nothing is connected."""
     label = system.text(f"{folder}/in{channel}_label")
-    volts = system.number(f"{folder}/in{channel}_input")
-    current = system.number(f"{folder}/curr{channel}_input")
-    if not label or label == "NC" or volts is None or current is None:
-        return {}
-    return {label: volts * current / 1e6}
-
-
-def _whole(system: System, folder: str) -> dict[str, float]:
-    """Return the rail of an INA238, which has no name of its own and measures the board's input, in µW."""
-    power = system.number(f"{folder}/power1_input")
-    label = system.text(f"{folder}/in1_label") or "VIN"
-    return {} if power is None else {label: power / 1e6}
+    if not label or label == "NC":
+        return []
+    factors = (f"{folder}/in{channel}_input", f"{folder}/curr{channel}_input")
+    return [Rail(name=label, factors=factors, scale=1e-6)]
 
 
 def _temperatures(system: System) -> dict[str, float]:

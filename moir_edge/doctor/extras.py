@@ -42,11 +42,14 @@ def judge_extras(
     for line in lines:
         extra = re.search(r"""extra == ["']([\w-]+)["']""", line)
         name = re.match(r"[A-Za-z0-9._-]+", line)
-        # What is for another Python or machine has a second condition, and is not asked for here.
-        if extra and name and " and " not in line and name[0].lower() != _OWN:
+        elsewhere = "sys_platform" in line and not installed.system.startswith("Linux")
+        if extra and name and not elsewhere and name[0].lower() != _OWN:
             packages.setdefault(extra[1], []).append(name[0].lower().replace("_", "-"))
     return tuple(
-        Extra(name=extra, missing=tuple(one for one in names if one not in installed.packages))
+        Extra(
+            name=extra,
+            missing=tuple(one for one in dict.fromkeys(names) if one not in installed.packages),
+        )
         for extra, names in packages.items()
         if extra not in _TOOLS
     )

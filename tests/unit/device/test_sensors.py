@@ -58,6 +58,14 @@ def test_a_desktop_has_no_board_sensors() -> None:
     assert read_telemetry(system("desktop-rtx-4070")) == Telemetry()
 
 
+def test_a_quick_reading_asks_no_tool() -> None:
+    noted = system("orin-nano-jetpack-6", __var__lib__nvpmodel__status="pmode:0002")
+    assert read_telemetry(noted).power_mode == "25W"
+    assert read_telemetry(noted, ask_tools=False).power_mode == "MAXN_SUPER"
+    bare = RecordedSystem({}, {"tegrastats --interval 100": TEGRASTATS})
+    assert read_telemetry(bare, ask_tools=False) == Telemetry()
+
+
 def test_this_machine_can_be_read() -> None:
     found = read_telemetry()
     assert found.total_w is None or found.total_w > 0

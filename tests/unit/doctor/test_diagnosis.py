@@ -13,8 +13,10 @@ import pytest
 
 from moir_edge.bundle import seal
 from moir_edge.cli import main as cli
+from moir_edge.cli.doctor import _print
 from moir_edge.device.system import RecordedSystem
 from moir_edge.doctor.diagnosis import Diagnosis, diagnose_machine
+from moir_edge.doctor.extras import judge_extras
 from moir_edge.runtime.cuda_start import CUDA_PACKAGE
 from moir_edge.runtime.providers import Provider
 from tests.unit.bundle.test_engines import _manifest
@@ -197,6 +199,36 @@ def test_this_machine(capsys: pytest.CaptureFixture[str], sealed: Path) -> None:
     assert bundle["weight_bytes"] > 0
     assert cli.main(["doctor"]) == 0
     assert "cpu            yes" in capsys.readouterr().out
+
+
+def test_people_see_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    _print(of(THOR))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("board        NVIDIA Jetson AGX Thor Developer Kit, JetPack 7.0 (")
+    assert "power mode   MAXN" in lines
+    at = lines.index("optional: cuda and ort-tensorrt")
+    assert lines[at + 1] == f"  → {CUDA_PACKAGE}"
+    assert lines.count("  → sudo apt update && sudo apt install nvidia-jetpack") == 1
+
+
+def test_extras_follow_the_packages_own_metadata() -> None:
+    requirements = [
+        'starlette>=0.47; extra == "serve"',
+        'cuda-bindings<13,>=12.8; python_version < "3.11" and extra == "tensorrt"',
+        'cuda-bindings<14,>=12.8; python_version >= "3.11" and extra == "tensorrt"',
+        'triton>=3.4; sys_platform == "linux" and extra == "fused"',
+        'moir-edge[export]; extra == "fused"',
+        'ruff>=0.14; extra == "dev"',
+        "numpy>=1.26",
+    ]
+    found = judge_extras(installed(ORIN), requirements)
+    assert [(one.name, one.missing) for one in found] == [
+        ("serve", ("starlette",)),
+        ("tensorrt", ()),
+        ("fused", ("triton",)),
+    ]
+    windows = judge_extras(installed(ORIN, system="Windows 11"), requirements)
+    assert "fused" not in [one.name for one in windows]
 
 
 def test_what_is_not_a_bundle_is_one_line(
