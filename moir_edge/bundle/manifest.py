@@ -20,6 +20,7 @@ __all__ = [
     "ComponentEntry",
     "EngineEntry",
     "FileEntry",
+    "FusedEntry",
     "ImageGrid",
     "Manifest",
     "ModelFacts",
@@ -118,6 +119,18 @@ class TableEntry(_Entry):
         return self.values.shape[-1 if self.scale is None else 0]
 
 
+class FusedEntry(_Entry):
+    """The decoder once more, as ONNX Runtime computes it fastest: its operators are known to no other runtime.
+
+    It reads the weights of the component that it belongs to. Keys and values lie in one buffer, which each run writes into.
+    """
+
+    graph: ToolPath
+    data: tuple[ToolPath, ...] = ()
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
 class ComponentEntry(_Entry):
     """One exported graph; `data` names the external weight files it reads, which components may share.
 
@@ -134,6 +147,7 @@ class ComponentEntry(_Entry):
     weights_sha256: str | None = None
     precision: PrecisionName
     gpu_form: bool = False
+    fused: FusedEntry | None = None
     tensor_bytes: Count
     weight_bytes: Count | None = None
     operators: Count | None = None

@@ -57,11 +57,12 @@ class Bundle:
             raise BundleError(f"{self.path}: {relative} is missing; export the bundle again")
         return path
 
-    def graph(self, component: str) -> Path:
+    def graph(self, component: str, *, fused: bool = False) -> Path:
         """Return the path of a component's ONNX graph, once its weights are known to lie in the bundle's own files.
 
         Args:
             component: ``vision``, ``embedding``, ``router`` or ``decoder``.
+            fused: Take its fused form.
 
         Raises:
             BundleError: The bundle has no such component, a file of it is missing, or the graph names other files than the manifest.
@@ -69,7 +70,10 @@ class Bundle:
         entry = self.manifest.components.get(component)
         if entry is None:
             raise BundleError(f"{self.path} has no {component} component; export it again")
-        path = self.file(entry.graph)
+        form = entry.fused if fused else entry
+        if form is None:
+            raise BundleError(f"{self.path} has no fused form of {component}; {_AGAIN}")
+        path = self.file(form.graph)
         content = read_bounded(path, GRAPH_BYTES, error=BundleError, remedy=_AGAIN)
         try:
             named = weight_locations(content)
@@ -77,12 +81,12 @@ class Bundle:
             raise BundleError(
                 f"{path} is not an ONNX graph ({one_line(error)}); {_AGAIN}"
             ) from error
-        others = sorted(named - set(entry.data))
+        others = sorted(named - set(form.data))
         if others:
             raise BundleError(
                 f"{path} reads weights from {others[0]!r}, which is not a file of the {component} in the manifest; {_AGAIN}"
             )
-        for name in entry.data:
+        for name in form.data:
             self.file(name)
         return path
 

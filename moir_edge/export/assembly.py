@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import onnx_ir as ir
 
 from moir_edge.arguments import check_run, given, given_path, instance
-from moir_edge.bundle import ComponentEntry, EngineEntry, Manifest, seal, staged_bundle
+from moir_edge.bundle import ComponentEntry, EngineEntry, FusedEntry, Manifest, seal, staged_bundle
 from moir_edge.calibration.gpu_form import to_gpu_form
 from moir_edge.engines.trtexec import write_build_script
 from moir_edge.export.assets import write_assets
 from moir_edge.export.components import TracedModel
+from moir_edge.export.fused import write_fused_decoder
 from moir_edge.export.half_range import require_half_range
 from moir_edge.export.look_up import token_table
 from moir_edge.export.mixing import mark_raised, measure_and_choose
@@ -25,6 +26,7 @@ from moir_edge.export.parity import (
 )
 from moir_edge.export.settings import ExportPlan, ExportSettings, chosen_settings
 from moir_edge.finite import json_text
+from moir_edge.graphs.packing import pack_products
 from moir_edge.graphs.writing import WrittenGraph, write_graphs
 from moir_edge.precisions import PrecisionName
 from moir_edge.progress import Progress, silent, single_step
@@ -85,6 +87,7 @@ def assemble(
         calibrated = _calibrate(traced, plan, folder, progress)
         mix = _choose_mix(traced, plan, calibrated, folder, progress)
         written, summaries = _write(traced, plan, calibrated, mix, folder, progress=progress)
+        fused = None if plan.on_gpu else write_fused_decoder(traced, written["decoder"], folder)
         _write_report(folder / "reports" / "quantization.json", summaries)
         manifest = Manifest(
             created_with=package_versions(),
@@ -94,7 +97,7 @@ def assemble(
             precision=cast(PrecisionName, plan.settings.precision),
             router=traced.router_record,
             router_sha256=traced.router_sha256,
-            components=_entries(traced, plan, written, folder),
+            components=_entries(traced, plan, written, fused, folder),
             calibration=_calibration_record(summaries, calibrated, mix),
             notes=traced.checkpoint.notes,
             parity=_parity(traced, plan, folder, progress),
@@ -193,6 +196,8 @@ def _convert(
             summaries[name] = mark_raised(summary, own)
         if plan.takes_gpu_form(name):
             to_gpu_form(models[name])
+        if not plan.on_gpu:
+            pack_products(models[name])
     progress("convert weights", len(graphs), len(graphs))
     return models, summaries
 
@@ -233,6 +238,7 @@ def _entries(
     traced: TracedModel,
     plan: ExportPlan,
     written: Mapping[str, WrittenGraph],
+    fused: FusedEntry | None,
     folder: Path,
 ) -> dict[str, ComponentEntry]:
     return {
@@ -243,6 +249,7 @@ def _entries(
             weights_sha256=graph.weights_sha256,
             precision=plan.precisions[name],
             gpu_form=plan.takes_gpu_form(name),
+            fused=fused if name == "decoder" else None,
             tensor_bytes=graph.tensor_bytes,
             weight_bytes=graph.weight_bytes,
             operators=graph.operators,

@@ -47,7 +47,12 @@ AXIS_NAMES = frozenset(
     }
 )
 _DOMAINS = frozenset({"", "ai.onnx", "moir_edge"})
-_DTYPES = {"float32": ir.DataType.FLOAT, "int64": ir.DataType.INT64, "bool": ir.DataType.BOOL}
+_DTYPES = {
+    "float32": ir.DataType.FLOAT,
+    "int64": ir.DataType.INT64,
+    "int32": ir.DataType.INT32,
+    "bool": ir.DataType.BOOL,
+}
 
 
 def simplify(model: ir.Model) -> None:

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from moir_edge.bundle import ModelFacts
 from moir_edge.errors import NotFiniteError
 from moir_edge.finite import count_text, is_finite
+from moir_edge.graphs.fused import FUSED_SUFFIX
 from moir_edge.metrics.routed import RoutedPrompts
 from moir_edge.precisions import FP32
 from moir_edge.runtime.component import Component
@@ -115,6 +116,7 @@ class TappedSessions(GraphSessions):
         other = copy.copy(self)
         other._tapped = self._tapped | self._open(folder, precisions)
         other.components = dict(other._tapped)
+        other._decoder_in_use = None
         other.feed_further({})
         return other
 
@@ -155,10 +157,16 @@ class TappedSessions(GraphSessions):
             if self._frugal and precision == FP32:
                 # Packed weights of four bits are what their kernels take; float ones would lie in memory twice.
                 entries["session.disable_prepacking"] = "1"
-            source = session_source(folder / f"{name}.onnx", precision)
+            source = session_source(_graph_file(folder, name), precision)
             session = cpu_session(source, entries, arena=not self._frugal, in_order=self._in_order)
             found[name] = TappedComponent(name, session, self._watch)
         return found
+
+
+def _graph_file(folder: Path, name: str) -> Path:
+    """Return the graph that the runtime would take: the fused form, where it was written."""
+    fused = folder / f"{name}{FUSED_SUFFIX}.onnx"
+    return fused if fused.is_file() else folder / f"{name}.onnx"
 
 
 class TappedComponent(Component):

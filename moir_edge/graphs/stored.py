@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from moir_edge.errors import UnsupportedError
 
 __all__ = [
     "PIECE_BYTES",
+    "JoinedTensor",
     "NarrowTensor",
     "PiecewiseTensor",
     "StoredTensor",
@@ -169,6 +170,38 @@ class NarrowTensor(PiecewiseTensor):
                 "export its component in fp32"
             )
         return rounded
+
+
+class JoinedTensor(PiecewiseTensor):
+    """Tensors side by side along their last axis, of one type and otherwise one shape.
+
+    Args:
+        parts: In order.
+        name: Of the tensor.
+    """
+
+    def __init__(self, parts: Sequence[ir.TensorProtocol], *, name: str) -> None:
+        *rows, _ = parts[0].shape.numpy()
+        width = sum(int(part.shape.numpy()[-1]) for part in parts)
+        super().__init__(self._made, parts[0].dtype, ir.Shape((*rows, width)), name=name)
+        self._parts = tuple(parts)
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for two tensors that are the same bytes; None where that is not known."""
+        keys = [one.key if isinstance(one, PiecewiseTensor) else None for one in self._parts]
+        return None if None in keys else ("side by side", *keys)
+
+    def _made(self) -> ir.TensorProtocol:
+        joined = np.concatenate([np.asarray(part.numpy()) for part in self._parts], axis=-1)
+        if self.dtype.bitwidth == 4:
+            packed = np.frombuffer(ir.Tensor(joined, dtype=self.dtype).tobytes(), np.uint8)
+            return ir.PackedTensor(packed, self.dtype, shape=self.shape, name=self.name)
+        return ir.Tensor(joined, dtype=self.dtype, name=self.name)
+
+    def pieces(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield the bytes: one tensor of this kind is a layer's, never a vocabulary's."""
+        yield np.frombuffer(self._made().tobytes(), np.uint8)
 
 
 def transposed(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

@@ -16,7 +16,7 @@ from moir_edge.graphs.naming import number_values
 from moir_edge.graphs.stored import PiecewiseTensor, pieces
 from moir_edge.temporary import TemporaryFolder
 
-__all__ = ["EXTERNAL_BYTES", "WrittenGraph", "write_graphs", "written_graphs"]
+__all__ = ["EXTERNAL_BYTES", "WrittenGraph", "write_beside", "write_graphs", "written_graphs"]
 
 # Smaller tensors, for which a file name and place cost more than they save, and every integer constant that a shape
 # may need stay in the graph.
@@ -79,6 +79,33 @@ def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> dict[str, Writ
     """
     store = _Store(folder)
     return {name: _write_graph(name, model.clone(), store) for name, model in models.items()}
+
+
+def write_beside(name: str, model: ir.Model, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """Write another form of a graph whose weights lie in the folder already.
+
+    Args:
+        name: Of the files, without an ending.
+        model: Loaded from that folder, with further constants of its own; edited in place.
+        folder: Where the weights lie.
+
+    Returns:
+        The graph's file name, and that of its own constants where they are large.
+    """
+    store, own = _Store(folder), f"{name}.data"
+    with (folder / own).open("wb") as stream:
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or isinstance(tensor, ir.ExternalTensor) or not _goes_outside(tensor):
+                continue
+            _, place, _ = _place(tensor, own, stream, store)
+            value.const_value = _external(tensor, str(value.name), place, folder)
+    if not store.places:
+        (folder / own).unlink()
+    _strip(model)
+    proto = _serializable(model)
+    (folder / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+    return f"{name}.onnx", (own,) if store.places else ()
 
 
 @contextmanager

@@ -7,7 +7,15 @@ from typing import Any
 
 from moir_edge.errors import UnsupportedError
 
-__all__ = ["FULL", "ROTARY", "SLIDING", "check_layers", "layer_kinds", "rotary_types"]
+__all__ = [
+    "FULL",
+    "ROTARY",
+    "SLIDING",
+    "check_layers",
+    "layer_kinds",
+    "layer_windows",
+    "rotary_types",
+]
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Rotary embeddings whose angles follow from the position alone; "dynamic" and "longrope" take the longest position so far.
@@ -38,6 +46,20 @@ def layer_kinds(config: Any) -> tuple[str, ...]:
             f"{name} has layers of {SLIDING} and sliding_window {window!r}; correct it in config.json to a number of tokens"
         )
     return tuple(sorted(kinds))
+
+
+def layer_windows(config: Any) -> tuple[int, ...]:
+    """Return how many tokens each layer looks back, itself included; 0 where it sees all.
+
+    Args:
+        config: The config of the language model.
+
+    Raises:
+        UnsupportedError: See `layer_kinds`.
+    """
+    kinds = layer_kinds(config)
+    types = getattr(config, "layer_types", None) or kinds * config.num_hidden_layers
+    return tuple(int(config.sliding_window) if one == SLIDING else 0 for one in types)
 
 
 def rotary_types(config: Any) -> tuple[str, ...]:

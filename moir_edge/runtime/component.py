@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,19 @@ import numpy.typing as npt
 
 from moir_edge.errors import BundleError, one_line
 
-__all__ = ["Component"]
+__all__ = ["Component", "placed"]
+
+
+def placed(array: npt.NDArray[Any], device: str) -> Any:
+    """Return an ONNX Runtime value of an array; on the CPU it shares the memory of a contiguous one.
+
+    Args:
+        array: Of any shape.
+        device: ONNX Runtime's name of the memory, ``"cpu"`` or ``"cuda"``.
+    """
+    import onnxruntime
+
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device)
 
 
 class Component:
@@ -36,6 +48,11 @@ class Component:
     def outputs(self) -> list[str]:
         """The names of the graph's outputs, in order."""
         return [output.name for output in self.session.get_outputs()]
+
+    @cached_property
+    def inputs(self) -> list[str]:
+        """The names of the graph's inputs, in order."""
+        return [one.name for one in self.session.get_inputs()]
 
     def arrays(
         self, feed: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]
@@ -74,6 +91,25 @@ class Component:
             self.session.run_with_iobinding(binding)
             found: list[Any] = binding.get_outputs()
         return found
+
+    def bound(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], None]:
+        """Bind values once and return what runs the graph on them, as often as it is called.
+
+        Args:
+            inputs: Input name to an ONNX Runtime value, read at each run.
+            outputs: Output name to the value that each run writes into.
+        """
+        binding = self.session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+
+        def run() -> None:
+            with self._named():
+                self.session.run_with_iobinding(binding)
+
+        return run
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -91,6 +91,11 @@ class DecoderInputs:
     further: Mapping[str, Array] = field(default_factory=dict)
     step: Mapping[str, Array] = field(default_factory=dict)
 
+    def positions_after(self, steps: int) -> Ints:
+        """Return the position of each row's next token after `steps` of them, (batch, 1), or (axes, batch, 1) as the prompt's are."""
+        positions = (self.next_positions + steps)[:, None]
+        return np.broadcast_to(positions, (*self.position_ids.shape[:-1], 1))
+
     @classmethod
     def of_mask(cls, attention_mask: Ints) -> DecoderInputs:
         """Return the inputs of a model that counts its tokens one by one and takes nothing besides."""

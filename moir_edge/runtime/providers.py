@@ -16,9 +16,16 @@ from moir_edge.targets import get_target, session_config
 from moir_edge.threads import session_options
 
 if TYPE_CHECKING:
-    from moir_edge.bundle import Bundle, ComponentEntry, Manifest, TensorSpec
+    from moir_edge.bundle import Bundle, ComponentEntry, FusedEntry, Manifest, TensorSpec
 
-__all__ = ["GraphProvider", "Provider", "check_signature", "graph_provider", "open_graph"]
+__all__ = [
+    "GraphProvider",
+    "Provider",
+    "check_signature",
+    "graph_form",
+    "graph_provider",
+    "open_graph",
+]
 
 Shape: TypeAlias = "tuple[int | str | None, ...]"
 
@@ -59,6 +66,29 @@ def graph_provider() -> GraphProvider:
     return "cpu"
 
 
+# The first ONNX Runtime that has every operator of a fused graph, and the opset that it is written in.
+_FUSED_SINCE = (1, 23)
+
+
+def graph_form(entry: ComponentEntry, provider: GraphProvider) -> ComponentEntry | FusedEntry:
+    """Return which form of a component's graph a provider runs: the fused one on a CPU, where there is one.
+
+    Args:
+        entry: Of the manifest.
+        provider: What runs it.
+    """
+    if entry.fused is None or provider != "cpu" or _version() < _FUSED_SINCE:
+        return entry
+    return entry.fused
+
+
+def _version() -> tuple[int, ...]:
+    import onnxruntime
+
+    major, minor = onnxruntime.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
 def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads: int | None) -> Any:
     """Return the ONNX Runtime session of a component.
 
@@ -70,8 +100,9 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
 
     execution = _EXECUTION[provider]
     _require_provider(provider)
-    path = bundle.graph(component)
     entry = bundle.manifest.components[component]
+    form = graph_form(entry, provider)
+    path = bundle.graph(component, fused=form is not entry)
     # A bundle for a GPU is run on a CPU to check it.
     exact = provider == "cpu" and get_target(bundle.manifest.target).builder != "onnxruntime"
     options = _session_options(threads, component, entry.precision, exact=exact)
@@ -97,7 +128,7 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
             f"ONNX Runtime cannot load {path} with the {provider} provider: {reason}; or run with `provider='cpu'`"
         ) from error
     check_signature(
-        entry, path, _signature(session.get_inputs()), _signature(session.get_outputs())
+        form, path, _signature(session.get_inputs()), _signature(session.get_outputs())
     )
     if session.get_providers()[0] != execution[0]:  # it goes on without one that does not start
         raise EnvironmentProblem(
@@ -108,7 +139,7 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
 
 
 def check_signature(
-    entry: ComponentEntry,
+    entry: ComponentEntry | FusedEntry,
     path: Path,
     inputs: Mapping[str, tuple[str, Shape]],
     outputs: Mapping[str, tuple[str, Shape]],
@@ -116,7 +147,7 @@ def check_signature(
     """Refuse a graph whose inputs or outputs are not those of the manifest, from which the runtime takes its sizes.
 
     Args:
-        entry: The component's entry in the manifest.
+        entry: What the manifest says of it.
         path: The graph's file.
         inputs: Element type and shape of each input by name, as a library read them.
         outputs: The same of the outputs.

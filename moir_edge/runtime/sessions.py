@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import BundleError, UnsupportedError
 from moir_edge.runtime.component import Component
+from moir_edge.runtime.decoders import GrowingDecoder, WindowDecoder, decoder_of
 from moir_edge.runtime.interface import (
     ROUTER_FIGURES,
     Array,
@@ -20,38 +20,14 @@ from moir_edge.runtime.interface import (
     Floats,
     Ints,
     RouterArrays,
-    cache_names,
 )
-from moir_edge.runtime.providers import GraphProvider, open_graph
+from moir_edge.runtime.providers import GraphProvider, graph_form, open_graph
 from moir_edge.runtime.token_table import TokenTable
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle
 
-__all__ = ["DecoderState", "GraphSessions"]
-
-
-@dataclass
-class DecoderState:
-    """The key-value cache of a batch, kept where the provider computes.
-
-    Attributes:
-        values: One ONNX Runtime value per layer and key or value,
-            (batch, kv_heads, past_sequence, head_dim) float32.
-        attention_mask: (batch, past_sequence) int64.
-        prompt: What the decoder took of the prompt.
-        steps: Tokens that were generated.
-    """
-
-    values: list[Any]
-    attention_mask: Ints
-    prompt: DecoderInputs
-    steps: int = 0
-
-    def positions(self) -> Ints:
-        """Return the position of each row's next token, (batch, 1), or (axes, batch, 1) as the prompt's are."""
-        positions = (self.prompt.next_positions + self.steps)[:, None]
-        return np.broadcast_to(positions, (*self.prompt.position_ids.shape[:-1], 1))
+__all__ = ["GraphSessions"]
 
 
 class GraphSessions:
@@ -88,9 +64,7 @@ class GraphSessions:
         self._table = table
         self.tiles_per_run: int = tiles_per_run
         self._device = "cpu" if provider == "cpu" else "cuda"  # ONNX Runtime's name of the memory
-        self._past_names = cache_names("past_key_values", facts.num_layers)
-        present = cache_names("present", facts.num_layers)
-        self._outputs = {"logits": "cpu", **dict.fromkeys(present, self._device)}
+        self._decoder_in_use: GrowingDecoder | WindowDecoder | None = None
 
     @classmethod
     def of(
@@ -117,15 +91,16 @@ class GraphSessions:
         table = TokenTable.of(bundle)
         embedding = ["embedding"] if table is None else []
         router = ["router"] if "router" in entries else []
+        forms = {name: graph_form(entry, provider) for name, entry in entries.items()}
         components = {
             name: Component(
                 open_graph(bundle, name, provider=provider, threads=threads),
-                str(bundle.path / entries[name].graph),
+                str(bundle.path / forms[name].graph),
             )
             for name in ("vision", *embedding, *router, "decoder")
             if name not in (opened or {})
         }
-        files = dict.fromkeys(name for one in entries.values() for name in (one.graph, *one.data))
+        files = dict.fromkeys(name for one in forms.values() for name in (one.graph, *one.data))
         return cls(
             {**components, **(opened or {})},
             bundle.manifest.model,
@@ -134,6 +109,13 @@ class GraphSessions:
             files=tuple(files),
             table=table,
         )
+
+    @property
+    def _decoder(self) -> GrowingDecoder | WindowDecoder:
+        if self._decoder_in_use is None:
+            component = self.components["decoder"]
+            self._decoder_in_use = decoder_of(component, self.facts, self._device)
+        return self._decoder_in_use
 
     @property
     def backend(self) -> str:
@@ -233,7 +215,7 @@ class GraphSessions:
         """Return nothing: ONNX Runtime does not tell what it holds on a GPU."""
         return {}
 
-    def prefill(self, inputs_embeds: Embeds, decoder: DecoderInputs) -> tuple[Floats, DecoderState]:
+    def prefill(self, inputs_embeds: Embeds, decoder: DecoderInputs) -> tuple[Floats, Any]:
         """Run the prompt.
 
         Args:
@@ -243,41 +225,8 @@ class GraphSessions:
         Returns:
             Logits of the last position, (batch, vocab), and the state to go on from.
         """
-        facts, mask = self.facts, decoder.attention_mask
-        empty = np.zeros((len(mask), facts.num_kv_heads, 0, facts.head_dim), np.float32)
-        past = [self._value(empty)] * len(self._past_names)
-        state = DecoderState(past, mask[:, :0], decoder)
-        embeds = (
-            self._value(inputs_embeds) if isinstance(inputs_embeds, np.ndarray) else inputs_embeds
-        )
-        feed = {"inputs_embeds": embeds, "position_ids": decoder.position_ids, **decoder.further}
-        return self._step(feed, mask, state), state
+        return self._decoder.prefill(inputs_embeds, decoder)
 
-    def decode(self, token_ids: Ints, state: DecoderState) -> Floats:
+    def decode(self, token_ids: Ints, state: Any) -> Floats:
         """Feed one token per row, (batch,), and return the next logits, (batch, vocab)."""
-        embeds = self.embed(token_ids[:, None])
-        new = np.ones((len(token_ids), 1), dtype=np.int64)
-        feed = {
-            "inputs_embeds": embeds,
-            "position_ids": state.positions(),
-            **state.prompt.step,
-        }
-        state.steps += 1
-        return self._step(feed, new, state)
-
-    def _step(self, inputs: Mapping[str, Any], new_mask: Ints, state: DecoderState) -> Floats:
-        """Run the decoder; the cache goes in and out as ONNX Runtime values, never through numpy."""
-        state.attention_mask = np.concatenate([state.attention_mask, new_mask], axis=1)
-        feed = {
-            **inputs,
-            "attention_mask": state.attention_mask,
-            **dict(zip(self._past_names, state.values, strict=True)),
-        }
-        logits, *state.values = self.components["decoder"].values(feed, self._outputs)
-        last: Floats = logits.numpy()[:, -1]
-        return last
-
-    def _value(self, array: npt.NDArray[Any]) -> Any:
-        import onnxruntime
-
-        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device)
+        return self._decoder.decode(self.embed(token_ids[:, None]), state)
