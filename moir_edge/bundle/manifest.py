@@ -120,9 +120,9 @@ class TableEntry(_Entry):
 
 
 class FusedEntry(_Entry):
-    """The decoder once more, as ONNX Runtime computes it fastest: its operators are known to no other runtime.
+    """A component's graph once more, as ONNX Runtime computes it fastest: its operators are known to no other runtime.
 
-    It reads the weights of the component that it belongs to. Keys and values lie in one buffer, which each run writes into.
+    It reads the weights of the component that it belongs to. A decoder's keys and values lie in one buffer, which each run writes into.
     """
 
     graph: ToolPath

@@ -15,7 +15,7 @@ from moir_edge.calibration.gpu_form import to_gpu_form
 from moir_edge.engines.trtexec import write_build_script
 from moir_edge.export.assets import write_assets
 from moir_edge.export.components import TracedModel
-from moir_edge.export.fused import write_fused_decoder
+from moir_edge.export.fused import write_fused
 from moir_edge.export.half_range import require_half_range
 from moir_edge.export.look_up import token_table
 from moir_edge.export.mixing import mark_raised, measure_and_choose
@@ -87,7 +87,7 @@ def assemble(
         calibrated = _calibrate(traced, plan, folder, progress)
         mix = _choose_mix(traced, plan, calibrated, folder, progress)
         written, summaries = _write(traced, plan, calibrated, mix, folder, progress=progress)
-        fused = None if plan.on_gpu else write_fused_decoder(traced, written["decoder"], folder)
+        fused = {} if plan.on_gpu else write_fused(traced, written, folder)
         _write_report(folder / "reports" / "quantization.json", summaries)
         manifest = Manifest(
             created_with=package_versions(),
@@ -238,7 +238,7 @@ def _entries(
     traced: TracedModel,
     plan: ExportPlan,
     written: Mapping[str, WrittenGraph],
-    fused: FusedEntry | None,
+    fused: Mapping[str, FusedEntry],
     folder: Path,
 ) -> dict[str, ComponentEntry]:
     return {
@@ -249,7 +249,7 @@ def _entries(
             weights_sha256=graph.weights_sha256,
             precision=plan.precisions[name],
             gpu_form=plan.takes_gpu_form(name),
-            fused=fused if name == "decoder" else None,
+            fused=fused.get(name),
             tensor_bytes=graph.tensor_bytes,
             weight_bytes=graph.weight_bytes,
             operators=graph.operators,

@@ -1,8 +1,9 @@
-"""Write the decoder a second time, in the form that ONNX Runtime runs fastest; both forms read the same weights."""
+"""Write vision and decoder a second time, in the form that ONNX Runtime runs fastest; both forms read the same weights."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +12,54 @@ import onnx_ir as ir
 from moir_edge.bundle import FusedEntry
 from moir_edge.export.cleanup import read_tensor
 from moir_edge.export.components import TracedModel
-from moir_edge.graphs.fused import FUSED_SUFFIX, NotFusedError, fuse_decoder
+from moir_edge.graphs.fused import FUSED_SUFFIX, NotFusedError, fuse_decoder, fuse_vision
 from moir_edge.graphs.writing import WrittenGraph, write_beside
 from moir_edge.models.layers import layer_windows
 
-__all__ = ["write_fused_decoder"]
+__all__ = ["write_fused"]
 
 _log = logging.getLogger(__name__)
 
 
-def write_fused_decoder(
-    traced: TracedModel, written: WrittenGraph, folder: Path
-) -> FusedEntry | None:
-    """Write ``decoder.fused.onnx`` beside ``decoder.onnx``.
+def write_fused(
+    traced: TracedModel, written: Mapping[str, WrittenGraph], folder: Path
+) -> dict[str, FusedEntry]:
+    """Write ``<component>.fused.onnx`` beside the graphs that have such a form.
 
     Args:
         traced: The traced model.
-        written: What was written of the decoder.
+        written: What was written, by component.
         folder: Holds it.
 
     Returns:
-        The manifest's entry, or None where a layer is of a form that the fused operators cannot compute; a logged line says which.
+        The manifest's entries, by component. Where a layer is of a form that the fused operators cannot compute, the component
+        is left out and a logged line says why.
     """
+    found = {}
+    for name in ("vision", "decoder"):
+        if name not in written:
+            continue
+        model = ir.load(folder / written[name].graph)
+        try:
+            _fuse(name, model, traced)
+        except NotFusedError as error:
+            _log.info(f"{name}: no fused form: {error}")
+            continue
+        found[name] = _write(name, model, written[name], folder)
+    return found
+
+
+def _fuse(name: str, model: ir.Model, traced: TracedModel) -> None:
+    if name == "vision":
+        fuse_vision(model)
+        return
     text: Any = traced.checkpoint.architecture.text_config(traced.checkpoint.config)
-    model = ir.load(folder / written.graph)
-    try:
-        fuse_decoder(
-            model,
-            windows=layer_windows(text),
-            context_length=traced.facts.context_length,
-        )
-    except NotFusedError as error:
-        _log.info(f"decoder: no fused form: {error}")
-        return None
-    name = f"{Path(written.graph).stem}{FUSED_SUFFIX}"
-    graph, data = write_beside(name, model, folder)
+    windows = layer_windows(text)
+    fuse_decoder(model, windows=windows, context_length=traced.facts.context_length)
+
+
+def _write(name: str, model: ir.Model, written: WrittenGraph, folder: Path) -> FusedEntry:
+    graph, data = write_beside(f"{name}{FUSED_SUFFIX}", model, folder)
     return FusedEntry(
         graph=graph,
         data=tuple(dict.fromkeys((*written.data, *data))),

@@ -8,17 +8,17 @@ import numpy as np
 import onnx_ir as ir
 
 __all__ = [
+    "Attention",
+    "CachedAttention",
     "NotFusedError",
-    "Region",
     "Rotation",
-    "find_regions",
+    "cached",
+    "find_attentions",
     "find_rotation",
     "numbers",
     "producer",
     "sole",
 ]
-
-_HEADS_FIRST = [0, 2, 1, 3]
 
 
 class NotFusedError(Exception):
@@ -26,16 +26,15 @@ class NotFusedError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Region:
-    """One layer's attention.
+class Attention:
+    """The attention of one layer.
 
     Attributes:
         query: (batch, heads, sequence, head_dim), before the scale.
-        key: (batch, kv_heads, sequence, head_dim), the new tokens' only.
-        value: Like `key`.
-        past: The graph's inputs with keys and values of the past.
-        present: The graph's outputs with those of the new tokens behind.
-        heads: Query heads.
+        key: (batch, kv_heads, head_dim, total), as the scores are computed with it.
+        value: (batch, kv_heads, total, head_dim).
+        mask: What is added to the scores, or None.
+        heads: Query heads; 0 where there are as many as key heads.
         scale: Factor on the scores.
         softcap: Bound of the scores; 0 for none.
         output: (batch, sequence, heads, head_dim).
@@ -44,12 +43,36 @@ class Region:
     query: ir.Value
     key: ir.Value
     value: ir.Value
-    past: tuple[ir.Value, ir.Value]
-    present: tuple[ir.Value, ir.Value]
+    mask: ir.Value | None
     heads: int
     scale: float
     softcap: float
     output: ir.Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedAttention:
+    """The attention of one layer of a decoder.
+
+    Attributes:
+        attention: Over keys and values of all tokens.
+        key: (batch, kv_heads, sequence, head_dim), the new tokens' only.
+        value: Like `key`.
+        past: The graph's inputs with keys and values of the past.
+        present: The graph's outputs with those of the new tokens behind.
+        heads: Query heads.
+        kv_heads: Key heads.
+        head_dim: Width of a head.
+    """
+
+    attention: Attention
+    key: ir.Value
+    value: ir.Value
+    past: tuple[ir.Value, ir.Value]
+    present: tuple[ir.Value, ir.Value]
+    heads: int
+    kv_heads: int
+    head_dim: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,45 +104,67 @@ def sole(value: ir.Value | None) -> float | None:
     return found[0] if found is not None and len(found) == 1 else None
 
 
-def find_regions(graph: ir.Graph) -> list[Region]:
+def find_attentions(graph: ir.Graph) -> list[Attention]:
     """Return the attention of each layer, in order.
 
     Raises:
-        NotFusedError: A Softmax of the graph does not belong to an attention with a cache.
+        NotFusedError: A Softmax of the graph is of something else.
     """
-    return [_region(node) for node in graph if node.op_type == "Softmax"]
+    return [_attention(node) for node in graph if node.op_type == "Softmax"]
 
 
-def _region(softmax: ir.Node) -> Region:
-    scores, softcap = softmax.inputs[0], 0.0
+def _attention(softmax: ir.Node) -> Attention:
+    scores, softcap, mask = softmax.inputs[0], 0.0, None
     node = _made(scores)
-    if node.op_type == "Add":  # the mask
-        node = _made(node.inputs[0])
+    if node.op_type == "Add":
+        product, mask = node.inputs if _is_computed(node.inputs[0]) else node.inputs[::-1]
+        node = _made(product)
     if node.op_type == "Mul" and _made(node.inputs[0]).op_type == "Tanh":
         softcap = _number(node.inputs[1])
         node = _made(_made(_made(node.inputs[0]).inputs[0], "Div").inputs[0])
-    product = _is(node, "MatMul")
-    key = _is(_made(product.inputs[1]), "Transpose").inputs[0]
-    query, heads = _ungrouped(product.inputs[0])
+    scored = _is(node, "MatMul")
+    query, heads = _ungrouped(scored.inputs[0])
     query, scale = _unscaled(query)
     weighted = _is(_user(softmax.outputs[0]), "MatMul")
-    past_key, new_key = _cached(key)
-    past_value, new_value = _cached(weighted.inputs[1])
     output = _user(weighted.outputs[0])
     if output.op_type == "Reshape":
         output = _user(output.outputs[0])
-    _is(output, "Transpose")
-    kv_heads = _axis(past_key, 1)
-    return Region(
+    return Attention(
         query=query,
+        key=_value(scored.inputs[1]),
+        value=_value(weighted.inputs[1]),
+        mask=mask,
+        heads=heads,
+        scale=scale,
+        softcap=softcap,
+        output=_is(output, "Transpose").outputs[0],
+    )
+
+
+def _is_computed(scores: ir.Value | None) -> bool:
+    """Say whether a value is the scores and not the mask that is added to them."""
+    return producer(scores, "MatMul") is not None or producer(scores, "Mul") is not None
+
+
+def cached(attention: Attention) -> CachedAttention:
+    """Return an attention with the parts of its cache.
+
+    Raises:
+        NotFusedError: It attends to something else than the tokens in the cache and the new ones.
+    """
+    keys = _value(_made(attention.key, "Transpose").inputs[0])
+    past_key, new_key = _parts(keys)
+    past_value, new_value = _parts(attention.value)
+    kv_heads = _axis(past_key, 1)
+    return CachedAttention(
+        attention=attention,
         key=new_key,
         value=new_value,
         past=(past_key, past_value),
-        present=(_value(key), _value(weighted.inputs[1])),
-        heads=heads or kv_heads,
-        scale=scale,
-        softcap=softcap,
-        output=output.outputs[0],
+        present=(keys, attention.value),
+        heads=attention.heads or kv_heads,
+        kv_heads=kv_heads,
+        head_dim=_axis(past_key, 3),
     )
 
 
@@ -159,7 +204,7 @@ def _unscaled(query: ir.Value) -> tuple[ir.Value, float]:
     return query, 1.0
 
 
-def _cached(whole: ir.Value | None) -> tuple[ir.Value, ir.Value]:
+def _parts(whole: ir.Value | None) -> tuple[ir.Value, ir.Value]:
     """Return the past and the new part of the keys or values of a layer."""
     node = _is(_made(whole), "Concat")
     if len(node.inputs) != 2 or not _value(node.inputs[0]).is_graph_input():
@@ -252,5 +297,5 @@ def _number(value: ir.Value | None) -> float:
 def _axis(value: ir.Value, axis: int) -> int:
     size = None if value.shape is None else value.shape[axis]
     if not isinstance(size, int):
-        raise NotFusedError(f"{value.name} has no fixed number of heads")
+        raise NotFusedError(f"{value.name} has no fixed size")
     return size

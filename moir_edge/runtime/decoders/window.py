@@ -142,8 +142,8 @@ class WindowDecoder:
         batch = len(state.lengths)
         positions = state.prompt.positions_after(state.steps)
         feed: dict[str, Array] = {
-            "inputs_embeds": np.array(embeds, np.float32),
-            "position_ids": np.array(positions, np.int64),
+            "inputs_embeds": np.array(embeds, np.float32, order="C"),
+            "position_ids": np.array(positions, np.int64, order="C"),
             "last_token": np.zeros((batch, 1), np.int64),
             **{name: np.ascontiguousarray(one) for name, one in state.prompt.step.items()},
         }
