@@ -127,9 +127,7 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
         raise EnvironmentProblem(
             f"ONNX Runtime cannot load {path} with the {provider} provider: {reason}; or run with `provider='cpu'`"
         ) from error
-    check_signature(
-        form, path, _signature(session.get_inputs()), _signature(session.get_outputs())
-    )
+    check_signature(form, path, _signature(session.get_inputs()), _signature(session.get_outputs()))
     if session.get_providers()[0] != execution[0]:  # it goes on without one that does not start
         raise EnvironmentProblem(
             f"ONNX Runtime could not start {execution[0]} for {path}; its libraries (CUDA, cuDNN, for ort-tensorrt "
