@@ -21,8 +21,10 @@ from moir_edge.models import architecture_names
 from moir_edge.precisions import FP32, INT4, INT8, INT8_WEIGHT_ONLY, PRECISIONS
 from moir_edge.router import RouterConfig, last_routing, retrofit, router_disabled
 from moir_edge.runtime import EdgeModel, providers
+from moir_edge.runtime.component import Component
 from moir_edge.runtime.generation import prepare_prompt
 from moir_edge.runtime.routing_picture import draw_routing_map
+from moir_edge.runtime.sessions import GraphSessions
 from moir_edge.runtime.timing import Stopwatch
 from moir_edge.runtime.token_table import TokenTable
 from tests.unit.families.conftest import picture
@@ -31,6 +33,9 @@ from tests.unit.families.tiny import BUILDERS, save_tiny
 pytestmark = pytest.mark.slow  # an export for each family
 
 COUNT = 8
+# Prompts that are read in both directions have no fused decoder.
+SEEN_FROM_BOTH_SIDES = ("gemma3", "paligemma")
+WINDOWED_TOWERS = ("qwen2_5_vl",)
 SIZES = [(24, 24), (31, 77), (90, 20), (1, 1), (64, 65), (200, 150)]
 Row = tuple[str, list[Image.Image]]
 
@@ -218,6 +223,32 @@ def test_the_switch_takes_the_router_out(twins: Twins) -> None:
             _logits(twins.edge, row), _logits(twins.edge, row, router=False)
         )
     assert changed  # otherwise nothing above tells on from off
+
+
+@pytest.mark.proves("runtime")
+def test_the_form_for_onnx_runtime_computes_what_the_other_does(twins: Twins) -> None:
+    model_type = twins.edge.manifest.model.model_type
+    sessions, components = twins.edge.sessions, twins.edge.manifest.components
+    assert (components["decoder"].fused is None) == (model_type in SEEN_FROM_BOTH_SIDES)
+    assert (components["vision"].fused is None) == (model_type in WINDOWED_TOWERS)
+    graphs = {
+        name: Component(cpu_session(str(twins.edge.bundle.graph(name))), name)
+        for name in ("vision", "decoder")
+    }
+    plain = GraphSessions({**sessions.components, **graphs}, sessions.facts)
+    chosen = rows()[3:9]
+    inputs = twins.edge.encode([row[0] for row in chosen], [row[1] for row in chosen])
+    found = []
+    for each in (plain, sessions):
+        prompt = prepare_prompt(each, twins.edge.processor.family, inputs, Stopwatch(), router=True)
+        logits, state = each.prefill(prompt.embeds, prompt.decoder)
+        steps = [logits]
+        for _ in range(COUNT):
+            tokens = np.asarray((found[0] if found else steps)[len(steps) - 1].argmax(-1))
+            steps.append(each.decode(tokens, state))
+        found.append(steps)
+    # Float32 sums in another order, over a few layers; logits are of the order of 1.
+    np.testing.assert_allclose(found[1], found[0], atol=1e-4)
 
 
 @pytest.mark.parametrize(

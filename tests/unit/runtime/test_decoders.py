@@ -1,0 +1,134 @@
+"""The two decoders of ONNX Runtime give the same logits: whole prompts, parts of one, padded batches, and windows that fill up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import moir_edge
+from moir_edge.bundle import open_bundle
+from moir_edge.errors import BundleError
+from moir_edge.export import assemble
+from moir_edge.graphs.sessions import cpu_session
+from moir_edge.runtime.component import Component
+from moir_edge.runtime.decoders import GrowingDecoder, WindowDecoder, decoder_of, window
+from moir_edge.runtime.interface import DecoderInputs
+
+WIDTH, TOKENS = 32, 24
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    traced_models: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory
+) -> moir_edge.Bundle:
+    folder = tmp_path_factory.mktemp("decoders") / "bundle"
+    return open_bundle(assemble(traced_models("smolvlm"), folder))
+
+
+@pytest.fixture
+def decoders(bundle: moir_edge.Bundle) -> tuple[GrowingDecoder, WindowDecoder]:
+    facts, entry = bundle.manifest.model, bundle.manifest.components["decoder"]
+    assert entry.fused is not None
+    found = [
+        decoder_of(
+            Component(cpu_session(str(bundle.graph("decoder", fused=one))), "it"), facts, "cpu"
+        )
+        for one in (False, True)
+    ]
+    assert isinstance(found[0], GrowingDecoder)
+    assert isinstance(found[1], WindowDecoder)
+    return found[0], found[1]
+
+
+def embeds(batch: int, tokens: int) -> np.ndarray[Any, Any]:
+    return RANDOM.standard_normal((batch, tokens, WIDTH)).astype(np.float32)
+
+
+def both(
+    decoders: tuple[GrowingDecoder, WindowDecoder], lengths: list[int], steps: int
+) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Yield the logits of both after the prompt and after every step."""
+    sequence = max(lengths)
+    prompt = embeds(len(lengths), sequence)
+    mask = (np.arange(sequence) >= sequence - np.array(lengths)[:, None]).astype(np.int64)
+    inputs = DecoderInputs.of_mask(mask)
+    (one, first), (other, second) = (each.prefill(prompt, inputs) for each in decoders)
+    yield one, other
+    for _ in range(steps):
+        token = embeds(len(lengths), 1)
+        yield decoders[0].decode(token, first), decoders[1].decode(token, second)
+
+
+def require_equal(pairs: Iterator[tuple[Any, Any]]) -> None:
+    for one, other in pairs:
+        # Float32 sums in another order over two layers.
+        np.testing.assert_allclose(other, one, atol=2e-5)
+
+
+@pytest.mark.parametrize("lengths", [[1], [TOKENS], [TOKENS, 5, 1], [7, 7]])
+def test_logits_are_the_same(
+    decoders: tuple[GrowingDecoder, WindowDecoder], lengths: list[int]
+) -> None:
+    require_equal(both(decoders, lengths, steps=4))
+
+
+def test_a_prompt_in_parts_is_the_prompt(
+    decoders: tuple[GrowingDecoder, WindowDecoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "_SCORE_BYTES", 1)
+    monkeypatch.setattr(window, "_FEWEST", 7)
+    require_equal(both(decoders, [TOKENS], steps=2))
+
+
+def test_a_window_that_is_full_grows(
+    decoders: tuple[GrowingDecoder, WindowDecoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "_ROOM", 1)
+    require_equal(both(decoders, [14, 3], steps=40))
+
+
+def test_states_do_not_mix(decoders: tuple[GrowingDecoder, WindowDecoder]) -> None:
+    runs = [both(decoders, [length], steps=6) for length in (4, 9)]
+    for pairs in zip(*runs, strict=True):
+        require_equal(iter(pairs))
+
+
+def test_logits_of_a_step_stay_when_the_next_is_run(
+    decoders: tuple[GrowingDecoder, WindowDecoder],
+) -> None:
+    found = [other for _, other in both(decoders, [5], steps=3)]
+    assert len({one.tobytes() for one in found}) == 4
+
+
+def test_an_unused_window_is_no_memory(decoders: tuple[GrowingDecoder, WindowDecoder]) -> None:
+    _, state = decoders[1].prefill(embeds(1, 3), DecoderInputs.of_mask(np.ones((1, 3), np.int64)))
+    assert state.window == 256  # the context of the model: no window is longer
+    assert all(array.flags.c_contiguous for array in state.cache.values())
+
+
+def test_the_runtime_takes_the_fused_form(bundle: moir_edge.Bundle) -> None:
+    model = moir_edge.load(bundle.path, provider="cpu")
+    assert "decoder.fused.onnx" in model.sessions.files()
+    assert "vision.fused.onnx" in model.sessions.files()
+    assert "decoder.onnx" not in model.sessions.files()
+
+
+def test_an_older_onnx_runtime_takes_the_other_form(
+    bundle: moir_edge.Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", "1.22.1")
+    model = moir_edge.load(bundle.path, provider="cpu")
+    assert "decoder.onnx" in model.sessions.files()
+    assert "decoder.fused.onnx" not in model.sessions.files()
+
+
+def test_a_bundle_without_the_form_says_so(tmp_path: Path, bundle: moir_edge.Bundle) -> None:
+    with pytest.raises(
+        BundleError, match=r"has no fused form of embedding; export the bundle again"
+    ):
+        bundle.graph("embedding", fused=True)
