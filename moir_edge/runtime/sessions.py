@@ -215,6 +215,11 @@ class GraphSessions:
         """Return nothing: ONNX Runtime does not tell what it holds on a GPU."""
         return {}
 
+    @property
+    def continues(self) -> bool:
+        """Whether `continue_from` can go on from an earlier prompt."""
+        return isinstance(self._decoder, WindowDecoder)
+
     def prefill(self, inputs_embeds: Embeds, decoder: DecoderInputs) -> tuple[Floats, Any]:
         """Run the prompt.
 
@@ -226,6 +231,30 @@ class GraphSessions:
             Logits of the last position, (batch, vocab), and the state to go on from.
         """
         return self._decoder.prefill(inputs_embeds, decoder)
+
+    def continue_from(
+        self, state: Any, known: int, inputs_embeds: Embeds, decoder: DecoderInputs
+    ) -> tuple[Floats, Any]:
+        """Run a prompt of one row that begins as an earlier one did.
+
+        Args:
+            state: Of the earlier prompt; its cache goes over to the new state, and it is of no use afterwards.
+            known: How many tokens, fewer than the prompt has, are at the start of both with the same embeddings, positions and
+                further inputs.
+            inputs_embeds: (1, sequence, hidden), the whole prompt.
+            decoder: What the decoder takes of the whole prompt besides.
+
+        Returns:
+            What `prefill` returns.
+
+        Raises:
+            UnsupportedError: The decoder cannot; see `continues`.
+        """
+        if not isinstance(self._decoder, WindowDecoder):
+            raise UnsupportedError(
+                f"{self._source}: its decoder cannot go on from an earlier prompt; run the whole prompt with `prefill`"
+            )
+        return self._decoder.prefill(inputs_embeds, decoder, after=state, known=known)
 
     def decode(self, token_ids: Ints, state: Any) -> Floats:
         """Feed one token per row, (batch,), and return the next logits, (batch, vocab)."""

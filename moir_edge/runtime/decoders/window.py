@@ -54,6 +54,11 @@ class WindowState:
     steps: int = 0
     bound: _Bound | None = field(default=None, repr=False)
 
+    def given_away(self) -> dict[str, Floats]:
+        """Return the cache for another state; this one has none afterwards."""
+        cache, self.cache, self.bound = self.cache, {}, None
+        return cache
+
     @property
     def window(self) -> int:
         """Places of a row."""
@@ -101,15 +106,31 @@ class WindowDecoder:
         self._cache_names = cache_names("past_key_values", facts.num_layers)
         self._inputs = frozenset(component.inputs)
 
-    def prefill(self, embeds: Embeds, decoder: DecoderInputs) -> tuple[Floats, WindowState]:
+    def prefill(
+        self,
+        embeds: Embeds,
+        decoder: DecoderInputs,
+        *,
+        after: WindowState | None = None,
+        known: int = 0,
+    ) -> tuple[Floats, WindowState]:
         """Run the prompt; see `Sessions.prefill`.
+
+        Args:
+            embeds: (batch, sequence, hidden), left-padded.
+            decoder: What the decoder takes besides.
+            after: The state of an earlier prompt of one row, whose cache goes over to the new state; it is of no use afterwards.
+            known: How many tokens, fewer than there are, are at the start of both prompts, with the same embeddings, positions
+                and further inputs.
 
         Raises:
             BundleError: The graph counts tokens one by one and the prompt does not.
         """
         mask = decoder.attention_mask
         lengths = mask.sum(axis=1)
-        state = WindowState(lengths, self._empty(len(mask), int(lengths.max())), decoder)
+        cache = self._empty(len(mask), int(lengths.max())) if after is None else after.given_away()
+        state = WindowState(lengths, cache, decoder)
+        self._make_room(state)
         rows = embeds if isinstance(embeds, np.ndarray) else embeds.numpy()
         inputs = {
             "inputs_embeds": rows,
@@ -119,7 +140,7 @@ class WindowDecoder:
         started = _started(inputs, mask)
         if "position_ids" not in self._inputs:
             self._require_counted(started["position_ids"], lengths)
-        return self._run(started, lengths, state), state
+        return self._run(started, lengths, state, known), state
 
     def decode(self, embeds: Embeds, state: WindowState) -> Floats:
         """Feed one token per row, (batch, 1, hidden), and return the next logits, (batch, vocab)."""
@@ -149,12 +170,14 @@ class WindowDecoder:
         }
         return self._bind(feed, state)
 
-    def _run(self, inputs: Mapping[str, Array], lengths: Ints, state: WindowState) -> Floats:
-        """Run a prompt, one row's in parts where its scores would take much memory."""
+    def _run(
+        self, inputs: Mapping[str, Array], lengths: Ints, state: WindowState, known: int
+    ) -> Floats:
+        """Run a prompt from the first token that is not in the cache, one row's in parts where its scores would take much memory."""
         batch, sequence = inputs["inputs_embeds"].shape[:2]
         step = sequence if batch > 1 else self._part(sequence)
         logits = np.empty((batch, self._facts.vocab_size), np.float32)
-        for start in range(0, sequence, step):
+        for start in range(known, sequence, step):
             stop = min(start + step, sequence)
             part: dict[str, Array] = {
                 name: np.ascontiguousarray(_cut(name, array, start, stop))

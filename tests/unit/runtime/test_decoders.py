@@ -98,6 +98,27 @@ def test_states_do_not_mix(decoders: tuple[GrowingDecoder, WindowDecoder]) -> No
         require_equal(iter(pairs))
 
 
+@pytest.mark.parametrize("known", [0, 1, 11, 12])
+def test_a_prompt_goes_on_from_an_earlier_one(
+    decoders: tuple[GrowingDecoder, WindowDecoder], known: int
+) -> None:
+    growing, windowed = decoders
+    first, second = embeds(1, 12), embeds(1, 30)
+    second[:, :known] = first[:, :known]
+    inputs = [
+        DecoderInputs.of_mask(np.ones((1, one.shape[1]), np.int64)) for one in (first, second)
+    ]
+    _, state = windowed.prefill(first, inputs[0])
+    windowed.decode(embeds(1, 1), state)
+    found, after = windowed.prefill(second, inputs[1], after=state, known=known)
+    expected, plain = growing.prefill(second, inputs[1])
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    token = embeds(1, 1)
+    np.testing.assert_allclose(
+        windowed.decode(token, after), growing.decode(token, plain), atol=2e-5
+    )
+
+
 def test_logits_of_a_step_stay_when_the_next_is_run(
     decoders: tuple[GrowingDecoder, WindowDecoder],
 ) -> None:
