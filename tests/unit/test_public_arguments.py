@@ -48,7 +48,7 @@ PACKAGES = (
 RECORDS = {
     *("BenchReport", "ComparisonReport", "DiagnosisReport", "TuneReport", "QuantizationSummary", "QuantizedWeight"),
     *("ActivationScale", "LayerSensitivity", "PrecisionCost", "Checkpoint", "TracedModel", "Bundle", "Manifest"),
-    *("ComponentEntry", "EngineEntry", "FileEntry", "ImageGrid", "ModelFacts", "SourceEntry", "TableEntry", "TensorPlace", "TensorSpec", "Row"),
+    *("ComponentEntry", "EngineEntry", "FileEntry", "FusedEntry", "ImageGrid", "ModelFacts", "SourceEntry", "TableEntry", "TensorPlace", "TensorSpec", "Row"),
     *("PromptPositions", "RouterOutput", "Routing", "DemoRow", "Target", "PerOutputChannel", "BranchBalance", "Router"),
     *("load_whole", "refuse_own_class", "build_engines", "checkpoint_path"),  # of the package's own use
 }  # fmt: skip

@@ -247,8 +247,10 @@ def test_replaced_components_leave_the_sessions_that_they_come_from_alone(
 CACHE_NAMES = {
     "bundle/manifest.py",
     "export/components.py",
+    "graphs/fused/decoder.py",
+    "runtime/decoders/growing.py",
+    "runtime/decoders/window.py",
     "runtime/openvino/stateful.py",
-    "runtime/sessions.py",
     "runtime/tensorrt/sessions.py",
     "runtime/tensorrt/window.py",
     "transformers_cache.py",  # the argument of that name in transformers
