@@ -65,7 +65,7 @@ def prepare(
 
     Args:
         work: Folder that keeps them; what stands there is used as it is.
-        precisions: Of the bundles; ``int4-head-int4`` gives the head one of its own.
+        precisions: Of the bundles.
         progress: Called as ``progress(stage, done, total)``.
 
     Returns:
@@ -87,9 +87,7 @@ def prepare(
         traced = trace_components(load_checkpoint(checkpoint), progress=progress)
         for path in missing:
             with single_step(progress, f"bundle {path.name}"):
-                precision, _, head = path.name.partition("-head-")
-                mixed = {"component_precision": {"head": head}} if head else {}
-                assemble(traced, path, target="cpu", precision=precision, **mixed)
+                assemble(traced, path, target="cpu", precision=path.name)
     return checkpoint, bundles
 
 
