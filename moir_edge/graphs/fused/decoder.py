@@ -35,7 +35,8 @@ from moir_edge.graphs.fused.tables import rotary_tables
 __all__ = ["fuse_decoder"]
 
 _WINDOW = "window"
-_TURNED_STEP = 16  # GroupQueryAttention turns heads whose width is a multiple of this
+# GroupQueryAttention takes heads whose width is a multiple of the first, and turns those of the second.
+_WIDTH_STEP, _TURNED_STEP = 8, 16
 
 
 def fuse_decoder(model: ir.Model, *, windows: Sequence[int], context_length: int) -> None:
@@ -58,6 +59,11 @@ def fuse_decoder(model: ir.Model, *, windows: Sequence[int], context_length: int
     regions = [cached(one) for one in find_attentions(graph)]
     if len(regions) != len(windows):
         raise NotFusedError(f"{len(regions)} of its {len(windows)} layers are of the expected form")
+    for region in regions:
+        if region.head_dim % _WIDTH_STEP:
+            raise NotFusedError(
+                f"its heads are {region.head_dim} wide, not a multiple of {_WIDTH_STEP}"
+            )
     lengths = _new_inputs(graph)
     rotary = _Rotary(graph, context_length)
     for region, window in zip(regions, windows, strict=True):

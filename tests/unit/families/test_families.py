@@ -235,7 +235,8 @@ def test_the_form_for_onnx_runtime_computes_what_the_other_does(twins: Twins) ->
         name: Component(cpu_session(str(twins.edge.bundle.graph(name))), name)
         for name in ("vision", "decoder")
     }
-    plain = GraphSessions({**sessions.components, **graphs}, sessions.facts)
+    table = TokenTable.of(twins.edge.bundle)
+    plain = GraphSessions({**sessions.components, **graphs}, sessions.facts, table=table)
     chosen = rows()[3:9]
     inputs = twins.edge.encode([row[0] for row in chosen], [row[1] for row in chosen])
     found = []

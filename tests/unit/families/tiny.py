@@ -423,7 +423,7 @@ def _mistral3() -> Tiny:
             **TEXT,
             "model_type": "ministral3",
             "vocab_size": len(tokenizer),
-            "head_dim": 12,
+            "head_dim": 24,
             # Prompts cross the length from which queries are scaled by their position.
             "rope_parameters": {
                 "rope_type": "yarn",
