@@ -15,6 +15,7 @@ from moir_edge.cli.common_options import (
     force_option,
     output_option,
 )
+from moir_edge.cli.completions import complete_provider
 from moir_edge.cli.data_options import OptionalData
 from moir_edge.cli.gate_options import BenchGates
 from moir_edge.cli.groups import with_groups
@@ -38,7 +39,8 @@ def bench(
         typer.Argument(help="Bundles of one model; the first is the baseline of the times."),
     ],
     provider: Annotated[
-        list[str] | None, typer.Option(help="Provider, as in `run`; repeatable.")
+        list[str] | None,
+        typer.Option(help="Provider, as in `run`; repeatable.", autocompletion=complete_provider),
     ] = None,
     data: OptionalData,
     limit: Limit = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moir_edge.cli.common_options import JsonManifest
+from moir_edge.cli.completions import complete_target
 from moir_edge.cli.export import print_summary
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.terminal import say
@@ -28,7 +29,8 @@ def build(
     target: Annotated[
         str | None,
         typer.Option(
-            help="Target to build engines for, such as rtx-40; the bundle's own target by default."
+            help="Target to build engines for, such as rtx-40; the bundle's own target by default.",
+            autocompletion=complete_target,
         ),
     ] = None,
     strip_weights: Annotated[

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moir_edge.cli.common_options import Verify, image_option, json_option
+from moir_edge.cli.completions import complete_switch
 from moir_edge.cli.conversation import Conversation, complain
 from moir_edge.cli.groups import with_groups
 from moir_edge.cli.image_option import MaxImagePixels
@@ -42,7 +43,12 @@ def chat(
         image_option("Image file for the first message; repeatable."),
     ] = None,
     system: Annotated[str | None, typer.Option(help="Text of the system's turn.")] = None,
-    router: Annotated[str, typer.Option(help="Use of the router at the start: on or off.")] = "on",
+    router: Annotated[
+        str,
+        typer.Option(
+            help="Use of the router at the start: on or off.", autocompletion=complete_switch
+        ),
+    ] = "on",
     generation: GenerationFlags,
     max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,

@@ -15,6 +15,7 @@ from moir_edge.cli.common_options import (
     force_option,
     output_option,
 )
+from moir_edge.cli.completions import complete_provider
 from moir_edge.cli.data_options import Data
 from moir_edge.cli.gate_options import CompareGates
 from moir_edge.cli.groups import with_groups
@@ -45,7 +46,8 @@ def compare(
     provider: Annotated[
         list[str] | None,
         typer.Option(
-            help="Provider of the bundles besides the reference, as in `run`; repeatable."
+            help="Provider of the bundles besides the reference, as in `run`; repeatable.",
+            autocompletion=complete_provider,
         ),
     ] = None,
     limit: Limit = None,

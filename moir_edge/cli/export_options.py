@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moir_edge.cli.calibration_options import CalibrationFlags
+from moir_edge.cli.completions import complete_precision, complete_target
 from moir_edge.cli.groups import Flags, values_of
 from moir_edge.cli.mix_options import MixFlags
 from moir_edge.precisions import FP32, PRECISIONS
@@ -24,10 +25,18 @@ class ExportFlags(Flags):
 
     argument: str = "settings"
     target: Annotated[
-        str, typer.Option(help="Target device; `moir-edge targets` lists all targets.")
+        str,
+        typer.Option(
+            help="Target device; `moir-edge targets` lists all targets.",
+            autocompletion=complete_target,
+        ),
     ] = "cpu"
     precision: Annotated[
-        str, typer.Option(help=f"{', '.join(PRECISIONS)}; which of them depends on the target.")
+        str,
+        typer.Option(
+            help=f"{', '.join(PRECISIONS)}; which of them depends on the target.",
+            autocompletion=complete_precision,
+        ),
     ] = FP32
     component_precision: Annotated[
         list[str] | None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moir_edge.cli.common_options import Verify, image_option, json_option
+from moir_edge.cli.completions import complete_switch
 from moir_edge.cli.groups import Flags, values_of, with_groups
 from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet, show_progress
@@ -118,7 +119,9 @@ def run(
             help="Encode control tokens in the prompt's words, such as <image>, as the ordinary text that they are.",
         ),
     ] = False,
-    router: Annotated[str, typer.Option(help="Use of the router: on or off.")] = "on",
+    router: Annotated[
+        str, typer.Option(help="Use of the router: on or off.", autocompletion=complete_switch)
+    ] = "on",
     routing_map: Annotated[
         Path | None, typer.Option(help="Write the routing map to this PNG file.")
     ] = None,

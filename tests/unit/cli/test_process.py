@@ -167,8 +167,13 @@ def test_completion_of_each_shell(shell: str) -> None:
     assert "_MOIR_EDGE_COMPLETE" in done.stdout
 
 
-def test_completion_names_commands_and_flags() -> None:
-    for words, expected in (("moir-edge ex", "export"), ("moir-edge export --prec", "--precision")):
+def test_completion_names_commands_flags_and_values() -> None:
+    for words, expected in (
+        ("moir-edge ex", "export"),
+        ("moir-edge export --prec", "--precision"),
+        ("moir-edge export vlm --target jetson-o", "jetson-orin-nano"),
+        ("moir-edge chat bundle --provider tens", "tensorrt"),
+    ):
         environment = child_environment(
             {
                 "_MOIR_EDGE_COMPLETE": "complete_bash",
