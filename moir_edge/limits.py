@@ -30,6 +30,7 @@ __all__ = [
     "REQUESTS_BYTES",
     "REQUEST_BYTES",
     "REQUEST_IMAGES",
+    "REQUEST_PARTS",
     "REQUEST_SECONDS",
     "REQUEST_VALUES",
     "SAFETENSORS_HEADER_BYTES",
@@ -158,6 +159,9 @@ REQUESTS_BYTES = 256 << 20
 
 REQUEST_IMAGES = 8
 """Images of one request over HTTP: with 576 tokens each they fill a context of 4,096."""
+
+REQUEST_PARTS = 4_096
+"""Messages of a request over HTTP, and parts of a message: checking them takes 0.1 s, in which no other request is taken."""
 
 REQUEST_SECONDS = 30
 """Time in which a request over HTTP has to arrive: 64 MiB by a wireless link of 20 Mbit/s, and slow clients go."""

@@ -269,6 +269,26 @@ def _bad_head(generator: random.Random) -> Attack:
     return Attack(name="broken head", raw=raw)
 
 
+def _extreme(generator: random.Random) -> Attack:
+    name, value = generator.choice(
+        (("temperature", 1e-300), ("repetition_penalty", 1e300), ("repetition_penalty", 1e-300))
+    )
+    return _chat("extreme number", **{name: value})
+
+
+def _many_turns(generator: random.Random) -> Attack:
+    count = generator.choice((5_000, 50_000))
+    if generator.random() < 0.5:
+        return _chat("many turns", messages=[{"role": "user", "content": "x"}] * count)
+    return _chat("many parts", [{"type": "text", "text": ""}] * count)
+
+
+def _long_tokenize(generator: random.Random) -> Attack:
+    text = generator.choice(("word ", "\u0300", "a")) * generator.choice((100_000, 2_000_000))
+    body = {"model": "demo", "content": text}
+    return Attack(name="long tokenize", path="/tokenize", content=json.dumps(body).encode())
+
+
 def _bad_tokenize(generator: random.Random) -> Attack:
     body: Any = generator.choice(
         ([], {}, {"model": "demo"}, {"model": 5, "content": "x"}, "x", None)
@@ -304,4 +324,7 @@ _KINDS: Sequence[Callable[[random.Random], Attack]] = (
     _bad_method,
     _bad_head,
     _bad_tokenize,
+    _extreme,
+    _many_turns,
+    _long_tokenize,
 )

@@ -6,7 +6,8 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from moir_edge.bundle.files import ModelFiles
 from moir_edge.errors import DataError, UnsupportedError, closest
@@ -15,6 +16,7 @@ from moir_edge.limits import SETTINGS_VALUES
 
 __all__ = [
     "FILE_NAME",
+    "LEAST_FACTOR",
     "GenerationRules",
     "check_names",
     "not_carried",
@@ -40,6 +42,18 @@ def _as_pairs(value: Any) -> Any:
     return tuple(value.items()) if isinstance(value, Mapping) else value
 
 
+LEAST_FACTOR = 1e-30
+"""Smallest number that scores are multiplied with or divided by, and the inverse of the largest: float32 holds the results."""
+
+
+def _usable_factor(value: float) -> float:
+    if not LEAST_FACTOR <= value <= 1 / LEAST_FACTOR:
+        text = f"input should be {LEAST_FACTOR:g} to {1 / LEAST_FACTOR:g}"
+        raise PydanticCustomError("factor", text)
+    return value
+
+
+Factor = Annotated[float, AfterValidator(_usable_factor)]
 TokenId = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[tuple[TokenId, ...], BeforeValidator(_as_tuple)]
 TokenSequence = Annotated[tuple[TokenId, ...], Field(min_length=1)]
@@ -62,8 +76,8 @@ class GenerationRules(BaseModel):
     sequence_bias: Annotated[
         tuple[tuple[TokenSequence, float], ...], BeforeValidator(_as_pairs)
     ] = ()
-    encoder_repetition_penalty: float = Field(1.0, gt=0)
-    repetition_penalty: float = Field(1.0, gt=0)
+    encoder_repetition_penalty: Factor = 1.0
+    repetition_penalty: Factor = 1.0
     no_repeat_ngram_size: int = Field(0, ge=0)
     encoder_no_repeat_ngram_size: int = Field(0, ge=0)
     bad_words_ids: tuple[TokenSequence, ...] = ()

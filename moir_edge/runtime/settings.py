@@ -9,7 +9,12 @@ from typing import Any, TypedDict
 from moir_edge.arguments import integer, mapping, number, strings, switch
 from moir_edge.errors import DataError
 from moir_edge.limits import STOP_CHARACTERS
-from moir_edge.runtime.generation_config import GenerationRules, check_names, refuse_beam_search
+from moir_edge.runtime.generation_config import (
+    LEAST_FACTOR,
+    GenerationRules,
+    check_names,
+    refuse_beam_search,
+)
 
 __all__ = ["DEFAULT_NEW_TOKENS", "GenerationOptions", "GenerationSettings"]
 
@@ -37,7 +42,8 @@ class GenerationSettings:
     Attributes:
         max_new_tokens: Tokens at most, at least 1; the context length may end an answer earlier. Where neither the
             caller nor the config names a limit, 64.
-        temperature: 0 takes the most likely token, also where the config says `do_sample`; larger values flatten the distribution.
+        temperature: 0 takes the most likely token, also where the config says `do_sample`; larger values, from 1e-30, flatten
+            the distribution.
         top_k: Draw from this many most likely tokens; 0 takes all.
         top_p: Draw from the smallest set of tokens whose probabilities reach this sum, in (0, 1].
         seed: Makes drawing repeatable; None draws a fresh one.
@@ -66,7 +72,7 @@ class GenerationSettings:
             self._set(name, integer(name, getattr(self, name)))
         for name in ("temperature", "top_p"):
             self._set(name, number(name, getattr(self, name)))
-        _require(self.temperature is not None, "temperature", None, "0 (greedy) or larger")
+        _require(self.temperature is not None, "temperature", None, "0 (greedy) or a number")
         for name in ("router", "ignore_generation_config"):
             self._set(name, switch(name, getattr(self, name)))
         self._set("stop", strings("stop", self.stop))
@@ -79,8 +85,9 @@ class GenerationSettings:
     def _check_ranges(self) -> None:
         tokens, top_k, top_p, seed = self.max_new_tokens, self.top_k, self.top_p, self.seed
         _require(tokens is None or tokens >= 1, "max_new_tokens", tokens, "at least 1")
-        finite = 0 <= self.temperature < float("inf")
-        _require(finite, "temperature", self.temperature, "0 (greedy) or larger")
+        usable = self.temperature == 0 or LEAST_FACTOR <= self.temperature < float("inf")
+        expected = f"0 (greedy) or at least {LEAST_FACTOR:g}"
+        _require(usable, "temperature", self.temperature, expected)
         _require(top_k is None or top_k >= 0, "top_k", top_k, "at least 1, or 0 for no limit")
         _require(top_p is None or 0 < top_p <= 1, "top_p", top_p, "above 0 and at most 1")
         _require(seed is None or seed >= 0, "seed", seed, "0 or larger")

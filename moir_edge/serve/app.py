@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from moir_edge.runtime import EdgeModel
+from moir_edge.runtime.prompt_bound import PromptBound
 from moir_edge.serve.bodies import Bodies
 from moir_edge.serve.chat import Chat
 from moir_edge.serve.errors import ApiError, api_error
@@ -97,7 +98,7 @@ class _Server:
             except Exception as error:
                 told = api_error(error)
                 if told.status == 500:
-                    _LOG.error("%s", told, exc_info=error)
+                    _LOG.error("%s", told, exc_info=told.__cause__)
                 response = problem(told)
             self.metrics.request(request.scope["route"].path, response.status_code)
             return response
@@ -140,7 +141,9 @@ class _Server:
 
     @staticmethod
     def _ids(model: EdgeModel, text: str) -> list[int]:
-        return list(model.processor.tokenizer.encode(text, add_special_tokens=False).ids)
+        tokenizer = model.processor.tokenizer
+        PromptBound(tokenizer.backend, model.manifest.model.context_length).check(len(text))
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     async def metrics_text(self, request: Request) -> Response:
         """Return the figures for Prometheus."""

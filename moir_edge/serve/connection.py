@@ -15,7 +15,7 @@ _MOST = 512  # connections at a time; the usual bound on a process's open files 
 
 
 class Connection(H11Protocol):
-    """A connection that has to send its request's head in time, and gives way where there are many.
+    """A connection that has to send its request's head in time, and gives way to others before its request is whole.
 
     uvicorn (0.54) has a timer for the wait between two requests alone: a client that sends nothing, or a head byte by
     byte, would stay for ever.
@@ -24,25 +24,27 @@ class Connection(H11Protocol):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._timer: asyncio.TimerHandle | None = None
+        self._since = 0.0  # when it began to wait for its client
 
     @property
     def idle(self) -> bool:
         """Whether no request is being served."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def _incomplete(self) -> bool:
+        """Whether the client has yet to send its request, or the rest of it."""
+        return self.idle or self.cycle.more_body
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timer; close the oldest connection without a request where there are too many."""
+        """Start the timer; of too many connections, close the one that has waited longest for its client."""
         super().connection_made(transport)
         self._arm()
         if len(self.connections) > _MOST:
-            idle = [one for one in self.connections if isinstance(one, Connection) and one.idle]
-            oldest = min(idle, key=lambda one: one.armed, default=self)
-            oldest.transport.abort()
-
-    @property
-    def armed(self) -> float:
-        """When the timer will end the connection."""
-        return self._timer.when() if self._timer is not None else 0.0
+            waiting = [
+                one for one in self.connections if isinstance(one, Connection) and one._incomplete
+            ]
+            min(waiting, key=lambda one: one._since).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; a whole head stops the timer."""
@@ -64,6 +66,7 @@ class Connection(H11Protocol):
 
     def _arm(self) -> None:
         self._disarm()
+        self._since = self.loop.time()
         if not self.transport.is_closing():
             self._timer = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 

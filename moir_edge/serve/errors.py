@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moir_edge.errors import BundleError, DataError, MoirEdgeError, UnsupportedError, one_line
+from moir_edge.errors import DataError, MoirEdgeError, UnsupportedError, one_line
 
 __all__ = ["ApiError", "api_error"]
 
@@ -79,7 +79,10 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, DataError | UnsupportedError):
-        return ApiError(400, str(error))
-    if isinstance(error, BundleError | MoirEdgeError):
-        return ApiError(500, str(error))
-    return ApiError(500, f"{type(error).__name__}: {one_line(error)}")
+        told = ApiError(400, str(error))
+    elif isinstance(error, MoirEdgeError):
+        told = ApiError(500, str(error))
+    else:
+        told = ApiError(500, f"{type(error).__name__}: {one_line(error)}")
+    told.__cause__ = error
+    return told

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from moir_edge.errors import DataError, UnsupportedError
+from moir_edge.limits import REQUEST_PARTS
 from moir_edge.printable import bounded
 from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.serve.errors import ApiError
@@ -45,6 +46,7 @@ class ImagePart(_Strict):
     image_url: _ImageUrl
 
 
+_WORDS, _PARTS = "words", "parts"
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
@@ -52,7 +54,11 @@ class Message(_Strict):
     """One turn of a conversation; an answer of this server may be sent back as it came."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: Annotated[
+        Annotated[str, Tag(_WORDS)]
+        | Annotated[list[Part], Field(max_length=REQUEST_PARTS), Tag(_PARTS)],
+        Discriminator(lambda content: _PARTS if isinstance(content, list) else _WORDS),
+    ]
     refusal: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
@@ -69,7 +75,7 @@ class ChatRequest(_Strict):
     """The body of a request for a chat completion."""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=REQUEST_PARTS)]
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -192,11 +198,21 @@ def _check_together(request: ChatRequest) -> None:
 
 def _first_problem(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_input=False)[0]
-    where = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]
-    ).lstrip(".")
-    where = bounded(where, _LONGEST_NAME)
+    where = bounded(_path(first["loc"]), _LONGEST_NAME)
     if first["type"] == "extra_forbidden":
         text = f"{where} is not a field that this server knows; leave it out (docs/serve.md lists them)"
         return ApiError(400, text, param=where, code="unknown_parameter")
     return ApiError(400, f"{where}: {first['msg']}", param=where)
+
+
+def _path(places: Sequence[int | str]) -> str:
+    """Return a place as one would write it; the names of alternatives, which pydantic adds, are left out."""
+    kept = [
+        part
+        for at, part in enumerate(places)
+        if not (part in (_WORDS, _PARTS) and places[at - 1] == "content")
+        and not (at > 1 and isinstance(places[at - 1], int) and places[at - 2] == _PARTS)
+    ]
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in kept).lstrip(
+        "."
+    )

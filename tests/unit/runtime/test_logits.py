@@ -149,7 +149,14 @@ def test_settings_that_are_off_are_not_named(off: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"repetition_penalty": 0}, "repetition_penalty is 0: input should be greater than 0"),
+        (
+            {"repetition_penalty": 0},
+            r"repetition_penalty is 0: input should be 1e-30 to 1e\+30",
+        ),
+        (
+            {"repetition_penalty": 1e300},
+            r"repetition_penalty is 1e\+300: input should be 1e-30 to 1e\+30",
+        ),
         ({"no_repeat_ngram_size": "two"}, 'no_repeat_ngram_size is "two"'),
         ({"bad_words_ids": [[]]}, "bad_words_ids is"),
         ({"bad_words_ids": [3]}, "bad_words_ids is"),

@@ -15,6 +15,10 @@ from moir_edge.runtime.settings import GenerationOptions, GenerationSettings
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
         ({"temperature": -0.1}, "temperature is -0.1"),
+        (
+            {"temperature": 1e-300},
+            r"temperature is 1e-300; it must be 0 \(greedy\) or at least 1e-30",
+        ),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_k": -1}, "top_k is -1"),
         ({"top_p": 0.0}, "top_p is 0.0"),

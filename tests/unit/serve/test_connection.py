@@ -55,3 +55,18 @@ def test_idle_connections_give_way_to_new_ones(monkeypatch: pytest.MonkeyPatch) 
         assert idle[0].recv(1) == b""
         for one in idle:
             one.close()
+
+
+def test_requests_that_do_not_come_give_way_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moir_edge.serve.connection._MOST", 4)
+    run = Run()
+    with running(Model(run)) as server:
+        slow = []
+        for _ in range(8):
+            slow.append(server.post(b"{", **{"Content-Length": "100"}))
+            time.sleep(0.02)
+        asked = server.ask()
+        run.go.release(2)
+        assert received(asked)[0] == 200
+        for one in slow:
+            one.close()

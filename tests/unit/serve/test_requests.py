@@ -83,6 +83,17 @@ def test_fields_that_ask_for_nothing_are_taken(neutral: dict[str, Any]) -> None:
         ({"stream_options": {}}, "stream_options needs stream: true", "stream_options"),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "are both given; give one", "max_tokens"),
         ({"router": "maybe"}, "router: Input should be 'on' or 'off'", "router"),
+        (
+            {"messages": MESSAGES * 5000},
+            "messages: List should have at most 4096 items",
+            "messages",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 5000}]},
+            "messages[0].content: List should have at most 4096 items",
+            "messages[0].content",
+        ),
+        ({"temperature": 1e-300}, "temperature is 1e-300; it must be 0 (greedy) or at least", None),
         ({"messages": []}, "messages: List should have at least 1 item", "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "messages[0].role"),
         ({"stop": [""]}, "stop is ''; it must be not empty", None),
@@ -102,6 +113,29 @@ def test_what_is_not_supported_is_refused(
 @pytest.mark.parametrize("value", [None, [], "x", 5])
 def test_a_body_that_is_not_an_object_is_refused(value: Any) -> None:
     assert "expected a JSON object" in str(refused(value))
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "param"),
+    [
+        (5, "Input should be a valid string", "messages[0].content"),
+        (None, "Input should be a valid string", "messages[0].content"),
+        ([5], "Input should be a valid dictionary", "messages[0].content[0]"),
+        ([{"type": "input_audio"}], "expected tags: 'text', 'image_url'", "messages[0].content[0]"),
+        ([{"type": "text", "text": 5}], "valid string", "messages[0].content[0].text"),
+        ([{"type": "text"}], "Field required", "messages[0].content[0].text"),
+        ([{"type": "text", "text": "", "moon": 1}], "not a field", "messages[0].content[0].moon"),
+        (
+            [{"type": "text", "text": ""}, {"type": "image_url", "image_url": {"url": 5}}],
+            "valid string",
+            "messages[0].content[1].image_url.url",
+        ),
+    ],
+)
+def test_the_place_of_a_fault_is_named(content: Any, message: str, param: str) -> None:
+    error = refused(body(messages=[{"role": "user", "content": content}]))
+    assert message in str(error)
+    assert error.param == param
 
 
 def test_an_answer_may_be_sent_back_as_it_came() -> None:
