@@ -81,7 +81,7 @@ class GraphSessions:
             bundle: An opened bundle.
             threads: Threads of one operator; None takes one per physical core.
             provider: What runs them.
-            opened: Components that another library runs, by name; they are taken as they are.
+            opened: Components that another library runs in their plain form, by name; they are taken as they are.
 
         Raises:
             EnvironmentProblem: The provider is not available on this machine.
@@ -91,18 +91,22 @@ class GraphSessions:
         table = TokenTable.of(bundle)
         embedding = ["embedding"] if table is None else []
         router = ["router"] if "router" in entries else []
-        forms = {name: graph_form(entry, provider) for name, entry in entries.items()}
+        opened = opened or {}
+        forms = {
+            name: entry if name in opened else graph_form(entry, provider)
+            for name, entry in entries.items()
+        }
         components = {
             name: Component(
                 open_graph(bundle, name, provider=provider, threads=threads),
                 str(bundle.path / forms[name].graph),
             )
             for name in ("vision", *embedding, *router, "decoder")
-            if name not in (opened or {})
+            if name not in opened
         }
         files = dict.fromkeys(name for one in forms.values() for name in (one.graph, *one.data))
         return cls(
-            {**components, **(opened or {})},
+            {**components, **opened},
             bundle.manifest.model,
             provider=provider,
             source=str(bundle.path),
