@@ -64,13 +64,14 @@ def _run(run: GenerationRun, jobs: Sequence[Job], started: float, ended: set[int
             if row in ended:
                 continue
             found = run.logprobs[row]
-            if step[row] or len(found) > told[row]:
+            if job.stream and (step[row] or len(found) > told[row]):
                 job.emit(Piece(text=step[row], logprobs=tuple(found[told[row] :])))
-            told[row] = len(found)
+                told[row] = len(found)
             if run.rows[row].finish_reason is not None:
                 ended.add(row)
                 queue_ms = (started - job.queued) * 1000
-                job.emit(Done(generation=_of_row(run.result, row), queue_ms=queue_ms))
+                whole = _of_row(run.result, row)
+                job.emit(Done(generation=whole, queue_ms=queue_ms, logprobs=tuple(found)))
         if len(ended) == len(jobs):
             return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from moir_edge.serve.jobs import Done
 
 __all__ = ["AnswerForm"]
 
+_SERVER, _NUMBERS = uuid.uuid4().hex, itertools.count(1)
 _REASONS = {"stop_token": "stop", "stop_string": "stop", "length": "length"}
 
 
@@ -31,7 +33,7 @@ class AnswerForm:
         self, model: str, tokenizer: Tokenizer, *, logprobs: bool, routing_map: bool
     ) -> None:
         self._common = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "id": f"chatcmpl-{_SERVER}-{next(_NUMBERS)}",
             "created": int(time.time()),
             "model": model,
         }
@@ -39,13 +41,13 @@ class AnswerForm:
         self._logprobs = logprobs
         self._routing_map = routing_map
 
-    def whole(self, done: Done, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def whole(self, done: Done) -> dict[str, Any]:
         """Return a chat completion."""
         generation = done.generation
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": generation.texts[0], "refusal": None},
-            "logprobs": self._told(logprobs),
+            "logprobs": self._told(done.logprobs),
             "finish_reason": _REASONS[generation.finish_reasons[0]],
         }
         return {

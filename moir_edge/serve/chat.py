@@ -11,7 +11,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from moir_edge.runtime import EdgeModel
-from moir_edge.runtime.logprobs import TokenLogprob
 from moir_edge.serve.answers import AnswerForm
 from moir_edge.serve.bodies import Bodies
 from moir_edge.serve.conversation import conversation_of, size_of
@@ -86,23 +85,22 @@ class Chat:
             images=images,
             settings=asked.settings(),
             logprobs=asked.logprob_count,
+            stream=bool(asked.stream),
             emit=emitter(events),
         )
         self._worker.submit(job)
         return Following(self._worker, job, events, request, self._settings.timeout)
 
     async def _whole(self, form: AnswerForm, following: Following) -> Response:
-        logprobs: list[TokenLogprob] = []
         try:
-            while not isinstance(event := await following.next(), Done):
-                if isinstance(event, Piece):
-                    logprobs += event.logprobs
-                elif isinstance(event, Failed):
-                    raise event.error
+            event = await following.next()
         finally:
             following.end()
+        if isinstance(event, Failed):
+            raise event.error
+        assert isinstance(event, Done)
         self._metrics.answer(event)
-        return json_response(form.whole(event, logprobs))
+        return json_response(form.whole(event))
 
     async def _stream(
         self, asked: ChatRequest, form: AnswerForm, following: Following

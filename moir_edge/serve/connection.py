@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -12,6 +12,36 @@ from moir_edge.limits import REQUEST_SECONDS
 __all__ = ["Connection"]
 
 _MOST = 512  # connections at a time; the usual bound on a process's open files is 1,024
+
+
+class _Joined:
+    """A transport that sends what is written in one turn of the loop at once.
+
+    uvicorn writes head, body and end of a response one by one. Each call of the system lets the thread that computes
+    have the interpreter, and then waits to get it back.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._transport.write(b"".join(self._held))
+            self._held.clear()
 
 
 class Connection(H11Protocol):
@@ -38,7 +68,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer; of too many connections, close the one that has waited longest for its client."""
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _Joined(transport, self.loop)))
         self._arm()
         if len(self.connections) > _MOST:
             waiting = [

@@ -26,10 +26,17 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """The whole answer; `queue_ms` is how long the request waited for the device."""
+    """The whole answer.
+
+    Attributes:
+        generation: Of one row.
+        queue_ms: How long the request waited for the device.
+        logprobs: Of all tokens, where asked for.
+    """
 
     generation: Generation
     queue_ms: float
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,7 @@ class Job:
         images: Files of images in the order of the turns.
         settings: Of the answer.
         logprobs: Other tokens told with each token's own log-probability; None tells none.
+        stream: Emit the pieces of the answer as they come, and not only the whole.
         emit: Gets each event, on the worker's thread.
         cancelled: Set where nobody waits any longer.
         queued: When the job was put in the queue.
@@ -62,6 +70,7 @@ class Job:
     images: Sequence[bytes]
     settings: GenerationSettings
     logprobs: int | None
+    stream: bool
     emit: Callable[[Event], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
     queued: float = field(default_factory=time.monotonic)

@@ -38,6 +38,7 @@ def job_of(model: Model, images: tuple[bytes, ...] = (), **settings: Any) -> tup
         images=images,
         settings=GenerationSettings(**settings),
         logprobs=None,
+        stream=True,
         emit=events.append,
     )
     return made, events
