@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +10,10 @@ import typer
 
 from moir_edge.cli.common_options import Verify, image_option, json_option
 from moir_edge.cli.completions import complete_switch
-from moir_edge.cli.conversation import Conversation, complain
+from moir_edge.cli.conversation import COMMANDS, Conversation, complain
 from moir_edge.cli.groups import with_groups
 from moir_edge.cli.image_option import MaxImagePixels
+from moir_edge.cli.line_completion import complete_with_tab
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.provider_option import ProviderName
 from moir_edge.cli.run import GenerationFlags, status_line
@@ -94,8 +94,7 @@ def _talk(model: EdgeModel, talk: Conversation, *, quiet: bool, as_json: bool) -
     """Take lines until there are none."""
     on_terminal = sys.stdin.isatty()
     if on_terminal:
-        with suppress(ImportError):  # arrow keys and earlier lines; Windows has none
-            import readline  # noqa: F401
+        complete_with_tab(COMMANDS)
         if not quiet:
             say("/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends the chat", err=True)
     while True:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moir_edge.runtime.images import ImageInput
     from moir_edge.runtime.settings import GenerationSettings
 
-__all__ = ["HELP", "Conversation", "complain"]
+__all__ = ["COMMANDS", "HELP", "Conversation", "complain"]
 
 HELP = {
     "/image PATH": "add an image to the next message",
@@ -28,6 +28,11 @@ HELP = {
     "/help": "show these lines",
     "/quit": "end the chat; Ctrl-D does too",
 }
+
+COMMANDS = (
+    "/help", "/history", "/image ", "/map", "/map off", "/map on", "/new", "/quit", "/router off", "/router on",
+)  # fmt: skip
+"""Lines that the tab key completes."""
 
 
 class Conversation:

@@ -51,6 +51,15 @@ class Terminal:
                     break
         return shown
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C once the chat waits for a key: CPython's `input` sees an earlier one only at the next key."""
+        stat = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/stat")
+        end = time.monotonic() + SECONDS
+        while stat.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        self.type("\x03")
+
     def say(self, line: str) -> str:
         """Type a line and return what is shown up to the next prompt."""
         self.type(f"{line}\n")
@@ -115,9 +124,15 @@ def test_mistakes_and_interrupts_leave_the_chat_going(terminal: Terminal, tmp_pa
     broken.write_bytes(b"no picture")
     assert "error: " in terminal.say(f"/image {broken}")
     assert "error: there is no answer to show a map of" in terminal.say("/map")
-    terminal.type("half a line\x03")
+    terminal.type("half a line")
+    terminal.until("half a line")
+    terminal.interrupt()
     terminal.until(rf"\n{PROMPT}$")
     assert "/router on|off" in terminal.say("/help")
+    terminal.type("/hel\t\n")  # the tab key
+    assert "/router on|off" in terminal.until(rf"\n{PROMPT}$")
+    terminal.type(f"/image {tmp_path}/bro\t\n")
+    assert "broken.png" in terminal.until(rf"\n{PROMPT}$")
     terminal.type("/quit\n")
     assert terminal.process.wait(SECONDS) == 0
 

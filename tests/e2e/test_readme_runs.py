@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +56,18 @@ def _rows(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
+def _serve(words: list[str]) -> None:
+    """Start a server, ask whether it is ready, and end it."""
+    command = [sys.executable, "-m", "moir_edge", *words, "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        told = "".join(iter(server.stdout.readline, "}\n")) + "}"
+        with urllib.request.urlopen(f"{json.loads(told)['url']}/health/ready") as answer:
+            assert answer.status == 200
+        server.terminate()
+        assert server.wait(60) == 143
+
+
 @pytest.fixture(params=["smolvlm", "smolvlm2"])
 def workplace(
     request: pytest.FixtureRequest, published: Callable[[Generation], Path], tmp_path: Path
@@ -72,6 +86,10 @@ def test_the_readme_runs_line_by_line(
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for words in _commands():
+        if words[0] == "serve":
+            _serve(words)
+            continue
+        monkeypatch.setattr("sys.stdin", io.StringIO("What is it?\n"))  # what `chat` is told
         code = main(words)
         printed = capsys.readouterr()
         allowed = {0, 1} if words[0] in GATED else {0}

@@ -12,6 +12,7 @@ import pytest
 import tomllib
 import typer
 
+from moir_edge.__main__ import _TERMINATED
 from moir_edge.cli.main import build_app
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,10 @@ def test_the_unit_waits_longer_than_the_server() -> None:
     grace = {int(seconds) for seconds in re.findall(r"--grace (\d+)", UNIT)}
     (stop,) = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.M)
     assert int(stop) > max(grace)
+
+
+def test_a_stop_is_not_a_failure() -> None:
+    assert f"SuccessExitStatus={_TERMINATED}\n" in UNIT
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
