@@ -8,7 +8,6 @@ from pathlib import Path
 from moir_edge.bundle.manifest import (
     COMPONENTS,
     ComponentEntry,
-    FusedEntry,
     Manifest,
     ModelFacts,
     TableEntry,
@@ -56,17 +55,14 @@ def _problems(manifest: Manifest) -> Iterator[str]:
             if file not in listed:
                 yield f"components.{name} names {file}, which files does not list"
         fused = component.fused
-        for file in () if fused is None else (fused.graph, *fused.data):
-            if file not in listed:
-                yield f"components.{name}.fused names {file}, which files does not list"
+        if fused is not None and fused.graph not in listed:
+            yield f"components.{name}.fused names {fused.graph}, which files does not list"
     for engine in manifest.engines:
         if engine.path not in listed:
             yield f"engines names {engine.path}, which files does not list"
     yield from _fact_problems(manifest.model)
     for name, component in manifest.components.items():
-        for form in (component, component.fused):
-            if form is not None:
-                yield from _shape_problems(name, form, manifest.model)
+        yield from _shape_problems(name, component, manifest.model)
         if component.table is not None:
             yield from _table_problems(name, component, component.table, manifest)
 
@@ -116,9 +112,7 @@ def _fact_problems(facts: ModelFacts) -> Iterator[str]:
         )
 
 
-def _shape_problems(
-    name: str, component: ComponentEntry | FusedEntry, facts: ModelFacts
-) -> Iterator[str]:
+def _shape_problems(name: str, component: ComponentEntry, facts: ModelFacts) -> Iterator[str]:
     axes = _AXES.get(name, {})
     cached = 0
     for spec in (*component.inputs, *component.outputs):

@@ -122,13 +122,19 @@ class TableEntry(_Entry):
 class FusedEntry(_Entry):
     """A component's graph once more, as ONNX Runtime computes it fastest: its operators are known to no other runtime.
 
-    It reads the weights of the component that it belongs to. A decoder's keys and values lie in one buffer, which each run writes into.
+    It reads the weights of the component that it belongs to. A decoder's keys and values lie in one buffer, which each run
+    writes into. `inputs` are those that the component does not have, and `without` names those that only the component has;
+    outputs are the component's.
     """
 
     graph: ToolPath
-    data: tuple[ToolPath, ...] = ()
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    inputs: tuple[TensorSpec, ...] = ()
+    without: tuple[str, ...] = ()
+
+    def inputs_of(self, component: ComponentEntry) -> tuple[TensorSpec, ...]:
+        """Return all inputs of this form of a component."""
+        kept = (spec for spec in component.inputs if spec.name not in self.without)
+        return (*kept, *self.inputs)
 
 
 class ComponentEntry(_Entry):

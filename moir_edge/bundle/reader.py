@@ -70,9 +70,9 @@ class Bundle:
         entry = self.manifest.components.get(component)
         if entry is None:
             raise BundleError(f"{self.path} has no {component} component; export it again")
-        form = entry.fused if fused else entry
-        if form is None:
+        if fused and entry.fused is None:
             raise BundleError(f"{self.path} has no fused form of {component}; {_AGAIN}")
+        form = entry.fused if fused and entry.fused else entry
         path = self.file(form.graph)
         content = read_bounded(path, GRAPH_BYTES, error=BundleError, remedy=_AGAIN)
         try:
@@ -81,12 +81,12 @@ class Bundle:
             raise BundleError(
                 f"{path} is not an ONNX graph ({one_line(error)}); {_AGAIN}"
             ) from error
-        others = sorted(named - set(form.data))
+        others = sorted(named - set(entry.data))
         if others:
             raise BundleError(
                 f"{path} reads weights from {others[0]!r}, which is not a file of the {component} in the manifest; {_AGAIN}"
             )
-        for name in form.data:
+        for name in entry.data:
             self.file(name)
         return path
 

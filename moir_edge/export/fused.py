@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,13 @@ def write_fused(
         if name not in written:
             continue
         model = ir.load(folder / written[name].graph)
+        before = [str(value.name) for value in model.graph.inputs]
         try:
             _fuse(name, model, traced)
         except NotFusedError as error:
             _log.info(f"{name}: no fused form: {error}")
             continue
-        found[name] = _write(name, model, written[name], folder)
+        found[name] = _write(name, model, before, folder)
     return found
 
 
@@ -58,11 +59,10 @@ def _fuse(name: str, model: ir.Model, traced: TracedModel) -> None:
     fuse_decoder(model, windows=windows, context_length=traced.facts.context_length)
 
 
-def _write(name: str, model: ir.Model, written: WrittenGraph, folder: Path) -> FusedEntry:
-    graph, data = write_beside(f"{name}{FUSED_SUFFIX}", model, folder)
+def _write(name: str, model: ir.Model, before: Sequence[str], folder: Path) -> FusedEntry:
+    inputs = {str(value.name): value for value in model.graph.inputs}
     return FusedEntry(
-        graph=graph,
-        data=tuple(dict.fromkeys((*written.data, *data))),
-        inputs=tuple(read_tensor(value) for value in model.graph.inputs),
-        outputs=tuple(read_tensor(value) for value in model.graph.outputs),
+        graph=write_beside(f"{name}{FUSED_SUFFIX}", model, folder),
+        inputs=tuple(read_tensor(inputs[name]) for name in inputs if name not in before),
+        without=tuple(name for name in before if name not in inputs),
     )

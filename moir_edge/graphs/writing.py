@@ -20,7 +20,7 @@ __all__ = ["EXTERNAL_BYTES", "WrittenGraph", "write_beside", "write_graphs", "wr
 
 # Smaller tensors, for which a file name and place cost more than they save, and every integer constant that a shape
 # may need stay in the graph.
-EXTERNAL_BYTES = 2048
+EXTERNAL_BYTES = 256
 _ALIGNMENT = 64
 _PRODUCER = "moir-edge"
 _NAMED_OPERATORS = frozenset({"MatMul", "Gemm", "Conv", "Gather"})
@@ -81,31 +81,22 @@ def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> dict[str, Writ
     return {name: _write_graph(name, model.clone(), store) for name, model in models.items()}
 
 
-def write_beside(name: str, model: ir.Model, folder: Path) -> tuple[str, tuple[str, ...]]:
-    """Write another form of a graph whose weights lie in the folder already.
+def write_beside(name: str, model: ir.Model, folder: Path) -> str:
+    """Write another form of a graph whose weights lie in the folder already, and return its file name.
 
     Args:
-        name: Of the files, without an ending.
-        model: Loaded from that folder, with further constants of its own; edited in place.
+        name: Of the file, without an ending.
+        model: Loaded from that folder; small constants of its own go into the file. Edited in place.
         folder: Where the weights lie.
-
-    Returns:
-        The graph's file name, and that of its own constants where they are large.
     """
-    store, own = _Store(folder), f"{name}.data"
-    with (folder / own).open("wb") as stream:
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
-            if tensor is None or isinstance(tensor, ir.ExternalTensor) or not _goes_outside(tensor):
-                continue
-            _, place, _ = _place(tensor, own, stream, store)
-            value.const_value = _external(tensor, str(value.name), place, folder)
-    if not store.places:
-        (folder / own).unlink()
     _strip(model)
+    for at, value in enumerate(list(model.graph.initializers.values())):
+        value.name = f"w{at}"  # the other form names them
+    for node in model.graph:
+        node.name = None
     proto = _serializable(model)
     (folder / f"{name}.onnx").write_bytes(proto.SerializeToString(deterministic=True))
-    return f"{name}.onnx", (own,) if store.places else ()
+    return f"{name}.onnx"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ __all__ = [
     "GraphProvider",
     "Provider",
     "check_signature",
-    "graph_form",
+    "fused_form",
     "graph_provider",
     "open_graph",
 ]
@@ -70,16 +70,14 @@ def graph_provider() -> GraphProvider:
 _FUSED_SINCE = (1, 23)
 
 
-def graph_form(entry: ComponentEntry, provider: GraphProvider) -> ComponentEntry | FusedEntry:
-    """Return which form of a component's graph a provider runs: the fused one on a CPU, where there is one.
+def fused_form(entry: ComponentEntry, provider: GraphProvider) -> FusedEntry | None:
+    """Return the fused form of a component's graph where a provider runs that one.
 
     Args:
         entry: Of the manifest.
         provider: What runs it.
     """
-    if entry.fused is None or provider != "cpu" or _version() < _FUSED_SINCE:
-        return entry
-    return entry.fused
+    return entry.fused if provider == "cpu" and _version() >= _FUSED_SINCE else None
 
 
 def _version() -> tuple[int, ...]:
@@ -101,8 +99,8 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
     execution = _EXECUTION[provider]
     _require_provider(provider)
     entry = bundle.manifest.components[component]
-    form = graph_form(entry, provider)
-    path = bundle.graph(component, fused=form is not entry)
+    fused = fused_form(entry, provider) is not None
+    path = bundle.graph(component, fused=fused)
     # A bundle for a GPU is run on a CPU to check it.
     exact = provider == "cpu" and get_target(bundle.manifest.target).builder != "onnxruntime"
     options = _session_options(threads, component, entry.precision, exact=exact)
@@ -127,7 +125,8 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
         raise EnvironmentProblem(
             f"ONNX Runtime cannot load {path} with the {provider} provider: {reason}; or run with `provider='cpu'`"
         ) from error
-    check_signature(form, path, _signature(session.get_inputs()), _signature(session.get_outputs()))
+    found = _signature(session.get_inputs()), _signature(session.get_outputs())
+    check_signature(entry, path, *found, fused=fused)
     if session.get_providers()[0] != execution[0]:  # it goes on without one that does not start
         raise EnvironmentProblem(
             f"ONNX Runtime could not start {execution[0]} for {path}; its libraries (CUDA, cuDNN, for ort-tensorrt "
@@ -137,24 +136,28 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
 
 
 def check_signature(
-    entry: ComponentEntry | FusedEntry,
+    entry: ComponentEntry,
     path: Path,
     inputs: Mapping[str, tuple[str, Shape]],
     outputs: Mapping[str, tuple[str, Shape]],
+    *,
+    fused: bool = False,
 ) -> None:
     """Refuse a graph whose inputs or outputs are not those of the manifest, from which the runtime takes its sizes.
 
     Args:
-        entry: What the manifest says of it.
+        entry: The component's entry in the manifest.
         path: The graph's file.
         inputs: Element type and shape of each input by name, as a library read them.
         outputs: The same of the outputs.
+        fused: The file holds the fused form.
 
     Raises:
         BundleError: They differ.
     """
+    own = entry.fused.inputs_of(entry) if fused and entry.fused is not None else entry.inputs
     for kind, specs, given in (
-        ("inputs", entry.inputs, inputs),
+        ("inputs", own, inputs),
         ("outputs", entry.outputs, outputs),
     ):
         wanted = {spec.name: (spec.dtype, spec.shape) for spec in specs}

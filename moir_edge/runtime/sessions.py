@@ -21,7 +21,7 @@ from moir_edge.runtime.interface import (
     Ints,
     RouterArrays,
 )
-from moir_edge.runtime.providers import GraphProvider, graph_form, open_graph
+from moir_edge.runtime.providers import GraphProvider, fused_form, open_graph
 from moir_edge.runtime.token_table import TokenTable
 
 if TYPE_CHECKING:
@@ -92,19 +92,22 @@ class GraphSessions:
         embedding = ["embedding"] if table is None else []
         router = ["router"] if "router" in entries else []
         opened = opened or {}
-        forms = {
-            name: entry if name in opened else graph_form(entry, provider)
+        fused = {
+            name: None if name in opened else fused_form(entry, provider)
             for name, entry in entries.items()
         }
+        graphs = {name: (fused[name] or entry).graph for name, entry in entries.items()}
         components = {
             name: Component(
                 open_graph(bundle, name, provider=provider, threads=threads),
-                str(bundle.path / forms[name].graph),
+                str(bundle.path / graphs[name]),
             )
             for name in ("vision", *embedding, *router, "decoder")
             if name not in opened
         }
-        files = dict.fromkeys(name for one in forms.values() for name in (one.graph, *one.data))
+        files = dict.fromkeys(
+            name for key, one in entries.items() for name in (graphs[key], *one.data)
+        )
         return cls(
             {**components, **opened},
             bundle.manifest.model,

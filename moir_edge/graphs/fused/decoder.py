@@ -7,7 +7,6 @@ from typing import Any
 
 import onnx_ir as ir
 
-from moir_edge.graphs.editing import add_constant
 from moir_edge.graphs.fused.building import (
     DOMAIN,
     finish,
@@ -107,27 +106,16 @@ class _Rotary:
         self._written: dict[tuple[ir.Value, ir.Value], tuple[ir.Value, ir.Value] | None] = {}
 
     def written(self, rotation: Rotation, head_dim: int) -> tuple[ir.Value, ir.Value] | None:
-        """Return (context, head_dim / 2) constants; None where more than the place in a row decides the angle."""
+        """Return (context, head_dim / 2) tables; None where there are none, see `rotary_tables`."""
         key = rotation.cosine, rotation.sine
         if key not in self._written:
-            tables = rotary_tables(*key, self._context_length, head_dim)
-            self._written[key] = None if tables is None else self._added(tables)
+            self._written[key] = rotary_tables(self._graph, *key, self._context_length, head_dim)
         return self._written[key]
-
-    def _added(self, tables: tuple[Any, Any]) -> tuple[ir.Value, ir.Value]:
-        at = len(self._written)
-        cosine, sine = (
-            add_constant(self._graph, f"rotary.{at}.{name}", table, ir.DataType.FLOAT)
-            for name, table in zip(("cos", "sin"), tables, strict=True)
-        )
-        return cosine, sine
 
     def half(self, table: ir.Value, head_dim: int) -> ir.Value:
         """Return (batch, sequence, head_dim / 2) of (batch, sequence, head_dim)."""
         if table not in self._halves:
-            bounds = [
-                ints(self._graph, f"half_{at}_{head_dim}", [at]) for at in (0, head_dim // 2, -1)
-            ]
+            bounds = [ints(self._graph, f"half_{at}", [at]) for at in (0, head_dim // 2, -1)]
             node = ir.node("Slice", inputs=[table, *bounds])
             insert_after(self._graph, table, node)
             self._halves[table] = node.outputs[0]

@@ -29,14 +29,21 @@ def _norm(node: ir.Node) -> tuple[ir.Value, ir.Value, float] | None:
         return None
     for weight, quotient in (node.inputs, node.inputs[::-1]):
         divided = producer(quotient, "Div")
-        tensor = None if weight is None else weight.const_value
-        if divided is None or weight is None or tensor is None or len(tensor.shape) != 1:
+        if divided is None or weight is None or not _is_vector(weight):
             continue
         source, root = divided.inputs[0], producer(divided.inputs[1], "Sqrt")
         epsilon = None if root is None else _epsilon(root.inputs[0], source)
         if source is not None and epsilon is not None:
             return source, weight, epsilon
     return None
+
+
+def _is_vector(weight: ir.Value) -> bool:
+    """Say whether a value is a constant of one axis, widened or not."""
+    cast = producer(weight, "Cast")
+    stored = weight if cast is None else cast.inputs[0]
+    tensor = None if stored is None else stored.const_value
+    return tensor is not None and len(tensor.shape) == 1
 
 
 def _epsilon(value: ir.Value | None, source: ir.Value | None) -> float | None:
