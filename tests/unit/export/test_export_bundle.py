@@ -103,7 +103,7 @@ def test_a_wider_tolerance_than_that_of_the_rounding_holds(routed: Any, tmp_path
 
 
 def test_a_checkpoint_in_bf16_loses_nothing_in_bf16(tmp_path: Path) -> None:
-    """Its weights have so few digits: the graphs of both bundles give the same bits, on one thread (more add up in another order)."""
+    """Its weights have so few digits: the graphs of both bundles give the same bits up to the decoder, on one thread (more add up in another order)."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -119,7 +119,10 @@ def test_a_checkpoint_in_bf16_loses_nothing_in_bf16(tmp_path: Path) -> None:
             open_bundle(assemble(traced, tmp_path / precision, precision=precision)).manifest.parity
             for precision in ("fp32", "bf16")
         )
-    assert stored["max_abs_error"] == exact["max_abs_error"]
+    for name, error in exact["max_abs_error"].items():
+        # Small weights stay float32, so the decoder's layers lie side by side in one bundle only: sums come in other blocks.
+        scale = exact["reference_scale"][name] if name.endswith("logits") else 0
+        assert abs(stored["max_abs_error"][name] - error) <= 1e-6 * scale
     assert max(stored["max_rel_error"].values()) <= 1e-4
 
 
