@@ -148,7 +148,9 @@ class _Server:
     async def metrics_text(self, request: Request) -> Response:
         """Return the figures for Prometheus."""
         del request
-        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
+        # Sensors of a board take some milliseconds.
+        text = await asyncio.to_thread(self.metrics.text)
+        return Response(text, media_type=CONTENT_TYPE)
 
     async def health(self, request: Request) -> Response:
         """Say that the process answers, and whether the other paths need a key."""

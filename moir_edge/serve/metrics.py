@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from moir_edge.device.collector import BoardCollector
 from moir_edge.runtime import Generation
 from moir_edge.runtime.timing import peak_memory_bytes
 from moir_edge.serve.jobs import Done
@@ -22,9 +23,10 @@ class Metrics:
 
     Args:
         worker: Whose queue is told.
+        board: Gives the sensors of the board; by default those of this machine.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, board: BoardCollector | None = None) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
         self._requests = Counter(
@@ -53,6 +55,7 @@ class Metrics:
         running.set_function(lambda: worker.running)
         memory = Gauge("moir_edge_peak_memory_bytes", "Most resident memory", registry=registry)
         memory.set_function(peak_memory_bytes)
+        registry.register(board or BoardCollector())
 
     def request(self, path: str, status: int) -> None:
         """Count a request that was answered."""
