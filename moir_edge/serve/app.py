@@ -46,13 +46,13 @@ def build_app(models: Mapping[str, EdgeModel], settings: ServeSettings | None = 
     settings = settings or ServeSettings()
     server = _Server(models, settings)
     routes = [
-        Route("/v1/chat/completions", server.guarded(server.chat), methods=["POST"]),
-        Route("/v1/models", server.guarded(server.models)),
-        Route("/v1/models/{name:path}", server.guarded(server.one_model)),
-        Route("/tokenize", server.guarded(server.tokenize), methods=["POST"]),
-        Route("/metrics", server.guarded(server.metrics_text)),
-        Route("/health", server.guarded(server.health)),
-        Route("/health/ready", server.guarded(server.ready)),
+        server.route("/v1/chat/completions", server.chat, method="POST"),
+        server.route("/v1/models", server.models),
+        server.route("/v1/models/{name:path}", server.one_model),
+        server.route("/tokenize", server.tokenize, method="POST"),
+        server.route("/metrics", server.metrics_text),
+        server.route("/health", server.health),
+        server.route("/health/ready", server.ready),
         *page_routes(),
     ]
 
@@ -85,8 +85,8 @@ class _Server:
         )
         self._created = int(time.time())
 
-    def guarded(self, answer: Endpoint) -> Endpoint:
-        """Return an endpoint that checks who asks, states errors in OpenAI's form, and counts."""
+    def route(self, path: str, answer: Endpoint, *, method: str = "GET") -> Route:
+        """Return a route that checks who asks, states errors in OpenAI's form, and counts."""
 
         async def endpoint(request: Request) -> Response:
             try:
@@ -100,10 +100,10 @@ class _Server:
                 if told.status == 500:
                     _LOG.error("%s", told, exc_info=told.__cause__)
                 response = problem(told)
-            self.metrics.request(request.scope["route"].path, response.status_code)
+            self.metrics.request(path, response.status_code)
             return response
 
-        return endpoint
+        return Route(path, endpoint, methods=[method])
 
     def http_problem(self, request: Request, error: HTTPException) -> Response:
         """Answer a path or method that does not exist."""

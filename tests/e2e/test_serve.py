@@ -21,6 +21,7 @@ import openai
 import pytest
 
 import moir_edge
+from benchmarks.serve.__main__ import BEGIN, END, main
 from benchmarks.serve.attacks import hostile_requests
 from benchmarks.serve.cases import mixed_cases
 from benchmarks.serve.hostile import send
@@ -310,3 +311,23 @@ def test_an_address_in_use_is_one_line(server: Server, demo_bundle: Path) -> Non
         rf"error: cannot listen on 127\.0\.0\.1 port {port} \(.*in use.*\); give another --host or --port",
         done.stderr,
     )
+
+
+def test_the_script_of_the_bounds_runs_to_its_end(demo_bundle: Path, tmp_path: Path) -> None:
+    page, record = tmp_path / "page.md", tmp_path / "serve.json"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    counts = ["--requests", "24", "--clients", "4", "--hostile", "5", "--batch", "8"]
+    counts += ["--rounds", "1", "--repeats", "3"]
+    words = [str(demo_bundle), *counts, "-q", "-o", str(record), "--docs", str(page)]
+    assert main(words) in (0, 1)  # times of a machine that is shared may miss their bounds
+    checks = {check["name"]: check for check in json.loads(record.read_text())}
+    for name in (
+        "wrong answers of 24",
+        "answers lost or doubled",
+        "of 8 at once without a queue, sent away with 429",
+        "of 5 hostile requests, not answered with 4xx",
+        "wrong answers to the good requests between",
+        "wrong answers around kill -9 and a new start",
+    ):
+        assert checks[name]["passed"], name
+        assert f"| {name} |" in page.read_text()
