@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,9 +60,13 @@ class _Place:
 
 @dataclass
 class _Store:
-    """Content digest of every tensor on disk, with its place, and the digests of weights that were read."""
+    """Content digest of every tensor on disk, with its place, and the digests of weights that were read.
+
+    `hasher` is one thread: a piece is hashed while it is written.
+    """
 
     folder: Path
+    hasher: ThreadPoolExecutor
     places: dict[str, _Place] = field(default_factory=dict)
     read: dict[Hashable, str] = field(default_factory=dict)
 
@@ -77,8 +82,9 @@ def write_graphs(models: Mapping[str, ir.Model], folder: Path) -> dict[str, Writ
     Returns:
         What was written, by component name.
     """
-    store = _Store(folder)
-    return {name: _write_graph(name, model.clone(), store) for name, model in models.items()}
+    with ThreadPoolExecutor(1, "moir-edge-hash") as hasher:
+        store = _Store(folder, hasher)
+        return {name: _write_graph(name, model.clone(), store) for name, model in models.items()}
 
 
 def write_beside(name: str, model: ir.Model, folder: Path) -> str:
@@ -188,8 +194,9 @@ def _place(
     place = _Place(own, stream.tell(), tensor.nbytes)
     hashed = hashlib.sha256()
     for piece in pieces(tensor):
-        hashed.update(piece)
+        hashing = store.hasher.submit(hashed.update, piece)
         stream.write(piece)
+        hashing.result()
     digest = hashed.hexdigest()
     if key is not None:
         store.read[key] = digest
