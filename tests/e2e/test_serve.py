@@ -286,6 +286,21 @@ def test_a_signal_lets_the_requests_that_are_there_end(
         assert {one.result().status_code for one in waiting} == {200}
 
 
+def test_a_stop_that_cuts_answers_off_prints_no_trace(
+    demo_bundle: Path, messages: Callable[[str], list[Any]]
+) -> None:
+    body = {"model": "demo", "messages": messages(QUESTIONS[0]), "ignore_eos": True}
+    body |= {"max_tokens": 100_000, "stream": True}
+    with Server(demo_bundle, "--grace", "0") as server, ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(server.post, body) for _ in range(4)]
+        while not server.metric("moir_edge_requests_waiting"):
+            assert not all(one.done() for one in running)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 143
+        assert server.errors == "error: terminated\n"
+        assert any(one.exception() for one in running)  # cut off
+
+
 def test_a_killed_server_starts_again(
     demo_bundle: Path, messages: Callable[[str], list[Any]]
 ) -> None:
