@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,15 @@ def save_checkpoint(
     _processor(model_type, tokenizer).save_pretrained(folder)
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     return folder
+
+
+def require_openvino() -> None:
+    """Skip a test, or the module that calls it, where OpenVINO is not installed.
+
+    `pytest.importorskip` would import it as it is, and the import reports its use.
+    """
+    if find_spec("openvino") is None:
+        pytest.skip("openvino is not installed (extra `openvino`)", allow_module_level=True)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from benchmarks import providers
 from benchmarks.common import write_json
 from benchmarks.providers import BEGIN, CONTEXTS, END, PROVIDERS, main, tables
 from moir_edge.export import assemble
+from tests.unit.conftest import require_openvino
 
 RECOVERY = {"value": 0.99, "low": 0.98, "high": 1.0}
 
@@ -65,7 +66,7 @@ def test_an_earlier_run_is_printed_into_a_page(tmp_path: Path) -> None:
 def test_every_provider_is_timed_on_the_same_work(
     traced_models: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("openvino", reason="openvino is not installed (extra `openvino`)")
+    require_openvino()
     bundle = assemble(traced_models("llava"), tmp_path / "bundle")
     monkeypatch.setattr(providers, "CONTEXTS", (3, 5))
     monkeypatch.setattr(providers, "_FIRST_WORD", 3)

@@ -27,6 +27,7 @@ from moir_edge.runtime.routing_picture import draw_routing_map
 from moir_edge.runtime.sessions import GraphSessions
 from moir_edge.runtime.timing import Stopwatch
 from moir_edge.runtime.token_table import TokenTable
+from tests.unit.conftest import require_openvino
 from tests.unit.families.conftest import picture
 from tests.unit.families.tiny import BUILDERS, save_tiny
 
@@ -270,7 +271,7 @@ def test_a_smaller_precision_runs(
     done = model.generate(*rows()[4], max_new_tokens=COUNT)
     assert 0 < len(done.token_ids[0]) <= COUNT
     if precision == INT4:  # its towers are of the other precision that rounds weights alone
-        pytest.importorskip("openvino", reason="openvino is not installed (extra `openvino`)")
+        require_openvino()
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         # Activations as they are, as OpenVINO leaves them.
         config = partial(_exact_config, providers.session_config)

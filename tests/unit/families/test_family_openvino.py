@@ -13,9 +13,10 @@ from moir_edge.export import TracedModel
 from moir_edge.runtime import EdgeModel
 from moir_edge.runtime.generation import prepare_prompt
 from moir_edge.runtime.timing import Stopwatch
+from tests.unit.conftest import require_openvino
 from tests.unit.families.conftest import picture
 
-pytest.importorskip("openvino", reason="openvino is not installed (extra `openvino`)")
+require_openvino()
 
 pytestmark = pytest.mark.slow  # an export for each family
 

@@ -26,8 +26,9 @@ from moir_edge.runtime.generation import prepare_prompt
 from moir_edge.runtime.interface import DecoderInputs
 from moir_edge.runtime.openvino import compiled
 from moir_edge.runtime.timing import Stopwatch
+from tests.unit.conftest import require_openvino
 
-pytest.importorskip("openvino", reason="openvino is not installed (extra `openvino`)")
+require_openvino()
 
 # Float32 on two libraries, of weights that are the same numbers.
 SAME = 1e-4
