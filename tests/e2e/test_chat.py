@@ -52,13 +52,13 @@ class Terminal:
         return shown
 
     def interrupt(self) -> None:
-        """Press Ctrl-C once the chat waits for a key: CPython's `input` sees an earlier one only at the next key."""
-        stat = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/stat")
-        end = time.monotonic() + SECONDS
-        while stat.read_text().rpartition(")")[2].split()[0] != "S":
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        self.type("\x03")
+        """Press Ctrl-C until there is a new prompt: CPython's `input` misses one that comes before it waits for keys."""
+        shown, end = "", time.monotonic() + SECONDS
+        while PROMPT not in shown:
+            assert time.monotonic() < end, f"no prompt after Ctrl-C; shown: {shown!r}"
+            self.type("\x03")
+            if select.select([self._own], [], [], 1)[0]:
+                shown += os.read(self._own, 4096).decode()
 
     def say(self, line: str) -> str:
         """Type a line and return what is shown up to the next prompt."""
@@ -127,7 +127,6 @@ def test_mistakes_and_interrupts_leave_the_chat_going(terminal: Terminal, tmp_pa
     terminal.type("half a line")
     terminal.until("half a line")
     terminal.interrupt()
-    terminal.until(rf"\n{PROMPT}$")
     assert "/router on|off" in terminal.say("/help")
     terminal.type("/hel\t\n")  # the tab key
     assert "/router on|off" in terminal.until(rf"\n{PROMPT}$")
@@ -143,11 +142,11 @@ def test_a_pipe_gives_one_answer_a_line(demo_bundle: Path, demo_image: Path) -> 
         input="What size is the green digit?\n\nWhat colour is it?\n",
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert (done.returncode, done.stderr) == (0, "")
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["router"] for one in answers] == [True, True]
     # The second prompt holds the first one and its answer.
     assert answers[1]["prompt_tokens"] > answers[0]["prompt_tokens"] + 5
     assert PROMPT not in done.stdout
-    assert done.stderr == ""
