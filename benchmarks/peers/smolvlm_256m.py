@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from benchmarks.common import Result, add_count, markdown_table, new_parser, run
 from benchmarks.peers.checkpoint import IMAGE_SIZE, PROMPT, PROMPT_TOKENS, build_checkpoint
 from benchmarks.peers.limits import decode_bytes, limit_ms, read_bandwidth
 from moir_edge.bundle import open_bundle
+from moir_edge.calibration import CalibrationSettings
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
 from moir_edge.evaluation.candidates import TimedAnswer, spec_of
@@ -35,16 +36,21 @@ from moir_edge.evaluation.measure import (
 from moir_edge.evaluation.process import CandidateProcess, Measured
 from moir_edge.finite import json_text
 from moir_edge.ownership import CHECKPOINT
+from moir_edge.precisions import INT8, INT8_WEIGHT_ONLY
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.staging import staged_folder
 from moir_edge.targets import available_precisions, get_target
 from moir_edge.threads import default_threads
 from moir_edge.whole_files import write_whole
 
-__all__ = ["add_work", "figures", "main", "measure", "prepare", "table", "write_rows"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["add_work", "figures", "main", "measure", "prepare", "table", "tile", "write_rows"]
 
 PRECISIONS = ("fp32", "int8-weight-only", "int4")
 WARM_UP = 1
+CALIBRATION_ROWS = 4
 
 
 def add_work(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +71,7 @@ def prepare(
 
     Args:
         work: Folder that keeps them; what stands there is used as it is.
-        precisions: Of the bundles.
+        precisions: Of the bundles; ``int4-head-int4`` gives one component another one.
         progress: Called as ``progress(stage, done, total)``.
 
     Returns:
@@ -87,8 +93,25 @@ def prepare(
         traced = trace_components(load_checkpoint(checkpoint), progress=progress)
         for path in missing:
             with single_step(progress, f"bundle {path.name}"):
-                assemble(traced, path, target="cpu", precision=path.name)
+                assemble(traced, path, target="cpu", **_options(path.name, work))
     return checkpoint, bundles
+
+
+def _options(name: str, work: Path) -> dict[str, Any]:
+    """Return the options of a bundle, by its name."""
+    if name == INT8_WEIGHT_ONLY:
+        return {"precision": name}
+    precision, _, component = name.partition("-")
+    options: dict[str, Any] = {"precision": precision}
+    if component:
+        part, _, own = component.partition("-")
+        options["component_precision"] = {part: own}
+        if own == INT8:
+            rows = write_rows(work, CALIBRATION_ROWS)
+            options["calibration"] = CalibrationSettings(
+                data=rows, rows=CALIBRATION_ROWS, decode_steps=1
+            )
+    return options
 
 
 def measure(options: argparse.Namespace, progress: Progress) -> Result:
@@ -220,16 +243,20 @@ def _cells(one: dict[str, Any], first: dict[str, Any]) -> list[str]:
 def _row(work: Path) -> Row:
     """Return the one question, about an image of seeded noise that is one tile."""
     path = work / "tile.png"
-    _noise(path, seed=0)
+    tile().save(path)
     return Row(id="1", task="vqa", images=(path,), prompt=PROMPT)
 
 
-def _noise(path: Path, *, seed: int) -> None:
-    """Write a picture of noise that is one tile."""
+def tile(seed: int = 0) -> Image.Image:
+    """Return a picture of noise that is one tile.
+
+    Args:
+        seed: Of the noise.
+    """
     from PIL import Image
 
     pixels = np.random.default_rng(seed).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    Image.fromarray(pixels).save(path)
+    return Image.fromarray(pixels)
 
 
 def write_rows(work: Path, count: int) -> Path:
@@ -243,7 +270,7 @@ def write_rows(work: Path, count: int) -> Path:
     folder.mkdir(exist_ok=True)
     lines = []
     for at in range(count):
-        _noise(folder / f"{at}.png", seed=at)
+        tile(seed=at).save(folder / f"{at}.png")
         lines.append(json_text({"image": f"{at}.png", "prompt": PROMPT}))
     path = folder / "data.jsonl"
     write_whole(path, "\n".join(lines) + "\n")

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 import moir_edge
 from moir_edge.bundle import open_bundle
+from moir_edge.checkpoint import load_checkpoint
 from moir_edge.errors import BundleError
-from moir_edge.export import assemble
+from moir_edge.export import assemble, trace_components
 from moir_edge.graphs.sessions import cpu_session
 from moir_edge.runtime.component import Component
 from moir_edge.runtime.decoders import GrowingDecoder, WindowDecoder, decoder_of, window
 from moir_edge.runtime.interface import DecoderInputs
+from tests.unit.conftest import TEXT
 
 WIDTH, TOKENS = 32, 24
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[8, 16], ids=["heads of 8", "heads of 16"])
 def bundle(
-    traced_models: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    make_checkpoint: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> moir_edge.Bundle:
+    """Return a bundle; heads of 16 are turned within GroupQueryAttention, by a table, and others in front of it."""
+    with patch.dict(TEXT, head_dim=request.param):
+        checkpoint = load_checkpoint(make_checkpoint("smolvlm"))
     folder = tmp_path_factory.mktemp("decoders") / "bundle"
-    return open_bundle(assemble(traced_models("smolvlm"), folder))
+    found = open_bundle(assemble(trace_components(checkpoint), folder))
+    fused = found.manifest.components["decoder"].fused
+    assert fused is not None
+    assert ("position_ids" in fused.without) == (request.param == 16)
+    return found
 
 
 @pytest.fixture
@@ -130,6 +143,19 @@ def test_an_unused_window_is_no_memory(decoders: tuple[GrowingDecoder, WindowDec
     _, state = decoders[1].prefill(embeds(1, 3), DecoderInputs.of_mask(np.ones((1, 3), np.int64)))
     assert state.window == 256  # the context of the model: no window is longer
     assert all(array.flags.c_contiguous for array in state.cache.values())
+
+
+def test_positions_that_are_not_counted_are_refused(
+    bundle: moir_edge.Bundle, decoders: tuple[GrowingDecoder, WindowDecoder]
+) -> None:
+    fused = bundle.manifest.components["decoder"].fused
+    mask = np.ones((1, 4), np.int64)
+    inputs = replace(DecoderInputs.of_mask(mask), position_ids=np.arange(1, 5)[None])
+    if fused is not None and "position_ids" not in fused.without:
+        decoders[1].prefill(embeds(1, 4), inputs)  # this form takes any
+        return
+    with pytest.raises(BundleError, match=r"it counts the tokens of a prompt one by one, and this"):
+        decoders[1].prefill(embeds(1, 4), inputs)
 
 
 def test_the_runtime_takes_the_fused_form(bundle: moir_edge.Bundle) -> None:
