@@ -1,4 +1,4 @@
-"""Where a graph reads the length of an axis: torch takes any input that has it, and which one changes with the trace."""
+"""Places where a graph reads the length of an axis: torch takes any input that has it, and which one changes with the trace."""
 
 from __future__ import annotations
 

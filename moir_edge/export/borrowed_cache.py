@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 class BorrowedCache:
-    """Which layers of a cache hold the tensors of another one while a decoder is traced.
+    """Layers of a cache that hold the tensors of another one while a decoder is traced.
 
     Args:
         spec: Of the decoder: its last inputs and outputs are key and value of each layer in turn.

@@ -1,4 +1,4 @@
-"""What goes into a traced graph and what comes out of it."""
+"""Inputs and outputs of a traced graph."""
 
 from __future__ import annotations
 
