@@ -57,7 +57,7 @@ class BorrowedCache:
         ]
 
     def _kept(self, items: Sequence[_T]) -> tuple[_T, ...]:
-        """Return what is no tensor of the cache, and those of layers that keep theirs."""
+        """Return the other arguments, and the tensors of layers that keep theirs."""
         start = len(items) - 2 * self._layers
         return tuple(
             one
