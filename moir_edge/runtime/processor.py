@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,8 @@ class Processor:
     Args:
         files: A bundle's or a checkpoint's Hugging Face JSON files.
         facts: What the manifest says of the model.
+        image_settings: The image processor's JSON object; None takes that of the files. A checkpoint's files may lack what
+            the class of its processor sets in its call.
         max_image_pixels: Width times height of an image at most; None takes `moir_edge.image_limit.image_pixels`.
         split_special_tokens: Encode control tokens in a conversation's words as the ordinary text that they are.
 
@@ -86,6 +88,7 @@ class Processor:
         files: ModelFiles,
         facts: ModelFacts,
         *,
+        image_settings: Mapping[str, Any] | None = None,
         max_image_pixels: int | None = None,
         split_special_tokens: bool = False,
     ) -> None:
@@ -94,8 +97,9 @@ class Processor:
         self._max_pixels = max_image_pixels
         self.tokenizer = Tokenizer.of(files)
         self.chat_template = ChatTemplate.of(files, self.tokenizer.special_tokens)
+        settings = _image_config(files) if image_settings is None else image_settings
         self.image_processor: ImageProcessor = image_processor_from(
-            self.family.image_settings(_image_config(files)),
+            self.family.image_settings(settings),
             max_pixels=max_image_pixels,
             max_tiles=(facts.context_length - 1) // (facts.tokens_per_tile or 1),
         )

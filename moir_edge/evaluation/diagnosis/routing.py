@@ -69,6 +69,7 @@ class _CheckpointMaps:
 
     def __init__(self, candidate: CheckpointCandidate) -> None:
         from moir_edge.bundle.files import ModelFiles
+        from moir_edge.checkpoint.processor import image_record
         from moir_edge.export.facts import model_facts
         from moir_edge.models import architecture_names
         from moir_edge.runtime.processor import Processor
@@ -80,8 +81,13 @@ class _CheckpointMaps:
                 f"words and image cells can be named for types that export knows ({', '.join(architecture_names())}), "
                 f"and this is {model_type}"
             )
-        self._facts = model_facts(candidate.checkpoint)
-        self._processor = Processor(ModelFiles(candidate.checkpoint.folder), self._facts)
+        checkpoint = candidate.checkpoint
+        self._facts = model_facts(checkpoint)
+        self._processor = Processor(
+            ModelFiles(checkpoint.folder),
+            self._facts,
+            image_settings=image_record(checkpoint.processor)["image_processor"],
+        )
 
     def __call__(self, row: Row) -> RoutingMap:
         """Run the prompt once and name what the router did to it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,9 @@ from PIL import Image
 import moir_edge
 from moir_edge.calibration import CalibrationSettings
 from moir_edge.checkpoint import load_checkpoint
+from moir_edge.data.rows import read_rows
+from moir_edge.evaluation.candidates import load_candidate, spec_of
+from moir_edge.evaluation.diagnosis.routing import routing_map_of
 from moir_edge.export import TracedModel, assemble
 from moir_edge.graphs.sessions import cpu_session
 from moir_edge.models import architecture_names
@@ -193,6 +197,25 @@ def test_a_routing_map_places_every_image_token(twins: Twins) -> None:
         assert len(set(cells)) == len(cells)
     sheet = draw_routing_map(found, row[1])
     assert sheet.height > 100 * len(row[1])
+
+
+@pytest.mark.proves("runtime")
+def test_a_checkpoint_names_the_cells_that_its_bundle_names(
+    twins: Twins, traced: TracedModel, tmp_path: Path
+) -> None:
+    files = [f"{n}.png" for n in range(2)]
+    pictures = [picture(31, 77), picture(90, 20, 1)]
+    for name, image in zip(files, pictures, strict=True):
+        image.save(tmp_path / name)
+    data = tmp_path / "rows.jsonl"
+    data.write_text(json.dumps({"images": files, "prompt": "which one?", "answers": ["a"]}) + "\n")
+    (row,) = read_rows(data)
+    spec = spec_of(str(traced.checkpoint.folder), threads=1, max_new_tokens=1)
+    found = routing_map_of(load_candidate(spec))(row)
+    expected = twins.edge.routing_map("which one?", pictures)
+    assert found.prompt == expected.prompt
+    assert list(found.cells()) == list(expected.cells())
+    np.testing.assert_array_equal(found.positions, expected.positions)
 
 
 @pytest.mark.proves("runtime")
