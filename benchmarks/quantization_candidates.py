@@ -47,8 +47,8 @@ def _of(
     return Candidate(name=name, calibrated=calibrated, min_recovery=min_recovery, options=options)
 
 
-def _int4(method: str, min_recovery: float, *, calibrated: bool) -> tuple[Candidate, Candidate]:
-    """Return both rows of a method: the default mix of components, and all of them in INT4."""
+def _int4(method: str, min_recovery: float, *, calibrated: bool) -> tuple[Candidate, ...]:
+    """Return the rows of a method: the default mix of components, and more of the weights in INT4."""
     options: dict[str, Any] = {"precision": "int4", "int4_method": method}
     return (
         _of(f"int4-{method}", min_recovery, calibrated=calibrated, **options),
@@ -56,6 +56,12 @@ def _int4(method: str, min_recovery: float, *, calibrated: bool) -> tuple[Candid
             f"int4-{method}-vision-too",
             calibrated=calibrated,
             component_precision={"vision": "int4"},
+            **options,
+        ),
+        _of(
+            f"int4-{method}-head-too",
+            calibrated=calibrated,
+            component_precision={"head": "int4"},
             **options,
         ),
     )

@@ -10,6 +10,7 @@ __all__ = [
     "FP8",
     "FP16",
     "FP32",
+    "HEAD",
     "INT4",
     "INT8",
     "INT8_WEIGHT_ONLY",
@@ -35,6 +36,9 @@ INT8_WEIGHT_ONLY: Final = "int8-weight-only"
 INT4: Final = "int4"
 FP8: Final = "fp8"
 NVFP4: Final = "nvfp4"
+
+HEAD: Final = "head"
+"""The decoder's last product, which may have a precision of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,24 @@ import onnx_ir as ir
 
 from moir_edge.graphs.editing import node_of, take_over
 
-__all__ = ["MIN_ELEMENTS", "WeightUse", "find_weight_uses", "is_head", "reason_to_leave"]
+__all__ = [
+    "MIN_ELEMENTS",
+    "WeightUse",
+    "find_head",
+    "find_weight_uses",
+    "is_head",
+    "reason_to_leave",
+]
 
 MIN_ELEMENTS = 1024
 """Numbers of the least weight that is made narrow: scales and an extra node cost more than a smaller one would save."""
 
-_SHAPE_ONLY = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_AFTER_HEAD = frozenset(
+    {
+        *("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"),
+        *("Div", "Mul", "Tanh"),  # a scale of the logits, a soft-cap
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,14 +179,19 @@ def _shape(value: ir.Value) -> tuple[int, ...]:
 
 
 def is_head(node: ir.Node) -> bool:
-    """Say whether a node's output is the graph's `logits`, up to a change of shape or type."""
+    """Say whether a node's output is the graph's `logits`, up to a change of shape or type, a scale or a soft-cap."""
     (value,) = node.outputs
     while not value.is_graph_output():
         users = value.consumers()
-        if len(users) != 1 or users[0].op_type not in _SHAPE_ONLY:
+        if len(users) != 1 or users[0].op_type not in _AFTER_HEAD:
             return False
         value = users[0].outputs[0]
     return value.name == "logits"
+
+
+def find_head(graph: ir.Graph) -> str | None:
+    """Return the name of the node that multiplies by the head's weight, or None."""
+    return next((use.node.name for use in find_weight_uses(graph) if is_head(use.node)), None)
 
 
 def reason_to_leave(use: WeightUse, exclude: Sequence[str] = ()) -> str:

@@ -11,7 +11,7 @@ from moir_edge.cli.calibration_options import CalibrationFlags
 from moir_edge.cli.completions import complete_precision, complete_target
 from moir_edge.cli.groups import Flags, values_of
 from moir_edge.cli.mix_options import MixFlags
-from moir_edge.precisions import FP32, PRECISIONS
+from moir_edge.precisions import FP32, HEAD, PRECISIONS
 
 if TYPE_CHECKING:
     from moir_edge.export import ExportSettings
@@ -40,7 +40,9 @@ class ExportFlags(Flags):
     ] = FP32
     component_precision: Annotated[
         list[str] | None,
-        typer.Option(help="Precision of one component, such as vision=fp32; repeatable."),
+        typer.Option(
+            help="Precision of one component, such as vision=fp32, or of the decoder's head, head=int4; repeatable."
+        ),
     ] = None
     int4_method: Annotated[
         str | None,
@@ -92,6 +94,7 @@ class ExportFlags(Flags):
         from moir_edge.bundle import COMPONENTS
         from moir_edge.errors import UnsupportedError, closest
 
+        known = (*COMPONENTS, HEAD)
         parsed = {}
         for option in self.component_precision or ():
             component, separator, precision = option.partition("=")
@@ -99,9 +102,9 @@ class ExportFlags(Flags):
                 raise UnsupportedError(
                     f"--component-precision {option!r}: expected COMPONENT=PRECISION, such as vision=fp32"
                 )
-            if component not in COMPONENTS:
+            if component not in known:
                 raise UnsupportedError(
-                    f"unknown component {component!r}: {closest(component, COMPONENTS)}"
+                    f"unknown component {component!r}: {closest(component, known)}"
                 )
             parsed[component] = precision
         return parsed

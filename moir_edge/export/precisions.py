@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, cast
 import onnx_ir as ir
 
 from moir_edge.errors import UnsupportedError, closest
-from moir_edge.precisions import FP16, FP32, INT4, INT8_WEIGHT_ONLY, PRECISIONS, PrecisionName
+from moir_edge.precisions import (
+    FP16,
+    FP32,
+    HEAD,
+    INT4,
+    INT8_WEIGHT_ONLY,
+    PRECISIONS,
+    PrecisionName,
+)
 from moir_edge.targets import check_precision, get_target
 
 if TYPE_CHECKING:
@@ -21,8 +29,12 @@ __all__ = [
     "apply_precision",
     "calibrated_components",
     "choose_int4_method",
+    "plan_head",
     "plan_precisions",
 ]
+
+
+_HEADS = (FP32, INT8_WEIGHT_ONLY, INT4)
 
 
 def plan_precisions(
@@ -37,7 +49,7 @@ def plan_precisions(
         components: Those of the bundle.
         target: Device profile.
         precision: Of the bundle.
-        component_precision: Overrides by component.
+        component_precision: Overrides by component; that of `HEAD` is left to `plan_head`.
 
     Raises:
         UnsupportedError: Unknown target, precision or component; the target lacks a precision; or the router
@@ -46,9 +58,12 @@ def plan_precisions(
     names, overrides = tuple(components), dict(component_precision or {})
     profile = get_target(target)
     check_precision(profile, precision)
+    overrides.pop(HEAD, None)
     for component, name in overrides.items():
         if component not in names:
-            raise UnsupportedError(f"unknown component {component!r}: {closest(component, names)}")
+            raise UnsupportedError(
+                f"unknown component {component!r}: {closest(component, (*names, HEAD))}"
+            )
         check_precision(profile, name, component=component)
     router = profile.router_precision
     routers = (router,) if profile.sm is None else (router, FP16)
@@ -62,6 +77,36 @@ def plan_precisions(
     kept = {"vision": towers, "embedding": towers, "router": router}
     plan = dict.fromkeys(names, precision) | kept | overrides
     return {name: cast(PrecisionName, plan[name]) for name in names}
+
+
+def plan_head(
+    plan: Mapping[str, str], target: str, component_precision: Mapping[str, str] | None = None
+) -> PrecisionName | None:
+    """Return the precision that the head of the decoder is given by name, or None.
+
+    Args:
+        plan: From `plan_precisions`.
+        target: Device profile.
+        component_precision: Overrides by component.
+
+    Raises:
+        UnsupportedError: The target lacks the precision, the head does not take it, or the decoder is not quantized.
+    """
+    name = (component_precision or {}).get(HEAD)
+    if name is None:
+        return None
+    check_precision(get_target(target), name, component=HEAD)
+    if name not in _HEADS:
+        *others, last = _HEADS
+        raise UnsupportedError(
+            f"the head is {', '.join(others)} or {last}, not {name}: only its weight is made narrow"
+        )
+    if not PRECISIONS[plan["decoder"]].quantized:
+        raise UnsupportedError(
+            f"the head has a precision of its own in a quantized decoder only, and this one is {plan['decoder']}; "
+            f"leave `settings.component_precision={{'{HEAD}': '{name}'}}` out, or quantize the decoder"
+        )
+    return cast(PrecisionName, name)
 
 
 def choose_int4_method(

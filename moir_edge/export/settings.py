@@ -16,9 +16,10 @@ from moir_edge.export.precisions import (
     apply_precision,
     calibrated_components,
     choose_int4_method,
+    plan_head,
     plan_precisions,
 )
-from moir_edge.precisions import FP16, FP32, PRECISIONS, PrecisionName
+from moir_edge.precisions import FP16, FP32, HEAD, PRECISIONS, PrecisionName
 from moir_edge.targets import Target, get_target
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class ExportPlan:
         precisions: By component.
         int4_method: How INT4 weights are found.
         calibrated: Components that are quantized by statistics of the calibration data.
+        head: Precision of the decoder's head; None for the one that the decoder's gives it.
     """
 
     settings: ExportSettings
@@ -59,11 +61,12 @@ class ExportPlan:
     precisions: Mapping[str, PrecisionName]
     int4_method: str
     calibrated: tuple[str, ...]
+    head: PrecisionName | None = None
 
     @property
     def fixed(self) -> tuple[str, ...]:
         """Components whose precision was given by name, which no search may raise."""
-        return tuple(self.settings.component_precision or ())
+        return tuple(name for name in self.settings.component_precision or () if name != HEAD)
 
     @property
     def on_gpu(self) -> bool:
@@ -110,6 +113,8 @@ class ExportPlan:
         def quantizer(
             component: str, model: ir.Model, layer_precisions: Mapping[str, str]
         ) -> QuantizationSummary | None:
+            if component == "decoder" and self.head is not None:
+                layer_precisions = {_head_of(model): self.head, **layer_precisions}
             return apply_precision(
                 model,
                 self.precisions[component],
@@ -131,7 +136,8 @@ class ExportSettings:
     Attributes:
         target: Device profile.
         precision: One of `moir_edge.precisions.PRECISIONS` that the target has.
-        component_precision: Overrides by component, such as ``{"vision": "fp32"}``; no search for a mix raises these.
+        component_precision: Overrides by component, such as ``{"vision": "fp32"}``; no search for a mix raises these. ``head`` is the decoder's last
+            product: ``int4``, ``int8-weight-only`` or ``fp32`` in a quantized decoder, which a search may raise.
         int4_method: How INT4 weights are found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; None takes the best there is with the
             data at hand.
         calibration: Data and methods for ``int8`` and ``fp8``, for ``int4`` by a method that goes by data, and what `mix` is
@@ -174,7 +180,9 @@ class ExportSettings:
             COMPONENTS, self.target, self.precision, self.component_precision
         )
         has_data = self.calibration is not None
-        method = choose_int4_method(precisions, self.target, self.int4_method, has_data=has_data)
+        head = plan_head(precisions, self.target, self.component_precision)
+        every = precisions if head is None else {**precisions, HEAD: head}
+        method = choose_int4_method(every, self.target, self.int4_method, has_data=has_data)
         calibrated = calibrated_components(
             precisions, has_data=has_data, int4_method=method, measured=self.mix is not None
         )
@@ -184,6 +192,7 @@ class ExportSettings:
             precisions=precisions,
             int4_method=method,
             calibrated=calibrated,
+            head=head,
         )
         object.__setattr__(self, "plan", plan)
 
@@ -202,6 +211,17 @@ class ExportSettings:
             precisions={name: self.plan.precisions[name] for name in names},
             calibrated=tuple(name for name in names if name in self.plan.calibrated),
         )
+
+
+def _head_of(model: ir.Model) -> str:
+    from moir_edge.calibration.patterns import find_head
+
+    node = find_head(model.graph)
+    if node is None:
+        raise UnsupportedError(
+            "the decoder's logits are not the product of a weight, so `settings.component_precision` cannot name a head; leave it out"
+        )
+    return node
 
 
 def chosen_settings(settings: ExportSettings | None, options: ExportOptions) -> ExportSettings:

@@ -17,7 +17,7 @@ from moir_edge.calibration.methods.gptq import GptqQuantizer
 from moir_edge.calibration.methods.hqq import quantize_half_quadratic
 from moir_edge.calibration.methods.moments import InputMoments
 from moir_edge.calibration.observers import ActivationObserver
-from moir_edge.calibration.patterns import WeightUse
+from moir_edge.calibration.patterns import WeightUse, is_head
 from moir_edge.calibration.rewriting import WeightQuantizer
 from moir_edge.calibration.scales import QuantizedArray, quantize_array
 from moir_edge.checked import checked, required
@@ -31,6 +31,9 @@ __all__ = [
     "default_method",
     "get_method",
 ]
+
+
+_NO_STATISTICS = "no statistics of the head's input are gathered"
 
 
 class CalibratedQuantizer(Protocol):
@@ -167,6 +170,7 @@ class LayerMethods:
             return MethodChoice(name=self._method.name, quantizer=self._method.plain)
         quantizer, reason = self._calibrated(use.activation, self._method.calibrated)
         if quantizer is None:
+            reason = _NO_STATISTICS if is_head(use.node) else reason
             reason = f"{self._method.name}: {reason}"
             return MethodChoice(name="rtn", quantizer=quantize_array, reason=reason)
         migration = self._migrations.get(use.activation)
