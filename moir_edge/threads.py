@@ -1,4 +1,4 @@
-"""Choose the number of CPU threads of one operation, for ONNX Runtime, torch and numpy's BLAS.
+"""Choose the number of CPU threads of one operation, and how idle ones wait, for ONNX Runtime, torch and numpy's BLAS.
 
 More threads than cores cost more than they bring, because each operation waits for its slowest thread, and threads that spin while
 they wait take the time of those that work.
@@ -9,20 +9,44 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.exhaustion import cannot_start_threads
 from moir_edge.limits import THREADS
 
-__all__ = ["checked_threads", "default_threads", "limited_threads", "session_options"]
+__all__ = [
+    "THREAD_WAITS",
+    "ThreadWait",
+    "check_thread_wait",
+    "checked_threads",
+    "default_thread_wait",
+    "default_threads",
+    "limited_threads",
+    "session_options",
+    "wait_policy",
+    "waiting_threads",
+]
+
+ThreadWait: TypeAlias = Literal["sleep", "spin"]
+"""How an idle thread waits for work: it sleeps and has to be woken, or it spins and keeps its core."""
+
+THREAD_WAITS: Final[tuple[ThreadWait, ...]] = ("sleep", "spin")
 
 _VARIABLE = "OMP_NUM_THREADS"
 _BEFORE_OMP = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _WAITING = "OMP_WAIT_POLICY"
+_POLICIES: Mapping[ThreadWait, str] = {"sleep": "PASSIVE", "spin": "ACTIVE"}
+
+_SPINNING: Mapping[ThreadWait, Mapping[str, str]] = {
+    # Idle threads of several sessions leave the cores to the one that works.
+    "sleep": {"session.intra_op.allow_spinning": "0"},
+    # They do so between runs here too: spinning ends with the run.
+    "spin": {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"},
+}
 
 
 def default_threads(root: Path = Path("/")) -> int:
@@ -42,9 +66,52 @@ def default_threads(root: Path = Path("/")) -> int:
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
+def check_thread_wait(wait: object) -> None:
+    """Refuse anything but a way to wait, or None.
+
+    Raises:
+        DataError: With the ways that there are.
+    """
+    if wait is not None and wait not in THREAD_WAITS:
+        raise DataError(f"thread_wait is {wait!r}; it must be one of {', '.join(THREAD_WAITS)}")
+
+
+def default_thread_wait() -> ThreadWait:
+    """Return how idle threads wait where nothing is asked for: as `OMP_WAIT_POLICY` says, else they sleep."""
+    asked_for = os.environ.get(_WAITING, "").strip().upper()
+    return "spin" if asked_for == _POLICIES["spin"] else "sleep"
+
+
+def wait_policy(wait: ThreadWait | None = None) -> dict[str, str]:
+    """Return the variable that tells libraries of a process how idle threads wait.
+
+    Args:
+        wait: None leaves it to `default_thread_wait`.
+    """
+    return {_WAITING: _POLICIES[wait or default_thread_wait()]}
+
+
+@contextmanager
+def waiting_threads(wait: ThreadWait | None) -> Iterator[None]:
+    """Say how idle threads wait that are started in the block, here and in processes that it starts.
+
+    Args:
+        wait: None leaves it to `default_thread_wait`.
+    """
+    before = os.environ.get(_WAITING)
+    os.environ.update(wait_policy(wait))
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_WAITING, None)
+        else:
+            os.environ[_WAITING] = before
+
+
 @contextmanager
 def limited_threads(threads: int | None) -> Iterator[int]:
-    """Give torch, OpenMP and BLAS a number of threads, in this process and in those it starts, and let idle threads sleep.
+    """Give torch, OpenMP and BLAS a number of threads, in this process and in those it starts; idle ones sleep by default.
 
     Libraries that are imported inside the block read it then; torch is told if it is there already.
 
@@ -57,7 +124,7 @@ def limited_threads(threads: int | None) -> Iterator[int]:
     count = threads or default_threads()
     # Libraries follow OMP_NUM_THREADS unless they have a number of their own.
     counts = (_VARIABLE, *(name for name in _BEFORE_OMP if name in os.environ))
-    changed = {**dict.fromkeys(counts, str(count)), _WAITING: os.environ.get(_WAITING, "PASSIVE")}
+    changed = {**dict.fromkeys(counts, str(count)), **wait_policy()}
     before = {name: os.environ.get(name) for name in changed}
     torch = sys.modules.get("torch")
     torch_before = torch.get_num_threads() if torch else None
@@ -95,11 +162,12 @@ def checked_threads(threads: int | None = None) -> int:
     return count
 
 
-def session_options(threads: int | None = None) -> Any:
-    """Return options of an ONNX Runtime session: errors are logged only, and threads sleep while they wait.
+def session_options(threads: int | None = None, wait: ThreadWait | None = None) -> Any:
+    """Return options of an ONNX Runtime session, which logs errors only.
 
     Args:
         threads: Of one operator; None for `default_threads`.
+        wait: How idle threads wait; None for `default_thread_wait`.
 
     Raises:
         DataError: More threads than `moir_edge.limits.THREADS`.
@@ -111,8 +179,8 @@ def session_options(threads: int | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about fusions it did not find
     options.intra_op_num_threads = count
-    # Without spinning the idle threads of several sessions leave the cores to the one that works.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in _SPINNING[wait or default_thread_wait()].items():
+        options.add_session_config_entry(key, value)
     return options
 
 

@@ -22,7 +22,7 @@ from moir_edge.cli.groups import with_groups
 from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.reports import show_report
-from moir_edge.cli.threads_option import Threads
+from moir_edge.cli.threads_option import Threads, ThreadWaitOption
 
 __all__ = ["register"]
 
@@ -54,6 +54,7 @@ def bench(
     max_new_tokens: MaxNewTokens = 16,
     max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,
+    thread_wait: ThreadWaitOption = None,
     seed: Annotated[int, typer.Option(help="Seed of prompts and bootstrap intervals.")] = 0,
     parity: Annotated[
         bool, typer.Option("--parity", help="Compare outputs with a reference too.")

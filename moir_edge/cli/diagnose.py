@@ -20,7 +20,7 @@ from moir_edge.cli.groups import with_groups
 from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.reports import show_report
-from moir_edge.cli.threads_option import Threads
+from moir_edge.cli.threads_option import Threads, ThreadWaitOption
 
 __all__ = ["register"]
 
@@ -62,6 +62,7 @@ def diagnose(
     max_new_tokens: MaxNewTokens = 64,
     max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,
+    thread_wait: ThreadWaitOption = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of noise, dropout, permutations and intervals.")
     ] = 0,

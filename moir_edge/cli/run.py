@@ -18,7 +18,7 @@ from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.provider_option import ProviderName
 from moir_edge.cli.standard_input import read_pictures, read_prompt
 from moir_edge.cli.terminal import print_json, print_piece, say
-from moir_edge.cli.threads_option import Threads
+from moir_edge.cli.threads_option import Threads, ThreadWaitOption
 from moir_edge.finite import json_text
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def run(
     stream: Annotated[bool, typer.Option(help="Print the answer as it is generated.")] = True,
     max_image_pixels: MaxImagePixels = None,
     threads: Threads = None,
+    thread_wait: ThreadWaitOption = None,
     provider: ProviderName = None,
     verify: Verify = True,
     quiet: Quiet = False,

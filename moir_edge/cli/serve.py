@@ -13,7 +13,7 @@ from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet
 from moir_edge.cli.provider_option import ProviderName
 from moir_edge.cli.terminal import print_json, say
-from moir_edge.cli.threads_option import Threads
+from moir_edge.cli.threads_option import Threads, ThreadWaitOption
 
 if TYPE_CHECKING:
     from moir_edge.runtime import EdgeModel
@@ -79,6 +79,7 @@ def serve(
     ] = 30.0,
     provider: ProviderName = None,
     threads: Threads = None,
+    thread_wait: ThreadWaitOption = None,
     max_image_pixels: MaxImagePixels = None,
     as_json: Annotated[
         bool,

@@ -20,6 +20,7 @@ from moir_edge.evaluation.candidates import CandidateSpec, ComponentRun, Loaded,
 from moir_edge.evaluation.worker import CLOSE
 from moir_edge.exhaustion import end_of_child
 from moir_edge.temporary import nameless_file
+from moir_edge.threads import wait_policy
 
 __all__ = ["CandidateProcess", "Measured"]
 
@@ -162,9 +163,7 @@ def _start(connection: Connection, threads: int, log: int) -> subprocess.Popen[b
     settings = {
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
-        # torch waits without spinning, as ONNX Runtime does here: on a shared machine spinning threads
-        # take the time of the ones that work
-        "OMP_WAIT_POLICY": "PASSIVE",
+        **wait_policy(),  # of torch too
     }
     return subprocess.Popen(
         child_command(_ENTRY, str(connection.fileno())),

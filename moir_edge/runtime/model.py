@@ -22,6 +22,7 @@ from moir_edge.runtime.providers import Provider
 from moir_edge.runtime.routing import RoutingMap, routing_maps
 from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.runtime.timing import Stopwatch
+from moir_edge.threads import ThreadWait, check_thread_wait
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -38,6 +39,7 @@ def load(
     bundle: str | Path,
     *,
     threads: int | None = None,
+    thread_wait: ThreadWait | None = None,
     provider: Provider | None = None,
     verify: bool = True,
     max_image_pixels: int | None = None,
@@ -48,6 +50,8 @@ def load(
     Args:
         bundle: The bundle folder.
         threads: Threads of one operator on the CPU; None takes one per physical core.
+        thread_wait: How idle threads wait: ``"sleep"``, or ``"spin"``, which is faster where nothing else runs; None follows
+            `OMP_WAIT_POLICY`, else they sleep.
         provider: ``"cpu"``, ``"cuda"``, ``"ort-tensorrt"``, ``"openvino"``, ``"openvino-fast"`` (which rounds) or ``"tensorrt"``
             (the bundle's engines); None takes the engines where they fit this machine, else CUDA where onnxruntime-gpu offers
             it, else the CPU.
@@ -61,12 +65,13 @@ def load(
         BundleError: The folder is not a bundle, incomplete, changed, or of a newer schema.
         EnvironmentProblem: The provider is not available.
         UnsupportedError: The model type is not one that this version runs.
-        DataError: `threads`, `verify`, `max_image_pixels` or `split_special_tokens` has a wrong type or is out of range.
+        DataError: `threads`, `thread_wait`, `verify`, `max_image_pixels` or `split_special_tokens` has a wrong type or is out of range.
     """
     opened = open_bundle(bundle, verify=switch("verify", verify))
     return EdgeModel(
         opened,
         threads=threads,
+        thread_wait=thread_wait,
         provider=provider,
         max_image_pixels=max_image_pixels,
         split_special_tokens=split_special_tokens,
@@ -83,6 +88,7 @@ class EdgeModel:
     Args:
         bundle: An opened bundle.
         threads: Threads of one operator; None takes one per physical core.
+        thread_wait: As in `load`.
         provider: As in `load`.
         max_image_pixels: As in `load`.
         split_special_tokens: As in `load`.
@@ -93,6 +99,7 @@ class EdgeModel:
         bundle: Bundle,
         *,
         threads: int | None = None,
+        thread_wait: ThreadWait | None = None,
         provider: Provider | None = None,
         max_image_pixels: int | None = None,
         split_special_tokens: bool = False,
@@ -100,6 +107,7 @@ class EdgeModel:
         threads = integer("threads", threads)
         if threads is not None and threads < 1:
             raise DataError(f"threads is {threads}; it must be at least 1")
+        check_thread_wait(thread_wait)
         pixels = integer("max_image_pixels", max_image_pixels)
         if pixels is not None:
             checked_image_pixels(pixels)
@@ -111,7 +119,9 @@ class EdgeModel:
             split_special_tokens=switch("split_special_tokens", split_special_tokens),
         )
         self.generation_config = read_generation_config(bundle.files)
-        self.sessions = open_sessions(bundle, threads=threads, provider=provider)
+        self.sessions = open_sessions(
+            bundle, threads=threads, thread_wait=thread_wait, provider=provider
+        )
 
     @property
     def manifest(self) -> Manifest:

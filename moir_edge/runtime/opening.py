@@ -9,6 +9,7 @@ from moir_edge.arguments import text
 from moir_edge.checked import checked
 from moir_edge.errors import EnvironmentProblem, UnsupportedError, closest
 from moir_edge.runtime.providers import Provider, graph_provider
+from moir_edge.threads import ThreadWait
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle
@@ -20,12 +21,19 @@ _log = logging.getLogger(__name__)
 
 
 @checked(provider=text)
-def open_sessions(bundle: Bundle, *, threads: int | None, provider: Provider | None) -> Sessions:
+def open_sessions(
+    bundle: Bundle,
+    *,
+    threads: int | None,
+    thread_wait: ThreadWait | None = None,
+    provider: Provider | None,
+) -> Sessions:
     """Load a bundle's components.
 
     Args:
         bundle: An opened bundle.
         threads: Threads of one operator on the CPU; None takes one per physical core.
+        thread_wait: How idle ones wait; None for `moir_edge.threads.default_thread_wait`.
         provider: Who computes. None takes the bundle's engines where they fit this machine, else what `graph_provider`
             returns; where CUDA does not start after all, the CPU takes over with a logged line.
 
@@ -50,12 +58,12 @@ def open_sessions(bundle: Bundle, *, threads: int | None, provider: Provider | N
     from moir_edge.runtime.sessions import GraphSessions
 
     try:
-        return GraphSessions.of(bundle, threads=threads, provider=chosen)
+        return GraphSessions.of(bundle, threads=threads, thread_wait=thread_wait, provider=chosen)
     except EnvironmentProblem as error:
         if provider is not None or chosen == "cpu":
             raise
         _log.warning(f"running on the CPU: {error}")
-    return GraphSessions.of(bundle, threads=threads, provider="cpu")
+    return GraphSessions.of(bundle, threads=threads, thread_wait=thread_wait, provider="cpu")
 
 
 def _default(bundle: Bundle) -> Provider:

@@ -13,7 +13,7 @@ from moir_edge.errors import BundleError, EnvironmentProblem, one_line
 from moir_edge.runtime.cuda_start import CUDA_PACKAGE, cuda_problem
 from moir_edge.runtime.float4 import session_source
 from moir_edge.targets import get_target, session_config
-from moir_edge.threads import session_options
+from moir_edge.threads import ThreadWait, session_options
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle, ComponentEntry, FusedEntry, Manifest, TensorSpec
@@ -87,7 +87,13 @@ def _version() -> tuple[int, ...]:
     return int(major), int(minor)
 
 
-def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads: int | None) -> Any:
+def open_graph(
+    bundle: Bundle,
+    component: str,
+    provider: GraphProvider,
+    threads: int | None,
+    thread_wait: ThreadWait | None = None,
+) -> Any:
     """Return the ONNX Runtime session of a component.
 
     Raises:
@@ -103,7 +109,7 @@ def open_graph(bundle: Bundle, component: str, provider: GraphProvider, threads:
     path = bundle.graph(component, fused=fused)
     # A bundle for a GPU is run on a CPU to check it.
     exact = provider == "cpu" and get_target(bundle.manifest.target).builder != "onnxruntime"
-    options = _session_options(threads, component, entry.precision, exact=exact)
+    options = _session_options(threads, component, entry.precision, exact=exact, wait=thread_wait)
     source = session_source(path, entry.precision)
     settings: list[dict[str, str]] = [{} for _ in execution]
     if provider == "ort-tensorrt":
@@ -274,10 +280,17 @@ def _require_provider(provider: GraphProvider) -> None:
         )
 
 
-def _session_options(threads: int | None, component: str, precision: str, *, exact: bool) -> Any:
+def _session_options(
+    threads: int | None,
+    component: str,
+    precision: str,
+    *,
+    exact: bool,
+    wait: ThreadWait | None = None,
+) -> Any:
     import onnxruntime
 
-    options = session_options(threads)
+    options = session_options(threads, wait)
     version = onnxruntime.__version__
     for key, value in session_config(component, precision, version, exact=exact).items():
         options.add_session_config_entry(key, value)

@@ -23,6 +23,7 @@ from moir_edge.runtime.interface import (
 )
 from moir_edge.runtime.providers import GraphProvider, fused_form, open_graph
 from moir_edge.runtime.token_table import TokenTable
+from moir_edge.threads import ThreadWait
 
 if TYPE_CHECKING:
     from moir_edge.bundle import Bundle
@@ -72,6 +73,7 @@ class GraphSessions:
         bundle: Bundle,
         *,
         threads: int | None = None,
+        thread_wait: ThreadWait | None = None,
         provider: GraphProvider = "cpu",
         opened: Mapping[str, Component] | None = None,
     ) -> GraphSessions:
@@ -80,6 +82,7 @@ class GraphSessions:
         Args:
             bundle: An opened bundle.
             threads: Threads of one operator; None takes one per physical core.
+            thread_wait: How idle ones wait; None for `moir_edge.threads.default_thread_wait`.
             provider: What runs them.
             opened: Components that another library runs in their plain form, by name; they are taken as they are.
 
@@ -99,7 +102,9 @@ class GraphSessions:
         graphs = {name: (fused[name] or entry).graph for name, entry in entries.items()}
         components = {
             name: Component(
-                open_graph(bundle, name, provider=provider, threads=threads),
+                open_graph(
+                    bundle, name, provider=provider, threads=threads, thread_wait=thread_wait
+                ),
                 str(bundle.path / graphs[name]),
             )
             for name in ("vision", *embedding, *router, "decoder")

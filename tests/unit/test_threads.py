@@ -10,8 +10,18 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from moir_edge.cli.threads_option import Threads
-from moir_edge.threads import default_threads, limited_threads, session_options
+from moir_edge.cli.main import main
+from moir_edge.cli.threads_option import Threads, ThreadWaitOption
+from moir_edge.errors import DataError
+from moir_edge.threads import (
+    check_thread_wait,
+    default_thread_wait,
+    default_threads,
+    limited_threads,
+    session_options,
+    wait_policy,
+    waiting_threads,
+)
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
 
@@ -130,3 +140,66 @@ def test_the_flag_holds_for_the_command_alone() -> None:
     assert seen == [(2, 2, 2)]
     assert torch.get_num_threads() == before
     assert CliRunner().invoke(app, ["--threads", "0"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("policy", "wait"),
+    [("ACTIVE", "spin"), (" active", "spin"), ("PASSIVE", "sleep"), ("", "sleep"), ("x", "sleep")],
+)
+def test_threads_wait_as_openmp_is_told_to(
+    policy: str, wait: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert default_thread_wait() == "sleep"
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    assert default_thread_wait() == wait
+
+
+def test_what_is_asked_for_goes_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    entry = "session.intra_op.allow_spinning"
+    found = [session_options(2, wait).get_session_config_entry(entry) for wait in (None, "sleep")]
+    assert found == ["1", "0"]
+    # Threads of a session that is idle do not spin.
+    stop = "session.force_spinning_stop"
+    assert session_options(2, "spin").get_session_config_entry(stop) == "1"
+
+
+def test_a_block_says_how_threads_wait_and_takes_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with waiting_threads("spin"):
+        assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+        with limited_threads(2), waiting_threads(None):
+            assert wait_policy() == {"OMP_WAIT_POLICY": "ACTIVE"}
+        with waiting_threads("sleep"):
+            assert wait_policy() == {"OMP_WAIT_POLICY": "PASSIVE"}
+    assert "OMP_WAIT_POLICY" not in os.environ
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    with waiting_threads("spin"):
+        assert default_thread_wait() == "spin"
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.parametrize("words", [["--thread-wait", "spin", "--threads", "2"], []])
+def test_the_way_to_wait_holds_for_the_command_alone(words: list[str]) -> None:
+    seen: list[str] = []
+    app = typer.Typer()
+
+    @app.command()
+    def command(threads: Threads = None, thread_wait: ThreadWaitOption = None) -> None:
+        seen.append(default_thread_wait())
+
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert seen == ["spin" if words else "sleep"]
+    assert default_thread_wait() == "sleep"
+
+
+def test_another_way_to_wait_is_refused() -> None:
+    with pytest.raises(DataError) as caught:
+        check_thread_wait("nap")
+    assert str(caught.value) == "thread_wait is 'nap'; it must be one of sleep, spin"
+
+
+def test_the_flag_refuses_another_way_to_wait(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(tmp_path), "-p", "what?", "--thread-wait", "nap"]) == 2
+    assert "--thread-wait 'nap': expected sleep or spin" in capsys.readouterr().err

@@ -34,7 +34,7 @@ from moir_edge.evaluation.provenance import Machine, Provenance, Providers, data
 from moir_edge.evaluation.writing import check_output, write_report
 from moir_edge.metrics.bootstrap import RESAMPLES
 from moir_edge.progress import Progress, silent
-from moir_edge.threads import default_threads
+from moir_edge.threads import default_thread_wait, default_threads
 
 __all__ = ["compare"]
 
@@ -179,6 +179,7 @@ def _used(settings: CompareSettings, threads: int, rows: int) -> Settings:
     """Return the settings as they are measured with, for the report."""
     return Settings(
         threads=threads,
+        thread_wait=default_thread_wait(),
         batch_size=settings.batch_size,
         max_new_tokens=settings.max_new_tokens,
         latency_rows=min(settings.latency_rows, rows),

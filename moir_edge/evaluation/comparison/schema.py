@@ -15,6 +15,7 @@ from moir_edge.metrics.records import (
     TokenAgreement,
 )
 from moir_edge.staging import FolderKind
+from moir_edge.threads import ThreadWait
 
 __all__ = [
     "COMPONENT_ORDER",
@@ -103,6 +104,7 @@ class Settings(Record):
     """Settings as measured."""
 
     threads: int
+    thread_wait: ThreadWait = "sleep"
     batch_size: int
     max_new_tokens: int
     latency_rows: int

@@ -42,6 +42,7 @@ from moir_edge.evaluation.records import Samples
 from moir_edge.evaluation.writing import check_output, write_report
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.temporary import TemporaryFolder
+from moir_edge.threads import default_thread_wait
 
 __all__ = ["bench"]
 
@@ -127,6 +128,7 @@ class _Run:
         return BenchReport(
             **BenchReport.header(provenance, notices),
             threads=self._specs[0].threads,
+            thread_wait=default_thread_wait(),
             repeats=settings.repeats,
             warm_up_rows=sum(one.timed_rows for one in facts),
             max_new_tokens=settings.max_new_tokens,

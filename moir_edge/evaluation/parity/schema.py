@@ -9,6 +9,7 @@ from moir_edge.evaluation.records import GateResult, RouterOverhead, Samples
 from moir_edge.evaluation.writing import VersionedReport, report_kind, report_text
 from moir_edge.metrics.records import PairedRatio, Record, RoutingAgreement, TokenAgreement
 from moir_edge.staging import FolderKind
+from moir_edge.threads import ThreadWait
 
 __all__ = [
     "BENCH_SCHEMA_VERSION",
@@ -199,6 +200,7 @@ class BenchReport(VersionedReport):
     schema_version: int = BENCH_SCHEMA_VERSION
     boundary: str = BOUNDARY
     threads: int
+    thread_wait: ThreadWait = "sleep"
     repeats: int
     warm_up_rows: int
     max_new_tokens: int
