@@ -1,7 +1,8 @@
 """Measure the text decoder of SmolVLM-256M in moir-edge and in ONNX Runtime GenAI, in turns, in one process.
 
-Needs `pip install onnxruntime-genai`. Weights and bundles are those of `smolvlm_256m.py`, which makes them where they are missing. GenAI's own builder
-makes its models; its int4 has the head in 4 bits too, where moir-edge keeps it in 8.
+Needs `pip install onnxruntime-genai`. Weights and bundles are those of `smolvlm_256m.py`, which makes them where they are missing.
+GenAI's own builder makes its models; its int4 has the head in 4 bits, so the bundle that it is held against has too. Each candidate
+runs with threads that sleep and with threads that spin, and the bundles in both forms of their decoder.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import Result, add_count, markdown_table, new_parser, run, take_turns
-from benchmarks.peers.checkpoint import PROMPT_TOKENS, VOCABULARY_SIZE
-from benchmarks.peers.smolvlm_256m import PRECISIONS, add_work, prepare
-from moir_edge.bundle import open_bundle
+from benchmarks.common import (
+    Result,
+    add_count,
+    markdown_table,
+    new_parser,
+    replace_between,
+    run,
+    take_turns,
+)
+from benchmarks.peers.checkpoint import VOCABULARY_SIZE
+from benchmarks.peers.limits import decode_bytes, limit_ms, read_bandwidth
+from benchmarks.peers.smolvlm_256m import add_work, prepare
+from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.children import child_environment, module_command
 from moir_edge.environment import require
 from moir_edge.evaluation.machine import CpuTimes, describe_machine, load_average
@@ -29,53 +39,94 @@ from moir_edge.finite import json_text
 from moir_edge.progress import Progress, single_step
 from moir_edge.runtime.interface import DecoderInputs
 from moir_edge.runtime.sessions import GraphSessions
-from moir_edge.threads import default_threads
+from moir_edge.threads import THREAD_WAITS, ThreadWait, default_threads
 
-GENAI_PRECISIONS = ("fp32", "int4")
+BUNDLES = ("fp32", "int4-head-int4")
+PEERS = {"fp32": "fp32", "int4-head-int4": "int4"}
+CONTEXTS = (92, 1000, 4000)
 SPINNING = "session.intra_op.allow_spinning"
+MARKS = ("<!-- decoder: begin -->", "<!-- decoder: end -->")
 
 Prompt = npt.NDArray[np.int64]
 Timed = tuple[float, list[float]]
 """Milliseconds of prefill and first token, then of each further token."""
+Runs = dict[str, Callable[[Prompt, int], Timed]]
 
 
 def measure(options: argparse.Namespace, progress: Progress) -> Result:
-    """Time every candidate once per round.
+    """Time every candidate once per round, at each context.
 
     Args:
         options: Of the command line.
         progress: Called as ``progress(stage, done, total)``.
     """
     require("torch", "transformers", "onnxruntime_genai")
-    work: Path = options.work
-    checkpoint, bundles = prepare(work, progress=progress)
-    threads = default_threads()
-    load_before = load_average()
-    prompt = np.random.default_rng(0).integers(262, VOCABULARY_SIZE, PROMPT_TOKENS)
-    runs: dict[str, Callable[[Prompt, int], Timed]] = {}
-    for precision, bundle in zip(PRECISIONS, bundles, strict=True):
-        runs[f"moir-edge {precision}"] = _bundle_run(bundle, threads)
-    for precision in GENAI_PRECISIONS:
-        with single_step(progress, f"GenAI {precision}"):
-            folder = _genai_model(checkpoint, work, precision)
-        runs[f"GenAI {precision}"] = _genai_run(folder, threads, spinning=True)
-        runs[f"GenAI {precision}, no spinning"] = _genai_run(folder, threads, spinning=False)
-    calls = {name: partial(one, prompt, options.tokens) for name, one in runs.items()}
-    cpu = CpuTimes()
-    with single_step(progress, "rounds"):
-        samples = take_turns(calls, rounds=options.rounds, warm_up=1)
-    machine = describe_machine(load_before, cpu.steal_percent())
-    figures = {name: _figures(timed) for name, timed in samples.items()}
-    record = {
-        "machine": machine.model_dump(mode="json"),
+    checkpoint, folders = prepare(options.work, BUNDLES, progress=progress)
+    bundles = [open_bundle(folder, verify=False) for folder in folders]
+    threads = options.threads or default_threads()
+    load_before, cpu = load_average(), CpuTimes()
+    bandwidth = read_bandwidth(threads)
+    record: dict[str, Any] = {
         "settings": {"threads": threads, "rounds": options.rounds, "tokens": options.tokens},
-        "candidates": figures,
+        "contexts": {},
     }
-    rows = [
-        (name, f"{one['prefill_ms']:.1f}", f"{one['decode_ms_per_token']:.1f}")
-        for name, one in figures.items()
-    ]
-    return Result(text=markdown_table(("", "prefill ms", "decode ms/token"), rows), record=record)
+    for wait in options.waits:
+        runs = _runs(bundles, checkpoint, options.work, threads, wait)
+        for context in options.contexts:
+            with single_step(progress, f"{context} tokens, threads {wait}"):
+                timed = _timed_rounds(runs, context, options)
+            place = record["contexts"].setdefault(str(context), {})
+            place[wait] = {name: _figures(one) for name, one in timed.items()}
+        del runs
+    bandwidth += read_bandwidth(threads)
+    machine = describe_machine(load_before, cpu.steal_percent())
+    record["machine"] = machine.model_dump(mode="json")
+    record["bandwidth_bytes_per_s"] = bandwidth
+    record["limit_ms"] = {
+        str(context): {
+            bundle.path.name: limit_ms(decode_bytes(bundle.manifest, context), max(bandwidth))
+            for bundle in bundles
+        }
+        for context in options.contexts
+    }
+    text = table(record)
+    if options.write is not None:
+        replace_between(options.write, *MARKS, text)
+    return Result(text=text, record=record)
+
+
+def _timed_rounds(
+    runs: Runs, context: int, options: argparse.Namespace
+) -> Mapping[str, Sequence[Timed]]:
+    prompt = np.random.default_rng(0).integers(262, VOCABULARY_SIZE, context)
+    # Long prompts take long: fewer rounds, and as many tokens in all.
+    rounds = max(2, options.rounds * CONTEXTS[0] // context) if context > 1000 else options.rounds
+    calls = {name: partial(one, prompt, options.tokens) for name, one in runs.items()}
+    return take_turns(calls, rounds=rounds, warm_up=1)
+
+
+def _runs(
+    bundles: Sequence[Bundle], checkpoint: Path, work: Path, threads: int, wait: ThreadWait
+) -> Runs:
+    runs: Runs = {}
+    for bundle in bundles:
+        name = bundle.path.name
+        runs[f"moir-edge {name}"] = _bundle_run(bundle, threads, wait)
+        runs[f"moir-edge {name}, decoder.onnx"] = _bundle_run(_plain(bundle), threads, wait)
+        peer = PEERS[name]
+        folder = _genai_model(checkpoint, work, peer)
+        runs[f"GenAI {peer}"] = _genai_run(folder, threads, spinning=wait == "spin")
+    return runs
+
+
+def _plain(bundle: Bundle) -> Bundle:
+    """Return the bundle without the graphs that are for ONNX Runtime alone."""
+    components = {
+        name: entry.model_copy(update={"fused": None})
+        for name, entry in bundle.manifest.components.items()
+    }
+    manifest = bundle.manifest.model_copy(update={"components": components})
+    return Bundle(path=bundle.path, manifest=manifest)
 
 
 def _figures(timed: Sequence[Timed]) -> dict[str, Any]:
@@ -86,8 +137,52 @@ def _figures(timed: Sequence[Timed]) -> dict[str, Any]:
     }
 
 
-def _bundle_run(bundle: Path, threads: int) -> Callable[[Prompt, int], Timed]:
-    sessions = GraphSessions.of(open_bundle(bundle, verify=False), threads=threads, provider="cpu")
+def table(record: Mapping[str, Any]) -> str:
+    """Return the record as Markdown tables, one for each way in which threads wait; factors are against GenAI.
+
+    Args:
+        record: Of `measure`.
+    """
+    machine, settings = record["machine"], record["settings"]
+    head = (
+        f"{machine['cpu']}, {settings['threads']} threads, load {machine['load_average_before']:.1f} to "
+        f"{machine['load_average_after']:.1f}, reads {max(record['bandwidth_bytes_per_s']) / 1e9:.1f} GB/s at best"
+    )
+    contexts = list(record["contexts"])
+    columns = [
+        "",
+        *(f"prefill {one} ms" for one in contexts),
+        *(f"decode at {one} ms" for one in contexts),
+    ]
+    parts = [head]
+    for wait in record["contexts"][contexts[0]]:
+        measured = {one: record["contexts"][one][wait] for one in contexts}
+        rows = [_cells(name, measured) for name in measured[contexts[0]]]
+        limits = [
+            (
+                f"limit, {name}",
+                *("" for _ in contexts),
+                *(f"{record['limit_ms'][one][name]:.1f}" for one in contexts),
+            )
+            for name in record["limit_ms"][contexts[0]]
+        ]
+        parts.append(f"Threads {wait}:\n\n{markdown_table(columns, [*rows, *limits])}")
+    return "\n\n".join(parts)
+
+
+def _cells(name: str, measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    own = next((key for key in PEERS if name.startswith(f"moir-edge {key}")), None)
+    cells = [name]
+    for key, digits in (("prefill_ms", 0), ("decode_ms_per_token", 1)):
+        for one in measured.values():
+            figure = one[name][key]
+            factor = "" if own is None else f" ({figure / one[f'GenAI {PEERS[own]}'][key]:.2f}×)"
+            cells.append(f"{figure:.{digits}f}{factor}")
+    return cells
+
+
+def _bundle_run(bundle: Bundle, threads: int, wait: ThreadWait) -> Callable[[Prompt, int], Timed]:
+    sessions = GraphSessions.of(bundle, threads=threads, provider="cpu", thread_wait=wait)
 
     def run(prompt: Prompt, tokens: int) -> Timed:
         state: Any = None
@@ -173,6 +268,10 @@ def _save_text_decoder(checkpoint: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False).save_pretrained(folder)
 
 
+def _contexts(text: str) -> tuple[int, ...]:
+    return tuple(int(one) for one in text.split(","))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
@@ -183,6 +282,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_work(parser)
     add_count(parser, "--rounds", 9, "prompts per candidate")
     add_count(parser, "--tokens", 32, "decoded tokens per round")
+    parser.add_argument(
+        "--contexts", type=_contexts, default=CONTEXTS, metavar="N,N", help="tokens of the prompt"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="default: as moir-edge chooses")
+    parser.add_argument(
+        "--waits",
+        nargs="+",
+        choices=THREAD_WAITS,
+        default=THREAD_WAITS,
+        help="how idle threads wait",
+    )
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="page to write the table into")
     return run(parser, measure, arguments)
 
 

@@ -5,6 +5,7 @@ Its rows are padded on the right: each row's tokens stand at the start of its wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -32,6 +33,11 @@ _ROOM = 256
 
 _SCORE_BYTES = 1 << 26
 """Bytes of attention scores that one run may take; a longer prompt goes in parts."""
+
+_OFF_STEP = 48
+"""Places that no token gets: heads that lie a power of two apart take the same lines of a processor's cache."""
+
+_LINE = 64  # bytes
 
 _FEWEST = 128
 """Tokens of a part at least: fewer would multiply matrices of few rows."""
@@ -216,10 +222,10 @@ class WindowDecoder:
 
     def _empty(self, batch: int, tokens: int) -> dict[str, Floats]:
         facts = self._facts
-        window = min(max(facts.context_length, tokens + 1), _rounded(tokens + _ROOM))
+        longest = max(facts.context_length, tokens + 1)
+        window = min(longest, _rounded(tokens + _ROOM)) + _OFF_STEP
         shape = (batch, facts.num_kv_heads, window, facts.head_dim)
-        # Zeros that nothing has written are no memory yet.
-        return {name: np.zeros(shape, np.float32) for name in self._cache_names}
+        return {name: _aligned_zeros(shape) for name in self._cache_names}
 
     def _make_room(self, state: WindowState) -> None:
         """Move the cache to a wider window where the next token finds no place."""
@@ -236,6 +242,14 @@ class WindowDecoder:
 def _rounded(tokens: int) -> int:
     """Return a window for so many tokens: a power of two, so that few sizes occur."""
     return 1 << (tokens - 1).bit_length()
+
+
+def _aligned_zeros(shape: tuple[int, ...]) -> Floats:
+    """Return zeros that begin with a line of the processor's cache; they take memory once they are written."""
+    size = math.prod(shape)
+    room = np.zeros(size + _LINE // 4, np.float32)
+    first = -room.ctypes.data % _LINE // 4
+    return room[first : first + size].reshape(shape)
 
 
 def _started(inputs: Mapping[str, Array], mask: Ints) -> Mapping[str, Array]:

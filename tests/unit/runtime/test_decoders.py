@@ -139,10 +139,13 @@ def test_logits_of_a_step_stay_when_the_next_is_run(
     assert len({one.tobytes() for one in found}) == 4
 
 
-def test_an_unused_window_is_no_memory(decoders: tuple[GrowingDecoder, WindowDecoder]) -> None:
+def test_a_window_lies_on_the_processors_lines(
+    decoders: tuple[GrowingDecoder, WindowDecoder],
+) -> None:
     _, state = decoders[1].prefill(embeds(1, 3), DecoderInputs.of_mask(np.ones((1, 3), np.int64)))
-    assert state.window == 256  # the context of the model: no window is longer
+    assert state.window == 256 + 48  # the context of the model, and what keeps heads apart
     assert all(array.flags.c_contiguous for array in state.cache.values())
+    assert all(array.ctypes.data % 64 == 0 for array in state.cache.values())
 
 
 def test_positions_that_are_not_counted_are_refused(
