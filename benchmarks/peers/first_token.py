@@ -34,6 +34,7 @@ from moir_edge.environment import require
 from moir_edge.evaluation.machine import CpuTimes, describe_machine, load_average
 from moir_edge.progress import Progress, single_step
 from moir_edge.runtime import EdgeModel
+from moir_edge.runtime.image_cache import DEFAULT_IMAGE_CACHE_BYTES, ImageCache
 from moir_edge.threads import default_threads
 
 BUNDLES = ("fp32", "int4", "int4-vision-int8")
@@ -71,12 +72,14 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
     with single_step(progress, "rounds"):
         samples = take_turns(calls, rounds=options.rounds, warm_up=1)
     pairs = _router_pairs(models, image, options.rounds)
+    again = {name: _again(model, options.rounds) for name, model in models.items()}
     machine = describe_machine(load_before, cpu.steal_percent())
     record = {
         "machine": machine.model_dump(mode="json"),
         "settings": {"threads": threads, "rounds": options.rounds},
         "ttft_ms": samples,
         "router_on_off_ms": pairs,
+        "second_question_ms": again,
     }
     text = table(record)
     if options.write is not None:
@@ -129,6 +132,20 @@ def _router_pairs(
     return found
 
 
+def _again(model: EdgeModel, rounds: int) -> list[tuple[float, float]]:
+    """Return first tokens of two questions about one picture, another picture each round."""
+    found = []
+    model.image_cache = ImageCache(DEFAULT_IMAGE_CACHE_BYTES)
+    for turn in range(rounds):
+        image = tile(seed=turn + 1)
+        first, second = (
+            model.generate(prompt, image, max_new_tokens=1).timings.ttft_ms
+            for prompt in (PROMPT, PROMPT[::-1])
+        )
+        found.append((first, second))
+    return found
+
+
 def table(record: Mapping[str, Any]) -> str:
     """Return the record as Markdown; factors are against the float32 forward and the bfloat16 one.
 
@@ -151,9 +168,17 @@ def table(record: Mapping[str, Any]) -> str:
                 f"{median / medians[REFERENCE]:.2f}×",
                 f"{median / medians['transformers bf16']:.2f}×",
                 "" if pairs is None else _share(pairs),
+                "" if pairs is None else _ratio(record["second_question_ms"][name]),
             )
         )
-    columns = ("", "first token ms", "of fp32", "of bf16", "router on against off")
+    columns = (
+        "",
+        "first token ms",
+        "of fp32",
+        "of bf16",
+        "router on against off",
+        "second question",
+    )
     return f"{head}\n\n{markdown_table(columns, rows)}"
 
 
@@ -162,6 +187,11 @@ def _share(pairs: Sequence[tuple[float, float]]) -> str:
     added = [100 * (on / off - 1) for on, off in pairs]
     low, middle, high = np.percentile(added, (25, 50, 75))
     return f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})"
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> str:
+    """Return how long the second question takes to its first token, as a share of the first one's."""
+    return f"{np.median([second / first for first, second in pairs]):.2f}×"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

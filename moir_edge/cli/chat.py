@@ -63,6 +63,7 @@ def chat(
     from moir_edge.errors import UnsupportedError
     from moir_edge.progress import single_step
     from moir_edge.runtime import load
+    from moir_edge.runtime.image_cache import DEFAULT_IMAGE_CACHE_BYTES
     from moir_edge.runtime.images import read_image
 
     if router not in ("on", "off"):
@@ -76,6 +77,7 @@ def chat(
             provider=provider,  # type: ignore[arg-type]
             verify=verify,
             max_image_pixels=max_image_pixels,
+            image_cache_bytes=DEFAULT_IMAGE_CACHE_BYTES,
         )
     opened = dict(pictures)
     talk = Conversation(

@@ -70,6 +70,15 @@ def serve(
             "change a token.",
         ),
     ] = 1,
+    image_cache: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=65536,
+            metavar="MB",
+            help="Image features of earlier requests that each model keeps, in MB; 0 keeps none.",
+        ),
+    ] = 64,
     timeout: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds from a request to the end of its answer, at most."),
@@ -110,7 +119,14 @@ def serve(
         timeout=timeout,
         grace=grace,
     )
-    models = _models(bundles, name or [], provider, threads, max_image_pixels)
+    models = _models(
+        bundles,
+        name or [],
+        provider,
+        threads,
+        max_image_pixels,
+        image_cache_bytes=image_cache << 20,
+    )
 
     def started(url: str) -> None:
         if not quiet:
@@ -127,6 +143,8 @@ def _models(
     provider: str | None,
     threads: int | None,
     max_image_pixels: int | None,
+    *,
+    image_cache_bytes: int,
 ) -> dict[str, EdgeModel]:
     """Load every bundle under its name."""
     from moir_edge import load
@@ -144,6 +162,7 @@ def _models(
             provider=provider,  # type: ignore[arg-type]
             threads=threads,
             max_image_pixels=max_image_pixels,
+            image_cache_bytes=image_cache_bytes,
         )
         for one, bundle in zip(chosen, bundles, strict=True)
     }

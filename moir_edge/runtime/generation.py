@@ -15,6 +15,7 @@ from moir_edge.router.positions import prompt_positions
 from moir_edge.runtime.answers import AnswerRow, FinishReason
 from moir_edge.runtime.families import Family
 from moir_edge.runtime.generation_config import GenerationRules
+from moir_edge.runtime.image_cache import ImageCache
 from moir_edge.runtime.image_processor import ImageShape
 from moir_edge.runtime.interface import (
     DecoderInputs,
@@ -55,6 +56,7 @@ class Generation:
         prompt_tokens: Prompt tokens per row, image tokens included.
         timings: Where the time went.
         routing: One map per row; None where no router ran.
+        images_known: Whether the image features came from an earlier prompt, see `moir_edge.runtime.image_cache`.
     """
 
     texts: tuple[str, ...]
@@ -63,6 +65,7 @@ class Generation:
     prompt_tokens: tuple[int, ...]
     timings: Timings
     routing: tuple[RoutingMap, ...] | None
+    images_known: bool = False
 
 
 class GenerationRun:
@@ -77,6 +80,7 @@ class GenerationRun:
         rules: Those settings joined with the checkpoint's generation config.
         watch: Started when the call came in, so that the time to first token holds everything.
         logprobs: Likely tokens whose log-probabilities are kept with each token's own; None keeps none.
+        image_cache: Image features of earlier prompts; None for none.
 
     Attributes:
         rows: The answers while they grow.
@@ -97,8 +101,11 @@ class GenerationRun:
         rules: GenerationRules,
         watch: Stopwatch,
         logprobs: int | None = None,
+        image_cache: ImageCache | None = None,
     ) -> None:
         self._sessions = sessions
+        self._image_cache = image_cache
+        self._images_known = False
         self._family = family
         facts = family.facts
         self._inputs = inputs
@@ -119,9 +126,7 @@ class GenerationRun:
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         """Yield, after every step, the text of each row that became certain."""
-        prompt = prepare_prompt(
-            self._sessions, self._family, self._inputs, self._watch, router=self._settings.router
-        )
+        prompt = self._prepared()
         self._router_arrays = prompt.routing
         with self._watch.part("prefill"):
             logits, state = self._sessions.prefill(prompt.embeds, prompt.decoder)
@@ -132,6 +137,27 @@ class GenerationRun:
             with self._watch.step():
                 tokens = self._choose(self._sessions.decode(tokens, state))
             yield self._accept(tokens)
+
+    def _prepared(self) -> PreparedPrompt:
+        """Run all that comes before the decoder; `vision` only for pictures that are not known."""
+        inputs, cache = self._inputs, self._image_cache
+        key = features = None
+        if cache is not None and inputs.pixel_values is not None:
+            with self._watch.part("vision"):
+                key = cache.key(inputs.pixel_values, inputs.images)
+                features = cache.get(key)
+        self._images_known = features is not None
+        prompt = prepare_prompt(
+            self._sessions,
+            self._family,
+            inputs,
+            self._watch,
+            router=self._settings.router,
+            features=features,
+        )
+        if cache is not None and features is None:
+            cache.put(key, prompt.features)
+        return prompt
 
     @property
     def result(self) -> Generation:
@@ -146,6 +172,7 @@ class GenerationRun:
             routing=None
             if arrays is None
             else routing_maps(self._family.facts, self._inputs, arrays),
+            images_known=self._images_known,
         )
 
     @property

@@ -15,6 +15,7 @@ from moir_edge.image_limit import checked_image_pixels
 from moir_edge.runtime.chat import Messages, user_message
 from moir_edge.runtime.generation import Generation, GenerationRun, prepare_prompt
 from moir_edge.runtime.generation_config import read_generation_config
+from moir_edge.runtime.image_cache import ImageCache
 from moir_edge.runtime.images import ImageInput
 from moir_edge.runtime.opening import open_sessions
 from moir_edge.runtime.processor import ModelInputs, Processor
@@ -44,6 +45,7 @@ def load(
     verify: bool = True,
     max_image_pixels: int | None = None,
     split_special_tokens: bool = False,
+    image_cache_bytes: int = 0,
 ) -> EdgeModel:
     """Open a bundle and load its graphs.
 
@@ -60,12 +62,15 @@ def load(
             `MOIR_EDGE_MAX_IMAGE_PIXELS` where it is set, else 12,582,912 (4096 x 3072).
         split_special_tokens: Encode control tokens in a prompt's words, such as ``<image>`` or ``<|im_start|>``, as the ordinary
             text that they are; those of the chat template stay. As with transformers, they count as control tokens by default.
+        image_cache_bytes: Bytes of image features that are kept, so that a second question about the same pictures runs no
+            vision tower; 0 keeps none.
 
     Raises:
         BundleError: The folder is not a bundle, incomplete, changed, or of a newer schema.
         EnvironmentProblem: The provider is not available.
         UnsupportedError: The model type is not one that this version runs.
-        DataError: `threads`, `thread_wait`, `verify`, `max_image_pixels` or `split_special_tokens` has a wrong type or is out of range.
+        DataError: `threads`, `thread_wait`, `verify`, `max_image_pixels`, `split_special_tokens` or `image_cache_bytes`
+            has a wrong type or is out of range.
     """
     opened = open_bundle(bundle, verify=switch("verify", verify))
     return EdgeModel(
@@ -75,6 +80,7 @@ def load(
         provider=provider,
         max_image_pixels=max_image_pixels,
         split_special_tokens=split_special_tokens,
+        image_cache_bytes=image_cache_bytes,
     )
 
 
@@ -92,6 +98,7 @@ class EdgeModel:
         provider: As in `load`.
         max_image_pixels: As in `load`.
         split_special_tokens: As in `load`.
+        image_cache_bytes: As in `load`.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class EdgeModel:
         provider: Provider | None = None,
         max_image_pixels: int | None = None,
         split_special_tokens: bool = False,
+        image_cache_bytes: int = 0,
     ) -> None:
         threads = integer("threads", threads)
         if threads is not None and threads < 1:
@@ -111,6 +119,10 @@ class EdgeModel:
         pixels = integer("max_image_pixels", max_image_pixels)
         if pixels is not None:
             checked_image_pixels(pixels)
+        kept = integer("image_cache_bytes", image_cache_bytes) or 0
+        if kept < 0:
+            raise DataError(f"image_cache_bytes is {kept}; it must be at least 0")
+        self.image_cache = ImageCache(kept)
         self.bundle = bundle
         self.processor = Processor(
             bundle.files,
@@ -262,6 +274,7 @@ class EdgeModel:
             rules=rules,
             watch=watch,
             logprobs=count,
+            image_cache=self.image_cache,
         )
 
 

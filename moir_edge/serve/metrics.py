@@ -36,6 +36,11 @@ class Metrics:
             registry=registry,
         )
         self._tokens = Counter("moir_edge_tokens", "Tokens", ["kind"], registry=registry)
+        self._known = Counter(
+            "moir_edge_image_cache_hits",
+            "Answers whose image features were known",
+            registry=registry,
+        )
         self._ttft = _seconds(
             "moir_edge_time_to_first_token_seconds", "Without the queue", registry
         )
@@ -66,6 +71,7 @@ class Metrics:
         generation = done.generation
         self._tokens.labels(kind="prompt").inc(generation.prompt_tokens[0])
         self._tokens.labels(kind="generated").inc(len(generation.token_ids[0]))
+        self._known.inc(generation.images_known)
         self._queue.observe(done.queue_ms / 1000)
         self._ttft.observe(generation.timings.ttft_ms / 1000)
         for step in generation.timings.decode_ms:
