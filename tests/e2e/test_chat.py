@@ -59,6 +59,9 @@ class Terminal:
             self.type("\x03")
             if select.select([self._own], [], [], 1)[0]:
                 shown += os.read(self._own, 4096).decode()
+        # A key that was pressed once more than needed brings one more prompt, which is not the next command's.
+        while select.select([self._own], [], [], 2)[0]:
+            os.read(self._own, 4096)
 
     def say(self, line: str) -> str:
         """Type a line and return what is shown up to the next prompt."""
