@@ -32,8 +32,9 @@ browser: ## install Chromium for the tests of the page (Debian, Ubuntu)
 demo: $(READY) ## the main job: export, quantize, compile, run and compare the demo checkpoint
 	$(BIN)/moir-edge demo -o $(DEMO_OUT) --force
 
+# Two processes: most tests keep one core busy. A file stays in one, so that what its tests share is made once.
 test: $(READY) ## unit and end-to-end tests, and a short run of the fuzz suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: $(READY) ## altered bundles, images, data and caches against every reader: some 10,000 cases (about 15 minutes)
 	$(BIN)/python -m tests.fuzz
