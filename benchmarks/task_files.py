@@ -6,7 +6,6 @@ import argparse
 import base64
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from benchmarks.common import Result, new_parser, run
 from moir_edge.data.rows import Row, read_rows
 from moir_edge.errors import DataError
+from moir_edge.finite import json_text
 from moir_edge.progress import Progress
 from moir_edge.whole_files import write_whole
 
@@ -74,7 +74,7 @@ def lmms_eval_files(rows: Sequence[Row], folder: Path, *, tokens: int) -> dict[s
     """
     # JSON is YAML: a path with blanks or colons stays one value.
     task = _YAML.format(
-        task=_TASK, rows=json.dumps(str(folder.resolve() / "rows.jsonl")), tokens=tokens
+        task=_TASK, rows=json_text(str(folder.resolve() / "rows.jsonl")), tokens=tokens
     )
     records = [
         {
@@ -144,7 +144,7 @@ def write_tasks(options: argparse.Namespace, progress: Progress) -> Result:
 
 
 def _lines(records: Iterable[dict[str, Any]]) -> str:
-    return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
+    return "".join(f"{json_text(record, ensure_ascii=False)}\n" for record in records)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

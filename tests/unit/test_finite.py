@@ -80,6 +80,8 @@ PLAIN_JSON = {
     "moir_edge/runtime/families/settings.py": "settings of a manifest, read again at once",
     "moir_edge/data/rows.py": "a value quoted in an error message",
     "moir_edge/engines/worker.py": "answers to our own process, which reads them as Python does",
+    "benchmarks/serve/attacks.py": "hostile requests, some with numbers that are not finite",
+    "benchmarks/serve/process.py": "bodies of requests, hostile ones among them",
     "moir_edge/engines/jobs.py": "requests to our own process, and a hash",
 }
 _WRITES = re.compile(r"\bjson\.dumps?\(|\bmodel_dump_json\(|import dumps?\b")

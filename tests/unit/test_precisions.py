@@ -18,6 +18,10 @@ from moir_edge.targets import TARGETS
 ROOT = Path(__file__).parents[2] / "moir_edge"
 # Where the name of a precision stands as a text, and why.
 ELSEWHERE = {
+    "bundle/consistency.py": "the type of numbers in a file, which has a precision's name",
+    "bundle/manifest.py": "as above",
+    "export/look_up.py": "as above",
+    "runtime/token_table.py": "as above",
     "targets.py": "one device's list of a single name, in a table of lists",
 }
 HALF = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
