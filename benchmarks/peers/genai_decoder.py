@@ -45,6 +45,7 @@ BUNDLES = ("fp32", "int4-head-int4")
 PEERS = {"fp32": "fp32", "int4-head-int4": "int4"}
 CONTEXTS = (92, 1000, 4000)
 SPINNING = "session.intra_op.allow_spinning"
+_PAUSE = 0.3  # seconds
 MARKS = ("<!-- decoder: begin -->", "<!-- decoder: end -->")
 
 Prompt = npt.NDArray[np.int64]
@@ -101,7 +102,7 @@ def _timed_rounds(
     prompt = np.random.default_rng(0).integers(262, VOCABULARY_SIZE, context)
     # Long prompts take long: fewer rounds, and as many tokens in all.
     rounds = max(2, options.rounds * CONTEXTS[0] // context) if context > 1000 else options.rounds
-    calls = {name: partial(one, prompt, options.tokens) for name, one in runs.items()}
+    calls = {name: partial(_rested, one, prompt, options.tokens) for name, one in runs.items()}
     return take_turns(calls, rounds=rounds, warm_up=1)
 
 
@@ -228,6 +229,12 @@ def _genai_run(folder: Path, threads: int, *, spinning: bool) -> Callable[[Promp
         return prefill_ms, [_timed(generator.generate_next_token)[0] for _ in range(tokens)]
 
     return run
+
+
+def _rested(one: Callable[[Prompt, int], Timed], prompt: Prompt, tokens: int) -> Timed:
+    """Time a candidate once the threads of the one before have stopped spinning."""
+    time.sleep(_PAUSE)
+    return one(prompt, tokens)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
