@@ -59,7 +59,8 @@ class Terminal:
             self.type("\x03")
             if select.select([self._own], [], [], 1)[0]:
                 shown += os.read(self._own, 4096).decode()
-        # A key that was pressed once more than needed brings one more prompt, which is not the next command's.
+        # CPython sees a Ctrl-C that came at the wrong moment with the next key: let an empty line be that key.
+        self.type("\n")
         while select.select([self._own], [], [], 2)[0]:
             os.read(self._own, 4096)
 
