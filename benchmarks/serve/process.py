@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from moir_edge.children import child_environment, module_command
@@ -63,7 +63,7 @@ class ServerProcess:
             self.process.wait()
         return line or "}\n"
 
-    def __enter__(self) -> ServerProcess:
+    def __enter__(self) -> Self:
         """Return the server."""
         return self
 

@@ -99,26 +99,35 @@ def _talk(model: EdgeModel, talk: Conversation, *, quiet: bool, as_json: bool) -
         complete_with_tab(COMMANDS)
         if not quiet:
             say("/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends the chat", err=True)
-    while True:
+    goes_on, interrupted = True, False
+    while goes_on:
         try:
-            line = input(_PROMPT if on_terminal else "").strip()
-        except EOFError:
-            break
+            if interrupted:  # said here: a second Ctrl-C comes easily while the first is being answered
+                interrupted = False
+                say("")
+            goes_on = _turn(model, talk, _PROMPT if on_terminal else "", quiet, as_json)
         except KeyboardInterrupt:
             if not on_terminal:
                 raise
-            say("")
-            continue
-        try:
-            if line.startswith("/"):
-                if not talk.command(line):
-                    return
-            elif line:
-                _answer(model, talk, line, quiet=quiet, as_json=as_json)
-        except MoirEdgeError as error:
-            complain(error)
+            interrupted = True
     if on_terminal:
         say("")
+
+
+def _turn(model: EdgeModel, talk: Conversation, prompt: str, quiet: bool, as_json: bool) -> bool:
+    """Take one line and do what it asks for; False where the chat ends."""
+    try:
+        line = input(prompt).strip()
+    except EOFError:
+        return False
+    try:
+        if line.startswith("/"):
+            return talk.command(line)
+        if line:
+            _answer(model, talk, line, quiet=quiet, as_json=as_json)
+    except MoirEdgeError as error:
+        complain(error)
+    return True
 
 
 def _answer(model: EdgeModel, talk: Conversation, line: str, *, quiet: bool, as_json: bool) -> None:

@@ -44,25 +44,31 @@ class Terminal:
         shown, end = "", time.monotonic() + SECONDS
         while not re.search(pattern, shown):
             assert time.monotonic() < end, f"{pattern!r} does not come; shown: {shown!r}"
-            if select.select([self._own], [], [], 0.5)[0]:
-                try:
-                    shown += os.read(self._own, 4096).decode().replace("\r\n", "\n")
-                except OSError:  # Linux's word for the end of a terminal
-                    break
+            piece = self._piece(0.5)
+            if piece is None:
+                break
+            shown += piece
         return shown
 
     def interrupt(self) -> None:
-        """Press Ctrl-C until there is a new prompt: CPython's `input` misses one that comes before it waits for keys."""
+        """Press Ctrl-C, again where CPython's `input` missed it because it did not wait for keys yet."""
         shown, end = "", time.monotonic() + SECONDS
-        while PROMPT not in shown:
-            assert time.monotonic() < end, f"no prompt after Ctrl-C; shown: {shown!r}"
+        while not shown:
+            assert time.monotonic() < end, "nothing is shown after Ctrl-C"
             self.type("\x03")
-            if select.select([self._own], [], [], 1)[0]:
-                shown += os.read(self._own, 4096).decode()
+            shown = self._piece(5) or ""
         # CPython sees a Ctrl-C that came at the wrong moment with the next key: let an empty line be that key.
-        self.type("\n")
-        while select.select([self._own], [], [], 2)[0]:
-            os.read(self._own, 4096)
+        self.type("\n/seen\n")
+        assert "Traceback" not in self.until(rf"no command '/seen'[^\n]*\n{PROMPT}$")
+
+    def _piece(self, seconds: float) -> str | None:
+        """Return what comes next: nothing after some seconds, None at the end of the terminal."""
+        if not select.select([self._own], [], [], seconds)[0]:
+            return ""
+        try:
+            return os.read(self._own, 4096).decode().replace("\r\n", "\n")
+        except OSError:  # Linux's word for the end of a terminal
+            return None
 
     def say(self, line: str) -> str:
         """Type a line and return what is shown up to the next prompt."""

@@ -49,7 +49,7 @@ class Server(ServerProcess):
         own = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         address = f"{self.url}/v1/chat/completions"
-        return httpx2.post(address, content=content, headers={**own, **headers}, timeout=60)
+        return httpx2.post(address, content=content, headers={**own, **headers}, timeout=600)
 
     def metric(self, name: str) -> float:
         text = httpx2.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
@@ -58,10 +58,9 @@ class Server(ServerProcess):
 
 @pytest.fixture(scope="module")
 def server(demo_bundle: Path) -> Iterator[Server]:
-    running = Server(demo_bundle, "--queue", "32")
-    yield running
-    assert running.errors == ""
-    running.end(signal.SIGTERM)
+    with Server(demo_bundle, "--queue", "32") as running:
+        yield running
+        assert running.errors == ""
 
 
 @pytest.fixture(scope="module")
@@ -222,18 +221,15 @@ def test_batches_give_each_client_its_own_answer(demo_bundle: Path, model: Any) 
 
 
 def test_a_full_queue_answers_429(demo_bundle: Path, messages: Callable[[str], list[Any]]) -> None:
-    server = Server(demo_bundle, "--queue", "0")
-    try:
-        with ThreadPoolExecutor(8) as pool:
-            body = {"model": "demo", "messages": messages(QUESTIONS[0])}
-            answers = list(pool.map(server.post, [body] * 8))
-        statuses = {answer.status_code for answer in answers}
-        assert statuses == {200, 429}
-        full = next(answer for answer in answers if answer.status_code == 429)
-        assert int(full.headers["Retry-After"]) >= 1
-        assert full.json()["error"]["code"] == "queue_full"
-    finally:
-        server.end(signal.SIGTERM)
+    body = {"model": "demo", "messages": messages(QUESTIONS[0]), "ignore_eos": True}
+    body |= {"max_tokens": 100_000}  # so long that the eight meet
+    with Server(demo_bundle, "--queue", "0") as server, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(server.post, [body] * 8))
+    statuses = {answer.status_code for answer in answers}
+    assert statuses == {200, 429}
+    full = next(answer for answer in answers if answer.status_code == 429)
+    assert int(full.headers["Retry-After"]) >= 1
+    assert full.json()["error"]["code"] == "queue_full"
 
 
 def _idle_within(server: Server, seconds: float) -> bool:
@@ -276,9 +272,9 @@ def test_a_client_that_goes_stops_its_answer(
 def test_a_signal_lets_the_requests_that_are_there_end(
     demo_bundle: Path, messages: Callable[[str], list[Any]]
 ) -> None:
-    server = Server(demo_bundle)
-    body = {"model": "demo", "messages": messages(QUESTIONS[0])}
-    with ThreadPoolExecutor(6) as pool:
+    body = {"model": "demo", "messages": messages(QUESTIONS[0]), "ignore_eos": True}
+    body |= {"max_tokens": 100_000}  # long enough that a slow reader of the metrics sees some wait
+    with Server(demo_bundle, "--grace", "600") as server, ThreadPoolExecutor(6) as pool:
         waiting = [pool.submit(server.post, body) for _ in range(6)]
         while server.metric("moir_edge_requests_waiting") < 2:
             assert not all(one.done() for one in waiting)
@@ -307,9 +303,9 @@ def test_a_killed_server_starts_again(
     body = {"model": "demo", "messages": messages(QUESTIONS[0])}
     answers = []
     for _ in range(2):
-        server = Server(demo_bundle)
-        answers.append(server.post(body).json()["choices"])
-        server.end(signal.SIGKILL)
+        with Server(demo_bundle) as server:
+            answers.append(server.post(body).json()["choices"])
+            server.end(signal.SIGKILL)
     assert answers[0] == answers[1]
 
 
