@@ -102,7 +102,8 @@ def _talk(model: EdgeModel, talk: Conversation, *, quiet: bool, as_json: bool) -
     goes_on, interrupted = True, False
     while goes_on:
         try:
-            if interrupted:  # said here: a second Ctrl-C comes easily while the first is being answered
+            # Said here: a second Ctrl-C comes easily while the first is being answered.
+            if interrupted:
                 interrupted = False
                 say("")
             goes_on = _turn(model, talk, _PROMPT if on_terminal else "", quiet, as_json)
