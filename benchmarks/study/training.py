@@ -121,7 +121,7 @@ def _train_reweighting(
     model.requires_grad_(False)
     module = _reweighting(model, frozenset(special_token_ids(loaded.tokenizer)))
     batches = AnswerBatches(loaded.processor, frozenset(loaded.end_ids))
-    rows, _ = degraded_share(
+    rows = degraded_share(
         read_rows(data), tuning.degrade, tuning.degrade_share, folder, seed=tuning.seed
     )
     trainer = build_trainer(

@@ -54,6 +54,14 @@ class TuneFlags(Flags):
     mwam: Annotated[
         str | None, typer.Option(help="Balance of the modalities: gradient, loss or hybrid.")
     ] = None
+    keep_clean: Annotated[
+        float | None,
+        typer.Option(
+            metavar="WEIGHT",
+            help="On rows that are not degraded, keep the answers close to those without router and adapters: "
+            "weight of the KL divergence in the loss. For --train router and lora.",
+        ),
+    ] = None
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps; replaces --epochs.")
     ] = None
@@ -180,5 +188,10 @@ def _summary(report: TuneReport, output: Path) -> list[str]:
         lines.append(
             f"MWAM {report.settings['mwam']}: image FRM {last['frm_image']:.4g}, K {last['k_image']:.3f}; "
             f"text FRM {last['frm_text']:.4g}, K {last['k_text']:.3f}"
+        )
+    for name, course in report.objectives.items():
+        lines.append(
+            f"{name.replace('_', ' ')}, weight {course['weight']:g}: "
+            f"{course['first']:.4f} at the first log entry, {course['last']:.4f} at the last"
         )
     return lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,6 +43,15 @@ class Adapters:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._tuner = LoraModel(decoder, config, "default")
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Run the model without its adapters for the time of the block."""
+        self._tuner.disable_adapter_layers()
+        try:
+            yield
+        finally:
+            self._tuner.enable_adapter_layers()
 
     def merge(self) -> None:
         """Add the products to the weights and take the adapters off: the model has its own modules again."""

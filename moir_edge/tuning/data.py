@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from moir_edge.data.degradations import CLEAN
 from moir_edge.data.pictures import row_images
 from moir_edge.data.rows import Row, check_prompts, first_refused
 from moir_edge.errors import DataError
 from moir_edge.runtime.prompt_bound import PromptBound
 
-__all__ = ["AnswerBatches", "RowSet", "answered_rows"]
+__all__ = ["AnswerBatches", "RowSet", "TrainingRow", "answered_rows", "as_they_are"]
 
 IGNORED = -100
 # PaliGemma sees tokens of type 0 from both sides, so that a prompt would see its answer; other families have 0 for text.
@@ -40,20 +42,45 @@ def answered_rows(rows: Sequence[Row], source: str) -> list[Row]:
     return list(rows)
 
 
-class RowSet(Dataset[Row]):
+@dataclass(frozen=True, kw_only=True)
+class TrainingRow:
+    """A row of a run.
+
+    Attributes:
+        row: As the model sees it.
+        original: As it stands in the data, before it was degraded.
+        condition: `clean`, or the label of its degradation.
+    """
+
+    row: Row
+    original: Row
+    condition: str = CLEAN
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the model sees the row as it stands in the data."""
+        return self.condition == CLEAN
+
+
+def as_they_are(rows: Sequence[Row]) -> list[TrainingRow]:
+    """Return rows that are all clean."""
+    return [TrainingRow(row=row, original=row) for row in rows]
+
+
+class RowSet(Dataset[TrainingRow]):
     """Rows as torch's loaders take them.
 
     Args:
         rows: The rows, in order.
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[TrainingRow]) -> None:
         self._rows = list(rows)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> TrainingRow:
         return self._rows[index]
 
 

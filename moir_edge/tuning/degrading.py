@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from moir_edge.data.degradations import CLEAN, parse_degradation
 from moir_edge.data.rows import Row
 from moir_edge.data.variants import ImageStore, degraded_rows
+from moir_edge.tuning.data import TrainingRow
 
 __all__ = ["CLEAN", "degraded_share"]
 
 
 def degraded_share(
     rows: Sequence[Row], degradations: Sequence[str], share: float, folder: Path, *, seed: int
-) -> tuple[list[Row], dict[str, int]]:
+) -> list[TrainingRow]:
     """Degrade a share of the rows, each by one of the degradations; the others stay as they are.
 
     A row keeps its condition for the whole run, so that a resumed run sees the same rows.
@@ -29,7 +29,7 @@ def degraded_share(
         seed: Of the draw, the noise and the dropout.
 
     Returns:
-        The rows in their order, and how many are clean and of each degradation.
+        The rows in their order, each with its condition and its original.
     """
     conditions = [_condition(row, degradations, share, seed) for row in rows]
     changed = list(rows)
@@ -41,7 +41,10 @@ def degraded_share(
         )
         for i, row in zip(at, variant.rows, strict=True):
             changed[i] = row
-    return changed, dict(Counter(conditions))
+    return [
+        TrainingRow(row=row, original=original, condition=condition)
+        for row, original, condition in zip(changed, rows, conditions, strict=True)
+    ]
 
 
 def _condition(row: Row, degradations: Sequence[str], share: float, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""The task loss: cross-entropy of the answers, every row counting the same."""
+"""The task loss, cross-entropy of the answers, and the divergence of two models' answers: every row counts the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["answer_loss"]
+__all__ = ["answer_divergence", "answer_loss"]
 
 _IGNORED = -100
 
@@ -26,6 +26,33 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
     each = functional.cross_entropy(
         logits[:, :-1][answered].float(), targets[answered], reduction="none"
     )
+    return _row_means(each, answered).mean()
+
+
+def answer_divergence(base: Tensor, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
+    """Return the mean over rows of the mean KL(base ‖ model) of a row's labelled tokens, in nats.
+
+    Args:
+        base: (batch, sequence, vocabulary) logits of the model that is to be kept to.
+        logits: The same of the other one.
+        labels: (batch, sequence) int64, -100 where there is nothing to predict; every row has a label.
+        counted: (batch,) bool, rows that take part; at least one.
+    """
+    answered = (labels[:, 1:] != _IGNORED) & counted[:, None]
+    expected, got = (
+        functional.log_softmax(one[:, :-1][answered].float(), dim=-1) for one in (base, logits)
+    )
+    each = functional.kl_div(got, expected, reduction="none", log_target=True).sum(dim=-1)
+    return _row_means(each, answered)[counted].mean()
+
+
+def _row_means(each: Tensor, answered: Tensor) -> Tensor:
+    """Return the mean over each row's answered tokens, (batch,); 0 for a row without any.
+
+    Args:
+        each: A value of every answered token, row after row.
+        answered: (batch, sequence - 1) bool.
+    """
     rows = torch.nonzero(answered)[:, 0]
-    sums = each.new_zeros(labels.shape[0]).index_add(0, rows, each)
-    return (sums / answered.sum(dim=1)).mean()
+    sums = each.new_zeros(answered.shape[0]).index_add(0, rows, each)
+    return sums / answered.sum(dim=1).clamp_min(1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moir_edge.arguments import check_run, given_path, instance
 from moir_edge.data.formats import DataSource, as_source
@@ -20,7 +21,6 @@ from moir_edge.ownership import CHECKPOINT
 from moir_edge.progress import Progress, silent, single_step
 from moir_edge.staging import check_replaceable, staged_folder
 from moir_edge.tuning.checkpoints import has_checkpoints
-from moir_edge.tuning.degrading import degraded_share
 from moir_edge.tuning.settings import TuneSettings
 from moir_edge.tuning.unfinished import (
     check_unfinished,
@@ -29,6 +29,11 @@ from moir_edge.tuning.unfinished import (
     run_identity,
     training_folder,
 )
+
+if TYPE_CHECKING:
+    from moir_edge.tuning.adapters import Adapters
+    from moir_edge.tuning.data import TrainingRow
+    from moir_edge.tuning.objectives import Objective
 
 __all__ = ["REPORT_NAME", "TuneReport", "tune"]
 
@@ -49,12 +54,16 @@ class TuneReport:
         steps: Optimiser steps made.
         trained_parameters: How many weights were trained; adapters count, though they are merged.
         parameters: How many there are in the checkpoint that was written.
-        first_loss: Training loss at the first log entry, the branches' own losses included where MWAM adds them.
+        first_loss: Training loss at the first log entry; the branches' own losses, where MWAM adds them, and the
+            objectives' are part of it.
         last_loss: The same at the last log entry.
         first_eval_loss: Task loss on the evaluation rows of the checkpoint as it was, or None.
         eval_loss: Task loss on the evaluation rows with the weights that were written, or None.
         seconds: Training time of this process; a resumed run counts from the resumption.
-        log: The log entries in order: loss, learning rate, evaluations, and with MWAM `frm_*` and `k_*`.
+        objectives: Of every auxiliary objective, by name: `weight`, and its own loss before the weight at the first
+            and the last log entry (`first`, `last`); empty without any.
+        log: The log entries in order: loss, learning rate, evaluations, with MWAM `frm_*` and `k_*`, and with
+            objectives the parts of the loss, `loss_answers` and a `loss_NAME` each.
     """
 
     settings: dict[str, Any]
@@ -70,6 +79,7 @@ class TuneReport:
     first_eval_loss: float | None
     eval_loss: float | None
     seconds: float
+    objectives: dict[str, dict[str, float]]
     log: list[dict[str, float]]
 
 
@@ -126,13 +136,14 @@ def tune(
     from moir_edge.weights.whole import quiet_transformers
 
     with quiet_transformers(), _discarded_if_useless(training, lock):
-        rows, conditions = degraded_share(
+        from moir_edge.tuning.degrading import degraded_share
+
+        training_rows = degraded_share(
             rows, settings.degrade, settings.degrade_share, training / IMAGES, seed=settings.seed
         )
         with _config_kept(loaded.model), _plain_attention_on_cpu(loaded.model):
             report = _train(
-                loaded, settings, source, rows, eval_rows,
-                conditions=conditions, training=training, progress=progress,
+                loaded, settings, source, training_rows, eval_rows, training=training, progress=progress
             )  # fmt: skip
         _write(loaded, output, report, force=force)
         discard(training, lock)
@@ -207,35 +218,37 @@ def _train(
     loaded: Any,
     settings: TuneSettings,
     source: DataSource,
-    rows: list[Row],
+    rows: list[TrainingRow],
     eval_rows: list[Row] | None,
     *,
-    conditions: dict[str, int],
     training: Path,
     progress: Progress,
 ) -> TuneReport:
     """Train in place, and leave the model on the CPU in evaluation mode."""
     from moir_edge.tuning.adapters import Adapters, train_only
-    from moir_edge.tuning.data import RowSet
+    from moir_edge.tuning.data import RowSet, as_they_are
     from moir_edge.tuning.divergence import require_finite_weights
     from moir_edge.tuning.mwam import Mwam
+    from moir_edge.tuning.objectives import attached
     from moir_edge.tuning.trainer import build_trainer
 
     model = loaded.model
-    batches = _checked_batches(loaded, (*rows, *(eval_rows or ())))
+    batches = _checked_batches(loaded, (*(row.row for row in rows), *(eval_rows or ())))
     adapters = Adapters(model, settings.rank, settings.seed) if settings.train == "lora" else None
     trained = train_only(model, settings.train)
     mode: Any = settings.mwam
     mwam = None if mode is None else Mwam(model, mode)
+    objectives = _objectives(settings, adapters)
     trainer = build_trainer(
         model, settings, batches=batches, train=RowSet(rows),
-        evaluation=None if eval_rows is None else RowSet(eval_rows),
-        training=training, mwam=mwam, progress=progress,
+        evaluation=None if eval_rows is None else RowSet(as_they_are(eval_rows)),
+        training=training, mwam=mwam, objectives=objectives, progress=progress,
     )  # fmt: skip
     newest = trainer.newest_whole()
     first_eval_loss = _evaluated(trainer)
     start = time.monotonic()
-    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    with attached(objectives, model):
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     seconds = time.monotonic() - start
     if adapters is not None:
         adapters.merge()
@@ -244,13 +257,14 @@ def _train(
         mwam.detach()
     model.cpu().eval()
     require_finite_weights(model)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    log = trainer.state.log_history
+    losses = [entry["loss"] for entry in log if "loss" in entry]
     return TuneReport(
         settings=settings.record(),
         source={"name": loaded.source.name, "sha256": loaded.source.sha256},
         data=source.record(),
         rows=len(rows),
-        conditions=conditions,
+        conditions=dict(Counter(row.condition for row in rows)),
         steps=trainer.state.global_step,
         trained_parameters=trained,
         parameters=sum(weight.numel() for weight in model.parameters()),
@@ -259,8 +273,28 @@ def _train(
         first_eval_loss=first_eval_loss,
         eval_loss=eval_loss,
         seconds=round(seconds, 1),
-        log=trainer.state.log_history,
+        objectives={one.name: _course(one, log) for one in objectives},
+        log=log,
     )
+
+
+def _objectives(settings: TuneSettings, adapters: Adapters | None) -> list[Objective]:
+    """Return what is added to the answers' loss."""
+    from moir_edge.tuning.keep_clean import KeepClean
+
+    objectives: list[Objective] = []
+    if settings.keep_clean is not None:
+        objectives.append(KeepClean(settings.keep_clean, adapters))
+    return objectives
+
+
+def _course(objective: Objective, log: list[dict[str, float]]) -> dict[str, float]:
+    """Return the weight of an objective, and its own loss at the first and the last log entry."""
+    from moir_edge.tuning.objectives import PREFIX
+
+    key = f"{PREFIX}{objective.name}"
+    losses = [entry[key] for entry in log if key in entry]
+    return {"weight": objective.weight, "first": losses[0], "last": losses[-1]}
 
 
 def _checked_batches(loaded: Any, rows: Sequence[Row]) -> Any:

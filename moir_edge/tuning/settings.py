@@ -28,6 +28,8 @@ class TuneSettings:
             and MLP projections too; `full` trains all weights.
         lora_rank: Rank of the adapters, `LORA_RANK` where None; for `lora` only.
         mwam: None, `gradient`, `loss` or `hybrid`.
+        keep_clean: Weight of KL(base ‖ routed) on the answers of clean rows, in the sum with the answers' loss; None
+            without. The base is the model with router and adapters off, so that `full` has none.
         steps: Optimiser steps; None for `epochs`.
         epochs: Passes over the training rows; used where `steps` is None.
         learning_rate: Peak rate of AdamW, after a warm-up of 5 % of the steps, falling to zero in a line.
@@ -50,6 +52,7 @@ class TuneSettings:
     train: str = "router"
     lora_rank: int | None = None
     mwam: str | None = None
+    keep_clean: float | None = None
     steps: int | None = None
     epochs: float = 1.0
     learning_rate: float = 1e-3
@@ -81,11 +84,34 @@ class TuneSettings:
             raise DataError(
                 f"tune: degrade_share is {self.degrade_share:g}; it must be more than 0 and at most 1"
             )
-        positive = ("lora_rank", "steps", "epochs", "learning_rate", "batch_size", "early_stop")
+        self._check_keep_clean()
+        positive = (
+            "lora_rank",
+            "steps",
+            "epochs",
+            "learning_rate",
+            "batch_size",
+            "early_stop",
+            "keep_clean",
+        )
         for name in (*positive, "checkpoint_every"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise DataError(f"tune: {name} is {value}; it must be more than 0, and finite")
+
+    def _check_keep_clean(self) -> None:
+        if self.keep_clean is None:
+            return
+        if self.train == "full":
+            raise DataError(
+                "tune: keep_clean compares with the base's answers, but `full` trains the base's weights too; "
+                "train `router` or `lora`, or leave keep_clean out"
+            )
+        if self.degrade and self.degrade_share == 1:
+            raise DataError(
+                "tune: keep_clean is for clean rows, but with a degrade_share of 1 no row is clean; "
+                "give a smaller share, or leave keep_clean out"
+            )
 
     @property
     def rank(self) -> int:

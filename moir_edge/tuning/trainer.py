@@ -1,4 +1,4 @@
-"""The Trainer of a run: the loss of the answers, MWAM, and a stop where something is not finite."""
+"""The Trainer of a run: the loss of the answers, MWAM, other objectives, and a stop where something is not finite."""
 
 from __future__ import annotations
 
@@ -22,22 +22,25 @@ from moir_edge.progress import Progress
 from moir_edge.tuning.adapters import frozen_statistics
 from moir_edge.tuning.checkpointed_trainer import CheckpointedTrainer
 from moir_edge.tuning.checkpoints import checkpoint_folder
-from moir_edge.tuning.data import AnswerBatches, RowSet
+from moir_edge.tuning.data import AnswerBatches, RowSet, TrainingRow
 from moir_edge.tuning.divergence import DivergenceGuard
 from moir_edge.tuning.loss import answer_loss
 from moir_edge.tuning.mwam import Mwam
+from moir_edge.tuning.objectives import ANSWERS, LossParts, Objective, Step
 from moir_edge.tuning.settings import TuneSettings
 
 __all__ = ["RouterTrainer", "build_trainer"]
 
-_ROW_IDS = "row_ids"
+_ROWS = "rows"
 
 
 class RouterTrainer(CheckpointedTrainer):
     """The Trainer of a vision-language model of which a part is trained.
 
     Args:
+        batches: Makes batches of rows.
         mwam: Balances the branches, or None.
+        objectives: Their losses are added to the answers' loss in training steps.
         guard: Stops a run that diverges.
         autocast_dtype: Of matrix products in the training steps, evaluations left out; None for the weights' own.
         **kwargs: Passed on to the Trainer.
@@ -46,13 +49,22 @@ class RouterTrainer(CheckpointedTrainer):
     def __init__(
         self,
         *,
+        batches: AnswerBatches,
         mwam: Mwam | None,
+        objectives: Sequence[Objective],
         guard: DivergenceGuard,
         autocast_dtype: torch.dtype | None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(balance=None if mwam is None else mwam.balance, **kwargs)
+        super().__init__(
+            balance=None if mwam is None else mwam.balance,
+            data_collator=_NamedBatches(batches),
+            **kwargs,
+        )
         self.mwam = mwam
+        self._batches = batches
+        self._objectives = tuple(objectives)
+        self._parts = LossParts()
         self._guard = guard
         self._autocast_dtype = autocast_dtype
         model: Any = self.model
@@ -65,14 +77,14 @@ class RouterTrainer(CheckpointedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return the task loss, with the branches' own losses where MWAM asks for them.
+        """Return the task loss; in training, with the branches' own losses where MWAM asks for them, and the objectives'.
 
         Raises:
             NotFiniteError: It is NaN or infinite.
         """
         del num_items_in_batch  # rows count the same, however many tokens their answers have
         inputs = dict(inputs)
-        rows = inputs.pop(_ROW_IDS)
+        rows: Sequence[TrainingRow] = inputs.pop(_ROWS)
         for (
             module
         ) in self._frozen:  # the Trainer puts the whole model in training mode before each step
@@ -82,8 +94,25 @@ class RouterTrainer(CheckpointedTrainer):
             loss = answer_loss(outputs.logits, inputs["labels"])
             if self.mwam is not None and self.mwam.mode != "gradient" and model.training:
                 loss = loss + self.mwam.auxiliary_loss(inputs)
-        self._check_loss(model, loss, rows)
+            if self._objectives and model.training:
+                step = Step(
+                    model=model, rows=rows, inputs=inputs, outputs=outputs, encode=self._encoded
+                )
+                loss = self._with_objectives(loss, step)
+        self._check_loss(model, loss, [row.row.id for row in rows])
         return (loss, outputs) if return_outputs else loss
+
+    def _with_objectives(self, loss: Tensor, step: Step) -> Tensor:
+        """Return the sum of the answers' loss and the objectives' losses by their weights, and note its parts."""
+        losses = {objective.name: objective.loss(step) for objective in self._objectives}
+        self._parts.add({ANSWERS: loss, **losses})
+        for objective in self._objectives:
+            loss = loss + objective.weight * losses[objective.name]
+        return loss
+
+    def _encoded(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        encoded: dict[str, Tensor] = self._prepare_inputs(dict(self._batches(rows)))
+        return encoded
 
     def _check_loss(self, model: nn.Module, loss: Tensor, rows: Sequence[str]) -> None:
         if not model.training:
@@ -110,20 +139,22 @@ class RouterTrainer(CheckpointedTrainer):
         return torch.autocast(self.args.device.type, dtype=self._autocast_dtype)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log a training step together with FRM and K of every branch."""
-        if self.mwam is not None and "loss" in logs:
-            logs = logs | self.mwam.record()
+        """Log a training step together with the parts of its loss, and with FRM and K of every branch."""
+        if "loss" in logs:
+            logs = logs | self._parts.take()
+            if self.mwam is not None:
+                logs = logs | self.mwam.record()
         super().log(logs, start_time)
 
 
 class _NamedBatches:
-    """Adds the ids of its rows to a batch, so that a step that fails can name them."""
+    """Adds its rows to a batch, so that a step that fails can name them, and objectives know their conditions."""
 
     def __init__(self, batches: AnswerBatches) -> None:
         self._batches = batches
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        return {**self._batches(rows), _ROW_IDS: tuple(row.id for row in rows)}
+    def __call__(self, rows: Sequence[TrainingRow]) -> dict[str, Any]:
+        return {**self._batches([row.row for row in rows]), _ROWS: tuple(rows)}
 
 
 class _Bookkeeping(TrainerCallback):
@@ -161,6 +192,7 @@ def build_trainer(
     evaluation: RowSet | None,
     training: Path,
     mwam: Mwam | None,
+    objectives: Sequence[Objective] = (),
     progress: Progress,
 ) -> RouterTrainer:
     """Return a trainer that writes its checkpoints to `training`.
@@ -173,6 +205,7 @@ def build_trainer(
         evaluation: Rows on which the loss is measured, or None.
         training: Folder for the training checkpoints.
         mwam: Attached to the model already, or None.
+        objectives: With their hooks on the model already.
         progress: Called as ``progress(stage, done, total)``.
     """
     steps = settings.total_steps(len(train))
@@ -206,12 +239,13 @@ def build_trainer(
     )
     guard = DivergenceGuard(settings.learning_rate)
     trainer = RouterTrainer(
+        batches=batches,
         mwam=mwam,
+        objectives=objectives,
         guard=guard,
         autocast_dtype=torch.bfloat16 if settings.dtype == BF16 else None,
         model=model,
         args=arguments,
-        data_collator=_NamedBatches(batches),
         train_dataset=train,
         eval_dataset=evaluation,
         callbacks=[_Bookkeeping(progress, guard)],

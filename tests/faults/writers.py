@@ -160,7 +160,8 @@ def _tuned(scratch: Path) -> Write:
     def write(output: Path, version: int) -> None:
         report = TuneReport(
             settings={}, source={}, data={}, rows=1, conditions={}, steps=version, trained_parameters=1,
-            parameters=1, first_loss=1.0, last_loss=1.0, first_eval_loss=None, eval_loss=None, seconds=1.0, log=[],
+            parameters=1, first_loss=1.0, last_loss=1.0, first_eval_loss=None, eval_loss=None, seconds=1.0,
+            objectives={}, log=[],
         )  # fmt: skip
         _write(loaded, output, report, force=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 
 
 def test_half_of_the_rows_are_degraded_each_in_one_way(rows: list[Row], tmp_path: Path) -> None:
-    changed, conditions = degraded_share(rows, MIX, 0.5, tmp_path / "images", seed=0)
-    assert sum(conditions.values()) == len(rows)
+    made = degraded_share(rows, MIX, 0.5, tmp_path / "images", seed=0)
+    assert [one.original for one in made] == rows
+    changed = [one.row for one in made]
+    conditions = Counter(one.condition for one in made)
+    assert [one.is_clean for one in made] == [one.row == one.original for one in made]
     # binomial(240, ½) and (240, ¼): five standard deviations
     assert abs(conditions["clean"] - 120) < 39
     assert abs(conditions["blur=3px"] - 60) < 34
@@ -47,9 +51,9 @@ def test_half_of_the_rows_are_degraded_each_in_one_way(rows: list[Row], tmp_path
 def test_the_same_rows_again_with_one_seed_and_others_with_another(
     rows: list[Row], tmp_path: Path
 ) -> None:
-    first, _ = degraded_share(rows, MIX, 0.5, tmp_path / "images", seed=0)
-    again, _ = degraded_share(rows, MIX, 0.5, tmp_path / "images", seed=0)
-    other, _ = degraded_share(rows, MIX, 0.5, tmp_path / "images", seed=1)
+    first = degraded_share(rows, MIX, 0.5, tmp_path / "images", seed=0)
+    again = degraded_share(rows, MIX, 0.5, tmp_path / "images", seed=0)
+    other = degraded_share(rows, MIX, 0.5, tmp_path / "images", seed=1)
     assert first == again
     assert first != other
 
@@ -57,9 +61,9 @@ def test_the_same_rows_again_with_one_seed_and_others_with_another(
 def test_without_degradations_nothing_changes_or_is_written(
     rows: list[Row], tmp_path: Path
 ) -> None:
-    changed, conditions = degraded_share(rows, (), 0.5, tmp_path / "images", seed=0)
-    assert changed == rows
-    assert conditions == {"clean": 240}
+    made = degraded_share(rows, (), 0.5, tmp_path / "images", seed=0)
+    assert [one.row for one in made] == rows
+    assert all(one.is_clean for one in made)
     assert not (tmp_path / "images").exists()
 
 
