@@ -115,7 +115,7 @@ def _runs(
         runs[f"moir-edge {name}"] = _bundle_run(bundle, threads, wait)
         runs[f"moir-edge {name}, decoder.onnx"] = _bundle_run(_plain(bundle), threads, wait)
         peer = PEERS[name]
-        folder = _genai_model(checkpoint, work, peer)
+        folder = genai_model(checkpoint, work, peer)
         runs[f"GenAI {peer}"] = _genai_run(folder, threads, spinning=wait == "spin")
     return runs
 
@@ -243,7 +243,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return 1000 * (time.perf_counter() - start), value
 
 
-def _genai_model(checkpoint: Path, work: Path, precision: str) -> Path:
+def genai_model(checkpoint: Path, work: Path, precision: str) -> Path:
     """Return GenAI's model of the text decoder; made by GenAI's builder where it is missing."""
     folder = work / f"genai-{precision}"
     if (folder / "genai_config.json").is_file():
