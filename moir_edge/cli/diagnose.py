@@ -45,7 +45,8 @@ def diagnose(
         list[str] | None,
         typer.Option(
             help="Degradation as NAME (level 3), NAME@LEVEL (1 to 5) or NAME=VALUE; repeatable. Examples: blur@2, blur=3.4px, "
-            "noise=0.1, jpeg=20, word-dropout=0.3, image-blank, text-blank. By default these six at level 3."
+            "noise=0.1, jpeg=20, word-dropout=0.3, image-blank, text-blank, mask-region=0.2. By default all of these "
+            "but mask-region, at level 3."
         ),
     ] = None,
     perceptual: Annotated[

@@ -15,7 +15,7 @@ CLEAN = "clean"
 """Label of the condition in which nothing is degraded."""
 
 DEFAULTS = ("blur", "noise", "jpeg", "word-dropout", "image-blank", "text-blank")
-"""What is measured where nothing else is asked for: every kind at its middle level."""
+"""What is measured where nothing else is asked for, at the middle level: all kinds but `mask-region`."""
 
 DEFAULT_LEVEL = 3
 BASE_SIDE_PX = 224

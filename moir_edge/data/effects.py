@@ -1,12 +1,13 @@
 """Degrade one image or one text field.
 
 Source of the levels: ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261) for blur, noise and JPEG, whose
-images are 224 px wide; its Gaussian blur is 1, 2, 3, 4, 6 px. Word dropout has no standard table.
+images are 224 px wide; its Gaussian blur is 1, 2, 3, 4, 6 px. Word dropout and the masked region have no standard table.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ __all__ = [
     "drop_words",
     "gaussian_blur",
     "gaussian_noise",
+    "mask_region",
 ]
 
 _BLOCK = 512  # rows or columns of a large image that are blurred at once, in px
@@ -100,6 +102,27 @@ def drop_words(text: str, probability: float, rng: random.Random) -> str:
 def blank_image(image: Image.Image, _: float, __: np.random.Generator) -> Image.Image:
     """Return a grey image of the same size."""
     return Image.new("RGB", image.size, BLANK)
+
+
+@image_degradation(
+    "mask-region",
+    Quantity(name="share", levels=(0.1, 0.2, 0.3, 0.4, 0.5), low=0.0, high=1.0),
+)
+def mask_region(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+    """Replace a rectangle that covers `share` of the image by its own mean colour.
+
+    The rectangle has the image's proportions and lies anywhere. One of the same draw with a larger share contains it.
+    """
+    side = math.sqrt(share)
+    tall, wide = (
+        slice(round(at * (1 - side) * length), round((at * (1 - side) + side) * length))
+        for at, length in zip(rng.random(2), (image.height, image.width), strict=True)
+    )
+    pixels = np.array(image)
+    region = pixels[tall, wide]
+    if region.size:
+        pixels[tall, wide] = _to_levels(region.mean(axis=(0, 1), dtype=np.float64))
+    return Image.fromarray(pixels)
 
 
 @text_degradation("text-blank")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +55,9 @@ def degrade(rows: list[Row], text: str, store: ImageStore, seed: int = 0) -> Var
     return degraded_rows(rows, parse_degradation(text), store, seed=seed)
 
 
-@pytest.mark.parametrize("text", ["blur@3", "blur=3.4px", "noise", "jpeg", "image-blank"])
+@pytest.mark.parametrize(
+    "text", ["blur@3", "blur=3.4px", "noise", "jpeg", "mask-region", "image-blank"]
+)
 def test_an_image_degradation_leaves_everything_else(
     rows: list[Row], store: ImageStore, text: str
 ) -> None:
@@ -65,6 +68,41 @@ def test_an_image_degradation_leaves_everything_else(
         assert pixels(after.images[0]).shape == pixels(before.images[0]).shape
         assert not np.array_equal(pixels(after.images[0]), pixels(before.images[0]))
     assert variant.rows[2].images == variant.rows[3].images
+
+
+def test_a_masked_region_has_the_asked_share_and_its_own_mean_colour(
+    rows: list[Row], store: ImageStore
+) -> None:
+    """32 × 48 px: a quarter of the area is 16 × 24 px, and what lies around it stays as it was."""
+    for before, after in zip(rows, degrade(rows, "mask-region=0.25", store).rows, strict=True):
+        old, new = pixels(before.images[0]), pixels(after.images[0])
+        tall, wide = (np.flatnonzero((old != new).any(axis=(axis, 2))) for axis in (1, 0))
+        region = np.s_[tall[0] : tall[-1] + 1, wide[0] : wide[-1] + 1]
+        assert old[region].shape == (16, 24, 3)
+        mean = old[region].reshape(-1, 3).mean(axis=0)
+        assert np.abs(new[region] - mean).max() <= 0.5  # rounded to 8 bits
+        outside = np.ones(old.shape, bool)
+        outside[region] = False
+        assert np.array_equal(old[outside], new[outside])
+
+
+def test_a_larger_masked_region_contains_the_smaller_one(
+    rows: list[Row], store: ImageStore
+) -> None:
+    old = pixels(rows[0].images[0])
+    changed = [
+        (pixels(degrade(rows, f"mask-region={share}", store).rows[0].images[0]) != old).any(axis=2)
+        for share in (0, 0.1, 0.3, 0.6, 1)
+    ]
+    assert not changed[0].any()
+    for small, large in itertools.pairwise(changed):
+        # A pixel may have the mean colour already: compare bounding boxes, not single pixels.
+        tall, wide = (np.flatnonzero(small.any(axis=axis)) for axis in (1, 0))
+        around = (np.flatnonzero(large.any(axis=axis)) for axis in (1, 0))
+        for inner, outer in zip((tall, wide), around, strict=True):
+            assert not len(inner) or (outer[0] <= inner[0] and inner[-1] <= outer[-1])
+    assert changed[-1].any(axis=1).all()
+    assert changed[-1].any(axis=0).all()
 
 
 @pytest.mark.parametrize("text", ["word-dropout", "text-blank"])
