@@ -45,6 +45,14 @@ def retrofit(
         float | None,
         typer.Option(help="Information density below which a token counts as weak. Kind: token."),
     ] = None,
+    learned_gate: Annotated[
+        bool,
+        typer.Option(
+            "--learned-gate",
+            help="Learn below which density tokens are enriched and how strongly, instead of --ratio and "
+            "--threshold. Kind: token.",
+        ),
+    ] = False,
     top_k: Annotated[
         int | None, typer.Option(help="Sources per weak token, 4 by default. Kind: token.")
     ] = None,
@@ -83,6 +91,7 @@ def retrofit(
         "density": density,
         "ratio": ratio,
         "threshold": threshold,
+        "learned_gate": learned_gate or None,
         "top_k": top_k,
         "rank": rank,
         "direction": direction,

@@ -201,7 +201,7 @@ def _token_information(config: RouterConfig) -> str:
         del rules["weak_by_ratio"]
     if config.threshold is None:
         del rules["weak_by_threshold"]
-    names = list(rules)
+    names = list(rules) or ["valid"]
     either = f"Or ({names[0]}, {names[1]})" if len(names) == 2 else f"Identity ({names[0]})"
     head = ", weight, bias" if config.density == "confidence" else ""
     return f"""

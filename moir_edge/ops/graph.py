@@ -11,7 +11,7 @@ import numpy.typing as npt
 from moir_edge.ops.functions import function_protos
 from moir_edge.ops.pooled_graph import pooled_body
 from moir_edge.ops.schema import DOMAIN, OPSET, VERSION
-from moir_edge.router.constants import spelled
+from moir_edge.router.constants import GATE_GAIN, spelled
 
 if TYPE_CHECKING:
     import onnx
@@ -87,7 +87,7 @@ _SCORE = """
 """
 
 _AUTO = """
-    one = Constant <value = float {1.0}> ()
+    one = Constant <value = float {{1.0}}> ()
     image_floor = Max (image_count, one)
     text_floor = Max (text_count, one)
     image_sum = ReduceSum <keepdims = 1> (image_density, i1)
@@ -97,8 +97,18 @@ _AUTO = """
     to_image = GreaterOrEqual (text_mean, image_mean)
     image_open = Cast <to = 1> (to_image)
     text_open = Sub (one, image_open)
-    image_gate = Mul (image_weak, image_open)
-    text_gate = Mul (text_weak, text_open)
+    image_gate = Mul (image_{gate}, image_open)
+    text_gate = Mul (text_{gate}, text_open)
+"""
+
+# TokenInformation leaves the gate open where it has no rule; the edge and the slope are weights, as a retuned router has others.
+_RAMP = """
+    {s}_full = Constant <value = float {{1.0}}> ()
+    {s}_under = Sub ("{s}.gate_edge", {s}_density)
+    {s}_ramp = Mul ("{s}.gate_slope", {s}_under)
+    {s}_floored = Max ({s}_ramp, zero)
+    {s}_clipped = Min ({s}_floored, {s}_full)
+    {s}_opened = Where ({s}_valid, {s}_clipped, zero)
 """
 
 _ROUTE = """
@@ -226,13 +236,19 @@ def _token_body(config: RouterConfig) -> str:
 
 
 def _gates(config: RouterConfig) -> str:
+    gate = "opened" if config.learned_gate else "weak"
+    sides = config.enriched_sides
+    ramps = "".join(_RAMP.format(s=side) for side in sides) if config.learned_gate else ""
     if config.direction == "auto":
-        return _AUTO
-    return "".join(f"    {side}_gate = Identity ({side}_weak)\n" for side in config.enriched_sides)
+        return ramps + _AUTO.format(gate=gate)
+    return ramps + "".join(f"    {side}_gate = Identity ({side}_{gate})\n" for side in sides)
 
 
 def _weights(router: Router) -> dict[str, npt.NDArray[Any]]:
-    """Return the initializers in float32: matrices as (in, out), 1/√rank inside the query, tanh inside the blend."""
+    """Return the initializers in float32: matrices as (in, out), 1/√rank inside the query, tanh inside the blend.
+
+    Edge and slope of a learned gate are those of the ramp.
+    """
     weights: dict[str, npt.NDArray[Any]] = {}
     for name, tensor in router.state_dict().items():
         value = tensor.detach().float().cpu().numpy()
@@ -242,5 +258,9 @@ def _weights(router: Router) -> dict[str, npt.NDArray[Any]]:
             value = value / np.float32(math.sqrt(router.config.rank))
         if name.endswith("blend"):
             value = np.tanh(value)
+        if name.endswith("gate_edge"):
+            value = 1 + np.float32(GATE_GAIN) * value
+        if name.endswith("gate_slope"):
+            value = np.exp(np.float32(GATE_GAIN) * value)
         weights[name] = np.ascontiguousarray(value)
     return weights

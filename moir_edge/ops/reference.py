@@ -32,7 +32,7 @@ def token_information(
     ratio: float | None = None,
     threshold: float | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Score the tokens of one modality and close the gate on those that are not weak.
+    """Score the tokens of one modality and close the gate on those that are not weak; without a rule all are.
 
     Args:
         tokens: (batch, tokens, hidden).
@@ -83,7 +83,7 @@ def _weak(
 ) -> set[int]:
     """Return the positions of one sample's weak tokens."""
     candidates = np.flatnonzero(present)
-    weak: set[int] = set()
+    weak: set[int] = set(candidates.tolist() if ratio is None and threshold is None else ())
     if ratio is not None:
         quota = int(np.floor(np.float32(len(candidates)) * np.float32(ratio) + np.float32(0.5)))
         # Among equals the earlier token is the weaker; the slope is far above rounding noise.

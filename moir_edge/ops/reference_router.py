@@ -16,6 +16,7 @@ from moir_edge.ops.reference import (
     token_information,
 )
 from moir_edge.ops.reference_pooled import route_pooled
+from moir_edge.router.constants import GATE_GAIN
 
 __all__ = ["RoutedArrays", "route"]
 
@@ -105,6 +106,10 @@ def _route_tokens(
     result: dict[str, tuple[Any, ...]] = {}
     for side, other in (("image", "text"), ("text", "image")):
         scores, gate, normalized = information[side]
+        if config.learned_gate and side in opened:
+            edge = 1 + GATE_GAIN * weights[f"{side}.gate_edge"]
+            slope = np.exp(GATE_GAIN * weights[f"{side}.gate_slope"])
+            gate = np.clip(slope * (edge - scores), 0, 1).astype(np.float32)
         if side not in opened:
             none = np.full((len(rows[side]), config.top_k), -1)
             zeros = np.zeros(len(rows[side]), np.float32)

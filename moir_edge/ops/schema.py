@@ -66,7 +66,7 @@ OPS: dict[str, Op] = {
                 "density_kind": ("STRING", "'confidence' (a head on the LayerNorm) or 'entropy'"),
                 "ratio": (
                     "FLOAT",
-                    "lowest share of valid tokens that is weak; absent: not applied",
+                    "lowest share of valid tokens that is weak; absent: not applied, and without threshold too all are",
                 ),
                 "threshold": ("FLOAT", "density under which a token is weak; absent: not applied"),
             },

@@ -33,8 +33,8 @@ class RouterConfig(BaseModel):
 
     A kind takes the settings named below for it and refuses the others, and its record holds no others.
 
-    Of `token`: density, ratio, threshold, top_k, rank, merge, direction, temperature. A token is weak when its information density is among the lowest `ratio` of its modality in the sample, or lies
-    under `threshold`; with both given either suffices.
+    Of `token`: density, ratio, threshold, learned_gate, top_k, rank, merge, direction, temperature. A token is weak when its information density is among the lowest `ratio` of its modality in the sample, or lies
+    under `threshold`; with both given either suffices. With `learned_gate` neither applies.
     Of `channel`: ratio and direction. Of `gate`: direction.
 
     Attributes:
@@ -45,6 +45,8 @@ class RouterConfig(BaseModel):
         ratio: `token`: lowest share of a modality's tokens that is enriched, in [0, 1], 0.5 unless given; None leaves it
             to `threshold`. `channel`: lowest share of the channels that is exchanged, in (0, 1], 0.1 unless given.
         threshold: Density in [0, 1] under which a token is enriched; None leaves it to `ratio`.
+        learned_gate: Whether the gate is a ramp over the density, whose edge and slope are learned, instead of
+            1 − density on weak tokens. A token above the edge stays as it is.
         top_k: Number of matching tokens of the other modality that enrich one token.
         rank: Width of the query/key space and of the low-rank output projection.
         merge: How the matching information enters the token.
@@ -60,6 +62,7 @@ class RouterConfig(BaseModel):
     density: Literal["confidence", "entropy"] = "confidence"
     ratio: float | None = Field(default=0.5, ge=0.0, le=1.0)
     threshold: float | None = Field(default=None, ge=0.0, le=1.0)
+    learned_gate: bool = False
     top_k: int = Field(default=4, ge=1, le=64)
     rank: int = Field(default=32, ge=1)
     merge: Literal["add", "concat", "interpolate"] = "add"
@@ -69,7 +72,9 @@ class RouterConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _only_of_its_kind(cls, data: Any) -> Any:
-        """Refuse settings of other kinds, and fill in the kind's own default of `ratio`."""
+        """Refuse settings of other kinds, and fill in the kind's own default of `ratio`; a learned gate has none."""
+        if isinstance(data, dict) and data.get("learned_gate") is True:
+            data = {"ratio": None, **data}
         kind = data.get("kind", "token") if isinstance(data, dict) else "token"
         if not isinstance(kind, str) or kind not in _POOLED_SETTINGS:
             return data
@@ -96,6 +101,12 @@ class RouterConfig(BaseModel):
 
     @model_validator(mode="after")
     def _some_rule(self) -> RouterConfig:
+        if self.learned_gate:
+            if self.ratio is not None or self.threshold is not None:
+                raise ValueError(
+                    "a learned gate finds its own edge; leave ratio and threshold out, or learned_gate"
+                )
+            return self
         if self.ratio is None and self.threshold is None:
             raise ValueError(
                 "neither ratio nor threshold is set, so no token could be weak; set one of them"
@@ -139,7 +150,9 @@ class RouterConfig(BaseModel):
         """Return the kind's settings as plain JSON data, for a checkpoint's config or a bundle's manifest."""
         settings = _POOLED_SETTINGS.get(self.kind)
         kept = None if settings is None else {"version", "kind", *settings}
-        return self.model_dump(mode="json", include=kept)
+        # Absent where it is off: records, and their hashes, are those of versions without it.
+        off = None if self.learned_gate else {"learned_gate"}
+        return self.model_dump(mode="json", include=kept, exclude=off)
 
     def hash(self) -> str:
         """Return the SHA-256 (64 hex digits) of the settings' canonical JSON: sorted keys, no spaces."""

@@ -12,6 +12,7 @@ __all__ = [
     "DENSITY_SLOPE",
     "EXISTS",
     "FLOAT32_MAX",
+    "GATE_GAIN",
     "LAYER_NORM_EPSILON",
     "LEAST_MEAN_SQUARE",
     "SCALE_RANGE",
@@ -44,6 +45,9 @@ BEHIND = 9.0
 
 FLOAT32_MAX = 3.4028234e38
 """A side whose absolute values sum to more than float32 holds counts as not finite."""
+
+GATE_GAIN = 10.0
+"""By what a learned gate's two weights are multiplied: an optimiser's step has one size, and matrices have many weights."""
 
 CHANNEL_RATIO = 0.1
 """Share of the channels that the `channel` router exchanges unless told otherwise."""

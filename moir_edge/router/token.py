@@ -18,6 +18,7 @@ from moir_edge.router.constants import (
     DENSITY_FLOOR,
     DENSITY_SLOPE,
     EXISTS,
+    GATE_GAIN,
     LAYER_NORM_EPSILON,
     SIMILARITY_SLOPE,
 )
@@ -65,6 +66,9 @@ class ModalityProjections(nn.Module):
         if is_destination:
             self.query = nn.Linear(hidden, config.rank, bias=False)
             self.up = nn.Linear(config.rank, hidden, bias=False)
+            if config.learned_gate:
+                self.gate_edge = nn.Parameter(torch.zeros(1))
+                self.gate_slope = nn.Parameter(torch.zeros(1))
             if config.merge == "concat":
                 self.own = nn.Linear(hidden, config.rank, bias=False)
             if config.merge == "interpolate":
@@ -73,6 +77,11 @@ class ModalityProjections(nn.Module):
             else:
                 nn.init.zeros_(self.up.weight)
 
+    def ramp(self) -> tuple[Tensor, Tensor]:
+        """Return edge τ and slope λ of a learned gate, (1,) float32 each; 1 and 1 at first, which is 1 − density."""
+        edge, slope = self.gate_edge.float(), self.gate_slope.float()
+        return 1.0 + GATE_GAIN * edge, torch.exp(GATE_GAIN * slope)
+
 
 class TokenRouter(Router):
     """Token-level router between the embeddings and the language model.
@@ -80,6 +89,8 @@ class TokenRouter(Router):
     For each direction dst ← src, with density s ∈ [0, 1] and LN(·) a LayerNorm per modality:
     a_ij = (W_q LN(x_i))·(W_k LN(y_j))/√r + log s_j; the top-k of a_i are weighted by a softmax over those k;
     x_i ← x_i + g_i · W_o Σ_j w_ij y_j with g_i = 1 − s_i on weak tokens and W_o = up · down of rank r.
+
+    With `learned_gate`, g_i = clip(λ·(τ − s_i), 0, 1) with τ and λ learned for each enriched modality.
 
     Merges: `add` as above; `concat` applies a low-rank map to [LN(x_i); Σ_j w_ij y_j];
     `interpolate` gives x_i + g_i · tanh(blend) ⊙ (W_o Σ_j w_ij y_j − x_i).
@@ -143,7 +154,13 @@ class TokenRouter(Router):
         else:
             density = entropy_density(tokens)
         density = density * valid
-        gate = (1.0 - density) * self._weakness(density, valid)
+        if not self.config.learned_gate:
+            gate = (1.0 - density) * self._weakness(density, valid)
+        elif hasattr(own, "gate_edge"):
+            edge, slope = own.ramp()
+            gate = (slope * (edge - density)).clamp(0.0, 1.0) * valid
+        else:
+            gate = torch.zeros_like(density)
         return _Side(*side, normalized, density, gate)
 
     def _weakness(self, density: Tensor, valid: Tensor) -> Tensor:

@@ -91,25 +91,36 @@ def _gate(
     opened,
     image_tokens,
     tokens,
+    edge,
+    slope,
     ratio,
     threshold,
     BY_RATIO: tl.constexpr,
     BY_THRESHOLD: tl.constexpr,
+    LEARNED_GATE: tl.constexpr,
     BLOCK: tl.constexpr,
     SOURCES: tl.constexpr,
 ):
-    """Return the gate of each token if it is valid and its side open: 1 − density where it is weak, else 0."""
-    weak = tl.zeros((BLOCK,), tl.int32)
-    if BY_THRESHOLD:
-        weak = weak | (score < threshold).to(tl.int32)
-    if BY_RATIO:
-        mine = tl.load(ordered + at, mask=inside, other=BEHIND)
-        count = tl.load(summary + sample * 6 + side * 3)
-        first = tl.where(side == 1, image_tokens, 0)
-        end = tl.where(opened > 0, tl.where(side == 1, tokens, image_tokens), first)
-        lower = _rank(ordered + sample * tokens, mine, first, end, BLOCK, SOURCES)
-        weak = weak | (lower < tl.floor(count * ratio + 0.5)).to(tl.int32)
-    return tl.where(weak * opened > 0, 1.0 - score, 0.0)
+    """Return the gate of each token if it is valid and its side open: 1 − density where it is weak, else 0.
+
+    A learned gate is the ramp slope · (edge − density), cut off at 0 and 1.
+    """
+    if LEARNED_GATE:
+        ramp = tl.load(slope + side) * (tl.load(edge + side) - score)
+        strength = tl.minimum(tl.maximum(ramp, 0.0), 1.0)
+    else:
+        weak = tl.zeros((BLOCK,), tl.int32)
+        if BY_THRESHOLD:
+            weak = weak | (score < threshold).to(tl.int32)
+        if BY_RATIO:
+            mine = tl.load(ordered + at, mask=inside, other=BEHIND)
+            count = tl.load(summary + sample * 6 + side * 3)
+            first = tl.where(side == 1, image_tokens, 0)
+            end = tl.where(opened > 0, tl.where(side == 1, tokens, image_tokens), first)
+            lower = _rank(ordered + sample * tokens, mine, first, end, BLOCK, SOURCES)
+            weak = weak | (lower < tl.floor(count * ratio + 0.5)).to(tl.int32)
+        strength = tl.where(weak > 0, 1.0 - score, 0.0)
+    return tl.where(opened > 0, strength, 0.0)
 
 
 @triton.jit
@@ -245,6 +256,8 @@ def enrich_tokens(
     summary,
     up,
     blend,
+    edge,
+    slope,
     routed,
     scores,
     indices,
@@ -265,6 +278,7 @@ def enrich_tokens(
     KEPT_PADDED: tl.constexpr,
     BY_RATIO: tl.constexpr,
     BY_THRESHOLD: tl.constexpr,
+    LEARNED_GATE: tl.constexpr,
     TO_IMAGE: tl.constexpr,
     TO_TEXT: tl.constexpr,
     AUTO: tl.constexpr,
@@ -289,8 +303,8 @@ def enrich_tokens(
     # One argument a line would hide the steps.
     # fmt: off
     gate = _gate(
-        ordered, summary, score, at, inside, sample, side, opened, image_tokens, tokens, ratio, threshold,
-        BY_RATIO, BY_THRESHOLD, BLOCK, SOURCES,
+        ordered, summary, score, at, inside, sample, side, opened, image_tokens, tokens, edge, slope,
+        ratio, threshold, BY_RATIO, BY_THRESHOLD, LEARNED_GATE, BLOCK, SOURCES,
     )
     gate = tl.where(valid, gate, 0.0)
     is_open = gate > 0

@@ -99,6 +99,7 @@ def launch(
     )
     enrich_tokens[grid](
         *(embeds, places, projected, density, ordered, prior, summary, weights.up, weights.blend),
+        *(weights.edge, weights.slope),
         *(routed, scores, indices, margin, gates, *sizes),
         *(config.ratio or 0.0, config.threshold or 0.0),
         **constants["enrich"],
@@ -150,6 +151,7 @@ def kernel_constants(
             "KEPT_PADDED": 1 << config.top_k.bit_length(),
             "BY_RATIO": config.ratio is not None,
             "BY_THRESHOLD": config.threshold is not None,
+            "LEARNED_GATE": config.learned_gate,
             "TO_IMAGE": "image" in config.enriched_sides,
             "TO_TEXT": "text" in config.enriched_sides,
             "AUTO": config.direction == "auto",

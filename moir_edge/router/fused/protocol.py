@@ -22,7 +22,7 @@ class FusableRouter(Protocol):
         config: Its settings.
         hidden_size: Width of the embeddings.
         image: Projections of the image side: modules `norm`, and `head`, `query`, `key`, `own`, `down`, `up` and the
-            parameter `blend` where the settings ask for them.
+            parameter `blend` where the settings ask for them; `gate_edge` and `ramp()` where the gate is learned.
         text: The same of the text side.
     """
 

@@ -34,6 +34,8 @@ class RouterWeights:
         down: (2, hidden, rank), what multiplies the raw token.
         up: (2, rank, hidden).
         blend: (2, hidden), behind its tanh.
+        edge: (2,) of a learned gate.
+        slope: (2,) of a learned gate.
     """
 
     norm_scale: Tensor
@@ -44,6 +46,8 @@ class RouterWeights:
     down: Tensor
     up: Tensor
     blend: Tensor
+    edge: Tensor
+    slope: Tensor
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return the fields in order."""
@@ -106,6 +110,9 @@ def _stacked(router: FusableRouter) -> RouterWeights:
     def blend(side: Any) -> Tensor | None:
         return torch.tanh(side.blend.float()) if hasattr(side, "blend") else None
 
+    def ramp(part: int) -> Callable[[Any], Tensor | None]:
+        return lambda side: side.ramp()[part][0] if hasattr(side, "gate_edge") else None
+
     width = columns(config.merge, config.direction, rank)[0]
     return RouterWeights(
         norm_scale=both(lambda side: side.norm.weight, hidden),
@@ -116,6 +123,8 @@ def _stacked(router: FusableRouter) -> RouterWeights:
         down=both(matrix("down"), hidden, rank),
         up=both(matrix("up"), rank, hidden),
         blend=both(blend, hidden),
+        edge=both(ramp(0)),
+        slope=both(ramp(1)),
     )
 
 

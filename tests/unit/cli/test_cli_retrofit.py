@@ -28,6 +28,8 @@ from moir_edge.router import load_retrofitted, remove_router
         ),
         (["--kind", "channel", "--direction", "auto"], "give both, text-to-image or image-to-text"),
         (["--kind", "chanel"], "kind: Input should be 'token', 'channel' or 'gate' (got 'chanel')"),
+        (["--learned-gate", "--ratio", "0.5"], "a learned gate finds its own edge; leave ratio"),
+        (["--kind", "gate", "--learned-gate"], "the gate router has no learned_gate"),
         (["--kind", "gate", "--rank", "8"], "the gate router has no rank"),
         (["--rank", "0"], "rank: Input should be greater than or equal to 1 (got '0')"),
         (["--threshold", "2"], "threshold: Input should be less than or equal to 1 (got '2.0')"),
@@ -65,6 +67,13 @@ def test_every_setting_of_the_token_router_can_be_given(
     hidden = 192
     # query, up, own; key, down; two LayerNorms
     assert summary["router_parameters"] == 5 * 16 * hidden + 4 * hidden
+    learned = [*command[:3], str(tmp_path / "learned"), "--json", "--learned-gate", "--rank", "16"]
+    assert main([*learned, "--direction", "image-to-text"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["router"]["learned_gate"] is True
+    assert summary["router"]["ratio"] is None
+    # query, up; key, down; two LayerNorms and two heads; an edge and a slope
+    assert summary["router_parameters"] == 4 * 16 * hidden + 6 * hidden + 2 + 2
 
 
 def test_the_weights_can_be_read_by_whoever_can_read_the_config(

@@ -29,6 +29,9 @@ def awake_router(config: RouterConfig) -> TokenRouter:
     for name, parameter in router.named_parameters():
         if name.endswith(("up.weight", "blend")):
             torch.nn.init.normal_(parameter, std=0.3)
+        if name.endswith(("gate_edge", "gate_slope")):
+            # An edge of 0.6 and a slope of 1.8: some tokens of either score lie above, on and under the ramp.
+            torch.nn.init.constant_(parameter, -0.04 if "edge" in name else 0.06)
         if "norm" in name:
             torch.nn.init.normal_(parameter, mean=float("weight" in name), std=0.1)
     return router
@@ -89,6 +92,24 @@ def test_graph_equals_torch_and_numpy_at_every_size(
     # The last three have fewer image tokens, fewer text tokens, and fewer of both than k = 4.
     for sizes in ((2, 5, 6, 14), (1, 40, 30, 80), (3, 2, 9, 12), (1, 9, 1, 11), (1, 1, 1, 2)):
         check(router, runtime, feeds(*sizes))
+
+
+@pytest.mark.parametrize("density", ["confidence", "entropy"])
+@pytest.mark.parametrize("direction", ["both", "image-to-text", "auto"])
+def test_graph_with_a_learned_gate_equals_torch_and_numpy(density: Any, direction: Any) -> None:
+    config = RouterConfig(density=density, direction=direction, learned_gate=True, rank=8)
+    router = awake_router(config)
+    model = router_graph(router)
+    # its edge and slope are weights: a retuned router keeps the structure, and so the engine
+    weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    assert set(weights) == set(router.state_dict())
+    np.testing.assert_allclose(weights["text.gate_edge"], [0.6], rtol=1e-6)
+    np.testing.assert_allclose(weights["text.gate_slope"], [math.exp(0.6)], rtol=1e-6)
+    runtime = session(model)
+    for sizes in ((2, 5, 6, 14), (1, 40, 30, 80), (1, 9, 1, 11)):
+        given = feeds(*sizes)
+        given["image_positions"][0, 1:2] = -1
+        check(router, runtime, given)
 
 
 @pytest.mark.parametrize("kind", ["channel", "gate"])
@@ -234,6 +255,7 @@ def _axes(item: onnx.ValueInfoProto) -> list[str | int]:
             merge="interpolate",
             direction="text-to-image",
         ),
+        RouterConfig(rank=8, learned_gate=True, direction="auto"),
         RouterConfig(kind="channel"),
         RouterConfig(kind="channel", direction="image-to-text"),
         RouterConfig(kind="gate"),

@@ -53,6 +53,16 @@ def test_record_holds_the_settings_of_its_kind_alone(
     assert again.sources == 1
 
 
+def test_learned_gate_is_in_the_record_only_where_it_is_on() -> None:
+    """Records and hashes of other routers are those of versions without the setting."""
+    assert "learned_gate" not in RouterConfig().to_record()
+    config = RouterConfig(learned_gate=True)
+    record = config.to_record()
+    assert (record["learned_gate"], record["ratio"], record["threshold"]) == (True, None, None)
+    assert RouterConfig.from_record(record) == config
+    assert config.hash() != RouterConfig().hash()
+
+
 def test_number_of_exchanged_channels() -> None:
     config = RouterConfig(kind="channel")
     assert [config.exchanged_channels(width) for width in (4, 14, 15, 24, 576)] == [1, 1, 2, 2, 58]
@@ -80,6 +90,13 @@ def test_number_of_exchanged_channels() -> None:
         ({"kind": "channel", "ratio": None}, "needs a ratio above 0"),
         ({"ratio": 1.5}, "router config: ratio: Input should be less than or equal to 1"),
         ({"ratio": None}, "neither ratio nor threshold"),
+        (
+            {"learned_gate": True, "ratio": 0.5},
+            "a learned gate finds its own edge; leave ratio and threshold out, or learned_gate",
+        ),
+        ({"learned_gate": True, "threshold": 0.5}, "a learned gate finds its own edge"),
+        ({"kind": "gate", "learned_gate": True}, "the gate router has no learned_gate"),
+        ({"learned_gate": 3}, "router config: learned_gate: Input should be a valid boolean"),
     ],
 )
 def test_bad_record_names_the_key(record: dict[str, object], message: str) -> None:

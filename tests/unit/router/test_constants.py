@@ -31,6 +31,7 @@ WRITTEN = {
     "BEHIND": 9.0,
     "FLOAT32_MAX": 3.4028234e38,
     "CHANNEL_RATIO": 0.1,
+    "GATE_GAIN": 10.0,
     "SCALE_RANGE": (0.1, 10.0),
     "LEAST_MEAN_SQUARE": 1e-12,
 }

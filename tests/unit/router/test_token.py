@@ -27,6 +27,9 @@ def awake_router(config: RouterConfig, seed: int = 0) -> TokenRouter:
     for name, parameter in router.named_parameters():
         if name.endswith(("up.weight", "blend")):
             torch.nn.init.normal_(parameter, std=0.3)
+        if name.endswith(("gate_edge", "gate_slope")):
+            # An edge near 0.6 and a slope near 1.8: some tokens of either score lie above, on and under the ramp.
+            torch.nn.init.constant_(parameter, -0.04 if "edge" in name else 0.06)
         if "norm" in name:
             torch.nn.init.normal_(parameter, mean=float("weight" in name), std=0.1)
     return router
@@ -84,6 +87,64 @@ def test_router_equals_the_numpy_reference(
     sides = (output.indices[:, :IMAGES], output.indices[:, IMAGES:])
     for side, indices in enumerate(sides):
         assert side in open_sides or (indices == -1).all()
+
+
+@pytest.mark.parametrize("density", ["confidence", "entropy"])
+@pytest.mark.parametrize("merge", ["add", "concat", "interpolate"])
+@pytest.mark.parametrize("direction", ["both", "text-to-image", "image-to-text", "auto"])
+def test_learned_gate_equals_the_numpy_reference(density: Any, merge: Any, direction: Any) -> None:
+    config = RouterConfig(
+        density=density, merge=merge, direction=direction, learned_gate=True, rank=8
+    )
+    router, inputs = awake_router(config), two_samples()
+    output = router(*inputs)
+    assert_same(output, reference(router, inputs))
+    assert torch.equal(router.train()(*inputs).gate, output.gate)
+
+
+def test_learned_gate_by_hand() -> None:
+    """clip(λ·(τ − s), 0, 1) with τ = 1 − 10 · 0.04 and λ = exp(10 · 0.06); rows above τ are left alone to the bit."""
+    router, inputs = awake_router(RouterConfig(learned_gate=True, rank=8)), two_samples()
+    output = router(*inputs)
+    valid = torch.cat([inputs[1] >= 0, inputs[3]], dim=1)
+    expected = (math.exp(0.6) * (0.6 - output.scores)).clamp(0, 1) * valid
+    # one rounding of each step
+    torch.testing.assert_close(output.gate, expected, atol=1e-6, rtol=0)
+    closed = (output.scores > 0.6) & valid
+    assert closed.any()
+    assert (output.gate[valid & ~closed] > 0).all()
+    assert (output.indices[closed] == -1).all()
+    rows = torch.cat([inputs[1].clamp_min(0), inputs[2]], dim=1)
+    batch = torch.arange(2)[:, None].expand_as(rows)
+    same = output.inputs_embeds[batch, rows] == inputs[0][batch, rows]
+    assert same[closed].all()
+
+
+@pytest.mark.parametrize("density", ["confidence", "entropy"])
+def test_learned_gate_starts_as_the_gate_that_is_open_on_all_tokens(density: Any) -> None:
+    """Whatever is known of ρ = 1 holds at the start, bit for bit; a fresh router still changes nothing."""
+    inputs = two_samples()
+    outputs = []
+    for settings in ({"learned_gate": True}, {"ratio": 1.0}):
+        torch.manual_seed(3)
+        router = TokenRouter(RouterConfig(rank=8, density=density, **settings), HIDDEN).eval()
+        assert torch.equal(router(*inputs).inputs_embeds, inputs[0])
+        for side in (router.image, router.text):
+            torch.nn.init.normal_(
+                side.up.weight, std=0.3, generator=torch.Generator().manual_seed(4)
+            )
+        outputs.append(router(*inputs))
+    for name in ("inputs_embeds", "scores", "indices", "margin", "gate"):
+        assert torch.equal(getattr(outputs[0], name), getattr(outputs[1], name)), name
+
+
+def test_learned_gate_learns_edge_and_slope_of_the_enriched_side() -> None:
+    config = RouterConfig(learned_gate=True, rank=8, direction="image-to-text")
+    router, inputs = awake_router(config).train(), two_samples()
+    names = {name for name, _ in router.named_parameters() if "gate_" in name}
+    assert names == {"text.gate_edge", "text.gate_slope"}
+    router(*inputs).inputs_embeds.square().sum().backward()
+    assert all(item.grad.abs().sum() > 0 for _, item in router.named_parameters())
 
 
 def test_position_under_the_mask_has_no_effect() -> None:

@@ -85,6 +85,9 @@ class Cases:
         for name, parameter in router.named_parameters():
             if name.endswith(("up.weight", "blend")):
                 torch.nn.init.normal_(parameter, std=0.3)
+            if name.endswith(("gate_edge", "gate_slope")):
+                # An edge of 0.6 and a slope of 1.8: tokens lie above, on and under the ramp.
+                torch.nn.init.constant_(parameter, -0.04 if "edge" in name else 0.06)
             if "norm" in name:
                 torch.nn.init.normal_(parameter, mean=float("weight" in name), std=0.1)
         return router

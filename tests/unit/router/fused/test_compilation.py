@@ -89,6 +89,15 @@ def spilled_bytes(kernel: Any, folder: Path) -> int:
     return int(done.stdout.split("STACK:")[1].split()[0])
 
 
+def test_a_learned_gate_compiles(cases: Any, compile_launch: Any) -> None:
+    plain, learned = (
+        compile_launch(cases.router(64, rank=16, top_k=1, learned_gate=on), 89)[2]
+        for on in (False, True)
+    )
+    assert learned.asm["cubin"].startswith(b"\x7fELF")
+    assert learned.asm["ptx"] != plain.asm["ptx"]
+
+
 @pytest.mark.parametrize("sm", SMS)
 def test_kernels_compile_for_every_target(cases: Any, compile_launch: Any, sm: int) -> None:
     kernels = compile_launch(cases.router(64, rank=16, top_k=1), sm)

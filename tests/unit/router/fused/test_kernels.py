@@ -59,6 +59,17 @@ def test_every_density_merge_and_direction(cases: Any, interpreter: Any, number:
     assert_same(interpreter(router, inputs, tiles=SMALL), expected)
 
 
+@pytest.mark.parametrize("density", ["confidence", "entropy"])
+@pytest.mark.parametrize("direction", ["both", "image-to-text", "auto"])
+def test_learned_gate(cases: Any, interpreter: Any, density: str, direction: str) -> None:
+    router = cases.router(density=density, direction=direction, learned_gate=True)
+    inputs = cases.inputs(1, 9, 17, 28)
+    inputs[1][0, 6:] = -1
+    expected = cases.expected(router, inputs)
+    assert density == "entropy" or 0 < (expected.gate > 0).sum() < (expected.scores > 0).sum()
+    assert_same(interpreter(router, inputs, tiles=SMALL), expected)
+
+
 @pytest.mark.parametrize("k", range(1, 9))
 def test_every_k(cases: Any, interpreter: Any, k: int) -> None:
     router = cases.router(top_k=k, ratio=1.0)
