@@ -192,9 +192,12 @@ class TappedComponent(Component):
         """The names of the graph's own outputs, in order."""
         return [name for name in super().outputs if not name.startswith(TAP_PREFIX)]
 
-    def arrays(self, feed: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def arrays(
+        self, feed: Mapping[str, Array], outputs: Sequence[str], *, give_back: bool = False
+    ) -> list[Array]:
         """Run on arrays; see `Component.arrays`."""
-        found = super().arrays({**feed, **self.further_inputs}, [*outputs, *self._taps])
+        wanted = [*outputs, *self._taps]
+        found = super().arrays({**feed, **self.further_inputs}, wanted, give_back=give_back)
         self._hand_over(found[len(outputs) :])
         return found[: len(outputs)]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from moir_edge.errors import BundleError, EnvironmentProblem, one_line
 from moir_edge.runtime.cuda_start import CUDA_PACKAGE, cuda_problem
 from moir_edge.runtime.float4 import session_source
+from moir_edge.runtime.freed_memory import give_back_freed_memory, large_blocks_apart
 from moir_edge.targets import get_target, session_config
 from moir_edge.threads import ThreadWait, session_options
 
@@ -110,6 +111,10 @@ def open_graph(
     # A bundle for a GPU is run on a CPU to check it.
     exact = provider == "cpu" and get_target(bundle.manifest.target).builder != "onnxruntime"
     options = _session_options(threads, component, entry.precision, exact=exact, wait=thread_wait)
+    if provider == "cpu":
+        # A pattern keeps one block for all activations of a shape beside what the first run took; no run got faster by it.
+        options.enable_mem_pattern = False
+        large_blocks_apart()
     source = session_source(path, entry.precision)
     settings: list[dict[str, str]] = [{} for _ in execution]
     if provider == "ort-tensorrt":
@@ -131,6 +136,7 @@ def open_graph(
         raise EnvironmentProblem(
             f"ONNX Runtime cannot load {path} with the {provider} provider: {reason}; or run with `provider='cpu'`"
         ) from error
+    give_back_freed_memory()
     found = _signature(session.get_inputs()), _signature(session.get_outputs())
     check_signature(entry, path, *found, fused=fused)
     if session.get_providers()[0] != execution[0]:  # it goes on without one that does not start

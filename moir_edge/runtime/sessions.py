@@ -153,8 +153,10 @@ class GraphSessions:
     def run_vision(self, feed: Mapping[str, Array]) -> dict[str, Floats]:
         """Run `vision` once and return its outputs by name."""
         vision = self.components["vision"]
+        if self._table is not None:
+            self._table.give_back()  # it is not read now, and the run takes the most memory of all
         names = vision.outputs
-        outputs = dict(zip(names, vision.arrays(feed, names), strict=True))
+        outputs = dict(zip(names, vision.arrays(feed, names, give_back=True), strict=True))
         features = outputs["image_features"]
         tokens = self.facts.tokens_per_tile
         tiles = len(feed["pixel_values"])

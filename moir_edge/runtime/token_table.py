@@ -61,6 +61,11 @@ class TokenTable:
         name = str(bundle.path / entry.values.file)
         return cls(entry, _mapped(bundle, entry.values), scale, name)
 
+    def give_back(self) -> None:
+        """Let go of the pages in memory; they come back from the system's copy of the file as they are asked for."""
+        for array in (self._values, self._scale):
+            _advise(array, "MADV_DONTNEED")
+
     def rows(self, ids: Ints) -> Floats:
         """Return embeddings (batch, sequence, hidden) of token ids (batch, sequence), an array of its own.
 
@@ -106,16 +111,15 @@ def _mapped(bundle: Bundle, place: TensorPlace) -> npt.NDArray[Any]:
             f"{path} has {size} bytes, and the token table ends at {place.end}; the bundle is damaged, copy or export it again"
         )
     array = np.memmap(path, _TYPES[place.dtype], "r", place.offset, place.shape)
-    _read_ahead(array)
+    # The system reads the pages before they are asked for one by one: a token's int8 values lie in as many as it has values.
+    _advise(array, "MADV_WILLNEED")
     return array.view(np.ndarray)
 
 
-def _read_ahead(array: np.memmap[Any, Any]) -> None:
-    """Let the system read the pages before they are asked for one by one.
-
-    A token's int8 values lie in as many pages as it has values.
-    """
-    mapping: mmap.mmap | None = getattr(array, "_mmap", None)
-    advice = getattr(mmap, "MADV_WILLNEED", None)
-    if mapping is not None and advice is not None:
-        mapping.madvise(advice)
+def _advise(array: Any, name: str) -> None:
+    """Give the system an advice about the pages of a mapped file, where both know it."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    advice = getattr(mmap, name, None)
+    if isinstance(array, mmap.mmap) and advice is not None:
+        array.madvise(advice)

@@ -6,7 +6,8 @@ Its rows are padded on the right: each row's tokens stand at the start of its wi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import mmap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,6 +80,7 @@ class _Bound:
         feed: Arrays by input name; kept, and read at each run.
         cache: Keys and values by input name; each is an output too.
         logits: Takes the logits, (batch, 1, vocab).
+        give_back: Give the memory of activations back after each run.
     """
 
     def __init__(
@@ -87,6 +89,8 @@ class _Bound:
         feed: Mapping[str, Array],
         cache: Mapping[str, Floats],
         logits: Floats,
+        *,
+        give_back: bool,
     ) -> None:
         self.feed, self.logits = feed, logits
         kept = {name: placed(array, "cpu") for name, array in cache.items()}
@@ -94,7 +98,9 @@ class _Bound:
             name.replace("past_key_values", "present"): value for name, value in kept.items()
         }
         inputs = {**{name: placed(array, "cpu") for name, array in feed.items()}, **kept}
-        self.run = component.bound(inputs, {"logits": placed(logits, "cpu"), **present})
+        self.run = component.bound(
+            inputs, {"logits": placed(logits, "cpu"), **present}, give_back=give_back
+        )
 
 
 class WindowDecoder:
@@ -174,7 +180,7 @@ class WindowDecoder:
             "last_token": np.zeros((batch, 1), np.int64),
             **{name: np.ascontiguousarray(one) for name, one in state.prompt.step.items()},
         }
-        return self._bind(feed, state)
+        return self._bind(feed, state, give_back=False)
 
     def _run(
         self, inputs: Mapping[str, Array], lengths: Ints, state: WindowState, known: int
@@ -191,7 +197,7 @@ class WindowDecoder:
             }
             ends = np.minimum(lengths, stop) if batch == 1 else lengths
             part["last_token"] = (ends - start - 1)[:, None]
-            bound = self._bind(part, state)
+            bound = self._bind(part, state, give_back=True)
             bound.feed[LENGTHS][:] = ends - 1
             bound.feed["total_sequence_length"][...] = stop
             bound.run()
@@ -203,13 +209,13 @@ class WindowDecoder:
         fitting = _SCORE_BYTES // (4 * self._heads * sequence)
         return max(_FEWEST, fitting // _FEWEST * _FEWEST)
 
-    def _bind(self, feed: dict[str, Array], state: WindowState) -> _Bound:
+    def _bind(self, feed: dict[str, Array], state: WindowState, *, give_back: bool) -> _Bound:
         batch = len(state.lengths)
         feed[LENGTHS] = np.zeros(batch, np.int32)
         feed["total_sequence_length"] = np.zeros((), np.int32)
         taken = {name: array for name, array in feed.items() if name in self._inputs}
         logits = np.empty((batch, 1, self._facts.vocab_size), np.float32)
-        return _Bound(self._component, taken, state.cache, logits)
+        return _Bound(self._component, taken, state.cache, logits, give_back=give_back)
 
     def _require_counted(self, positions: Ints, lengths: Ints) -> None:
         """Refuse positions that are not 0, 1, 2 and so on: the graph has the angles of those places written down."""
@@ -225,7 +231,7 @@ class WindowDecoder:
         longest = max(facts.context_length, tokens + 1)
         window = min(longest, _rounded(tokens + _ROOM)) + _OFF_STEP
         shape = (batch, facts.num_kv_heads, window, facts.head_dim)
-        return {name: _aligned_zeros(shape) for name in self._cache_names}
+        return _mapped_zeros(self._cache_names, shape)
 
     def _make_room(self, state: WindowState) -> None:
         """Move the cache to a wider window where the next token finds no place."""
@@ -244,12 +250,21 @@ def _rounded(tokens: int) -> int:
     return 1 << (tokens - 1).bit_length()
 
 
-def _aligned_zeros(shape: tuple[int, ...]) -> Floats:
-    """Return zeros that begin with a line of the processor's cache; they take memory once they are written."""
+def _mapped_zeros(names: Sequence[str], shape: tuple[int, ...]) -> dict[str, Floats]:
+    """Return zeros by name; a page takes memory once it is written, and all go back to the system with the last array.
+
+    The C library's own zeros may come from memory that was freed before: that is written with zeros, page by page.
+    """
     size = math.prod(shape)
-    room = np.zeros(size + _LINE // 4, np.float32)
-    first = -room.ctypes.data % _LINE // 4
-    return room[first : first + size].reshape(shape)
+    stride = (
+        -(-size * 4 // _LINE) * _LINE // 4
+    )  # each array begins with a line of the processor's cache
+    room = np.frombuffer(mmap.mmap(-1, max(1, stride * len(names)) * 4), np.float32)
+    starts = range(0, stride * len(names), max(1, stride))
+    return {
+        name: room[start : start + size].reshape(shape)
+        for name, start in zip(names, starts, strict=True)
+    }
 
 
 def _started(inputs: Mapping[str, Array], mask: Ints) -> Mapping[str, Array]:

@@ -193,9 +193,18 @@ class CompiledComponent(Component):
         return self._outputs
 
     def arrays(
-        self, feed: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]
+        self,
+        feed: Mapping[str, npt.NDArray[Any]],
+        outputs: Sequence[str],
+        *,
+        give_back: bool = False,
     ) -> list[npt.NDArray[Any]]:
         """Run on arrays and return arrays, one for each name of `outputs`.
+
+        Args:
+            feed: Arrays by input name.
+            outputs: Names.
+            give_back: Not used: OpenVINO keeps its memory for the next run.
 
         Raises:
             BundleError: OpenVINO cannot run the graph.

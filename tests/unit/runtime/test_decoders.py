@@ -148,6 +148,14 @@ def test_a_window_lies_on_the_processors_lines(
     assert all(array.ctypes.data % 64 == 0 for array in state.cache.values())
 
 
+def test_arrays_of_a_window_begin_with_a_line_whatever_their_size() -> None:
+    found = window._mapped_zeros(["a", "b", "c"], (1, 3, 5, 7))
+    assert all(array.shape == (1, 3, 5, 7) and not array.any() for array in found.values())
+    assert all(array.ctypes.data % 64 == 0 for array in found.values())
+    found["a"][:] = 1
+    assert not found["b"].any()
+
+
 def test_positions_that_are_not_counted_are_refused(
     bundle: moir_edge.Bundle, decoders: tuple[GrowingDecoder, WindowDecoder]
 ) -> None:

@@ -161,3 +161,24 @@ def test_only_embedding_has_a_table(table_bundle: Path) -> None:
         BundleError, match=r"components\.vision has a table, which only embedding may have"
     ):
         open_bundle(table_bundle)
+
+
+def test_pages_that_are_given_back_come_again(table_bundle: Path) -> None:
+    table = TokenTable.of(open_bundle(table_bundle))
+    assert table is not None
+    ids = np.arange(12).reshape(3, 4)
+    before = table.rows(ids)
+    table.give_back()
+    assert _resident_of("embedding.data") == 0
+    np.testing.assert_array_equal(table.rows(ids), before)
+    assert _resident_of("embedding.data") > 0
+
+
+def _resident_of(name: str) -> int:
+    """Return the kilobytes of a mapped file that are in this process's memory."""
+    mappings = Path("/proc/self/smaps").read_text().split("VmFlags")
+    parts = [one for one in mappings if name in one]
+    assert parts
+    return sum(
+        int(line.split()[1]) for part in parts for line in part.splitlines() if line[:4] == "Rss:"
+    )
