@@ -66,9 +66,11 @@ class _Recorder(Component):
         super().__init__(component.session, component.name)
         self.feeds: list[Feed] = []
 
-    def arrays(self, feed: Feed, outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
+    def arrays(
+        self, feed: Feed, outputs: Sequence[str], *, give_back: bool = False
+    ) -> list[npt.NDArray[Any]]:
         self.feeds.append(dict(feed))
-        return super().arrays(feed, outputs)
+        return super().arrays(feed, outputs, give_back=give_back)
 
     def values(self, feed: Mapping[str, Any], outputs: Mapping[str, str]) -> list[Any]:
         arrays = {
