@@ -57,10 +57,10 @@ def _started(words: list[str], root: Path) -> subprocess.Popen[bytes]:
         start_new_session=True,
     )
     signal.signal(signal.SIGINT, before)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not any(root.glob("moir-edge-*/files/*")):
         assert process.poll() is None, "the command ended without a temporary folder"
-        assert time.monotonic() < deadline, "the command made no temporary folder in two minutes"
+        assert time.monotonic() < deadline, "the command made no temporary folder in ten minutes"
         time.sleep(0.05)
     return process
 
@@ -94,6 +94,6 @@ def test_a_command_that_is_ended_leaves_nothing(
 ) -> None:
     process = _started(command(tmp_path / "out"), root)
     process.send_signal(number)
-    assert process.wait(60) == code
+    assert process.wait(600) == code
     assert list(root.iterdir()) == []
     assert [one.name for one in tmp_path.iterdir()] == ["scratch"]

@@ -28,7 +28,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
         seed=0,
         seeds=tmp_path_factory.mktemp("seeds"),
         jobs=2,
-        hang_seconds=1.0,
+        hang_seconds=2.0,
     )["suite"]
     assert [verdict.index for verdict in found] == list(range(len(Suite.kinds)))
     return dict(zip(Suite.kinds, found, strict=True))
@@ -45,7 +45,7 @@ def test_a_fault_says_what_happened_and_to_which_case(verdicts: dict[str, Verdic
     assert "areas/suite.py" in verdicts["signal"].detail
     assert verdicts["signal"].recipe == "signal"
     assert verdicts["hang"].recipe == "hang"
-    assert 1.0 <= verdicts["hang"].seconds < 8.0
+    assert 2.0 <= verdicts["hang"].seconds < 60  # it would take 100
     # 400 MB were written; the interpreter itself moves it by little.
     assert 395 <= verdicts["memory"].megabytes < 450
     assert verdicts["accepted"].megabytes < 5

@@ -132,7 +132,7 @@ def run_limited(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     return done.returncode, done.stderr
 
@@ -189,7 +189,7 @@ sys.argv[1:] = ["work"]
 sys.exit(main())
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: memory ran out")
@@ -221,7 +221,7 @@ def test_sessions_never_wait_for_threads_that_cannot_be_started(demo_bundle: Pat
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == 1
     assert "EnvironmentProblem: no more threads or processes can be started" in done.stderr

@@ -51,7 +51,7 @@ def test_checkpoint_is_whole_and_stays_in_its_file(
 
 
 def test_memory_of_children_counts() -> None:
-    code = "import time; block = bytearray(200 << 20); print(flush=True); time.sleep(60)"
+    code = "import time; block = bytearray(200 << 20); print(flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()

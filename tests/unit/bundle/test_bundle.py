@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -196,7 +195,7 @@ def test_sigkill_leaves_nothing_that_looks_like_a_bundle(tmp_path: Path) -> None
         with staged_bundle(sys.argv[1]) as folder:
             (folder / "embedding.onnx").write_bytes(b"half")
             print("ready", flush=True)
-            time.sleep(60)
+            time.sleep(600)
         """
     )
     command = [sys.executable, "-c", script, str(tmp_path / "b")]
@@ -208,6 +207,5 @@ def test_sigkill_leaves_nothing_that_looks_like_a_bundle(tmp_path: Path) -> None
     assert not (tmp_path / "b").exists()
     assert not list(tmp_path.rglob("manifest.json"))
     # The next export of the same output clears what the killed one left.
-    time.sleep(0.01)
     write(tmp_path / "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b"]

@@ -45,20 +45,20 @@ def program(body: str) -> list[str]:
 @pytest.mark.parametrize(
     "body",
     [
-        "print('ready', flush=True); time.sleep(60)",
+        "print('ready', flush=True); time.sleep(600)",
         # in a thread pool, which waits for its threads on the way out
         """
         from concurrent.futures import ThreadPoolExecutor
         with ThreadPoolExecutor(2) as pool:
             pool.submit(time.sleep, 1)
             print('ready', flush=True)
-            time.sleep(60)
+            time.sleep(600)
         """,
         # While the parent waits for a process of its own, as `subprocess.run` does. A signal that comes before `Popen` has
         # returned would leave a process that nobody knows of, so "ready" is said after it.
         """
         import subprocess
-        child = subprocess.Popen(["sleep", "60"])
+        child = subprocess.Popen(["sleep", "600"])
         try:
             print('ready', flush=True)
             child.wait()
@@ -82,7 +82,7 @@ def test_a_signal_is_one_line_and_its_own_exit_code(
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=300)
     assert (process.returncode, error) == (code, line)
 
 
@@ -129,7 +129,7 @@ def test_a_reader_that_goes_away_changes_nothing(code: int, output: str, tmp_pat
     ) as process:
         os.close(write)
         os.close(read)
-        _, error = process.communicate("go", timeout=60)
+        _, error = process.communicate("go", timeout=300)
     assert process.returncode == code
     assert not error
     assert (tmp_path / "end").exists()

@@ -55,7 +55,7 @@ class _Served:
         return reply
 
     def end(self) -> bool:
-        self._thread.join(5)
+        self._thread.join(60)
         return not self._thread.is_alive()
 
 

@@ -162,11 +162,11 @@ from moir_edge.runtime.timing import peak_memory_bytes
 facts = ModelFacts.model_validate_json(sys.argv[2])
 processor = Processor(ModelFiles(Path(sys.argv[1])), facts)
 turns = [{"role": "user", "content": [{"type": "text", "text": "long word " * 1_000_000}]}]
-before, start = peak_memory_bytes(), time.perf_counter()
+before, start = peak_memory_bytes(), time.process_time()
 try:
     processor([turns], [[]])
 except DataError as error:
-    print(time.perf_counter() - start, peak_memory_bytes() - before, error)
+    print(time.process_time() - start, peak_memory_bytes() - before, error)
 """
 
 
@@ -175,7 +175,7 @@ def test_ten_megabytes_are_refused_at_once(smolvlm_folder: Path, facts_of: Any) 
     words = [sys.executable, "-c", _COST, str(smolvlm_folder), facts]
     child = subprocess.run(words, capture_output=True, text=True, check=True)
     seconds, peak, message = child.stdout.split(maxsplit=2)
-    # 50 ms is what it may cost; a busy machine gets four times that.
+    # 50 ms of a quiet core is what it may cost; one that is shared computes more slowly.
     assert float(seconds) < 0.2
     assert int(peak) < 20 << 20
     assert message.startswith("the prompt has 10000003 characters, and the model's context of")

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,7 @@ from moir_edge.serve.app import build_app
 from moir_edge.serve.connection import Connection
 from moir_edge.serve.settings import ServeSettings
 
+SECONDS = 60  # the longest wait for what must come; none of it passes where it comes
 TIMINGS = Timings(
     preprocess_ms=1.0,
     vision_ms=0.0,
@@ -42,7 +43,7 @@ class Run:
         self._steps = steps or (2,)
         self.go = threading.Semaphore(0)
         self.begun = threading.Event()
-        self.taken = 0
+        self.taken = 0  # steps that were released
         rows = len(self._steps)
         self.logprobs: list[list[Any]] = [[] for _ in self._steps]
         self.rows = [SimpleNamespace(finish_reason=None) for _ in self._steps]
@@ -58,7 +59,7 @@ class Run:
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         for at in range(max(self._steps)):
             self.begun.set()
-            self.go.acquire()
+            assert self.go.acquire(timeout=SECONDS), "the test released no step"
             self.taken += 1
             for row, count in zip(self.rows, self._steps, strict=True):
                 row.finish_reason = "stop_token" if at + 1 >= count else None
@@ -96,7 +97,7 @@ class Running:
         self.port = port
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS)
 
     def ask(self, **fields: Any) -> socket.socket:
         """Send a request for a chat completion and return its connection."""
@@ -116,28 +117,58 @@ class Running:
         connection.sendall(head.encode() + b"\r\n\r\n" + content)
         return connection
 
+    def wait_for_stop(self) -> None:
+        """Wait until a server that was told to stop takes no more connections."""
+        wait_until(lambda: not self._listens())
+
+    def _listens(self) -> bool:
+        try:
+            self.connect().close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
     def wait_for(self, *, waiting: int) -> None:
         """Wait until so many requests wait for the device."""
-        deadline = time.monotonic() + 20
-        while True:
-            connection = self.connect()
-            connection.sendall(
-                b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            )
-            if json.loads(received(connection)[1])["waiting"] == waiting:
-                return
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: self._ready()["waiting"] == waiting)
+
+    def _ready(self) -> Any:
+        connection = self.connect()
+        connection.sendall(
+            b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
+        return json.loads(received(connection)[1])
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for what another thread brings about, however busy the machine is."""
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, f"it does not come within {SECONDS} s"
+        time.sleep(0.002)
 
 
 def body(**fields: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}
 
 
-def received(connection: socket.socket) -> tuple[int, str]:
-    """Return status and body of a response up to the connection's end, without the lengths of chunks."""
+def received_until(connection: socket.socket, mark: bytes, times: int) -> bytes:
+    """Return the start of a response, up to where it has shown a mark so many times."""
+    data = b""
+    while data.count(mark) < times:
+        part = connection.recv(65536)
+        assert part, f"the response ends after {data!r}"
+        data += part
+    return data
+
+
+def received(connection: socket.socket, data: bytes = b"") -> tuple[int, str]:
+    """Return status and body of a response up to the connection's end.
+
+    Args:
+        data: What of it has come already.
+    """
     with connection:
-        data = b""
         while part := connection.recv(65536):
             data += part
     head, _, content = data.decode().partition("\r\n\r\n")
@@ -166,5 +197,5 @@ def running(model: Model, **settings: Any) -> Iterator[Running]:
         yield Running(server, listening.getsockname()[1])
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(SECONDS)
         assert not thread.is_alive()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
-from .running import Model, Run, body, received, running
+from .running import SECONDS, Model, Run, body, received, received_until, running, wait_until
 
 
 def released(*runs: Run) -> None:
@@ -19,20 +18,19 @@ def test_a_stream_has_a_sign_of_life_while_it_waits() -> None:
     first, second = Run(), Run()
     with running(Model(first, second), ping=0.05) as server:
         before = server.ask()
-        first.begun.wait(20)
+        assert first.begun.wait(SECONDS)
         waiting = server.ask(stream=True)  # behind the first in the queue
-        time.sleep(0.3)
+        early = received_until(waiting, b": ping", 3)
         released(first, second)
         assert received(before)[0] == 200
-        status, content = received(waiting)
+        status, content = received(waiting, early)
     assert status == 200
-    assert content.count(": ping") >= 3
     assert content.index(": ping") < content.index("0 ")
     assert content.index("0 ") < content.index("1 ") < content.index("[DONE]")
 
 
 def test_what_goes_wrong_soon_has_its_own_status_in_a_stream_too() -> None:
-    with running(Model(ValueError("the graph broke")), ping=5) as server:
+    with running(Model(ValueError("the graph broke")), ping=SECONDS) as server:
         status, content = received(server.ask(stream=True))
     assert status == 500
     assert json.loads(content)["error"]["message"] == "ValueError: the graph broke"
@@ -41,11 +39,9 @@ def test_what_goes_wrong_soon_has_its_own_status_in_a_stream_too() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_takes_too_long_is_given_up(stream: bool) -> None:
     run = Run()
-    with running(Model(run, ended := Run()), timeout=0.4, ping=0.1) as server:
-        started = time.monotonic()
+    with running(Model(run, ended := Run()), timeout=1.5, ping=0.1) as server:
         status, content = received(server.ask(stream=stream))
-        assert time.monotonic() - started < 5
-        assert "the answer takes longer than 0.4 s, the server's bound" in content
+        assert "the answer takes longer than 1.5 s, the server's bound" in content
         assert status == (200 if stream else 504)
         released(run, ended)
         assert received(server.ask())[0] == 200
@@ -57,7 +53,7 @@ def test_a_client_that_goes_leaves_the_queue(stream: bool) -> None:
     first, last = Run(), Run()
     with running(Model(first, last), most_waiting=1) as server:
         before = server.ask()
-        first.begun.wait(20)
+        assert first.begun.wait(SECONDS)
         with server.ask(stream=stream):
             server.wait_for(waiting=1)
             assert received(server.ask())[0] == 429
@@ -72,10 +68,10 @@ def test_a_stop_lets_a_stream_come_to_its_end() -> None:
     run = Run()
     with running(Model(run)) as server:
         stream = server.ask(stream=True)
-        run.begun.wait(20)
+        assert run.begun.wait(SECONDS)
         run.go.release()
         server.server.should_exit = True
-        time.sleep(0.3)
+        server.wait_for_stop()
         run.go.release()
         status, content = received(stream)
     assert status == 200
@@ -86,13 +82,10 @@ def test_a_stop_cuts_off_what_outlasts_its_grace() -> None:
     run = Run()
     with running(Model(run), grace=1) as server:
         stream = server.ask(stream=True)
-        run.begun.wait(20)
+        assert run.begun.wait(SECONDS)
         run.go.release()
         server.server.should_exit = True
-        time.sleep(0.3)
-        started = time.monotonic()
-        assert "[DONE]" not in received(stream)[1]
-        assert time.monotonic() - started < 10
+        assert "[DONE]" not in received(stream)[1]  # though the answer never ends
         released(run)
 
 
@@ -109,12 +102,11 @@ def test_too_much_at_a_time_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("moir_edge.serve.bodies.REQUESTS_BYTES", 1000)
     with running(Model()) as server:
         slow = server.post(b"x" * 900, **{"Content-Length": "950"})
-        time.sleep(0.2)
-        status, text = received(server.post(b"x" * 500))
+        wait_until(lambda: received(server.post(b"x" * 500))[0] == 429)
+        refusal = received(server.post(b"x" * 500))[1]
+        assert "too much arrives at a time; try again in 1 s" in refusal
         slow.close()
-        assert (status, "too much arrives at a time; try again in 1 s" in text) == (429, True)
-        time.sleep(0.2)
-        assert received(server.post(b"x" * 900))[0] == 400  # there is room again
+        wait_until(lambda: received(server.post(b"x" * 900))[0] == 400)  # there is room again
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:1", "[::1]:80"])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -13,17 +12,14 @@ from moir_edge.serve.errors import ApiError
 from moir_edge.serve.jobs import Done, Event, Failed, Job, Piece
 from moir_edge.serve.worker import Worker
 
-from .running import Model, Run
+from .running import SECONDS, Model, Run, wait_until
 
 
 class Events(list[Event]):
     """What a job emitted."""
 
     def wait(self, count: int) -> None:
-        deadline = time.monotonic() + 20
-        while len(self) < count:
-            assert time.monotonic() < deadline, f"{len(self)} of {count} events"
-            time.sleep(0.001)
+        wait_until(lambda: len(self) >= count)
 
 
 def job(run: Run | Exception, images: tuple[bytes, ...] = ()) -> tuple[Job, Events]:
@@ -48,7 +44,7 @@ def job_of(model: Model, images: tuple[bytes, ...] = (), **settings: Any) -> tup
 def worker() -> Iterator[Worker]:
     made = Worker(most_waiting=1)
     yield made
-    made.stop(10)
+    made.stop(SECONDS)
 
 
 def released(steps: int) -> Run:
@@ -61,9 +57,7 @@ def begun(worker: Worker) -> Run:
     """Return a run that keeps the worker busy until it is released."""
     run = Run(1)
     worker.submit(job(run)[0])
-    deadline = time.monotonic() + 20
-    while not worker.running:
-        assert time.monotonic() < deadline
+    wait_until(lambda: bool(worker.running))
     return run
 
 
@@ -98,7 +92,7 @@ def test_a_job_that_was_cancelled_while_it_waited_is_not_begun(worker: Worker) -
     worker.cancel(second)
     assert worker.waiting == 0  # its place is free at once
     run.go.release()
-    worker.stop(10)
+    worker.stop(SECONDS)
     assert events == []
 
 
@@ -126,7 +120,7 @@ def test_images_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value).startswith("large images of other requests wait")
     worker.submit(job(released(1))[0])
     run.go.release()
-    worker.stop(10)
+    worker.stop(SECONDS)
 
 
 def test_a_request_that_fails_harms_no_other(worker: Worker) -> None:
@@ -147,7 +141,7 @@ def test_a_worker_that_stops_ends_what_is_there_and_takes_no_more() -> None:
     asked = [job(released(2)) for _ in range(3)]
     for one, _ in asked:
         worker.submit(one)
-    worker.stop(10)
+    worker.stop(SECONDS)
     assert [len(events) for _, events in asked] == [3, 3, 3]
     assert not worker.ready
     with pytest.raises(ApiError) as caught:
@@ -159,7 +153,7 @@ def test_a_worker_that_stops_ends_what_is_there_and_takes_no_more() -> None:
 def together() -> Iterator[Worker]:
     made = Worker(most_waiting=9, most_together=3)
     yield made
-    made.stop(10)
+    made.stop(SECONDS)
 
 
 def waiting_behind(worker: Worker, *asked: Job) -> None:
@@ -180,6 +174,7 @@ def test_jobs_of_a_kind_run_together_and_each_ends_in_its_time(together: Worker)
     short.wait(2)
     assert isinstance(short[-1], Done)
     assert short[-1].generation.token_ids == ((0,),)
+    long.wait(1)
     assert len(long) == 1
     batch.go.release(2)
     later.wait(2)  # a fourth was too many for the batch

@@ -199,7 +199,7 @@ def _on_a_terminal(words: list[str]) -> tuple[int, str]:
             break
         seen += part
     os.close(ours)
-    return process.wait(60), seen.decode()
+    return process.wait(600), seen.decode()
 
 
 @pytest.mark.parametrize("command", ["export", "retrofit"])
