@@ -43,7 +43,7 @@ def test_the_numbers_are_as_written() -> None:
 
 
 def test_no_router_spells_a_number_of_its_own() -> None:
-    known = {value for value in WRITTEN.values() if isinstance(value, float)} - {0.1, 9.0}
+    known = {value for value in WRITTEN.values() if isinstance(value, float)} - {0.1, 9.0, 10.0}
     for path in [*(ROOT / "router").rglob("*.py"), *(ROOT / "ops").rglob("*.py")]:
         if path.name == "constants.py":
             continue
