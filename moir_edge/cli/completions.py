@@ -1,8 +1,14 @@
-"""Values that a shell completes: targets, precisions, providers, and on or off."""
+"""Values that a shell completes: targets, precisions, providers, selectors of image tokens, and on or off."""
 
 from __future__ import annotations
 
-__all__ = ["complete_precision", "complete_provider", "complete_switch", "complete_target"]
+__all__ = [
+    "complete_precision",
+    "complete_provider",
+    "complete_selector",
+    "complete_switch",
+    "complete_target",
+]
 
 
 def complete_target(incomplete: str) -> list[tuple[str, str]]:
@@ -26,6 +32,13 @@ def complete_provider(incomplete: str) -> list[str]:
     from moir_edge.runtime.providers import Provider
 
     return [name for name in get_args(Provider) if name.startswith(incomplete)]
+
+
+def complete_selector(incomplete: str) -> list[str]:
+    """Return the selectors of image tokens that begin so."""
+    from moir_edge.runtime.pruning import selector_names
+
+    return [name for name in selector_names() if name.startswith(incomplete)]
 
 
 def complete_switch(incomplete: str) -> list[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moir_edge.cli.common_options import Verify, image_option, json_option
-from moir_edge.cli.completions import complete_switch
+from moir_edge.cli.completions import complete_selector, complete_switch
 from moir_edge.cli.groups import Flags, values_of, with_groups
 from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet, show_progress
@@ -59,6 +59,20 @@ class GenerationFlags(Flags):
         list[str] | None,
         typer.Option(
             help="String before which the answer ends; repeatable; by default the checkpoint's stop strings."
+        ),
+    ] = None
+    prune_image_tokens: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the image tokens that the language model does not read, such as 0.25; by default 0.",
+        ),
+    ] = None
+    prune_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Image tokens to drop: least density (the router's score; the default), norm, similarity (to kept ones) or random.",
+            autocompletion=complete_selector,
         ),
     ] = None
     generation_config: Annotated[
@@ -169,9 +183,8 @@ def run(
     off = ""
     if routing_map is not None and text.result.routing is not None:
         # The picture shows what the router changed in the answer.
-        off = "".join(
-            model.stream(prompt, pictures, context=context, settings=settings, router=False)
-        )
+        without = replace(settings, router=False, prune_image_tokens=0.0)
+        off = "".join(model.stream(prompt, pictures, context=context, settings=without))
     _write_maps(model, text.result, off, pictures, routing_map, routing_json)
     if as_json:
         answer = _as_dict(model, text.result, bundle, router)
@@ -276,6 +289,7 @@ def _as_dict(model: EdgeModel, generation: Generation, bundle: Path, router: str
         "token_ids": list(generation.token_ids[0]),
         "finish_reason": generation.finish_reasons[0],
         "prompt_tokens": generation.prompt_tokens[0],
+        "dropped_image_tokens": generation.dropped_image_tokens[0],
         "router": router == "on" and generation.routing is not None,
         "not_carried": list(not_carried(model.generation_config).values()),
         "provider": model.sessions.provider,
@@ -296,8 +310,10 @@ def status_line(model: EdgeModel, generation: Generation, router: str) -> str:
     """
     timings = generation.timings
     speed = timings.tokens_per_second
+    dropped = generation.dropped_image_tokens[0]
     parts = [
         f"{generation.prompt_tokens[0]} prompt tokens",
+        *([f"{dropped} image tokens dropped"] if dropped else []),
         f"{len(generation.token_ids[0])} generated",
         f"first token {timings.ttft_ms:.1f} ms (vision {timings.vision_ms:.1f}, "
         f"router {timings.router_ms:.1f}, prefill {timings.prefill_ms:.1f})",

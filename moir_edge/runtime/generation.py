@@ -22,6 +22,7 @@ from moir_edge.runtime.interface import (
     Embeds,
     Floats,
     ImageFeatures,
+    Ints,
     PromptArrays,
     RouterArrays,
     Sessions,
@@ -29,6 +30,7 @@ from moir_edge.runtime.interface import (
 from moir_edge.runtime.logits import processors_for
 from moir_edge.runtime.logprobs import TokenLogprob, token_logprob
 from moir_edge.runtime.processor import ModelInputs
+from moir_edge.runtime.pruning import Pruning, prune_prompt
 from moir_edge.runtime.routing import RoutingMap, routing_maps
 from moir_edge.runtime.sampling import Sampler
 from moir_edge.runtime.settings import DEFAULT_NEW_TOKENS, GenerationSettings
@@ -56,6 +58,7 @@ class Generation:
         prompt_tokens: Prompt tokens per row, image tokens included.
         timings: Where the time went.
         routing: One map per row; None where no router ran.
+        dropped_image_tokens: Image tokens per row that the language model did not read; `prompt_tokens` counts them too.
         images_known: Whether the image features came from an earlier prompt, see `moir_edge.runtime.image_cache`.
     """
 
@@ -65,6 +68,7 @@ class Generation:
     prompt_tokens: tuple[int, ...]
     timings: Timings
     routing: tuple[RoutingMap, ...] | None
+    dropped_image_tokens: tuple[int, ...]
     images_known: bool = False
 
 
@@ -81,6 +85,7 @@ class GenerationRun:
         watch: Started when the call came in, so that the time to first token holds everything.
         logprobs: Likely tokens whose log-probabilities are kept with each token's own; None keeps none.
         image_cache: Image features of earlier prompts; None for none.
+        pruning: Which image tokens are dropped; None for none.
 
     Attributes:
         rows: The answers while they grow.
@@ -102,8 +107,11 @@ class GenerationRun:
         watch: Stopwatch,
         logprobs: int | None = None,
         image_cache: ImageCache | None = None,
+        pruning: Pruning | None = None,
     ) -> None:
         self._sessions = sessions
+        self._pruning = pruning
+        self._dropped: tuple[Ints, ...] = tuple(np.zeros(0, np.int64) for _ in inputs.prompts)
         self._image_cache = image_cache
         self._images_known = False
         self._family = family
@@ -127,7 +135,7 @@ class GenerationRun:
     def __iter__(self) -> Iterator[tuple[str, ...]]:
         """Yield, after every step, the text of each row that became certain."""
         prompt = self._prepared()
-        self._router_arrays = prompt.routing
+        self._router_arrays, self._dropped = prompt.routing, prompt.dropped
         with self._watch.part("prefill"):
             logits, state = self._sessions.prefill(prompt.embeds, prompt.decoder)
         tokens = self._choose(logits)
@@ -154,6 +162,7 @@ class GenerationRun:
             self._watch,
             router=self._settings.router,
             features=features,
+            pruning=self._pruning,
         )
         if cache is not None and features is None:
             cache.put(key, prompt.features)
@@ -171,7 +180,8 @@ class GenerationRun:
             timings=self._watch.result(),
             routing=None
             if arrays is None
-            else routing_maps(self._family.facts, self._inputs, arrays),
+            else routing_maps(self._family.facts, self._inputs, arrays, self._dropped),
+            dropped_image_tokens=tuple(map(len, self._dropped)),
             images_known=self._images_known,
         )
 
@@ -222,12 +232,14 @@ class PreparedPrompt:
         decoder: What the decoder takes besides.
         routing: What the router did, or None where it did nothing.
         features: The image features, or None without images.
+        dropped: Per row, the places in the padded prompt of the image tokens that were dropped.
     """
 
     embeds: Embeds
     decoder: DecoderInputs
     routing: RouterArrays | None
     features: ImageFeatures | None
+    dropped: tuple[Ints, ...]
 
 
 def prepare_prompt(
@@ -238,6 +250,7 @@ def prepare_prompt(
     *,
     router: bool,
     features: ImageFeatures | None = None,
+    pruning: Pruning | None = None,
 ) -> PreparedPrompt:
     """Run all that comes before the decoder.
 
@@ -245,12 +258,14 @@ def prepare_prompt(
         sessions: The bundle's graphs.
         family: What the host computes for the model.
         inputs: The encoded batch.
-        watch: Takes the times of ``vision``, ``embedding`` and ``router``.
+        watch: Takes the times of ``vision``, ``embedding``, ``router`` and ``pruning``.
         router: Run the router if the bundle has one.
         features: Image features that are known, in place of runs of `vision`.
+        pruning: Which image tokens are dropped after the router; None for none.
 
     Raises:
         BundleError: The vision graph gives another number of image tokens than the prompt holds.
+        DataError: Image tokens are to be dropped by their density, and a row has none.
     """
     if inputs.pixel_values is not None and features is None:
         with watch.part("vision"):
@@ -265,7 +280,15 @@ def prepare_prompt(
     if router and sessions.has_router:
         with watch.part("router"):
             embeds, routing = route_prompt(sessions, family.facts, inputs, embeds)
-    return PreparedPrompt(embeds=embeds, decoder=decoder, routing=routing, features=features)
+    dropped: tuple[Ints, ...] = tuple(np.zeros(0, np.int64) for _ in inputs.input_ids)
+    if pruning is not None:
+        with watch.part("pruning"):
+            image_token = family.facts.image_token_id
+            pruned = prune_prompt(sessions, image_token, inputs, embeds, decoder, routing, pruning)
+        embeds, decoder, dropped = pruned.embeds, pruned.decoder, pruned.dropped
+    return PreparedPrompt(
+        embeds=embeds, decoder=decoder, routing=routing, features=features, dropped=dropped
+    )
 
 
 def image_features(

@@ -7,7 +7,7 @@ computes. What is small and is needed here (logits, the router's figures) comes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -96,6 +96,25 @@ class DecoderInputs:
         positions = (self.next_positions + steps)[:, None]
         return np.broadcast_to(positions, (*self.position_ids.shape[:-1], 1))
 
+    def taken(self, places: Ints, attention_mask: Ints) -> DecoderInputs:
+        """Return the inputs of some tokens of each row; positions stay what they were, and so do those of generated tokens.
+
+        Args:
+            places: (batch, kept), where the tokens stand; any place at padding.
+            attention_mask: (batch, kept), 0 at padding, which gets what a generated token gets of `further`.
+        """
+        axes = self.position_ids.ndim - 2
+        positions = np.take_along_axis(self.position_ids, places[(None,) * axes], axis=-1)
+        return replace(
+            self,
+            attention_mask=attention_mask,
+            position_ids=np.where(attention_mask == 1, positions, 0),
+            further={
+                name: _taken(array, self.step[name], places, attention_mask)
+                for name, array in self.further.items()
+            },
+        )
+
     @classmethod
     def of_mask(cls, attention_mask: Ints) -> DecoderInputs:
         """Return the inputs of a model that counts its tokens one by one and takes nothing besides."""
@@ -104,6 +123,13 @@ class DecoderInputs:
             position_ids=token_positions(attention_mask),
             next_positions=attention_mask.sum(axis=1),
         )
+
+
+def _taken(array: Array, padding: Array, places: Ints, attention_mask: Ints) -> Array:
+    """Return (batch, kept, …) of (batch, sequence, …), with `padding` (batch, 1, …) where the mask is 0."""
+    further = (1,) * (array.ndim - 2)
+    found = np.take_along_axis(array, places.reshape(*places.shape, *further), axis=1)
+    return np.where(attention_mask.reshape(*places.shape, *further) == 1, found, padding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +205,9 @@ class Sessions(Protocol):
 
         `embeds` is not to be used afterwards; there are as many image tokens as places.
         """
+
+    def take(self, embeds: Embeds, places: Ints) -> Embeds:
+        """Return (batch, kept, hidden), the tokens of each row that stand at `places` (batch, kept)."""
 
     def route(
         self,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from moir_edge.arguments import instance, integer, switch, wrong_type
+from moir_edge.arguments import given, instance, integer, switch, wrong_type
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.bundle.manifest import Manifest
 from moir_edge.errors import DataError, UnsupportedError
@@ -20,6 +20,8 @@ from moir_edge.runtime.images import ImageInput
 from moir_edge.runtime.opening import open_sessions
 from moir_edge.runtime.processor import ModelInputs, Processor
 from moir_edge.runtime.providers import Provider
+from moir_edge.runtime.pruning import DENSITY, Pruning, chosen_pruning
+from moir_edge.runtime.pruning.settings import check_selector, check_share
 from moir_edge.runtime.routing import RoutingMap, routing_maps
 from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.runtime.timing import Stopwatch
@@ -46,6 +48,8 @@ def load(
     max_image_pixels: int | None = None,
     split_special_tokens: bool = False,
     image_cache_bytes: int = 0,
+    prune_image_tokens: float = 0.0,
+    prune_by: str = DENSITY,
 ) -> EdgeModel:
     """Open a bundle and load its graphs.
 
@@ -64,13 +68,18 @@ def load(
             text that they are; those of the chat template stay. As with transformers, they count as control tokens by default.
         image_cache_bytes: Bytes of image features that are kept, so that a second question about the same pictures runs no
             vision tower; 0 keeps none.
+        prune_image_tokens: Share of a prompt's image tokens that the language model does not read, at least 0 and below 1; an
+            answer's settings may name another.
+        prune_by: Which ones are dropped: those of the least ``"density"`` by the router, ``"norm"``, ``"similarity"`` or
+            ``"random"``, as in `GenerationSettings`.
 
     Raises:
         BundleError: The folder is not a bundle, incomplete, changed, or of a newer schema.
         EnvironmentProblem: The provider is not available.
-        UnsupportedError: The model type is not one that this version runs.
-        DataError: `threads`, `thread_wait`, `verify`, `max_image_pixels`, `split_special_tokens` or `image_cache_bytes`
-            has a wrong type or is out of range.
+        UnsupportedError: The model type is not one that this version runs, or image tokens are to be dropped by a score that
+            does not exist, or that this bundle does not have.
+        DataError: `threads`, `thread_wait`, `verify`, `max_image_pixels`, `split_special_tokens`, `image_cache_bytes` or
+            `prune_image_tokens` has a wrong type or is out of range.
     """
     opened = open_bundle(bundle, verify=switch("verify", verify))
     return EdgeModel(
@@ -81,6 +90,8 @@ def load(
         max_image_pixels=max_image_pixels,
         split_special_tokens=split_special_tokens,
         image_cache_bytes=image_cache_bytes,
+        prune_image_tokens=prune_image_tokens,
+        prune_by=prune_by,
     )
 
 
@@ -99,6 +110,8 @@ class EdgeModel:
         max_image_pixels: As in `load`.
         split_special_tokens: As in `load`.
         image_cache_bytes: As in `load`.
+        prune_image_tokens: As in `load`.
+        prune_by: As in `load`.
     """
 
     def __init__(
@@ -111,6 +124,8 @@ class EdgeModel:
         max_image_pixels: int | None = None,
         split_special_tokens: bool = False,
         image_cache_bytes: int = 0,
+        prune_image_tokens: float = 0.0,
+        prune_by: str = DENSITY,
     ) -> None:
         threads = integer("threads", threads)
         if threads is not None and threads < 1:
@@ -122,8 +137,13 @@ class EdgeModel:
         kept = integer("image_cache_bytes", image_cache_bytes) or 0
         if kept < 0:
             raise DataError(f"image_cache_bytes is {kept}; it must be at least 0")
+        self._prune_share = given(
+            "prune_image_tokens", check_share("prune_image_tokens", prune_image_tokens)
+        )
+        self._prune_by = given("prune_by", check_selector("prune_by", prune_by))
         self.image_cache = ImageCache(kept)
         self.bundle = bundle
+        self._pruning(GenerationSettings())
         self.processor = Processor(
             bundle.files,
             bundle.manifest.model,
@@ -133,6 +153,18 @@ class EdgeModel:
         self.generation_config = read_generation_config(bundle.files)
         self.sessions = open_sessions(
             bundle, threads=threads, thread_wait=thread_wait, provider=provider
+        )
+
+    def _pruning(self, settings: GenerationSettings) -> Pruning | None:
+        """Return which image tokens an answer leaves out."""
+        share = settings.prune_image_tokens
+        return chosen_pruning(
+            self._prune_share if share is None else share,
+            settings.prune_by or self._prune_by,
+            seed=settings.seed,
+            router=settings.router,
+            manifest=self.manifest,
+            source=str(self.bundle.path),
         )
 
     @property
@@ -227,10 +259,17 @@ class EdgeModel:
             )
         inputs = self.encode([prompt], [images], context=context)
         family = self.processor.family
-        arrays = prepare_prompt(self.sessions, family, inputs, Stopwatch(), router=True).routing
-        if arrays is None:
+        prepared = prepare_prompt(
+            self.sessions,
+            family,
+            inputs,
+            Stopwatch(),
+            router=True,
+            pruning=self._pruning(GenerationSettings()),
+        )
+        if prepared.routing is None:
             raise DataError("a routing map needs an image and a prompt; give at least one image")
-        return routing_maps(family.facts, inputs, arrays)[0]
+        return routing_maps(family.facts, inputs, prepared.routing, prepared.dropped)[0]
 
     def begin(
         self,
@@ -262,6 +301,7 @@ class EdgeModel:
         count = integer("logprobs", logprobs)
         if count is not None and not 0 <= count <= facts.vocab_size:
             raise DataError(f"logprobs is {count}; it must be 0 to {facts.vocab_size}")
+        pruning = self._pruning(settings)
         rules = settings.rules(self.generation_config, vocab_size=facts.vocab_size)
         with watch.part("preprocess"):
             inputs = self.encode(prompts, images, context=context)
@@ -275,6 +315,7 @@ class EdgeModel:
             watch=watch,
             logprobs=count,
             image_cache=self.image_cache,
+            pruning=pruning,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -96,6 +96,7 @@ class RoutingMap:
         indices: (T, k) int64, places of the sources, -1 where none.
         margin: (T,) float32, best minus runner-up similarity.
         gate: (T,) float32, 0 for tokens that were not routed.
+        dropped: (image_tokens,) bool, True for image tokens that the language model did not read; None where it read all.
     """
 
     prompt: EncodedPrompt
@@ -106,6 +107,7 @@ class RoutingMap:
     indices: npt.NDArray[np.int64]
     margin: npt.NDArray[np.float32]
     gate: npt.NDArray[np.float32]
+    dropped: npt.NDArray[np.bool_] | None = None
 
     @cached_property
     def routed(self) -> tuple[RoutedToken, ...]:
@@ -187,6 +189,7 @@ class RoutingMap:
             "tokens_per_tile": self.grid.tokens,
             "images": [[asdict(view) for view in views] for views in self.prompt.images],
             "image_scores": _rounded(self.scores[image]),
+            "dropped": [] if self.dropped is None else np.flatnonzero(self.dropped).tolist(),
             "text_scores": [
                 {"position": int(position), "word": self.word(int(position)), "score": score}
                 for position, score in zip(
@@ -242,9 +245,19 @@ class RoutingMap:
 
 
 def routing_maps(
-    facts: ModelFacts, inputs: ModelInputs, arrays: RouterArrays
+    facts: ModelFacts,
+    inputs: ModelInputs,
+    arrays: RouterArrays,
+    dropped: Sequence[npt.NDArray[np.int64]] | None = None,
 ) -> tuple[RoutingMap, ...]:
-    """Split the router's outputs of a batch into one map per row, with padding removed."""
+    """Split the router's outputs of a batch into one map per row, with padding removed.
+
+    Args:
+        facts: What the manifest says of the model.
+        inputs: The encoded batch.
+        arrays: What the router did.
+        dropped: Per row, the places in the padded prompt of image tokens that were dropped; None for none.
+    """
     width = inputs.input_ids.shape[1]
     images = arrays.image_positions.shape[1]
     maps = []
@@ -253,6 +266,8 @@ def routing_maps(
         valid = np.concatenate([arrays.image_positions[row] >= 0, arrays.text_mask[row]])
         places = np.concatenate([arrays.image_positions[row], arrays.text_positions[row]])
         sources = arrays.indices[row][valid]
+        image_places = places[:images][valid[:images]]
+        gone = np.zeros(0, np.int64) if dropped is None else dropped[row]
         maps.append(
             RoutingMap(
                 prompt=prompt,
@@ -263,6 +278,7 @@ def routing_maps(
                 indices=np.where(sources >= 0, sources - padding, -1),
                 margin=arrays.margin[row][valid],
                 gate=arrays.gate[row][valid],
+                dropped=np.isin(image_places, gone) if len(gone) else None,
             )
         )
     return tuple(maps)

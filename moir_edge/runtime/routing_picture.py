@@ -69,7 +69,7 @@ def draw_routing_map(
 
     Per image, the left panel shows the information density of every cell (dark is weak); the right
     one fills each enriched cell with the colour of the word that it took most from, the stronger the
-    gate the fuller, and numbers the cells that words took from. The legend names the words. Where only words were
+    gate the fuller, and numbers the cells that words took from. A cell whose token was dropped is crossed out on the left. The legend names the words. Where only words were
     enriched, a cell is the fuller the more of them it was a source of. Routers that take from the mean of the other
     modality (`channel`, `gate`) leave the scores on the left and the gates on the right.
 
@@ -149,7 +149,7 @@ def _header(routing: RoutingMap, answers: tuple[str, str] | None) -> Image.Image
             f"answer with the router: {answers[0].strip()}   \u00b7   without: {answers[1].strip()}"
         )
         lines += [(line, 15, INK) for line in wrapped(told, sized_font(15), _INNER)[:2]]
-    for note in (_counts(routing), _reading(routing)):
+    for note in filter(None, (_counts(routing), _dropped(routing), _reading(routing))):
         lines += [(line, 15, _MUTED) for line in wrapped(note, sized_font(15), _INNER)]
     block = Image.new("RGB", (_WIDTH, 2 * _MARGIN + len(lines) * 26), PAPER)
     draw = ImageDraw.Draw(block)
@@ -167,6 +167,15 @@ def _counts(routing: RoutingMap) -> str:
     return (
         f"enriched: {image_side} of {routing.image_tokens} image tokens{without}, {text_side} of {texts} text tokens; "
         "marks such as <image> and newlines between tiles never take part"
+    )
+
+
+def _dropped(routing: RoutingMap) -> str:
+    if routing.dropped is None:
+        return ""
+    return (
+        f"dropped: {int(routing.dropped.sum())} of {routing.image_tokens} image tokens, crossed out on the left; "
+        "the language model did not read them"
     )
 
 
@@ -226,7 +235,23 @@ def _density_panel(routing: RoutingMap, layer: _Layer, panel: Image.Image) -> Im
     for row, cell in zip(layer.rows, layer.cells, strict=True):
         share = (float(routing.scores[row]) - low) / (high - low)
         draw.rectangle(_pixels(cell, panel.size), fill=heat_colour(share))
-    return Image.blend(grey, heat, 0.62)
+    blended = Image.blend(grey, heat, 0.62)
+    if routing.dropped is not None:
+        gone = [
+            cell for row, cell in zip(layer.rows, layer.cells, strict=True) if routing.dropped[row]
+        ]
+        _cross_out(blended, gone)
+    return blended
+
+
+def _cross_out(panel: Image.Image, cells: Sequence[Cell]) -> None:
+    """Draw both diagonals of cells, dark on light so that they show on any colour."""
+    draw = ImageDraw.Draw(panel)
+    for cell in cells:
+        left, top, right, bottom = _pixels(cell, panel.size)
+        for colour, width in ((PAPER, 4), (INK, 2)):
+            draw.line((left, top, right, bottom), fill=colour, width=width)
+            draw.line((left, bottom, right, top), fill=colour, width=width)
 
 
 def _links_panel(

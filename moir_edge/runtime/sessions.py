@@ -189,6 +189,10 @@ class GraphSessions:
         embeds[at] = features.reshape(-1, features.shape[-1])
         return embeds
 
+    def take(self, embeds: Embeds, places: Ints) -> Floats:
+        """Return (batch, kept, hidden) on the host, the tokens of each row that stand at `places` (batch, kept)."""
+        return np.take_along_axis(self.to_numpy(embeds), places[:, :, None], axis=1)
+
     def route(
         self,
         inputs_embeds: Floats,

@@ -15,6 +15,7 @@ from moir_edge.runtime.generation_config import (
     check_names,
     refuse_beam_search,
 )
+from moir_edge.runtime.pruning.settings import check_selector, check_share
 
 __all__ = ["DEFAULT_NEW_TOKENS", "GenerationOptions", "GenerationSettings"]
 
@@ -31,6 +32,8 @@ class GenerationOptions(TypedDict, total=False):
     seed: int | None
     stop: str | Sequence[str] | None
     router: bool
+    prune_image_tokens: float | None
+    prune_by: str | None
     generation_config: Mapping[str, Any] | None
     ignore_generation_config: bool
 
@@ -49,12 +52,16 @@ class GenerationSettings:
         seed: Makes drawing repeatable; None draws a fresh one.
         stop: An answer ends before the first of these strings; one string or several.
         router: Let the router enrich the prompt (no effect in a bundle without one).
+        prune_image_tokens: Share of the image tokens that the language model does not read, at least 0 and below 1; None
+            takes the model's own, see `moir_edge.load`.
+        prune_by: Which ones are dropped: those of the least ``"density"``, the shortest ones by ``"norm"``, those of the most
+            ``"similarity"`` to kept ones, or ``"random"`` ones by `seed` (0 without one); None takes the model's own.
         generation_config: Values that go before those of the bundle's `generation_config.json`; None leaves a key out.
         ignore_generation_config: Leave out the bundle's `generation_config.json`, its end tokens excepted.
 
     Raises:
         DataError: A value has a wrong type or is out of range.
-        UnsupportedError: `generation_config` has a key that the runtime does not apply.
+        UnsupportedError: `generation_config` has a key that the runtime does not apply, or `prune_by` names nothing known.
     """
 
     max_new_tokens: int | None = None
@@ -64,6 +71,8 @@ class GenerationSettings:
     seed: int | None = None
     stop: str | Sequence[str] | None = None
     router: bool = True
+    prune_image_tokens: float | None = None
+    prune_by: str | None = None
     generation_config: Mapping[str, Any] | None = None
     ignore_generation_config: bool = False
 
@@ -75,6 +84,8 @@ class GenerationSettings:
         _require(self.temperature is not None, "temperature", None, "0 (greedy) or a number")
         for name in ("router", "ignore_generation_config"):
             self._set(name, switch(name, getattr(self, name)))
+        self._set("prune_image_tokens", check_share("prune_image_tokens", self.prune_image_tokens))
+        check_selector("prune_by", self.prune_by)
         self._set("stop", strings("stop", self.stop))
         self._set("generation_config", mapping("generation_config", self.generation_config))
         self._check_ranges()

@@ -22,6 +22,7 @@ class Timings:
         vision_ms: The vision graph, 0 without images.
         embedding_ms: The embedding graph and the placement of the image features.
         router_ms: The router graph and the search for its positions, 0 when switched off.
+        pruning_ms: The choice of image tokens to drop, 0 where none are.
         prefill_ms: The decoder over the prompt, up to its logits.
         ttft_ms: From the call to the first token: all of the above, and the choice of the token.
         decode_ms: One sample per further token (one sample is a step of the whole batch).
@@ -31,6 +32,7 @@ class Timings:
     vision_ms: float
     embedding_ms: float
     router_ms: float
+    pruning_ms: float = 0.0
     prefill_ms: float
     ttft_ms: float
     decode_ms: tuple[float, ...]
@@ -82,7 +84,7 @@ class Stopwatch:
 
     def result(self) -> Timings:
         """Return what was collected."""
-        names = ("preprocess", "vision", "embedding", "router", "prefill", "ttft")
+        names = ("preprocess", "vision", "embedding", "router", "pruning", "prefill", "ttft")
         parts = {f"{name}_ms": self.parts_ms.get(name, 0.0) for name in names}
         return Timings(**parts, decode_ms=tuple(self.decode_ms))
 

@@ -83,5 +83,6 @@ def _of_row(whole: Generation, row: int) -> Generation:
         token_ids=whole.token_ids[row : row + 1],
         finish_reasons=whole.finish_reasons[row : row + 1],
         prompt_tokens=whole.prompt_tokens[row : row + 1],
+        dropped_image_tokens=whole.dropped_image_tokens[row : row + 1],
         routing=None if whole.routing is None else whole.routing[row : row + 1],
     )

@@ -152,7 +152,7 @@ def _replace(
         inputs: list[ir.Value | None] = [*rows, *region.past, *lengths]
     else:
         whole, *tables = packed
-        inputs = [whole, None, None, *region.past, *lengths, *tables]
+        inputs = [whole, None, None, *region.past, *lengths, *tables, _positions(graph)]
         attributes["do_rotary"] = 1
     node = ir.node(
         "GroupQueryAttention",
@@ -180,6 +180,11 @@ def _packed(region: CachedAttention, rotary: _Rotary) -> tuple[ir.Value, ir.Valu
         return None
     tables = rotary.written(query, region.head_dim)
     return None if tables is None else (source(split), *tables)
+
+
+def _positions(graph: ir.Graph) -> ir.Value:
+    """Return the input that tells each token's place in the tables: a prompt may have gaps where image tokens were dropped."""
+    return next(value for value in graph.inputs if value.name == "position_ids")
 
 
 def _windowed(shape: ir.Shape | None) -> ir.Shape:

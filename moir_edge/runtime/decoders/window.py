@@ -136,7 +136,7 @@ class WindowDecoder:
                 and further inputs.
 
         Raises:
-            BundleError: The graph counts tokens one by one and the prompt does not.
+            BundleError: The graph counts tokens one by one and the prompt's positions have gaps.
         """
         mask = decoder.attention_mask
         lengths = mask.sum(axis=1)
@@ -150,9 +150,16 @@ class WindowDecoder:
             **decoder.further,
         }
         started = _started(inputs, mask)
+        if _counted(started["position_ids"], lengths):
+            return self._run(started, lengths, state, known), state
         if "position_ids" not in self._inputs:
-            self._require_counted(started["position_ids"], lengths)
-        return self._run(started, lengths, state, known), state
+            raise BundleError(
+                f"{self._component.name} counts the tokens of a prompt one by one, and this prompt's positions have gaps; "
+                "export the bundle again"
+            )
+        if started["position_ids"].ndim == 3:  # the graph turns each token by its own angles
+            return self._run(started, lengths, state, known), state
+        return self._run_each(started, state, known), state
 
     def decode(self, embeds: Embeds, state: WindowState) -> Floats:
         """Feed one token per row, (batch, 1, hidden), and return the next logits, (batch, vocab)."""
@@ -182,10 +189,31 @@ class WindowDecoder:
         }
         return self._bind(feed, state, give_back=False)
 
+    def _run_each(self, inputs: Mapping[str, Array], state: WindowState, known: int) -> Floats:
+        """Run a prompt whose positions have gaps, row by row: GroupQueryAttention takes later parts of one row alone."""
+        logits = []
+        for row, length in enumerate(state.lengths):
+            rows = slice(row, row + 1)
+            own = {name: array[rows, :length] for name, array in inputs.items()}
+            cache = {name: array[rows] for name, array in state.cache.items()}
+            alone = WindowState(state.lengths[rows], cache, state.prompt)
+            logits.append(self._run(own, alone.lengths, alone, known, gaps=True))
+        return np.concatenate(logits)
+
     def _run(
-        self, inputs: Mapping[str, Array], lengths: Ints, state: WindowState, known: int
+        self,
+        inputs: Mapping[str, Array],
+        lengths: Ints,
+        state: WindowState,
+        known: int,
+        *,
+        gaps: bool = False,
     ) -> Floats:
-        """Run a prompt from the first token that is not in the cache, one row's in parts where its scores would take much memory."""
+        """Run a prompt from the first token that is not in the cache, one row's in parts where its scores would take much memory.
+
+        GroupQueryAttention takes a run whose tokens are all there are for a first prompt, reads its first position alone and
+        counts on from there. Where a prompt has `gaps`, one token more is announced, so that each position is read.
+        """
         batch, sequence = inputs["inputs_embeds"].shape[:2]
         step = sequence if batch > 1 else self._part(sequence)
         logits = np.empty((batch, self._facts.vocab_size), np.float32)
@@ -199,7 +227,7 @@ class WindowDecoder:
             part["last_token"] = (ends - start - 1)[:, None]
             bound = self._bind(part, state, give_back=True)
             bound.feed[LENGTHS][:] = ends - 1
-            bound.feed["total_sequence_length"][...] = stop
+            bound.feed["total_sequence_length"][...] = stop + (gaps and start == 0)
             bound.run()
             logits = bound.logits[:, 0]
         return logits
@@ -216,15 +244,6 @@ class WindowDecoder:
         taken = {name: array for name, array in feed.items() if name in self._inputs}
         logits = np.empty((batch, 1, self._facts.vocab_size), np.float32)
         return _Bound(self._component, taken, state.cache, logits, give_back=give_back)
-
-    def _require_counted(self, positions: Ints, lengths: Ints) -> None:
-        """Refuse positions that are not 0, 1, 2 and so on: the graph has the angles of those places written down."""
-        counted = np.arange(positions.shape[-1])
-        if (positions != counted)[counted < lengths[:, None]].any():
-            raise BundleError(
-                f"{self._component.name} counts the tokens of a prompt one by one, and this model's positions do not; "
-                "export the bundle again"
-            )
 
     def _empty(self, batch: int, tokens: int) -> dict[str, Floats]:
         facts = self._facts
@@ -243,6 +262,12 @@ class WindowDecoder:
             wider[name][:, :, : old.shape[2]] = old
             state.cache[name] = wider[name]
         state.bound = None
+
+
+def _counted(positions: Ints, lengths: Ints) -> bool:
+    """Say whether the positions of all tokens are 0, 1, 2 and so on; rows are padded on the right."""
+    counted = np.arange(positions.shape[-1])
+    return not (positions != counted)[..., counted < lengths[:, None]].any()
 
 
 def _rounded(tokens: int) -> int:

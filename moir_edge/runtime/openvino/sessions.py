@@ -122,6 +122,10 @@ class OpenVinoSessions:
         """Put image features (…, hidden) where `at` (batch, sequence) is True, in order."""
         return self._graphs.place(embeds, features, at)
 
+    def take(self, embeds: Embeds, places: Ints) -> Floats:
+        """Return (batch, kept, hidden), the tokens of each row that stand at `places` (batch, kept)."""
+        return self._graphs.take(embeds, places)
+
     def route(
         self,
         inputs_embeds: Floats,

@@ -128,6 +128,19 @@ class EngineSessions:
         self._cuda.synchronize()
         return embeds
 
+    def take(self, embeds: DeviceArray, places: Ints) -> DeviceArray:
+        """Return (batch, kept, hidden), the tokens of each row that stand at `places` (batch, kept): one copy per run of them."""
+        _, length, width = embeds.shape
+        kept = self._memory.empty((*places.shape, width), embeds.dtype)
+        step = width * embeds.dtype.itemsize
+        sources = (places + length * np.arange(len(places))[:, None]).reshape(-1)
+        starts = np.flatnonzero(np.diff(sources, prepend=-2) != 1)
+        for first, end in zip(starts, [*starts[1:], len(sources)], strict=True):
+            source = embeds.address + int(sources[first]) * step
+            self._cuda.copy(kept.address + int(first) * step, source, int(end - first) * step)
+        self._cuda.synchronize()
+        return kept
+
     def route(
         self,
         inputs_embeds: DeviceArray,

@@ -244,9 +244,9 @@ class ReferenceModel:
         blocks = pixel_values.reshape(-1, 3, 2, half, 2, half).mean(axis=(3, 5))
         return blocks.reshape(-1, 3, 4).transpose(0, 2, 1) @ self.projection
 
-    def next_logits(self, embeds: np.ndarray) -> np.ndarray:
-        """Return (vocab,) logits after one unpadded row of embeddings (sequence, 8)."""
-        angles = np.arange(len(embeds), dtype=np.float32)[:, None] * FREQUENCIES
+    def next_logits(self, embeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return (vocab,) logits after one unpadded row of embeddings (sequence, 8) at positions (sequence,)."""
+        angles = positions.astype(np.float32)[:, None] * FREQUENCIES
         placed = embeds + 2 * np.sin(angles)
         last = placed[-1]
         mixed = last.copy()
@@ -256,12 +256,16 @@ class ReferenceModel:
             mixed += (weights / weights.sum()) @ (value_scale * placed)
         return mixed @ self.head
 
-    def greedy(self, embeds: np.ndarray, eos: int, count: int) -> list[int]:
-        """Return the greedy answer to one unpadded row of embeddings."""
+    def greedy(
+        self, embeds: np.ndarray, eos: int, count: int, positions: np.ndarray | None = None
+    ) -> list[int]:
+        """Return the greedy answer to one unpadded row of embeddings, at 0, 1, 2 and so on where no positions are given."""
+        places = np.arange(len(embeds)) if positions is None else positions
         answer: list[int] = []
         while len(answer) < count and eos not in answer:
-            answer.append(int(self.next_logits(embeds).argmax()))
+            answer.append(int(self.next_logits(embeds, places).argmax()))
             embeds = np.concatenate([embeds, self.table[answer[-1:]]])
+            places = np.append(places, places[-1] + 1)
         return answer
 
 

@@ -35,11 +35,16 @@ def bundle(
     """Return a bundle; heads of 16 are turned within GroupQueryAttention, by a table, and others in front of it."""
     with patch.dict(TEXT, head_dim=request.param):
         checkpoint = load_checkpoint(make_checkpoint("smolvlm"))
+    for name, weight in checkpoint.model.named_parameters():
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            weight.data *= (
+                20  # so that attention is not even, and where a token stands makes a difference
+            )
     folder = tmp_path_factory.mktemp("decoders") / "bundle"
     found = open_bundle(assemble(trace_components(checkpoint), folder))
     fused = found.manifest.components["decoder"].fused
     assert fused is not None
-    assert ("position_ids" in fused.without) == (request.param == 16)
+    assert "position_ids" not in fused.without
     return found
 
 
@@ -156,17 +161,45 @@ def test_arrays_of_a_window_begin_with_a_line_whatever_their_size() -> None:
     assert not found["b"].any()
 
 
-def test_positions_that_are_not_counted_are_refused(
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize("lengths", [[1], [TOKENS], [TOKENS, 5, 1]])
+def test_positions_with_gaps_are_kept(
+    decoders: tuple[GrowingDecoder, WindowDecoder],
+    lengths: list[int],
+    parts: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if parts:
+        monkeypatch.setattr(window, "_SCORE_BYTES", 1)
+        monkeypatch.setattr(window, "_FEWEST", 7)
+    sequence = max(lengths)
+    mask = (np.arange(sequence) >= sequence - np.array(lengths)[:, None]).astype(np.int64)
+    gaps = np.random.default_rng(1).integers(1, 4, mask.shape).cumsum(axis=1)
+    inputs = DecoderInputs(
+        attention_mask=mask, position_ids=gaps * mask, next_positions=gaps[:, -1] + 2
+    )
+    prompt, token = embeds(len(lengths), sequence), embeds(len(lengths), 1)
+    (one, first), (other, second) = (each.prefill(prompt, inputs) for each in decoders)
+    pairs = [(one, other)]
+    pairs += [
+        (decoders[0].decode(token, first), decoders[1].decode(token, second)) for _ in range(3)
+    ]
+    require_equal(iter(pairs))
+    counted = decoders[1].prefill(prompt, DecoderInputs.of_mask(mask))[0]
+    assert sequence == 1 or np.abs(counted - other).max() > 1e-3  # positions make a difference
+
+
+def test_a_graph_that_counts_its_tokens_refuses_gaps(
     bundle: moir_edge.Bundle, decoders: tuple[GrowingDecoder, WindowDecoder]
 ) -> None:
-    fused = bundle.manifest.components["decoder"].fused
+    component = decoders[1]._component
+    component.inputs = tuple(name for name in component.inputs if name != "position_ids")
+    counting = WindowDecoder(component, bundle.manifest.model)
     mask = np.ones((1, 4), np.int64)
     inputs = replace(DecoderInputs.of_mask(mask), position_ids=np.arange(1, 5)[None])
-    if fused is not None and "position_ids" not in fused.without:
-        decoders[1].prefill(embeds(1, 4), inputs)  # this form takes any
-        return
-    with pytest.raises(BundleError, match=r"it counts the tokens of a prompt one by one, and this"):
-        decoders[1].prefill(embeds(1, 4), inputs)
+    message = "it counts the tokens of a prompt one by one, and this prompt's positions have gaps; export the bundle again"
+    with pytest.raises(BundleError, match=message):
+        counting.prefill(embeds(1, 4), inputs)
 
 
 def test_the_runtime_takes_the_fused_form(bundle: moir_edge.Bundle) -> None:

@@ -19,6 +19,7 @@ from moir_edge.runtime.processor import EncodedPrompt
 from moir_edge.runtime.routing_picture import (
     _cells_by_word,
     _counts,
+    _dropped,
     _header,
     _reading,
     _words_title,
@@ -267,6 +268,31 @@ def test_where_only_words_took_the_cells_show_how_many_took_from_them() -> None:
     assert cells[0] > cells[1] == cells[2] > cells[3] == 0
 
 
+def test_dropped_cells_are_crossed_out_and_told() -> None:
+    routing = _split_map(4, (View(kind="whole"),))
+    assert routing.to_dict()["dropped"] == []
+    gone = np.array([False, False, True, False])
+    pruned = RoutingMap(**{**_fields(routing), "dropped": gone})
+    assert pruned.to_dict()["dropped"] == [2]
+    assert _dropped(pruned) == (
+        "dropped: 1 of 4 image tokens, crossed out on the left; the language model did not read them"
+    )
+    image = Image.new("RGB", (40, 40), (128, 128, 128))
+    whole, crossed = (
+        np.asarray(draw_routing_map(one, [image]), np.int16) for one in (routing, pruned)
+    )
+    starts = [_header(one, None).height for one in (routing, pruned)]
+    # The left panel, from below its title: 440 pixels wide, two by two cells.
+    panels = [
+        picture[start + 24 : start + 464, 24:464]
+        for picture, start in zip((whole, crossed), starts, strict=True)
+    ]
+    changed = np.abs(panels[0] - panels[1]).sum(axis=2) > 0
+    assert changed[220:, :218].any()
+    assert not changed[:216].any()
+    assert not changed[:, 224:].any()
+
+
 def _fields(routing: RoutingMap) -> dict[str, Any]:
     names = (
         "prompt",
@@ -277,6 +303,7 @@ def _fields(routing: RoutingMap) -> dict[str, Any]:
         "indices",
         "margin",
         "gate",
+        "dropped",
     )
     return {name: getattr(routing, name) for name in names}
 

@@ -54,6 +54,7 @@ class Run:
             prompt_tokens=tuple(range(10, 10 + rows)),
             timings=TIMINGS,
             routing=None,
+            dropped_image_tokens=(0,) * rows,
         )
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:

@@ -101,6 +101,25 @@ def test_a_batch_is_padded_on_the_left(
     assert ours.token_ids == expected.generate(*batch, max_new_tokens=COUNT).token_ids
 
 
+@pytest.mark.parametrize("by", ["density", "random"])
+def test_image_tokens_are_dropped_on_the_device(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    device: Callable[..., CudaDouble],
+    expected: EdgeModel,
+    rows: list[Any],
+    by: str,
+) -> None:
+    device()
+    model = _load(tiny_bundle, tmp_path)
+    batch = ([row[0] for row in rows], [row[1] for row in rows])
+    options: Any = {"max_new_tokens": COUNT, "prune_image_tokens": 0.5, "prune_by": by}
+    ours, theirs = (one.generate(*batch, **options) for one in (model, expected))
+    assert ours.token_ids == theirs.token_ids
+    assert ours.dropped_image_tokens == theirs.dropped_image_tokens == (2, 4, 0, 6)
+    assert ours.token_ids != model.generate(*batch, max_new_tokens=COUNT).token_ids
+
+
 @pytest.mark.parametrize("piece", [1, 7])
 def test_a_prompt_longer_than_the_engine_takes_goes_in_pieces(
     tiny_bundle: Path,
