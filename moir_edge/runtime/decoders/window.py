@@ -150,7 +150,7 @@ class WindowDecoder:
             **decoder.further,
         }
         started = _started(inputs, mask)
-        if _counted(started["position_ids"], lengths):
+        if _counted(started["position_ids"], lengths) and (decoder.next_positions == lengths).all():
             return self._run(started, lengths, state, known), state
         if "position_ids" not in self._inputs:
             raise BundleError(
