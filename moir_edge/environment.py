@@ -1,4 +1,4 @@
-"""Name the extra that brings a missing import."""
+"""Name the extra that brings a missing import, and tell which ONNX Runtime is installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib.util
 
 from moir_edge.errors import EnvironmentProblem
 
-__all__ = ["missing_package", "require"]
+__all__ = ["missing_package", "onnxruntime_version", "require"]
 
 _EXTRA_OF = {
     "torch": "export",
@@ -58,3 +58,11 @@ def require(*modules: str, extra: str | None = None) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise EnvironmentProblem(missing_package(module, extra=extra))
+
+
+def onnxruntime_version() -> tuple[int, int]:
+    """Return the first two numbers of ONNX Runtime's version."""
+    import onnxruntime
+
+    major, minor = onnxruntime.__version__.split(".")[:2]
+    return int(major), int(minor)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
+from moir_edge.environment import onnxruntime_version
 from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.exhaustion import cannot_start_threads
 from moir_edge.limits import THREADS
@@ -28,11 +29,12 @@ __all__ = [
     "limited_threads",
     "session_options",
     "wait_policy",
+    "waiting_entries",
     "waiting_threads",
 ]
 
 ThreadWait: TypeAlias = Literal["sleep", "spin"]
-"""How an idle thread waits for work: it sleeps and has to be woken, or it spins and keeps its core."""
+"""How an idle thread waits for work: it soon sleeps and has to be woken, or it spins and keeps its core."""
 
 THREAD_WAITS: Final[tuple[ThreadWait, ...]] = ("sleep", "spin")
 
@@ -41,12 +43,13 @@ _BEFORE_OMP = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _WAITING = "OMP_WAIT_POLICY"
 _POLICIES: Mapping[ThreadWait, str] = {"sleep": "PASSIVE", "spin": "ACTIVE"}
 
-_SPINNING: Mapping[ThreadWait, Mapping[str, str]] = {
-    # Idle threads of several sessions leave the cores to the one that works.
-    "sleep": {"session.intra_op.allow_spinning": "0"},
-    # They do so between runs here too: spinning ends with the run.
-    "spin": {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"},
-}
+_SPIN, _STOP = "session.intra_op.allow_spinning", "session.force_spinning_stop"
+_BRIEFLY: Mapping[str, str] = {"session.intra_op.spin_duration_us": "50"}
+"""How long a thread spins before it sleeps: longer than most gaps between two operators that several threads share. Waking
+one takes about as long."""
+
+_BRIEFLY_SINCE = (1, 26)
+"""The first ONNX Runtime that can tell how long; an earlier one ignores the setting and spins until the run ends."""
 
 
 def default_threads(root: Path = Path("/")) -> int:
@@ -179,9 +182,22 @@ def session_options(threads: int | None = None, wait: ThreadWait | None = None) 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # its warnings are about fusions it did not find
     options.intra_op_num_threads = count
-    for key, value in _SPINNING[wait or default_thread_wait()].items():
+    for key, value in waiting_entries(wait or default_thread_wait()).items():
         options.add_session_config_entry(key, value)
     return options
+
+
+def waiting_entries(wait: ThreadWait) -> dict[str, str]:
+    """Return ONNX Runtime's settings of one way to wait; in both, threads of a session that has nothing to run leave their cores.
+
+    Args:
+        wait: The way.
+    """
+    if wait == "spin":
+        return {_SPIN: "1", _STOP: "1"}
+    if onnxruntime_version() >= _BRIEFLY_SINCE:
+        return {_SPIN: "1", _STOP: "1", **_BRIEFLY}
+    return {_SPIN: "0"}
 
 
 def _physical_cores(root: Path) -> int:

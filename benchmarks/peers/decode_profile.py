@@ -25,7 +25,7 @@ from benchmarks.common import (
     run,
     take_turns,
 )
-from benchmarks.peers.genai_decoder import BUNDLES, PEERS, SPINNING, genai_model
+from benchmarks.peers.genai_decoder import BUNDLES, PEERS, genai_model
 from benchmarks.peers.smolvlm_256m import add_work, prepare
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.environment import require
@@ -36,7 +36,7 @@ from moir_edge.runtime.component import Component
 from moir_edge.runtime.decoders import WindowDecoder
 from moir_edge.runtime.interface import DecoderInputs
 from moir_edge.temporary import TemporaryFolder
-from moir_edge.threads import default_threads, session_options
+from moir_edge.threads import default_threads, session_options, waiting_entries
 
 MARKS = ("<!-- decode profile: begin -->", "<!-- decode profile: end -->")
 RUN = "whole run"
@@ -91,7 +91,7 @@ def table(record: Mapping[str, Any]) -> str:
     """
     machine, settings = record["machine"], record["settings"]
     head = (
-        f"{machine['cpu']}, {settings['threads']} threads that sleep, {settings['rounds']} rounds of {settings['tokens']} "
+        f"{machine['cpu']}, {settings['threads']} threads, {settings['rounds']} rounds of {settings['tokens']} "
         f"tokens after {settings['context']}, load {machine['load_average_before']:.1f} to "
         f"{machine['load_average_after']:.1f}. Milliseconds a token:"
     )
@@ -185,7 +185,7 @@ def _genai(model_folder: Path, threads: int, options: argparse.Namespace) -> Cal
             config = genai.Config(str(model_folder))
             session = {
                 "intra_op_num_threads": threads,
-                SPINNING: "0",
+                **waiting_entries("sleep"),
                 "enable_profiling": str(folder / "profile"),
             }
             config.overlay(json_text({"model": {"decoder": {"session_options": session}}}))

@@ -39,12 +39,11 @@ from moir_edge.finite import json_text
 from moir_edge.progress import Progress, single_step
 from moir_edge.runtime.interface import DecoderInputs
 from moir_edge.runtime.sessions import GraphSessions
-from moir_edge.threads import THREAD_WAITS, ThreadWait, default_threads
+from moir_edge.threads import THREAD_WAITS, ThreadWait, default_threads, waiting_entries
 
 BUNDLES = ("fp32", "int4-head-int4")
 PEERS = {"fp32": "fp32", "int4-head-int4": "int4"}
 CONTEXTS = (92, 1000, 4000)
-SPINNING = "session.intra_op.allow_spinning"
 _PAUSE = 0.3  # seconds
 MARKS = ("<!-- decoder: begin -->", "<!-- decoder: end -->")
 
@@ -116,7 +115,7 @@ def _runs(
         runs[f"moir-edge {name}, decoder.onnx"] = _bundle_run(_plain(bundle), threads, wait)
         peer = PEERS[name]
         folder = genai_model(checkpoint, work, peer)
-        runs[f"GenAI {peer}"] = _genai_run(folder, threads, spinning=wait == "spin")
+        runs[f"GenAI {peer}"] = _genai_run(folder, threads, wait)
     return runs
 
 
@@ -207,11 +206,11 @@ def _bundle_run(bundle: Bundle, threads: int, wait: ThreadWait) -> Callable[[Pro
     return run
 
 
-def _genai_run(folder: Path, threads: int, *, spinning: bool) -> Callable[[Prompt, int], Timed]:
+def _genai_run(folder: Path, threads: int, wait: ThreadWait) -> Callable[[Prompt, int], Timed]:
     import onnxruntime_genai as genai
 
     config = genai.Config(str(folder))
-    session = {"intra_op_num_threads": threads, SPINNING: str(int(spinning))}
+    session = {"intra_op_num_threads": threads, **waiting_entries(wait)}
     config.overlay(json_text({"model": {"decoder": {"session_options": session}}}))
     model = genai.Model(config)
 

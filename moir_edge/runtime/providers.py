@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from moir_edge.environment import onnxruntime_version
 from moir_edge.errors import BundleError, EnvironmentProblem, one_line
 from moir_edge.runtime.cuda_start import CUDA_PACKAGE, cuda_problem
 from moir_edge.runtime.float4 import session_source
@@ -78,14 +79,7 @@ def fused_form(entry: ComponentEntry, provider: GraphProvider) -> FusedEntry | N
         entry: Of the manifest.
         provider: What runs it.
     """
-    return entry.fused if provider == "cpu" and _version() >= _FUSED_SINCE else None
-
-
-def _version() -> tuple[int, ...]:
-    import onnxruntime
-
-    major, minor = onnxruntime.__version__.split(".")[:2]
-    return int(major), int(minor)
+    return entry.fused if provider == "cpu" and onnxruntime_version() >= _FUSED_SINCE else None
 
 
 def open_graph(

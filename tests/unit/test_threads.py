@@ -20,6 +20,7 @@ from moir_edge.threads import (
     limited_threads,
     session_options,
     wait_policy,
+    waiting_entries,
     waiting_threads,
 )
 
@@ -121,9 +122,25 @@ def test_a_waiting_policy_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -
         assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
-def test_sessions_do_not_spin() -> None:
+SPIN, STOP = "session.intra_op.allow_spinning", "session.force_spinning_stop"
+MICROSECONDS = "session.intra_op.spin_duration_us"
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("1.25.1", {SPIN: "0"}),  # it knows no time: a thread would spin until the run ends
+        ("1.26.0", {SPIN: "1", STOP: "1", MICROSECONDS: "50"}),
+        ("2.0.0rc1", {SPIN: "1", STOP: "1", MICROSECONDS: "50"}),
+    ],
+)
+def test_threads_of_a_session_sleep_soon(
+    version: str, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
     options = session_options(2)
-    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert waiting_entries("sleep") == expected
+    assert {name: options.get_session_config_entry(name) for name in expected} == expected
     assert options.intra_op_num_threads == 2
 
 
@@ -156,12 +173,11 @@ def test_threads_wait_as_openmp_is_told_to(
 
 def test_what_is_asked_for_goes_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    entry = "session.intra_op.allow_spinning"
-    found = [session_options(2, wait).get_session_config_entry(entry) for wait in (None, "sleep")]
+    monkeypatch.setattr("onnxruntime.__version__", "1.25.0")
+    found = [session_options(2, wait).get_session_config_entry(SPIN) for wait in (None, "sleep")]
     assert found == ["1", "0"]
     # Threads of a session that is idle do not spin.
-    stop = "session.force_spinning_stop"
-    assert session_options(2, "spin").get_session_config_entry(stop) == "1"
+    assert waiting_entries("spin") == {SPIN: "1", STOP: "1"}
 
 
 def test_a_block_says_how_threads_wait_and_takes_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
