@@ -1,9 +1,10 @@
-"""Measure the demo router's density and sources on scenes whose content is known.
+"""Measure what a router's density and sources mean, on demo rows whose content is known.
 
-A cell of the image *has a digit* where one of its pixels is brighter than any background of the demo. The script prints the
-mean density of cells with and without a digit, the correlation of density and contrast (standard deviation of the cell's
-pixels), and how often the best source of a word is a cell with a digit. Beside the shipped router stand fresh ones, whose
-densities come from random weights. ``--card`` writes the figures into a checkpoint's training log and model card.
+For each checkpoint with a router, the script prints the mean density of cells with and without a digit, its correlation with
+the contrast of the cells, how well it tells clean cells from the same cells masked or blurred (AUROC), how often the best
+source of a word is a cell with a digit, and how often the best source of a word that names a digit is that very digit.
+Beside the first checkpoint stand fresh routers, whose densities come from random weights. ``--card`` writes the figures
+into a checkpoint's training log and model card.
 """
 
 from __future__ import annotations
@@ -13,111 +14,110 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
 from benchmarks.common import Result, add_count, markdown_table, new_parser, run, write_json
+from benchmarks.density_figures import (
+    DensityFigures,
+    Pair,
+    RankFigures,
+    measure,
+    measure_ranks,
+)
+from benchmarks.lookups import LookupFigures, score_lookups
+from moir_edge.data.degradations import parse_degradation
 from moir_edge.data.rows import Row, read_rows
-from moir_edge.errors import DataError
+from moir_edge.data.variants import ImageStore, degraded_rows
+from moir_edge.demo.glyphs import SPLITS
+from moir_edge.demo.named import NamedObject
 from moir_edge.evaluation.diagnosis.routing import routing_map_of
 from moir_edge.progress import Progress
 from moir_edge.runtime import RoutingMap
-from moir_edge.runtime.image_geometry import Box
 from moir_edge.runtime.images import read_image
 
-__all__ = ["DensityFigures", "compare_routers", "has_digit", "main", "measure"]
+__all__ = ["DEGRADATIONS", "RouterFigures", "compare_routers", "main", "measure_router"]
 
-# Backgrounds stay under 85 of 255 in every channel, and the brightest channel of each digit's colour is over 160.
-_BRIGHT = 120
-_ROWS = 80
+DEGRADATIONS = {"masked": "mask-region=0.3", "blurred": "blur=3.5px"}
+"""What a cell is compared with: itself under each of these."""
+
+_ROWS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class DensityFigures:
-    """Densities and sources of a router over the cells of some rows.
+class RouterFigures:
+    """Everything that is measured of one router.
 
     Attributes:
-        cells: Cells of all images.
-        digit_share: Share of them that have a digit: what a blind choice of sources would hit.
-        on_digits: Mean density of cells with a digit, in [0, 1].
-        on_empty: Mean density of the others.
-        contrast_correlation: Pearson correlation of density and contrast over all cells.
-        lookups: Enriched words that took from the image.
-        best_on_digit: Share of them whose best source has a digit.
+        density: Of the cells of some rows.
+        ranks: Of clean against degraded cells, by name of the degradation.
+        named: Look-ups of words that name an object.
     """
 
-    cells: int
-    digit_share: float
-    on_digits: float
-    on_empty: float
-    contrast_correlation: float
-    lookups: int
-    best_on_digit: float
+    density: DensityFigures
+    ranks: dict[str, RankFigures]
+    named: LookupFigures
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as plain JSON data."""
+        times = self.named.times_chance
+        return {
+            **asdict(self.density),
+            **{f"{name}_{key}": value for name, one in self.ranks.items() for key, value in asdict(one).items()},
+            "named_lookups": self.named.lookups,
+            "named_hits": self.named.hits,
+            "named_chance": self.named.chance,
+            "named_times_chance": None if times is None else times.model_dump(),
+        }  # fmt: skip
 
 
-def has_digit(image: Image.Image, box: Box) -> bool:
-    """Return whether a cell of a demo image shows a part of a digit."""
-    return bool(_pixels(image, box).max() > _BRIGHT)
-
-
-def measure(maps: Sequence[tuple[RoutingMap, Sequence[Image.Image]]]) -> DensityFigures:
-    """Join densities and sources with what the cells show.
+def measure_router(
+    route: Callable[[Row], RoutingMap],
+    rows: Sequence[Row],
+    named: Sequence[tuple[Row, NamedObject]],
+    folder: Path,
+) -> RouterFigures:
+    """Measure one router.
 
     Args:
-        maps: Routing maps with the images of their prompts.
-
-    Raises:
-        DataError: There is no cell of one of the two kinds.
+        route: Makes the routing map of a row.
+        rows: Rows of the demo.
+        named: Rows with the object that their text names.
+        folder: For degraded pictures; exists.
     """
-    density, contrast, digit, best = [], [], [], []
-    for routing, images in maps:
-        for row, cell in routing.cells():
-            pixels = _pixels(images[cell.image], cell.box)
-            density.append(float(routing.scores[row]))
-            contrast.append(float(pixels.mean(axis=2).std()))
-            digit.append(has_digit(images[cell.image], cell.box))
-        for token in routing.routed:
-            cell_of_best = token.sources[0].cell if token.side == "text" and token.sources else None
-            if cell_of_best is not None:
-                best.append(has_digit(images[cell_of_best.image], cell_of_best.box))
-    scores, marked = np.array(density), np.array(digit, bool)
-    if not marked.any() or marked.all():
-        raise DataError("the rows hold no cells with a digit or none without; give more rows")
-    return DensityFigures(
-        cells=len(scores),
-        digit_share=float(marked.mean()),
-        on_digits=float(scores[marked].mean()),
-        on_empty=float(scores[~marked].mean()),
-        contrast_correlation=float(np.corrcoef(scores, contrast)[0, 1]),
-        lookups=len(best),
-        best_on_digit=float(np.mean(best)) if best else float("nan"),
-    )
+    maps = [route(row) for row in rows]
+    pictures = [[read_image(path) for path in row.images] for row in rows]
+    ranks = {}
+    for name, text in DEGRADATIONS.items():
+        degraded = degraded_rows(rows, parse_degradation(text), ImageStore(folder), seed=0).rows
+        ranks[name] = measure_ranks(
+            [
+                Pair(
+                    clean=clean,
+                    degraded=route(row),
+                    images=images,
+                    degraded_images=[read_image(path) for path in row.images],
+                )
+                for clean, images, row in zip(maps, pictures, degraded, strict=True)
+            ]
+        )
+    words, _ = score_lookups([(route(row), thing) for row, thing in named])
+    density = measure(list(zip(maps, pictures, strict=True)))
+    return RouterFigures(density=density, ranks=ranks, named=words)
 
 
-def _pixels(image: Image.Image, box: Box) -> npt.NDArray[np.float64]:
-    """Return the pixels of a cell, (height, width, 3)."""
-    sides = (image.width, image.height, image.width, image.height)
-    left, top, right, bottom = (round(part * side) for part, side in zip(box, sides, strict=True))
-    return np.asarray(image.convert("RGB"), np.float64)[top:bottom, left:right]
-
-
-def _figures(checkpoint: Path, rows: Sequence[Row]) -> DensityFigures:
-    """Measure a checkpoint with a router."""
+def route_of(checkpoint: Path) -> Callable[[Row], RoutingMap]:
+    """Open a checkpoint and return the function that makes its routing map of a row."""
     from moir_edge.evaluation.candidates import CandidateSpec
     from moir_edge.evaluation.candidates.checkpoint import CheckpointCandidate
 
     spec = CandidateSpec(
         name="router", source=str(checkpoint), kind="checkpoint", threads=1, max_new_tokens=1
     )
-    route = routing_map_of(CheckpointCandidate(spec))
-    return measure([(route(row), [read_image(path) for path in row.images]) for row in rows])
+    return routing_map_of(CheckpointCandidate(spec))
 
 
 @contextmanager
@@ -141,28 +141,44 @@ def _fresh(checkpoint: Path, seed: int) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _table(figures: dict[str, DensityFigures]) -> str:
+_Line = tuple[str, str, Callable[[RouterFigures], str]]
+"""Measure, target, and how a router's figure is written."""
+
+
+def _rank_lines(name: str, text: str) -> list[_Line]:
+    return [
+        (f"AUROC, digits clean against {name} ({text})", "≥ 0.80", lambda one: f"{one.ranks[name].auroc:.2f}"),
+        ("each digit's cell above itself", "", lambda one: f"{one.ranks[name].ranked:.0%}"),
+        ("AUROC, all cells, empty ones too", "", lambda one: f"{one.ranks[name].auroc_all:.2f}"),
+    ]  # fmt: skip
+
+
+def _table(figures: dict[str, RouterFigures]) -> str:
+    """Return one line per measure, one column per router."""
+    lines: list[_Line] = [
+        ("density on cells with a digit", "", lambda one: f"{one.density.on_digits:.2f}"),
+        ("density on empty cells", "", lambda one: f"{one.density.on_empty:.2f}"),
+        ("correlation with contrast", "≥ +0.40", lambda one: f"{one.density.contrast_correlation:+.2f}"),
+        ("the same of ranks", "", lambda one: f"{one.density.contrast_rank_correlation:+.2f}"),
+        *(line for name, text in DEGRADATIONS.items() for line in _rank_lines(name, text)),
+        ("best source of a word has a digit", "", lambda one: f"{one.density.best_on_digit:.0%} of {one.density.lookups:,}"),
+        ("chance", "", lambda one: f"{one.density.digit_share:.0%}"),
+        ("best source of a naming word is the named digit", "", lambda one: _share(one.named)),
+        ("times chance", "≥ 2", lambda one: _times(one.named)),
+    ]  # fmt: skip
     return markdown_table(
-        (
-            "router",
-            "density on cells with a digit",
-            "on empty cells",
-            "correlation with contrast",
-            "best source has a digit",
-            "chance",
-        ),
-        [
-            (
-                name,
-                f"{one.on_digits:.2f}",
-                f"{one.on_empty:.2f}",
-                f"{one.contrast_correlation:+.2f}",
-                f"{one.best_on_digit:.0%} of {one.lookups:,}",
-                f"{one.digit_share:.0%}",
-            )
-            for name, one in figures.items()
-        ],
+        ("measure", "target", *figures),
+        [(title, target, *map(cell, figures.values())) for title, target, cell in lines],
     )
+
+
+def _share(named: LookupFigures) -> str:
+    return "–" if named.hits is None else f"{named.hits:.0%} of {named.lookups:,}"
+
+
+def _times(named: LookupFigures) -> str:
+    times = named.times_chance
+    return "–" if times is None else f"{times.value:.2f} ({times.low:.2f}–{times.high:.2f})"
 
 
 def _write_card(folder: Path, routers: dict[str, dict[str, Any]], rows: int) -> None:
@@ -176,29 +192,45 @@ def _write_card(folder: Path, routers: dict[str, dict[str, Any]], rows: int) -> 
 
 
 def compare_routers(options: argparse.Namespace, progress: Progress) -> Result:
-    """Measure the demo's router and fresh ones.
+    """Measure routers and fresh ones.
 
     Args:
         options: Of the command line.
         progress: Called as ``progress(stage, done, total)``.
     """
     from moir_edge.demo import checkpoint_path, demo_rows, write_jsonl
+    from moir_edge.demo.named import as_rows, named_rows
     from moir_edge.weights.whole import quiet_transformers
 
-    total = 1 + options.fresh
-    with tempfile.TemporaryDirectory() as folder:
-        rows = read_rows(write_jsonl(demo_rows("test", count=options.rows, seed=0), Path(folder)))
+    first, *others = options.checkpoints or [checkpoint_path()]
+    total = 1 + options.fresh + len(others)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        rows = read_rows(
+            write_jsonl(demo_rows(options.split, count=options.rows, seed=0), folder / "rows")
+        )
+        found = named_rows(options.split, count=options.rows, seed=0)
+        named = list(
+            zip(as_rows(found, folder / "named"), (one.named for one in found), strict=True)
+        )
+
+        def figures(checkpoint: Path) -> RouterFigures:
+            return measure_router(route_of(checkpoint), rows, named, folder)
+
         progress("routers", 0, total)
-        figures = {"trained": _figures(checkpoint_path(), rows)}
+        measured = {"trained" if not options.checkpoints else first.name: figures(first)}
+        for other in others:
+            progress("routers", len(measured), total)
+            measured[str(other)] = figures(other)
         for seed in range(options.fresh):
-            progress("routers", 1 + seed, total)
-            with quiet_transformers(), _fresh(checkpoint_path(), seed) as copy:
-                figures[f"fresh, seed {seed}"] = _figures(copy, rows)
+            progress("routers", len(measured), total)
+            with quiet_transformers(), _fresh(first, seed) as copy:
+                measured[f"fresh, seed {seed}"] = figures(copy)
         progress("routers", total, total)
-    record = {name: asdict(one) for name, one in figures.items()}
+    record = {name: one.record() for name, one in measured.items()}
     if options.card is not None:
         _write_card(options.card, record, options.rows)
-    return Result(text=_table(figures), record=record)
+    return Result(text=_table(measured), record=record)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -208,8 +240,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the command; those of the process by default.
     """
     parser = new_parser("density", __doc__)
-    add_count(parser, "--rows", _ROWS, "rows of the test split")
-    parser.add_argument("--fresh", type=int, default=5, help="fresh routers beside it (default: 5)")
+    parser.add_argument(
+        "checkpoints", nargs="*", type=Path, help="checkpoints with a router (default: the demo's)"
+    )
+    add_count(parser, "--rows", _ROWS, "rows, and as many that name an object")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="digits (default: test)")
+    parser.add_argument(
+        "--fresh", type=int, default=5, help="fresh routers beside the first (default: 5)"
+    )
     parser.add_argument(
         "--card", type=Path, metavar="FOLDER", help="checkpoint whose card is rewritten"
     )

@@ -62,6 +62,14 @@ class TuneFlags(Flags):
             "weight of the KL divergence in the loss. For --train router and lora.",
         ),
     ] = None
+    rank_density: Annotated[
+        float | None,
+        typer.Option(
+            metavar="WEIGHT",
+            help="Rank each image token's density above that of the same token once its part of the picture is masked "
+            "or degraded: weight of the ranking loss. For a token router with density confidence.",
+        ),
+    ] = None
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimiser steps; replaces --epochs.")
     ] = None

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moir_edge.checked import a, checked, size
+from moir_edge.errors import UnsupportedError
 from moir_edge.router.base import Routed, Router, RouterOutput, Tokens
 from moir_edge.router.config import RouterConfig
 from moir_edge.router.constants import (
@@ -139,18 +140,38 @@ class TokenRouter(Router):
             self._enrich(self.text, theirs, self.image, ours, text_open),
         )
 
-    def _score(self, own: ModalityProjections, side: Tokens) -> _Side:
-        tokens, _, valid = side
-        normalized = F.layer_norm(
+    def density_logit(self, side: Literal["image", "text"], tokens: Tensor) -> Tensor:
+        """Return what the density head gives before its sigmoid, (batch, tokens).
+
+        Args:
+            side: Whose head.
+            tokens: (batch, tokens, hidden) float32, as they enter the router.
+
+        Raises:
+            UnsupportedError: The density is `entropy`, which has no head.
+        """
+        if self.config.density != "confidence":
+            raise UnsupportedError(
+                f"token router: got density {self.config.density!r}, which has no weights to learn; "
+                "attach a router with density 'confidence'"
+            )
+        own: ModalityProjections = getattr(self, side)
+        return _head_logit(own, self._normalized(own, tokens))
+
+    def _normalized(self, own: ModalityProjections, tokens: Tensor) -> Tensor:
+        return F.layer_norm(
             tokens,
             (self.hidden_size,),
             own.norm.weight.float(),
             own.norm.bias.float(),
             own.norm.eps,
         )
+
+    def _score(self, own: ModalityProjections, side: Tokens) -> _Side:
+        tokens, _, valid = side
+        normalized = self._normalized(own, tokens)
         if self.config.density == "confidence":
-            logit = F.linear(normalized, own.head.weight.float(), own.head.bias.float())
-            density = torch.sigmoid(logit[..., 0])
+            density = torch.sigmoid(_head_logit(own, normalized))
         else:
             density = entropy_density(tokens)
         density = density * valid
@@ -240,3 +261,9 @@ class TokenRouter(Router):
         margin = torch.where(found[..., 1], values[..., 0] - values[..., 1], 0.0)
         weights = torch.softmax(values[..., :k], dim=-1)
         return weights, picks[..., :k].clamp_max(sources), found[..., :k], margin
+
+
+def _head_logit(own: ModalityProjections, normalized: Tensor) -> Tensor:
+    """Return the density head's output, (batch, tokens), of normalized tokens."""
+    logit = F.linear(normalized, own.head.weight.float(), own.head.bias.float())
+    return logit[..., 0]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["REPORT_NAME", "TuneReport", "tune"]
 
 REPORT_NAME = "tuning.json"
-IMAGES = "images"
+IMAGES, PAIRS = "images", "pairs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +238,7 @@ def _train(
     trained = train_only(model, settings.train)
     mode: Any = settings.mwam
     mwam = None if mode is None else Mwam(model, mode)
-    objectives = _objectives(settings, adapters)
+    objectives = _objectives(settings, model, adapters, training / PAIRS)
     trainer = build_trainer(
         model, settings, batches=batches, train=RowSet(rows),
         evaluation=None if eval_rows is None else RowSet(as_they_are(eval_rows)),
@@ -278,13 +278,20 @@ def _train(
     )
 
 
-def _objectives(settings: TuneSettings, adapters: Adapters | None) -> list[Objective]:
-    """Return what is added to the answers' loss."""
+def _objectives(
+    settings: TuneSettings, model: Any, adapters: Adapters | None, pairs: Path
+) -> list[Objective]:
+    """Return what is added to the answers' loss; degraded pictures that an objective needs go to the folder `pairs`."""
     from moir_edge.tuning.keep_clean import KeepClean
+    from moir_edge.tuning.rank_density import RankDensity
 
     objectives: list[Objective] = []
     if settings.keep_clean is not None:
         objectives.append(KeepClean(settings.keep_clean, adapters))
+    if settings.rank_density is not None:
+        objectives.append(
+            RankDensity(settings.rank_density, model, settings.degrade, pairs, seed=settings.seed)
+        )
     return objectives
 
 

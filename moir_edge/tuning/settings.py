@@ -30,6 +30,8 @@ class TuneSettings:
         mwam: None, `gradient`, `loss` or `hybrid`.
         keep_clean: Weight of KL(base ‖ routed) on the answers of clean rows, in the sum with the answers' loss; None
             without. The base is the model with router and adapters off, so that `full` has none.
+        rank_density: Weight of the ranking of image tokens against the same tokens of degraded pictures; None without.
+            For a token router whose density is `confidence`.
         steps: Optimiser steps; None for `epochs`.
         epochs: Passes over the training rows; used where `steps` is None.
         learning_rate: Peak rate of AdamW, after a warm-up of 5 % of the steps, falling to zero in a line.
@@ -53,6 +55,7 @@ class TuneSettings:
     lora_rank: int | None = None
     mwam: str | None = None
     keep_clean: float | None = None
+    rank_density: float | None = None
     steps: int | None = None
     epochs: float = 1.0
     learning_rate: float = 1e-3
@@ -93,6 +96,7 @@ class TuneSettings:
             "batch_size",
             "early_stop",
             "keep_clean",
+            "rank_density",
         )
         for name in (*positive, "checkpoint_every"):
             value = getattr(self, name)

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
-from benchmarks.density import has_digit, main, measure
+from benchmarks.density import main
+from benchmarks.density_figures import Pair, has_digit, measure, measure_ranks
 from moir_edge.bundle import ImageGrid
 from moir_edge.demo import checkpoint_path, demo_rows
 from moir_edge.demo.scenes import CELL
@@ -63,6 +65,9 @@ def test_figures_of_a_map_whose_answer_is_known() -> None:
     marks = [1, 0, 0, 0] * 2
     densities = [1.0, 0.2, 0.2, 0.2, 0.8, 0.4, 0.4, 0.4]
     assert found.contrast_correlation == pytest.approx(np.corrcoef(marks, densities)[0, 1])
+    assert found.contrast_rank_correlation == pytest.approx(
+        stats.spearmanr(marks, densities).statistic
+    )
     assert measure([(routing([0.0, 1.0, 1.0, 1.0], 1), [picture()])]).contrast_correlation < 0
 
 
@@ -70,6 +75,38 @@ def test_rows_without_an_empty_cell_are_refused() -> None:
     bright = Image.new("RGB", (8, 8), (230, 230, 230))
     with pytest.raises(DataError, match="no cells with a digit or none without"):
         measure([(routing([0.1, 0.2, 0.3, 0.4], 0), [bright])])
+
+
+def masked() -> Image.Image:
+    """The picture with its left half in one colour, other than any in it."""
+    pixels = np.asarray(picture()).copy()
+    pixels[:, :4] = 50
+    return Image.fromarray(pixels)
+
+
+def test_clean_cells_are_ranked_against_themselves_masked() -> None:
+    clean, other = routing([0.9, 0.5, 0.3, 0.5], 0), routing([0.4, 0.5, 0.35, 0.5], 0)
+    low, lower = routing([0.6, 0.1, 0.3, 0.1], 0), routing([0.5, 0.1, 0.3, 0.1], 0)
+    found = measure_ranks(
+        [
+            Pair(clean=one, degraded=two, images=[picture()], degraded_images=[masked()])
+            for one, two in ((clean, low), (other, lower))
+        ]
+    )
+    # Digits: 0.9 and 0.4 against 0.6 and 0.5, two of four right. The left column's empty cells count in `auroc_all`.
+    assert (found.cells, found.auroc, found.ranked) == (2, 0.5, 0.5)
+    high, less = [0.9, 0.3, 0.4, 0.35], [0.6, 0.3, 0.5, 0.3]
+    assert found.auroc_all == pytest.approx(
+        stats.mannwhitneyu(np.float32(high), np.float32(less)).statistic / 16
+    )
+
+
+def test_a_degradation_that_changes_nothing_is_refused() -> None:
+    same = routing([0.1, 0.2, 0.3, 0.4], 0)
+    with pytest.raises(DataError, match="the degradation changed no cell with a digit"):
+        measure_ranks(
+            [Pair(clean=same, degraded=same, images=[picture()], degraded_images=[picture()])]
+        )
 
 
 def test_a_digit_is_told_from_every_background() -> None:
@@ -91,6 +128,11 @@ def test_the_command_writes_what_it_measured_into_the_card(
     assert main(["--rows", "6", "--fresh", "1", "--json", "--card", str(tmp_path)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"trained", "fresh, seed 0"}
+    for figures in found.values():
+        assert 0 < figures["masked_auroc"] < 1
+        assert 0 < figures["blurred_auroc"] < 1
+        assert figures["named_lookups"] >= 6
+        assert figures["named_chance"] == pytest.approx(4 / 36)
     record = json.loads((tmp_path / "training_log.json").read_text())["density"]
     assert record == {"rows": 6, "routers": found}
     card = (tmp_path / "README.md").read_text()
