@@ -8,11 +8,26 @@ from typing import Literal
 from benchmarks.study import data
 from moir_edge.router import RouterConfig
 
-__all__ = ["BASE", "CONTROLS", "LOGIT_RATE", "MAIN", "SHUFFLED", "WINNER", "Arm"]
+__all__ = [
+    "BASE",
+    "CONTROLS",
+    "EQUAL_LORA",
+    "KEEP_CLEAN",
+    "LOGIT_RATE",
+    "MAIN",
+    "REWEIGHTING",
+    "SHUFFLED",
+    "WINNER",
+    "Arm",
+]
 
 BASE = "base"
+REWEIGHTING = "reweighting"
+EQUAL_LORA = "equal-lora"
 
 LOGIT_RATE = 3e-2
+KEEP_CLEAN = 1.0
+"""Weight of the divergence on clean rows, in the arms that decide."""
 
 _DIRECTION: Literal["image-to-text"] = "image-to-text"
 _TOKEN = RouterConfig(
@@ -24,6 +39,7 @@ _TOKEN = RouterConfig(
     top_k=8,
     rank=16,
 )
+_LEARNED = _TOKEN.model_copy(update={"ratio": None, "learned_gate": True})
 _GATE = RouterConfig(kind="gate", direction=_DIRECTION)
 _CHANNEL = RouterConfig(kind="channel", direction=_DIRECTION)
 
@@ -35,11 +51,13 @@ class Arm:
     Attributes:
         name: Name of its runs.
         title: What tables call it.
-        router: Settings of the router; None for none.
+        router: Settings of the router, or of the one whose number of weights a control has; None for neither.
         train: What `tune` trains: `router`, or `lora` for low-rank adapters besides the router, if there is one; None
             leaves the model as it is.
+        control: What stands in the place of the router, and no command of the product trains: `REWEIGHTING` (attention
+            reweighted by learned biases), a name of `controls.ROUTERS`, or `EQUAL_LORA`; None for the router itself.
         mwam: Mode of MWAM while training, or None.
-        reweighting: Whether attention is reweighted by learned biases, which are trained.
+        keep_clean: Weight of `tune --keep-clean`, or None.
         learning_rate: Peak rate where the study's is too low: for a few biases that start at 0 and act as logits.
         data: Folder of its training rows.
     """
@@ -48,8 +66,9 @@ class Arm:
     title: str
     router: RouterConfig | None = None
     train: str | None = "router"
+    control: str | None = None
     mwam: str | None = None
-    reweighting: bool = False
+    keep_clean: float | None = None
     learning_rate: float | None = None
     data: str = data.TRAIN
 
@@ -57,12 +76,48 @@ class Arm:
 WINNER = Arm(name="token-confidence", title="`token` router, confidence", router=_TOKEN)
 """The arm that is held against the targets, and whose router the demo ships."""
 
+KEPT: tuple[Arm, ...] = (
+    Arm(
+        name="token-keep",
+        title="`token` router, keep-clean",
+        router=_TOKEN,
+        keep_clean=KEEP_CLEAN,
+    ),
+    Arm(
+        name="token-learned-gate",
+        title="`token` router, learned gate, keep-clean",
+        router=_LEARNED,
+        keep_clean=KEEP_CLEAN,
+    ),
+)
+"""Routers that are to leave clean rows alone."""
+
+EQUAL: tuple[Arm, ...] = (
+    Arm(
+        name=EQUAL_LORA,
+        title="LoRA of the router's size, keep-clean",
+        router=_TOKEN,
+        train="lora",
+        control=EQUAL_LORA,
+        keep_clean=KEEP_CLEAN,
+    ),
+    *(
+        Arm(name=name, title=title, router=_TOKEN, control=name, keep_clean=KEEP_CLEAN)
+        for name, title in (
+            ("own-modality", "words look up words, keep-clean"),
+            ("random-sources", "words read random image tokens, keep-clean"),
+            ("no-look-up", "adapter of words without look-up, keep-clean"),
+        )
+    ),
+)
+"""Controls with as many weights as the token router, and its objectives."""
+
 MAIN: tuple[Arm, ...] = (
     Arm(name=BASE, title="base, as it is", train=None),
     Arm(
-        name="reweighting",
+        name=REWEIGHTING,
         title="attention reweighting",
-        reweighting=True,
+        control=REWEIGHTING,
         learning_rate=LOGIT_RATE,
     ),
     Arm(name="gate", title="`gate` router", router=_GATE),
@@ -79,6 +134,8 @@ MAIN: tuple[Arm, ...] = (
         router=_TOKEN,
         mwam="gradient",
     ),
+    *KEPT,
+    *EQUAL,
 )
 """The arms of the table, with every seed."""
 

@@ -145,7 +145,7 @@ def _make(job: Job, threads: int) -> None:
 
 def _measured(checkpoint: Path, job: Job, threads: int) -> dict[str, Any]:
     """Diagnose a checkpoint on the test rows."""
-    from benchmarks.study.training import attach_reweighting
+    from benchmarks.study.control_training import attach_control
     from moir_edge.data.rows import read_rows
     from moir_edge.data.variants import ImageStore
     from moir_edge.evaluation.candidates import spec_of
@@ -165,7 +165,7 @@ def _measured(checkpoint: Path, job: Job, threads: int) -> dict[str, Any]:
     spec = spec_of(checkpoint, threads=threads, max_new_tokens=wanted.max_new_tokens)
     candidate = CheckpointCandidate(spec)
     ids = frozenset(special_token_ids(candidate.processor.tokenizer))
-    attach_reweighting(candidate.model, ids, checkpoint)
+    attach_control(candidate.model, ids, checkpoint)
     rows = read_rows(job.folder / TEST / "data.jsonl")
     with tempfile.TemporaryDirectory(prefix="moir-edge-study-") as images:
         plan = make_plan(rows, wanted, ImageStore(Path(images)))

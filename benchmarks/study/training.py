@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from benchmarks.study.arms import Arm
-from benchmarks.study.reweighting import AttentionReweighting
+from benchmarks.study.control_training import train_control
 from benchmarks.study.settings import StudySettings
 from moir_edge.checkpoint import load_checkpoint, write_checkpoint
-from moir_edge.data.rows import read_rows
 from moir_edge.progress import Progress
-from moir_edge.router import load_retrofitted, remove_router, retrofit, special_token_ids
+from moir_edge.router import load_retrofitted, remove_router, retrofit
 from moir_edge.tuning import TuneSettings, tune
 
-__all__ = ["Trained", "attach_reweighting", "base_checkpoint", "train_arm"]
-
-_REWEIGHTING = "reweighting.safetensors"
+__all__ = ["Trained", "base_checkpoint", "train_arm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +59,11 @@ def train_arm(
     tuning = _tuning(arm, seed, settings)
     if tuning is None:
         return Trained(folder=base)
-    if arm.reweighting:
-        return _train_reweighting(tuning, base, data, folder, progress)
+    if arm.control is not None:
+        count, losses = train_control(
+            arm, tuning, base=base, data=data, folder=folder, progress=progress
+        )
+        return Trained(folder=folder / "tuned", parameters=count, losses=losses)
     start = base if arm.router is None else _retrofitted(arm, seed, base, folder / "fresh")
     report = tune(start, folder / "tuned", data, settings=tuning, progress=progress)
     return Trained(
@@ -75,14 +73,6 @@ def train_arm(
     )
 
 
-def attach_reweighting(model: Any, special_ids: frozenset[int], folder: Path) -> None:
-    """Put the learned biases of a reweighting run on a model; does nothing for a run of another arm."""
-    stored = folder / _REWEIGHTING
-    if stored.is_file():
-        module = _reweighting(model, special_ids)
-        module.load_state_dict(load_file(stored))
-
-
 def _tuning(arm: Arm, seed: int, settings: StudySettings) -> TuneSettings | None:
     if arm.train is None:
         return None
@@ -90,6 +80,7 @@ def _tuning(arm: Arm, seed: int, settings: StudySettings) -> TuneSettings | None
         train=arm.train,
         lora_rank=settings.lora_rank if arm.train == "lora" else None,
         mwam=arm.mwam,
+        keep_clean=arm.keep_clean,
         steps=settings.steps,
         learning_rate=arm.learning_rate or settings.learning_rate,
         batch_size=settings.batch_size,
@@ -106,43 +97,6 @@ def _retrofitted(arm: Arm, seed: int, base: Path, folder: Path) -> Path:
     torch.manual_seed(seed)
     retrofit(loaded.model, arm.router, tokenizer=loaded.tokenizer)
     return _saved(loaded.model, base, folder)
-
-
-def _train_reweighting(
-    tuning: TuneSettings, base: Path, data: Path, folder: Path, progress: Progress
-) -> Trained:
-    """Train the biases; `tune` knows routers and adapters only, so its trainer is called here."""
-    from moir_edge.tuning.data import AnswerBatches, RowSet
-    from moir_edge.tuning.degrading import degraded_share
-    from moir_edge.tuning.trainer import build_trainer
-
-    loaded = load_checkpoint(base, exported=False)
-    model: Any = loaded.model
-    model.requires_grad_(False)
-    module = _reweighting(model, frozenset(special_token_ids(loaded.tokenizer)))
-    batches = AnswerBatches(loaded.processor, frozenset(loaded.end_ids))
-    rows = degraded_share(
-        read_rows(data), tuning.degrade, tuning.degrade_share, folder, seed=tuning.seed
-    )
-    trainer = build_trainer(
-        model, tuning, batches=batches, train=RowSet(rows), evaluation=None,
-        training=folder / "training", mwam=None, progress=progress,
-    )  # fmt: skip
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    tuned = folder / "tuned"
-    shutil.copytree(base, tuned)
-    save_file(module.state_dict(), tuned / _REWEIGHTING)
-    count = sum(weight.numel() for weight in module.parameters())
-    return Trained(folder=tuned, parameters=count, losses=(losses[0], losses[-1]))
-
-
-def _reweighting(model: Any, special_ids: frozenset[int]) -> AttentionReweighting:
-    """Attach fresh biases; the bias goes into the additive mask, which fused attention may do without."""
-    model.set_attn_implementation("eager")
-    module = AttentionReweighting(model, special_ids)
-    model.add_module("reweighting", module)
-    return module
 
 
 def _saved(model: Any, source: Path, folder: Path) -> Path:

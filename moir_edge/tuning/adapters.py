@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,15 +31,29 @@ class Adapters:
         model: The whole model; its language model is changed in place, hooks on it keep working.
         rank: Rank r.
         seed: Of the initial A.
+        ranks: Rank of the layers of every name, such as ``{"q_proj": 2}``, in place of `rank`; other layers get none.
 
     Source: Hu et al. 2021 (arXiv 2106.09685).
     """
 
-    def __init__(self, model: PreTrainedModel, rank: int, seed: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rank: int,
+        seed: int,
+        *,
+        ranks: Mapping[str, int] | None = None,
+    ) -> None:
         from peft import LoraConfig, LoraModel
 
         decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
-        config = LoraConfig(r=rank, lora_alpha=round(SCALE * rank), target_modules="all-linear")
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=round(SCALE * rank),
+            target_modules="all-linear" if ranks is None else list(ranks),
+            rank_pattern=dict(ranks or {}),
+            alpha_pattern={name: round(SCALE * one) for name, one in (ranks or {}).items()},
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self._tuner = LoraModel(decoder, config, "default")
