@@ -206,10 +206,14 @@ def test_diagnosis_of_nothing(fails: Failure, tmp_path: Path, demo_output: Path)
 
 def test_sigkill_during_export_leaves_no_bundle(demo_checkpoint: Path, tmp_path: Path) -> None:
     words = ["export", str(demo_checkpoint), "-o", str(tmp_path / "b")]
-    with subprocess.Popen([sys.executable, "-m", "moir_edge", *words]) as process:
-        while process.poll() is None and not list(tmp_path.glob(".b.partial-*/*.onnx")):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    for _ in range(5):  # a busy machine may kill too late
+        with subprocess.Popen([sys.executable, "-m", "moir_edge", *words]) as process:
+            while process.poll() is None and not list(tmp_path.glob(".b.partial-*/*.onnx")):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+        if process.returncode == -signal.SIGKILL:
+            break
+        shutil.rmtree(tmp_path / "b")
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "b").exists()
     assert [path.name for path in tmp_path.glob("*")] == [

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,11 +67,8 @@ def test_killed_run_resumes_to_the_same_weights(train_file: Path, tmp_path: Path
         [*_words(folder, train_file, *more), "--eval-data", str(train_file)]
         for folder in (output, whole, damaged)
     )
-    marker = training_folder(output) / "checkpoint-2" / "complete.json"
-    with _process_of_equal_sums(words) as process:
-        while process.poll() is None and not marker.exists():
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
+    with _process_of_equal_sums(words, start=("-c", _KILLED)) as process:
+        pass
     assert process.returncode == -signal.SIGKILL
     assert not output.exists()
     assert main(words) == 2  # an unfinished run is not discarded unasked
@@ -108,12 +104,30 @@ def _flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
-def _process_of_equal_sums(words: list[str], **more: Any) -> subprocess.Popen[bytes]:
+# The command, killed at its fourth step.
+_KILLED = """
+import os, signal, sys
+from moir_edge.__main__ import main
+from moir_edge.tuning.trainer import RouterTrainer
+step, left = RouterTrainer.training_step, [4]
+def counted(*words, **named):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*words, **named)
+RouterTrainer.training_step = counted
+sys.exit(main())
+"""
+
+
+def _process_of_equal_sums(
+    words: list[str], *, start: tuple[str, ...] = ("-m", "moir_edge"), **more: Any
+) -> subprocess.Popen[bytes]:
     """Start the command so that equal inputs give equal bits.
 
     A sum of floats depends on its order. One thread fixes it, and MKL_CBWR keeps MKL from choosing it by where an array lies in memory.
     """
-    command = [sys.executable, "-m", "moir_edge", *words]
+    command = [sys.executable, *start, *words]
     return subprocess.Popen(
         command, env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"}, **more
     )
