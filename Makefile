@@ -32,7 +32,7 @@ browser: ## install Chromium for the tests of the page (Debian, Ubuntu)
 demo: $(READY) ## the main job: export, quantize, compile, run and compare the demo checkpoint
 	$(BIN)/moir-edge demo -o $(DEMO_OUT) --force
 
-# Two processes: most tests keep one core busy. A file stays in one, so that what its tests share is made once.
+# Two processes: most tests keep one core busy. What shares a process, and what starts first, says tests/scheduling.py.
 test: $(READY) ## unit and end-to-end tests, and a short run of the fuzz suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

@@ -1,4 +1,4 @@
-"""The demo is run once, and what it leaves is what the other end-to-end tests work on."""
+"""The demo is run once for all processes, and what it leaves is what the other end-to-end tests work on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import pytest
 
 from moir_edge.cli.main import main
 
+from ..conftest import made_once
+
 
 @pytest.fixture(scope="session")
 def demo_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `moir-edge demo` leaves behind, on few rows; read only."""
-    folder = tmp_path_factory.mktemp("demo") / "out"
-    assert main(["demo", "-o", str(folder), "--rows", "24", "--json"]) == 0
-    return folder
+
+    def run(folder: Path) -> None:
+        assert main(["demo", "-o", str(folder), "--rows", "24", "--json"]) == 0
+
+    return made_once(tmp_path_factory, "demo", run)
 
 
 @pytest.fixture(scope="session")

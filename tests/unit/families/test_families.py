@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,15 +74,17 @@ class Twins:
 
 
 @pytest.fixture(scope="module")
-def twins(traced: TracedModel, fp32_bundle: Path) -> Twins:
+def twins(traced: TracedModel, fp32_bundle: Path) -> Iterator[Twins]:
     loaded = traced.checkpoint
+    hooks = []
     if loaded.model.config.model_type == "mistral3":
         # The model takes the features of a picture of one token for a batch of one and splits their width (5.23); with a
         # batch in front of them it splits pictures, as it does for all others.
-        loaded.model.model.multi_modal_projector.register_forward_hook(
-            lambda *given: given[2][None]
-        )
-    return Twins(moir_edge.load(fp32_bundle, threads=1), loaded.model, loaded.processor)
+        projector = loaded.model.model.multi_modal_projector
+        hooks = [projector.register_forward_hook(lambda *given: given[2][None])]
+    yield Twins(moir_edge.load(fp32_bundle, threads=1), loaded.model, loaded.processor)
+    for hook in hooks:
+        hook.remove()
 
 
 def patches_of(processor: Any, inputs: Any) -> np.ndarray[Any, Any]:
