@@ -15,6 +15,7 @@ from moir_edge.checked import a, a_count, checked, lazily, required
 from moir_edge.demo.questions import CAPTION_PROMPTS, ask, captions, describe_part
 from moir_edge.demo.scenes import Scene, related_scene, render, sample_scene
 from moir_edge.demo.statements import describe_side, state
+from moir_edge.demo.theme import DIGITS, Theme
 from moir_edge.errors import DataError, closest
 from moir_edge.finite import json_text
 from moir_edge.whole_files import whole_file
@@ -59,10 +60,10 @@ class _Draft:
     answers: tuple[str, ...]
 
 
-def _draft(split: str, seed: int, index: int, task: str) -> _Draft:
+def _draft(split: str, seed: int, index: int, task: str, theme: Theme) -> _Draft:
     name = f"{task}-{split}-{seed}-{index:06d}"
     rng = random.Random(name)
-    first = sample_scene(rng, split)
+    first = sample_scene(rng, split, theme=theme)
     scenes: tuple[Scene, ...] = (first,)
     with_context = rng.random() < CONTEXT_PROBABILITY
     if task == "vqa":
@@ -107,17 +108,23 @@ def _render_chunk(drafts: list[_Draft]) -> list[DemoRow]:
     return rows
 
 
-@checked(split=required(text), count=a_count, seed=required(integer), tasks=strings)
+@checked(split=required(text), count=a_count, seed=required(integer), tasks=strings, theme=a(Theme))
 def demo_rows(
-    split: str, *, count: int, seed: int = 0, tasks: tuple[str, ...] = TASKS
+    split: str,
+    *,
+    count: int,
+    seed: int = 0,
+    tasks: tuple[str, ...] = TASKS,
+    theme: Theme = DIGITS,
 ) -> list[DemoRow]:
-    """Generate rows; row i has task `tasks[i % len(tasks)]` and depends on (split, seed, i, task) only.
+    """Generate rows; row i has task `tasks[i % len(tasks)]` and depends on (split, seed, i, task, theme) only.
 
     Args:
-        split: `train`, `val` or `test`; they share no digit image.
+        split: `train`, `val` or `test`; they share no picture.
         count: Number of rows.
         seed: Another seed gives other rows.
         tasks: Tasks to go through in turn.
+        theme: What the pictures are.
 
     Raises:
         DataError: The split or a task is unknown, or there is no task.
@@ -131,7 +138,7 @@ def demo_rows(
     rows: list[DemoRow] = []
     for start in range(0, count, _RENDER_CHUNK):
         chunk = range(start, min(start + _RENDER_CHUNK, count))
-        rows += _render_chunk([_draft(split, seed, i, tasks[i % len(tasks)]) for i in chunk])
+        rows += _render_chunk([_draft(split, seed, i, tasks[i % len(tasks)], theme) for i in chunk])
     return rows
 
 

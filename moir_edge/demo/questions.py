@@ -6,9 +6,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from moir_edge.demo.scenes import COLOURS, PLACES, Item, Scene
+from moir_edge.demo.theme import Theme
 
 __all__ = [
-    "CAPTION_PROMPTS", "QUESTION_KINDS", "Question", "ask", "captions", "describe_item", "describe_part", "named",
+    "CAPTION_PROMPTS", "QUESTION_KINDS", "Question", "ask", "captions", "describe_item", "describe_part",
 ]  # fmt: skip
 
 #: (kind, prompt, answer, the item the question is about)
@@ -19,13 +20,6 @@ CAPTION_PROMPTS = (
     "What does the image show?",
 )
 _COLOUR_NAMES = tuple(COLOURS)
-
-
-def named(digit: int, colour: str | None = None) -> str:
-    """Name a digit with its article: `a red 8`, `an 8`."""
-    if colour is not None:
-        return f"a {colour} {digit}"
-    return f"an {digit}" if digit == 8 else f"a {digit}"
 
 
 def _unique(scene: Scene, key: Callable[[Item], object]) -> list[Item]:
@@ -47,16 +41,19 @@ def _about(
     if not items:
         return None
     item = rng.choice(items)
-    place = PLACES[item.place]
     prompt = rng.choice(prompts).format(
-        digit=item.digit, colour=item.colour, place=place, size=item.size
+        digit=scene.theme.names[item.digit],
+        colour=item.colour,
+        place=PLACES[item.place],
+        size=item.size,
+        noun=scene.theme.noun,
     )
     return prompt, answer(item), item
 
 
 def _digit_of_colour(scene: Scene, rng: random.Random) -> tuple[str, str, Item | None] | None:
-    prompts = ("Which digit is {colour}?", "What is the {colour} digit?")
-    return _about(scene, rng, lambda i: i.colour, prompts, lambda i: str(i.digit))
+    prompts = ("Which {noun} is {colour}?", "What is the {colour} {noun}?")
+    return _about(scene, rng, lambda i: i.colour, prompts, lambda i: scene.theme.names[i.digit])
 
 
 def _colour_of_digit(scene: Scene, rng: random.Random) -> tuple[str, str, Item | None] | None:
@@ -65,7 +62,7 @@ def _colour_of_digit(scene: Scene, rng: random.Random) -> tuple[str, str, Item |
 
 
 def _place_of_colour(scene: Scene, rng: random.Random) -> tuple[str, str, Item | None] | None:
-    prompts = ("Where is the {colour} digit?", "At which place is the {colour} digit?")
+    prompts = ("Where is the {colour} {noun}?", "At which place is the {colour} {noun}?")
     return _about(scene, rng, lambda i: i.colour, prompts, lambda i: PLACES[i.place])
 
 
@@ -75,34 +72,36 @@ def _place_of_digit(scene: Scene, rng: random.Random) -> tuple[str, str, Item | 
 
 
 def _digit_at_place(scene: Scene, rng: random.Random) -> tuple[str, str, Item | None] | None:
-    prompts = ("Which digit is at the {place}?", "What is the digit at the {place}?")
-    return _about(scene, rng, lambda i: i.place, prompts, lambda i: str(i.digit))
+    prompts = ("Which {noun} is at the {place}?", "What is the {noun} at the {place}?")
+    return _about(scene, rng, lambda i: i.place, prompts, lambda i: scene.theme.names[i.digit])
 
 
 def _colour_at_place(scene: Scene, rng: random.Random) -> tuple[str, str, Item | None] | None:
-    prompts = ("What colour is the digit at the {place}?", "Which colour is at the {place}?")
+    prompts = ("What colour is the {noun} at the {place}?", "Which colour is at the {place}?")
     return _about(scene, rng, lambda i: i.place, prompts, lambda i: i.colour)
 
 
 def _size_of_colour(scene: Scene, rng: random.Random) -> tuple[str, str, Item | None] | None:
-    prompts = ("Is the {colour} digit small or large?", "What size is the {colour} digit?")
+    prompts = ("Is the {colour} {noun} small or large?", "What size is the {colour} {noun}?")
     return _about(scene, rng, lambda i: i.colour, prompts, lambda i: i.size)
 
 
 def _digit_of_size(scene: Scene, rng: random.Random) -> tuple[str, str, Item | None] | None:
-    prompts = ("Which is the only {size} digit?",)
-    return _about(scene, rng, lambda i: i.size, prompts, lambda i: str(i.digit))
+    prompts = ("Which is the only {size} {noun}?",)
+    return _about(scene, rng, lambda i: i.size, prompts, lambda i: scene.theme.names[i.digit])
 
 
 def _count(scene: Scene, rng: random.Random) -> tuple[str, str, Item | None] | None:
-    prompt = rng.choice(("How many digits are there?", "How many digits does the image show?"))
+    noun = scene.theme.noun
+    prompt = rng.choice((f"How many {noun}s are there?", f"How many {noun}s does the image show?"))
     return prompt, str(len(scene.items)), None
 
 
 def _count_colour(scene: Scene, rng: random.Random) -> tuple[str, str, Item | None] | None:
     colour = rng.choice(scene.items).colour if rng.random() < 0.75 else rng.choice(_COLOUR_NAMES)
     number = sum(item.colour == colour for item in scene.items)
-    prompts = (f"How many {colour} digits are there?", f"How many digits are {colour}?")
+    noun = scene.theme.noun
+    prompts = (f"How many {colour} {noun}s are there?", f"How many {noun}s are {colour}?")
     return rng.choice(prompts), str(number), None
 
 
@@ -117,8 +116,8 @@ def _exists(scene: Scene, rng: random.Random) -> tuple[str, str, Item | None] | 
         if with_colour and rng.random() < 0.5:
             colour = rng.choice(_COLOUR_NAMES)
         else:
-            digit = rng.randrange(10)
-    what = named(digit, colour)
+            digit = rng.randrange(len(scene.theme.names))
+    what = scene.theme.named(digit, colour)
     prompts = (f"Is there {what}?", f"Does the image show {what}?")
     return rng.choice(prompts), "yes" if answer else "no", item if answer else None
 
@@ -158,17 +157,17 @@ def ask(scene: Scene, rng: random.Random, weights: Mapping[str, float] | None = 
             return kind, prompt, answer, item
 
 
-def describe_item(item: Item, rng: random.Random) -> str:
+def describe_item(theme: Theme, item: Item, rng: random.Random) -> str:
     """Name two or three attributes of one item, as a noun phrase without a verb."""
     place = PLACES[item.place]
     style = rng.randrange(4)
     if style == 0:
-        return f"{named(item.digit, item.colour)}"
+        return theme.named(item.digit, item.colour)
     if style == 1:
-        return f"a {item.colour} digit at the {place}"
+        return f"a {item.colour} {theme.noun} at the {place}"
     if style == 2:
-        return f"{named(item.digit)} at the {place}"
-    return f"{named(item.digit, item.colour)} at the {place}"
+        return f"{theme.named(item.digit)} at the {place}"
+    return f"{theme.named(item.digit, item.colour)} at the {place}"
 
 
 def describe_part(scene: Scene, rng: random.Random, focus: Item | None = None) -> str:
@@ -181,14 +180,17 @@ def describe_part(scene: Scene, rng: random.Random, focus: Item | None = None) -
     """
     if rng.random() < (0.1 if focus is not None else 0.35):
         number = len(scene.items)
-        return f"There {'is' if number == 1 else 'are'} {number} digit{'' if number == 1 else 's'}."
+        return f"There {'is' if number == 1 else 'are'} {scene.theme.counted(number)}."
     item = focus if focus is not None and rng.random() < 0.7 else rng.choice(scene.items)
     if rng.random() < 0.15:
-        return f"There is a {item.size} {item.colour} digit."
+        return f"There is a {item.size} {item.colour} {scene.theme.noun}."
     others = [other for other in scene.items if other is not item]
-    if others and rng.random() < 0.3:
-        return f"There is {describe_item(item, rng)} and {describe_item(rng.choice(others), rng)}."
-    return f"There is {describe_item(item, rng)}."
+    more = bool(others) and rng.random() < 0.3
+    first = describe_item(scene.theme, item, rng)
+    if more:
+        other = describe_item(scene.theme, rng.choice(others), rng)
+        return f"There is {first} and {other}."
+    return f"There is {first}."
 
 
 def _join(parts: Sequence[str]) -> str:
@@ -196,7 +198,8 @@ def _join(parts: Sequence[str]) -> str:
 
 
 def captions(scene: Scene) -> tuple[str, ...]:
-    """Return five captions that name every digit in reading order; the first is the canonical one."""
+    """Return five captions that name every picture in reading order; the first is the canonical one."""
+    named = scene.theme.named
     places = [PLACES[item.place] for item in scene.items]
     whats = [named(item.digit, item.colour) for item in scene.items]
     at = _join([f"{what} at the {place}" for what, place in zip(whats, places, strict=True)])
@@ -206,7 +209,7 @@ def captions(scene: Scene) -> tuple[str, ...]:
     ]
     place_first = [f"at the {place} {what}" for what, place in zip(whats, places, strict=True)]
     sized = [
-        f"a {item.size} {item.colour} {item.digit} at the {place}"
+        f"a {item.size} {item.colour} {scene.theme.names[item.digit]} at the {place}"
         for item, place in zip(scene.items, places, strict=True)
     ]
     first = _join(place_first)

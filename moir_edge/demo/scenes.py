@@ -1,16 +1,17 @@
-"""Scenes of one to four coloured digits on a 3 × 3 layout, and their vectorised rendering to 96 × 96 px."""
+"""Scenes of one to four coloured pictures, digits by default, on a 3 × 3 layout, and their vectorised rendering to 96 × 96 px."""
 
 from __future__ import annotations
 
 import functools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from moir_edge.demo.glyphs import GLYPH_CORE, GLYPH_SIDE, load_glyphs, split_indices
+from moir_edge.demo.glyphs import GLYPH_CORE, GLYPH_SIDE
+from moir_edge.demo.theme import DIGITS, Theme
 
 __all__ = [
     "CELL", "COLOURS", "IMAGE_SIDE", "PLACES", "SIZES", "Item", "Scene", "related_scene", "render", "sample_scene",
@@ -38,15 +39,15 @@ _SIZE_NAMES = tuple(SIZES)
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One digit of a scene.
+    """One digit, or another picture, of a scene.
 
     Attributes:
-        digit: 0..9.
-        glyph: Index of the digit image in `Glyphs`.
+        digit: 0..9; in another theme, which of its kinds.
+        glyph: Index of the picture in what the theme loads.
         colour: A key of `COLOURS`.
         size: A key of `SIZES`.
         place: Cell of the 3 × 3 layout, 0..8 in reading order; `PLACES` has its name.
-        shift: (x, y) offset in pixels of the digit's centre from the cell's centre.
+        shift: (x, y) offset in pixels of the picture's centre from the cell's centre.
         shade: Brightness factor in [0.85, 1].
     """
 
@@ -66,14 +67,17 @@ class Scene:
     items: tuple[Item, ...]
     background: tuple[int, int, int]
     texture: int
+    theme: Theme = field(default=DIGITS, repr=False)
 
 
-def _sample_item(rng: random.Random, split: str, place: int, digit: int, colour: str) -> Item:
+def _sample_item(
+    rng: random.Random, pictures: tuple[tuple[int, ...], ...], place: int, digit: int, colour: str
+) -> Item:
     size = rng.choice(_SIZE_NAMES)
     room = (CELL - SIZES[size]) / 2.0
     return Item(
         digit=digit,
-        glyph=rng.choice(split_indices(split)[digit]),
+        glyph=rng.choice(pictures[digit]),
         colour=colour,
         size=size,
         place=place,
@@ -88,33 +92,39 @@ def sample_scene(
     *,
     count: int | None = None,
     wanted: Sequence[tuple[int | None, str | None]] = (),
+    theme: Theme = DIGITS,
 ) -> Scene:
-    """Draw a scene from the digit images of one split.
+    """Draw a scene from the pictures of one split.
 
     Args:
         rng: Source of randomness.
         split: `train`, `val` or `test`.
-        count: Number of digits, 1..9; drawn from 1..4 when None.
+        count: Number of pictures, 1..9; drawn from 1..4 when None.
         wanted: For the first items, a (digit, colour) to use; None leaves that attribute free.
+        theme: What the pictures are.
     """
     if count is None:
         count = rng.choices((1, 2, 3, 4), _COUNT_WEIGHTS)[0]
     places = rng.sample(range(9), count)
+    pictures = theme.split(split)
     items = []
     for index, place in enumerate(places):
         digit, colour = wanted[index] if index < len(wanted) else (None, None)
-        digit = rng.randrange(10) if digit is None else digit
+        digit = rng.randrange(len(theme.names)) if digit is None else digit
         colour = rng.choice(_COLOUR_NAMES) if colour is None else colour
-        items.append(_sample_item(rng, split, place, digit, colour))
+        items.append(_sample_item(rng, pictures, place, digit, colour))
     items.sort(key=lambda item: item.place)
     red, green, blue = (rng.randrange(8, 56) for _ in range(3))
     return Scene(
-        items=tuple(items), background=(red, green, blue), texture=rng.randrange(_TEXTURES)
+        items=tuple(items),
+        background=(red, green, blue),
+        texture=rng.randrange(_TEXTURES),
+        theme=theme,
     )
 
 
 def related_scene(rng: random.Random, split: str, other: Scene) -> Scene:
-    """Draw a scene that often shares a digit, a colour, both or the number of digits with another one."""
+    """Draw a scene that often shares a digit, a colour, both or the number of digits with another one of its theme."""
     item = rng.choice(other.items)
     wanted = rng.choice(
         (
@@ -126,7 +136,7 @@ def related_scene(rng: random.Random, split: str, other: Scene) -> Scene:
         )
     )
     count = len(other.items) if rng.random() < 0.25 else None
-    return sample_scene(rng, split, count=count, wanted=(wanted,))
+    return sample_scene(rng, split, count=count, wanted=(wanted,), theme=other.theme)
 
 
 @functools.lru_cache(maxsize=1)
@@ -160,7 +170,8 @@ def _ink(scenes: Sequence[Scene], warp: npt.NDArray[np.float32] | None) -> npt.N
     )
     left, top = x.astype(np.int32), y.astype(np.int32)
     fx, fy = x - left, y - top
-    alpha = load_glyphs().alpha.reshape(len(load_glyphs().labels), -1)
+    glyphs = scenes[0].theme.load()
+    alpha = glyphs.alpha.reshape(len(glyphs.labels), -1)
     glyph = np.array([item.glyph for item in items])[:, None, None]
     corner = top * GLYPH_SIDE + left
     upper = alpha[glyph, corner] * (1 - fx) + alpha[glyph, corner + 1] * fx
@@ -173,12 +184,12 @@ def _ink(scenes: Sequence[Scene], warp: npt.NDArray[np.float32] | None) -> npt.N
 def render(
     scenes: Sequence[Scene], *, warp: npt.NDArray[np.float32] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Render scenes.
+    """Render scenes of one theme.
 
     Args:
         scenes: B scenes.
         warp: Optional (items over all scenes, 4) float32: row-major 2 × 2 map from cell to glyph coordinates, with which
-            training rotates, scales and shears the digits. None leaves them as they were written.
+            training rotates, scales and shears the pictures. None leaves them as they are.
 
     Returns:
         (B, 96, 96, 3) uint8, RGB.

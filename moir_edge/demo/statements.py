@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from moir_edge.demo.questions import describe_part, named
+from moir_edge.demo.questions import describe_part
 from moir_edge.demo.scenes import COLOURS, PLACES, Scene
 
 __all__ = ["STATEMENT_KINDS", "Pair", "describe_side", "side_has", "state"]
@@ -35,7 +35,7 @@ def _near_miss(pair: Pair, side: int, rng: random.Random) -> tuple[int, str]:
         source = pair[1 - side] if rng.random() < 0.4 else pair[side]
         digit, colour = rng.choice(sorted(_things(source)))
         if rng.random() < 0.35:
-            digit = rng.randrange(10)
+            digit = rng.randrange(len(pair[0].theme.names))
         elif rng.random() < 0.35:
             colour = rng.choice(_COLOUR_NAMES)
         if (digit, colour) not in here:
@@ -48,16 +48,20 @@ def side_has(pair: Pair, truth: bool, rng: random.Random) -> str:
     digit, colour = (
         rng.choice(sorted(_things(pair[side]))) if truth else _near_miss(pair, side, rng)
     )
-    return f"The {_SIDES[side]} image contains {named(digit, colour)}."
+    return f"The {_SIDES[side]} image contains {pair[0].theme.named(digit, colour)}."
 
 
 def _side_digit(pair: Pair, truth: bool, rng: random.Random) -> str | None:
     side = rng.randrange(2)
     here, there = _digits(pair[side]), _digits(pair[1 - side])
-    pool = here if truth else (there - here if rng.random() < 0.5 else set(range(10)) - here)
+    pool = (
+        here
+        if truth
+        else (there - here if rng.random() < 0.5 else set(range(len(pair[0].theme.names))) - here)
+    )
     if not pool:
         return None
-    return f"The {_SIDES[side]} image contains {named(rng.choice(sorted(pool)))}."
+    return f"The {_SIDES[side]} image contains {pair[0].theme.named(rng.choice(sorted(pool)))}."
 
 
 def _side_count(pair: Pair, truth: bool, rng: random.Random) -> str | None:
@@ -65,7 +69,7 @@ def _side_count(pair: Pair, truth: bool, rng: random.Random) -> str | None:
     number = len(pair[side].items)
     if not truth:
         number = rng.choice([value for value in range(1, 5) if value != number])
-    return f"The {_SIDES[side]} image contains {number} digit{'' if number == 1 else 's'}."
+    return f"The {_SIDES[side]} image contains {pair[0].theme.counted(number)}."
 
 
 def _side_place(pair: Pair, truth: bool, rng: random.Random) -> str | None:
@@ -74,7 +78,7 @@ def _side_place(pair: Pair, truth: bool, rng: random.Random) -> str | None:
     colour = item.colour
     if not truth:
         colour = rng.choice([name for name in _COLOUR_NAMES if name != colour])
-    return f"The digit at the {PLACES[item.place]} of the {_SIDES[side]} image is {colour}."
+    return f"The {pair[0].theme.noun} at the {PLACES[item.place]} of the {_SIDES[side]} image is {colour}."
 
 
 def _both_digit(pair: Pair, truth: bool, rng: random.Random) -> str | None:
@@ -82,7 +86,7 @@ def _both_digit(pair: Pair, truth: bool, rng: random.Random) -> str | None:
     pool = left & right if truth else left ^ right
     if not pool or not left & right:
         return None
-    return f"Both images contain {named(rng.choice(sorted(pool)))}."
+    return f"Both images contain {pair[0].theme.named(rng.choice(sorted(pool)))}."
 
 
 def _both_colour(pair: Pair, truth: bool, rng: random.Random) -> str | None:
@@ -90,7 +94,7 @@ def _both_colour(pair: Pair, truth: bool, rng: random.Random) -> str | None:
     pool = left & right if truth else left ^ right
     if not pool or not left & right:
         return None
-    return f"Both images contain a {rng.choice(sorted(pool))} digit."
+    return f"Both images contain a {rng.choice(sorted(pool))} {pair[0].theme.noun}."
 
 
 def _one_digit(pair: Pair, truth: bool, rng: random.Random) -> str | None:
@@ -99,7 +103,7 @@ def _one_digit(pair: Pair, truth: bool, rng: random.Random) -> str | None:
     if not shared or not single:
         return None
     pool = single if truth else shared
-    return f"Exactly one image contains {named(rng.choice(sorted(pool)))}."
+    return f"Exactly one image contains {pair[0].theme.named(rng.choice(sorted(pool)))}."
 
 
 def _neither_colour(pair: Pair, truth: bool, rng: random.Random) -> str | None:
@@ -107,7 +111,7 @@ def _neither_colour(pair: Pair, truth: bool, rng: random.Random) -> str | None:
     pool = set(COLOURS) - seen if truth else seen
     if not set(COLOURS) - seen:
         return None
-    return f"Neither image contains a {rng.choice(sorted(pool))} digit."
+    return f"Neither image contains a {rng.choice(sorted(pool))} {pair[0].theme.noun}."
 
 
 def _more(pair: Pair, truth: bool, rng: random.Random) -> str | None:
@@ -117,13 +121,14 @@ def _more(pair: Pair, truth: bool, rng: random.Random) -> str | None:
     larger = 0 if left > right else 1
     word, subject = rng.choice((("more", larger), ("fewer", 1 - larger)))
     subject = subject if truth else 1 - subject
-    return f"The {_SIDES[subject]} image has {word} digits than the {_SIDES[1 - subject]} image."
+    what = f"{word} {pair[0].theme.noun}s"
+    return f"The {_SIDES[subject]} image has {what} than the {_SIDES[1 - subject]} image."
 
 
 def _same_count(pair: Pair, truth: bool, rng: random.Random) -> str | None:
     same = len(pair[0].items) == len(pair[1].items)
     word = "the same number" if same == truth else "different numbers"
-    return f"The two images have {word} of digits."
+    return f"The two images have {word} of {pair[0].theme.noun}s."
 
 
 STATEMENT_KINDS: dict[str, Callable[[Pair, bool, random.Random], str | None]] = {

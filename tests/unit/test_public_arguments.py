@@ -138,7 +138,7 @@ FUNCTIONS: dict[str, dict[str, Any]] = {
     "add_engines": {"bundle": NOWHERE, "target": None, "options": None, "refit": None, "progress": None},
     "buildable_target": {"target": "cpu"},
     "read_rows": {"path": NOWHERE, "limit": None},
-    "demo_rows": {"count": 1, "seed": 0, "tasks": ("vqa",)},
+    "demo_rows": {"count": 1, "seed": 0, "tasks": ("vqa",), "theme": None},
     "write_jsonl": {"rows": []},
     "cider_d": {"predictions": ["a"], "references": [["a"]]},
     "mean_interval": {**SCORES, "seed": 0},

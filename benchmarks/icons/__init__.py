@@ -1,0 +1,1 @@
+"""The study's second backbone: a LLaVA-class VLM that is trained here on scenes of icons."""
