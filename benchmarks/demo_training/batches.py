@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 
 from moir_edge.children import outside_current_folder
 from moir_edge.demo.scenes import COLOURS, SIZES, Scene, render, sample_scene
+from moir_edge.demo.theme import DIGITS, Theme
 
 __all__ = [
     "Augmentation",
@@ -107,12 +108,14 @@ def cell_labels(scenes: Sequence[Scene]) -> npt.NDArray[np.int64]:
     return labels
 
 
-def vision_batches(*, seed: int, batch: int, crowded: float) -> Iterator[VisionBatch]:
-    """Yield endless batches for the vision stage; `crowded` is the share of scenes with four to nine digits."""
+def vision_batches(
+    *, seed: int, batch: int, crowded: float, theme: Theme = DIGITS
+) -> Iterator[VisionBatch]:
+    """Yield endless batches for the vision stage; `crowded` is the share of scenes with four to nine pictures."""
     rng, pixel_rng = random.Random(seed), np.random.default_rng(seed)
     while True:
         counts = [rng.randint(4, 9) if rng.random() < crowded else None for _ in range(batch)]
-        scenes = [sample_scene(rng, "train", count=count) for count in counts]
+        scenes = [sample_scene(rng, "train", count=count, theme=theme) for count in counts]
         pixels = augmented_pixels(scenes, pixel_rng, Augmentation())
         yield VisionBatch(pixels=pixels, labels=cell_labels(scenes))
 

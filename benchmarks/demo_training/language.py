@@ -15,8 +15,22 @@ import torch
 from torch import nn
 
 from benchmarks.demo_training.batches import stream
-from benchmarks.demo_training.sequences import PackedBatch, Packer, mixed_batches, pack_rows
-from benchmarks.demo_training.stages import CellHeads, Optimisers, image_features, normalised
+from benchmarks.demo_training.sequences import (
+    PackedBatch,
+    Packer,
+    Wording,
+    mixed_batches,
+    pack_rows,
+)
+from benchmarks.demo_training.snapshots import Snapshots, Stateful
+from benchmarks.demo_training.stages import (
+    CellHeads,
+    Optimisers,
+    image_features,
+    language_model,
+    normalised,
+    vision_parts,
+)
 from moir_edge.demo.data import TASKS, DemoRow
 
 __all__ = ["Average", "Stage", "exact_match", "packed_loss", "train_language"]
@@ -24,6 +38,7 @@ __all__ = ["Average", "Stage", "exact_match", "packed_loss", "train_language"]
 _TASK_WEIGHTS = {"vqa": 1.5, "statement": 2.0, "caption": 0.7}
 _LOG = logging.getLogger(__name__)
 _EVERY = 100  # steps between evaluations
+_NORMS = ("LlamaRMSNorm", "Qwen2RMSNorm")
 _BLUR_SHARE = 0.12
 
 
@@ -33,6 +48,14 @@ class Average:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._module, self._decay, self._updates = module, decay, 0
         self.state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averaged weights, and how many updates made them."""
+        return {"state": self.state, "updates": self._updates}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Take them back."""
+        self.state, self._updates = state["state"], state["updates"]
 
     def update(self) -> None:
         """Move towards the current weights; the first updates follow them closely."""
@@ -56,7 +79,7 @@ class Average:
 def light_norms(model: nn.Module) -> Iterator[None]:
     """Let the language model's norms return bfloat16 while it trains under autocast (a fifth less time on a CPU).
 
-    Llama's RMSNorm multiplies by its float32 weight last, so every matrix product behind it casts the result again.
+    Llama's RMSNorm and Qwen2's multiply by its float32 weight last, so every matrix product behind it casts the result again.
     """
 
     def normalise(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
@@ -64,7 +87,7 @@ def light_norms(model: nn.Module) -> Iterator[None]:
         normed: torch.Tensor = hidden * torch.rsqrt(spread) * norm.weight
         return normed.to(torch.bfloat16)
 
-    norms: list[Any] = [m for m in model.modules() if type(m).__name__ == "LlamaRMSNorm"]
+    norms: list[Any] = [m for m in model.modules() if type(m).__name__ in _NORMS]
     for norm in norms:
         norm.forward = MethodType(normalise, norm)
     try:
@@ -93,7 +116,7 @@ def _answer_logits(
     embeds = model.get_input_embeddings()(ids)
     spots = (ids == model.config.image_token_id)[..., None].expand_as(embeds)
     embeds = embeds.masked_scatter(spots, features.to(embeds.dtype).reshape(-1, embeds.shape[-1]))
-    hidden = model.model.text_model(
+    hidden = language_model(model)(
         inputs_embeds=embeds,
         attention_mask=_attention_mask(segments),
         position_ids=positions,
@@ -113,13 +136,13 @@ def word_loss(
 ) -> torch.Tensor:
     """Pull every image token of an occupied cell towards the embeddings of the words that name its content.
 
-    A question's word then finds its image token by likeness, for digits as quickly as for colours.
+    A question's word then finds its image token by likeness, for names as quickly as for colours.
 
     Args:
         features: (batch, 36, hidden) image tokens.
         cells: (batch, 9, 3), see `VisionBatch.labels`.
         embeddings: (vocabulary, hidden) of the language model.
-        words: Token ids of the ten digits, the colours and the sizes, see `Packer.label_words`.
+        words: Token ids of the ten names, the colours and the sizes, see `Packer.label_words`.
     """
     places = [(row // 2) * 3 + column // 2 for row in range(6) for column in range(6)]
     targets = cells[:, places]  # (batch, 36, 3)
@@ -216,6 +239,8 @@ def train_language(
     *,
     val_rows: Sequence[DemoRow],
     log: list[dict[str, float]],
+    wording: Wording | None = None,
+    snapshots: Snapshots | None = None,
 ) -> None:
     """Train on all tasks; the weights end as their moving average.
 
@@ -226,17 +251,23 @@ def train_language(
         tokenizer_json: Content of `tokenizer.json`.
         val_rows: Rows of unseen digits to measure on.
         log: Curves are appended here.
+        wording: How rows are put in words; the demo's by default.
+        snapshots: Where a stopped training goes on; None starts afresh.
     """
-    packer = Packer(tokenizer_json)
+    wording, snapshots = wording or Wording(), snapshots or Snapshots()
+    packer = Packer(tokenizer_json, wording)
     words = packer.label_words()
     optimisers = _optimisers(model, heads, stage)
     average = Average(model, 0.997)
+    kept: dict[str, Stateful] = {"model": model, "heads": heads, "average": average}
+    kept |= {f"optimisers {at}": part for at, part in enumerate(optimisers)}
+    done = snapshots.begin(stage.number, stage.steps, kept, log)
     data = stream(
-        mixed_batches, tokenizer_json=tokenizer_json, seed=stage.seed, singles=stage.singles, pairs=stage.pairs,
-        blur_share=_BLUR_SHARE,
+        mixed_batches, tokenizer_json=tokenizer_json, seed=stage.seed + 1000 * done, singles=stage.singles,
+        pairs=stage.pairs, blur_share=_BLUR_SHARE, wording=wording,
     )  # fmt: skip
     start, sums = time.monotonic(), dict.fromkeys((*TASKS, "cells", "words"), 0.0)
-    for step in range(1, stage.steps + 1):
+    for step in range(done + 1, stage.steps + 1):
         for part in optimisers:
             part.clear()
         for batch in next(data):
@@ -267,14 +298,14 @@ def train_language(
             sums = dict.fromkeys(sums, 0.0)
             log.append(entry)
             _LOG.info("%s", entry)
+        snapshots.keep(stage.number, step, kept, log, last=step == stage.steps)
     model.load_state_dict(average.state)
 
 
 def _optimisers(model: Any, heads: CellHeads, stage: Stage) -> list[Optimisers]:
-    parts = [([model.model.text_model], 1.0)]
+    parts = [([language_model(model)], 1.0)]
     if stage.vision_scale:
-        vision = [model.model.vision_model, model.model.connector, heads]
-        parts.append((vision, stage.vision_scale))
+        parts.append(([*vision_parts(model), heads], stage.vision_scale))
     return [
         Optimisers(
             modules,

@@ -13,10 +13,10 @@ from moir_edge.demo.questions import (
     ask,
     captions,
     describe_part,
-    named,
 )
 from moir_edge.demo.scenes import COLOURS, Scene, related_scene, sample_scene
 from moir_edge.demo.statements import Pair, describe_side, side_has, state
+from moir_edge.demo.theme import DIGITS, Theme
 
 __all__ = [
     "Segment",
@@ -112,50 +112,52 @@ def pair_bridges(pair: Pair, rng: random.Random) -> list[Segment]:
 def _colour_or_absent(scene: Scene, rng: random.Random) -> Segment:
     digits = [item.digit for item in scene.items]
     single = [item for item in scene.items if digits.count(item.digit) == 1]
-    absent = [digit for digit in range(10) if digit not in digits]
+    absent = [digit for digit in range(len(scene.theme.names)) if digit not in digits]
     if single and rng.random() < 0.55:
         item = rng.choice(single)
         digit, answer = item.digit, item.colour
     else:
         digit, answer = rng.choice(absent), "no"
-    return Segment(_VQA, f"Is there {named(digit)}? Which colour?", answer)
+    return Segment(_VQA, f"Is there {scene.theme.named(digit)}? Which colour?", answer)
 
 
 def _compare_counts(pair: Pair, rng: random.Random) -> Segment:
     """Ask for the number of digits on one side, or which side has more."""
     left, right = (len(scene.items) for scene in pair)
+    noun = pair[0].theme.noun
     if rng.random() < 0.5:
         side = rng.randrange(2)
-        prompt = f"How many digits does the {_SIDES[side]} image have?"
+        prompt = f"How many {noun}s does the {_SIDES[side]} image have?"
         return Segment(_VQA, prompt, str((left, right)[side]))
     answer = "same" if left == right else "left" if left > right else "right"
-    return Segment(_VQA, "Which image has more digits?", answer)
+    return Segment(_VQA, f"Which image has more {noun}s?", answer)
 
 
 def _which_image(pair: Pair, rng: random.Random) -> Segment:
     """Ask which image shows a digit, a colour or a digit in a colour."""
+    theme = pair[0].theme
     item = rng.choice([item for scene in pair for item in scene.items])
     digit: int | None = item.digit
     colour: str | None = item.colour
     if rng.random() < 0.25:
-        digit, colour = rng.randrange(10), rng.choice(tuple(COLOURS))
+        digit, colour = rng.randrange(len(theme.names)), rng.choice(tuple(COLOURS))
     form = rng.randrange(3)
     digit, colour = (digit if form != 1 else None), (colour if form != 0 else None)
     left, right = (
         any(digit in (None, i.digit) and colour in (None, i.colour) for i in scene.items)
         for scene in pair
     )
-    what = f"a {colour} digit" if digit is None else named(digit, colour)
+    what = f"a {colour} {theme.noun}" if digit is None else theme.named(digit, colour)
     answer = {(1, 0): "left", (0, 1): "right", (1, 1): "both", (0, 0): "no"}[left, right]
     return Segment(_VQA, f"Which image contains {what}?", answer)
 
 
-def language_samples(count: int) -> list[str]:
+def language_samples(count: int, theme: Theme = DIGITS) -> list[str]:
     """Return sentences that cover the demo language, for training the tokenizer."""
     rng = random.Random("language")
     texts = ["User:", "\nAssistant:"]
     for _ in range(count):
-        scene = sample_scene(rng, "train")
+        scene = sample_scene(rng, "train", theme=theme)
         pair = (scene, related_scene(rng, "train", scene))
         segments = single_segments(scene, rng, 4, 0.25) + pair_segments(pair, rng, 4, 0.25)
         for segment in segments + single_bridges(scene, rng) + pair_bridges(pair, rng):

@@ -20,8 +20,22 @@ from benchmarks.demo_training.segments import (
 )
 from moir_edge.demo.data import TASKS, DemoRow
 from moir_edge.demo.scenes import COLOURS, SIZES, related_scene, sample_scene
+from moir_edge.demo.theme import DIGITS, Theme
 
-__all__ = ["PackedBatch", "Packer", "mixed_batches", "pack_rows"]
+__all__ = ["PackedBatch", "Packer", "Wording", "mixed_batches", "pack_rows"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """How rows become text.
+
+    Attributes:
+        theme: What the pictures of the scenes are.
+        image: What the processor makes of one image in the chat's text.
+    """
+
+    theme: Theme = DIGITS
+    image: str = IMAGE_EDGE + GLOBAL_IMAGE + IMAGE * IMAGE_TOKENS + IMAGE_EDGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +69,22 @@ class Packer:
 
     Args:
         tokenizer_json: The text of a `tokenizer.json`.
+        wording: How rows become text; the demo's by default.
     """
 
-    def __init__(self, tokenizer_json: str) -> None:
+    def __init__(self, tokenizer_json: str, wording: Wording | None = None) -> None:
         from tokenizers import Tokenizer
 
+        self._wording = wording or Wording()
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
 
     def label_words(self) -> list[list[int]]:
-        """Return the token ids of the digits, the colours and the sizes; each is one token.
+        """Return the token ids of the theme's names, the colours and the sizes; each is one token.
 
         Raises:
             ValueError: A word is more than one token.
         """
-        groups = [[str(digit) for digit in range(10)], [*COLOURS], [*SIZES]]
+        groups = [[*self._wording.theme.names], [*COLOURS], [*SIZES]]
         result = []
         for group in groups:
             found = [self._tokenizer.encode(f" {word}").ids for word in group]
@@ -79,8 +95,8 @@ class Packer:
 
     def prefix(self, images: int) -> list[int]:
         """Return the tokens up to and including the last image."""
-        image = IMAGE_EDGE + GLOBAL_IMAGE + IMAGE * IMAGE_TOKENS + IMAGE_EDGE
-        ids: list[int] = self._tokenizer.encode("<|im_start|>User:" + image * images).ids
+        text = f"<|im_start|>User:{self._wording.image * images}"
+        ids: list[int] = self._tokenizer.encode(text).ids
         return ids
 
     def pack(
@@ -133,8 +149,9 @@ def mixed_batches(
     statements: int = 6,
     blur_share: float = 0.12,
     drop_share: float = 0.25,
+    wording: Wording | None = None,
 ) -> Iterator[tuple[PackedBatch, PackedBatch]]:
-    """Yield endless (one-image batch, two-image batch) pairs from the training digits.
+    """Yield endless (one-image batch, two-image batch) pairs from the training pictures.
 
     Args:
         tokenizer_json: Content of `tokenizer.json`.
@@ -145,16 +162,18 @@ def mixed_batches(
         statements: Statements per two-image row.
         blur_share: Share of blurred images.
         drop_share: Share of contexts that lose words.
+        wording: How rows become text; the demo's by default.
     """
-    packer, rng = Packer(tokenizer_json), random.Random(seed)
+    wording = wording or Wording()
+    packer, rng, theme = Packer(tokenizer_json, wording), random.Random(seed), wording.theme
     pixel_rng = np.random.default_rng(seed)
     augmentation = Augmentation(blur_share=blur_share)
     while True:
-        scenes = [sample_scene(rng, "train") for _ in range(singles)]
+        scenes = [sample_scene(rng, "train", theme=theme) for _ in range(singles)]
         rows = [single_segments(scene, rng, questions, drop_share) for scene in scenes]
         pairs_of_scenes = [
             (scene, related_scene(rng, "train", scene))
-            for scene in (sample_scene(rng, "train") for _ in range(pairs))
+            for scene in (sample_scene(rng, "train", theme=theme) for _ in range(pairs))
         ]
         double_rows = [pair_segments(pair, rng, statements, drop_share) for pair in pairs_of_scenes]
         rows = [row + single_bridges(scene, rng) for row, scene in zip(rows, scenes, strict=True)]

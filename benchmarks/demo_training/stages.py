@@ -14,15 +14,19 @@ import torch
 from torch import nn
 
 from benchmarks.demo_training.batches import cell_labels, stream, vision_batches
+from benchmarks.demo_training.snapshots import Snapshots, Stateful
 from moir_edge.demo.scenes import render, sample_scene
+from moir_edge.demo.theme import DIGITS, Theme
 
 __all__ = [
     "CellHeads",
     "Optimisers",
     "image_features",
+    "language_model",
     "normalised",
     "train_vision",
     "vision_accuracy",
+    "vision_parts",
 ]
 
 _LOG = logging.getLogger(__name__)
@@ -93,6 +97,16 @@ class Optimisers:
             )
             self._parts.append((muon, matrix_rate))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimisers and of the schedule."""
+        return {"step": self._step, "parts": [part.state_dict() for part, _ in self._parts]}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Take a state back."""
+        self._step = state["step"]
+        for (part, _), stored in zip(self._parts, state["parts"], strict=True):
+            part.load_state_dict(stored)
+
     def clear(self) -> None:
         """Drop the gradients."""
         for part, _ in self._parts:
@@ -116,8 +130,24 @@ def normalised(model: Any, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
     return tensor.float().div_(127.5).sub_(1.0)
 
 
+def language_model(model: Any) -> nn.Module:
+    """Return the language model of a SmolVLM or a LLaVA, without its head."""
+    found: nn.Module = getattr(model.model, "text_model", None) or model.model.language_model
+    return found
+
+
+def vision_parts(model: Any) -> list[nn.Module]:
+    """Return vision tower and projector of a SmolVLM or a LLaVA."""
+    inner = model.model
+    if hasattr(inner, "connector"):
+        return [inner.vision_model, inner.connector]
+    return [inner.vision_tower, inner.multi_modal_projector]
+
+
 def image_features(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     """Run vision tower and projector: (batch, 3, 96, 96) to (batch, 36, hidden)."""
+    if not hasattr(model.model, "connector"):
+        return torch.stack(tuple(model.get_image_features(pixel_values).pooler_output))
     side = pixel_values.shape[-1] // model.config.vision_config.patch_size
     mask = torch.ones(
         pixel_values.shape[0], side, side, dtype=torch.bool, device=pixel_values.device
@@ -127,10 +157,12 @@ def image_features(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     return features
 
 
-def vision_accuracy(model: Any, heads: CellHeads, *, split: str, count: int = 256) -> float:
+def vision_accuracy(
+    model: Any, heads: CellHeads, *, split: str, count: int = 256, theme: Theme = DIGITS
+) -> float:
     """Share of occupied cells of unseen scenes whose digit, colour and size are all read correctly."""
     rng = random.Random(f"cells-{split}")
-    scenes = [sample_scene(rng, split) for _ in range(count)]
+    scenes = [sample_scene(rng, split, theme=theme) for _ in range(count)]
     labels = torch.from_numpy(cell_labels(scenes)).to(model.device)
     with torch.no_grad(), torch.autocast(model.device.type, dtype=torch.bfloat16):
         features = image_features(model, normalised(model, render(scenes)))
@@ -140,14 +172,18 @@ def vision_accuracy(model: Any, heads: CellHeads, *, split: str, count: int = 25
 
 def train_vision(
     model: Any, heads: CellHeads, *, steps: int, batch: int, seed: int, rate: float, matrix_rate: float,
-    log: list[dict[str, float]],
+    log: list[dict[str, float]], theme: Theme = DIGITS, snapshots: Snapshots | None = None,
 ) -> None:  # fmt: skip
     """Stage A: vision tower and projector from per-token labels."""
-    parts = [model.model.vision_model, model.model.connector, heads]
-    optimisers = Optimisers(parts, steps=steps, rate=rate, matrix_rate=matrix_rate)
-    data = stream(vision_batches, seed=seed, batch=batch, crowded=0.75)
+    snapshots = snapshots or Snapshots()
+    optimisers = Optimisers(
+        [*vision_parts(model), heads], steps=steps, rate=rate, matrix_rate=matrix_rate
+    )
+    kept: dict[str, Stateful] = {"model": model, "heads": heads, "optimisers": optimisers}
+    done = snapshots.begin(0, steps, kept, log)
+    data = stream(vision_batches, seed=seed + 1000 * done, batch=batch, crowded=0.75, theme=theme)
     start, running = time.monotonic(), 0.0
-    for step in range(1, steps + 1):
+    for step in range(done + 1, steps + 1):
         item = next(data)
         with torch.autocast(model.device.type, dtype=torch.bfloat16):
             features = image_features(model, normalised(model, item.pixels))
@@ -159,9 +195,10 @@ def train_vision(
         if step % 100 == 0 or step == steps:
             entry = {
                 "stage": 0.0, "step": step, "loss": running / 100,
-                "cells_val": vision_accuracy(model, heads, split="val"),
+                "cells_val": vision_accuracy(model, heads, split="val", theme=theme),
                 "seconds": round(time.monotonic() - start, 1),
             }  # fmt: skip
             running = 0.0
             log.append(entry)
             _LOG.info("%s", entry)
+        snapshots.keep(0, step, kept, log, last=step == steps)

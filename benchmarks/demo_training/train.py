@@ -8,11 +8,11 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import Result, add_count, new_parser, run, write_json
 from benchmarks.demo_training.build import (
@@ -23,11 +23,24 @@ from benchmarks.demo_training.build import (
 )
 from benchmarks.demo_training.evaluate import CIDER, answer_rows, degraded, task_accuracy
 from benchmarks.demo_training.segments import language_samples
+from benchmarks.demo_training.sequences import Wording
 from benchmarks.study.settings import StudySettings
 from moir_edge.demo.data import TASKS, DemoRow, demo_rows
 from moir_edge.progress import Progress, silent
 
-__all__ = ["Plan", "main", "measure_test", "train", "tune_router"]
+if TYPE_CHECKING:
+    from benchmarks.demo_training.language import Stage
+
+__all__ = [
+    "DEMO",
+    "Plan",
+    "Recipe",
+    "main",
+    "measure_test",
+    "train",
+    "train_backbone",
+    "tune_router",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +65,93 @@ class Plan:
     test_rows: int = 3000
 
     def shortened(self, scale: float) -> Plan:
-        """Return the plan with every stage's steps multiplied by `scale`, at least one step each."""
+        """Return the plan with every stage's steps multiplied by `scale`, at least one step for each that has any."""
         names = ("vision_steps", "language_steps", "joint_steps")
-        return replace(self, **{n: max(1, round(getattr(self, n) * scale)) for n in names})
+        return replace(
+            self,
+            **{n: max(min(1, getattr(self, n)), round(getattr(self, n) * scale)) for n in names},
+        )
+
+    def language_stages(self) -> tuple[Stage, ...]:
+        """Return the stage with the tower frozen, where it has a step, and the joint one."""
+        from benchmarks.demo_training.language import Stage
+
+        first = Stage(
+            number=1, steps=self.language_steps, seed=self.seed + 2, rate=self.language_rate,
+            matrix_rate=self.language_matrix_rate, singles=self.singles, pairs=self.pairs,
+        )  # fmt: skip
+        joint = replace(
+            first, number=2, steps=self.joint_steps, seed=self.seed + 3, rate=self.joint_rate,
+            matrix_rate=self.joint_matrix_rate, vision_scale=self.joint_vision_scale,
+        )  # fmt: skip
+        return (first, joint) if self.language_steps else (joint,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is trained: a class of model, and the language of its rows.
+
+    Attributes:
+        wording: How rows become text.
+        build_model: From a tokenizer to a model with random weights.
+        build_processor: From a tokenizer to its processor.
+    """
+
+    wording: Wording
+    build_model: Callable[[Any], Any]
+    build_processor: Callable[[Any], Any]
+
+
+DEMO = Recipe(wording=Wording(), build_model=build_model, build_processor=build_processor)
+"""The demo's VLM: a SmolVLM on digits."""
+
+
+def train_backbone(
+    recipe: Recipe,
+    plan: Plan,
+    *,
+    device: str,
+    log: list[dict[str, float]],
+    snapshots: Path | None = None,
+) -> tuple[Any, Any]:
+    """Train a VLM from nothing.
+
+    Args:
+        recipe: What is trained.
+        plan: Steps and rates.
+        device: Where to train.
+        log: Curves are appended here.
+        snapshots: File from which a stopped training goes on; None keeps nothing.
+
+    Returns:
+        Model, on the CPU, and processor.
+    """
+    import torch
+
+    from benchmarks.demo_training.language import train_language
+    from benchmarks.demo_training.snapshots import Snapshots
+    from benchmarks.demo_training.stages import CellHeads, train_vision
+
+    theme, kept = recipe.wording.theme, Snapshots(snapshots)
+    torch.manual_seed(plan.seed)
+    tokenizer = build_tokenizer(language_samples(400, theme))
+    processor = recipe.build_processor(tokenizer)
+    model = recipe.build_model(tokenizer).to(device)
+    # On a CPU the fused attention's backward pass is slower than plain matrix products.
+    model.set_attn_implementation("eager")
+    heads = CellHeads(model.config.text_config.hidden_size).to(device)
+    train_vision(
+        model, heads, steps=plan.vision_steps, batch=plan.vision_batch, seed=plan.seed + 1,
+        rate=plan.vision_rate, matrix_rate=plan.vision_matrix_rate, log=log, theme=theme, snapshots=kept,
+    )  # fmt: skip
+    rows = demo_rows("val", count=plan.val_rows, theme=theme)
+    for stage in plan.language_stages():
+        train_language(
+            model, heads, stage, tokenizer.backend_tokenizer.to_str(), val_rows=rows, log=log,
+            wording=recipe.wording, snapshots=kept,
+        )  # fmt: skip
+    model.set_attn_implementation("sdpa")
+    return model.cpu(), processor
 
 
 def tune_router(model: Any, processor: Any, study: StudySettings, seed: int) -> Any:
@@ -127,39 +224,11 @@ def train(
     Returns:
         The training log, as written to `training_log.json`.
     """
-    import torch
-
     from benchmarks.demo_training.card import write_card
-    from benchmarks.demo_training.language import Stage, train_language
-    from benchmarks.demo_training.stages import CellHeads, train_vision
 
     start, log = time.monotonic(), []  # type: tuple[float, list[dict[str, float]]]
-    torch.manual_seed(plan.seed)
-    tokenizer = build_tokenizer(language_samples(400))
-    processor = build_processor(tokenizer)
-    model = build_model(tokenizer).to(device)
-    # On a CPU the fused attention's backward pass is slower than plain matrix products.
-    model.set_attn_implementation("eager")
-    heads = CellHeads(model.config.text_config.hidden_size).to(device)
-    train_vision(
-        model, heads, steps=plan.vision_steps, batch=plan.vision_batch, seed=plan.seed + 1,
-        rate=plan.vision_rate, matrix_rate=plan.vision_matrix_rate, log=log,
-    )  # fmt: skip
-    language = Stage(
-        number=1, steps=plan.language_steps, seed=plan.seed + 2, rate=plan.language_rate,
-        matrix_rate=plan.language_matrix_rate, singles=plan.singles, pairs=plan.pairs,
-    )  # fmt: skip
-    joint = replace(
-        language, number=2, steps=plan.joint_steps, seed=plan.seed + 3, rate=plan.joint_rate,
-        matrix_rate=plan.joint_matrix_rate, vision_scale=plan.joint_vision_scale,
-    )  # fmt: skip
-    val_rows = demo_rows("val", count=plan.val_rows)
-    for stage in (language, joint):
-        train_language(
-            model, heads, stage, tokenizer.backend_tokenizer.to_str(), val_rows=val_rows, log=log
-        )
-    model.set_attn_implementation("sdpa")
-    model = tune_router(model.cpu(), processor, study, plan.seed)
+    model, processor = train_backbone(DEMO, plan, device=device, log=log)
+    model = tune_router(model, processor, study, plan.seed)
     record = {
         "plan": asdict(plan) | {"router_steps": study.steps},
         "minutes": round((time.monotonic() - start) / 60, 1),

@@ -14,33 +14,38 @@ from benchmarks.demo_training.batches import vision_batches
 from benchmarks.demo_training.evaluate import degraded
 from benchmarks.demo_training.segments import Segment, drop_words
 from benchmarks.demo_training.sequences import Packer, mixed_batches, pack_rows
+from benchmarks.demo_training.train import DEMO, Recipe
+from benchmarks.icons.train import RECIPE
 from moir_edge.demo import demo_rows
 
 
+@pytest.fixture(scope="module", params=[DEMO, RECIPE], ids=["demo", "icons"])
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    found: Recipe = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def tokenizer() -> Any:
+def tokenizer(recipe: Recipe) -> Any:
     from benchmarks.demo_training.build import build_tokenizer
     from benchmarks.demo_training.segments import language_samples
 
-    return build_tokenizer(language_samples(60))
+    return build_tokenizer(language_samples(60, recipe.wording.theme))
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer: Any) -> Any:
-    from benchmarks.demo_training.build import build_model
-
+def model(recipe: Recipe, tokenizer: Any) -> Any:
     torch.manual_seed(0)
-    return build_model(tokenizer).eval()
+    return recipe.build_model(tokenizer).eval()
 
 
-def test_packed_text_is_what_the_chat_template_gives(tokenizer: Any) -> None:
-    from benchmarks.demo_training.build import build_processor
+def test_packed_text_is_what_the_chat_template_gives(recipe: Recipe, tokenizer: Any) -> None:
     from benchmarks.demo_training.evaluate import chat_text
 
-    processor = build_processor(tokenizer)
-    packer = Packer(tokenizer.backend_tokenizer.to_str())
+    processor = recipe.build_processor(tokenizer)
+    packer = Packer(tokenizer.backend_tokenizer.to_str(), recipe.wording)
     for task in ("vqa", "statement"):
-        rows = demo_rows("val", count=4, tasks=(task,))
+        rows = demo_rows("val", count=4, tasks=(task,), theme=recipe.wording.theme)
         batch = pack_rows(packer, rows)
         for index, row in enumerate(rows):
             inputs = processor(text=[chat_text(processor, row)], images=[list(row.images)])
@@ -52,12 +57,36 @@ def test_packed_text_is_what_the_chat_template_gives(tokenizer: Any) -> None:
             assert labels[labels >= 0].tolist() == answer
 
 
-def test_a_packed_segment_sees_neither_the_others_nor_padding(tokenizer: Any, model: Any) -> None:
+def test_packed_logits_are_those_of_the_model_on_what_its_processor_gives(
+    recipe: Recipe, tokenizer: Any, model: Any
+) -> None:
+    from benchmarks.demo_training.evaluate import chat_text
     from benchmarks.demo_training.language import _answer_logits
     from benchmarks.demo_training.stages import image_features, normalised
 
-    packer = Packer(tokenizer.backend_tokenizer.to_str())
-    (row,) = demo_rows("val", count=1, tasks=("vqa",))
+    processor = recipe.build_processor(tokenizer)
+    packer = Packer(tokenizer.backend_tokenizer.to_str(), recipe.wording)
+    (row,) = demo_rows("val", count=1, tasks=("statement",), theme=recipe.wording.theme)
+    batch = pack_rows(packer, [row])
+    inputs = processor(
+        text=[chat_text(processor, row)], images=[list(row.images)], return_tensors="pt"
+    )
+    with torch.no_grad():
+        features = image_features(model, normalised(model, batch.pixels))
+        packed = _answer_logits(model, batch, features)[0][0]
+        alone = model(**inputs).logits[0, -1]
+    # other kernels sum the attention in another order
+    torch.testing.assert_close(packed, alone, atol=2e-5, rtol=1e-4)
+
+
+def test_a_packed_segment_sees_neither_the_others_nor_padding(
+    recipe: Recipe, tokenizer: Any, model: Any
+) -> None:
+    from benchmarks.demo_training.language import _answer_logits
+    from benchmarks.demo_training.stages import image_features, normalised
+
+    packer = Packer(tokenizer.backend_tokenizer.to_str(), recipe.wording)
+    (row,) = demo_rows("val", count=1, tasks=("vqa",), theme=recipe.wording.theme)
     pixels = np.stack([np.asarray(row.images[0])])
     cells = np.zeros((1, 9, 3), np.int64)
     segments = [
@@ -79,9 +108,10 @@ def test_a_packed_segment_sees_neither_the_others_nor_padding(tokenizer: Any, mo
     torch.testing.assert_close(together[0], expected, atol=2e-5, rtol=1e-4)
 
 
-def test_batches_are_seeded_and_hold_what_they_say(tokenizer: Any) -> None:
+def test_batches_are_seeded_and_hold_what_they_say(recipe: Recipe, tokenizer: Any) -> None:
     settings: dict[str, Any] = {
         "tokenizer_json": tokenizer.backend_tokenizer.to_str(), "seed": 4, "singles": 3, "pairs": 2,
+        "wording": recipe.wording,
     }  # fmt: skip
     first, again = (next(mixed_batches(**settings)) for _ in range(2))
     for one, other in zip(first, again, strict=True):
