@@ -44,7 +44,7 @@ def build_llava(tokenizer: Any) -> Any:
 
 def build_llava_processor(tokenizer: Any) -> Any:
     """Wrap the tokenizer with CLIP's Pillow image processor (one square tile, in [-1, 1]) and a chat template."""
-    from transformers import LlavaProcessor
+    from transformers import LlavaProcessor as Processor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     images = CLIPImageProcessorPil(
@@ -53,7 +53,8 @@ def build_llava_processor(tokenizer: Any) -> Any:
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     )
-    return LlavaProcessor(
+    processor: Any = Processor
+    return processor(
         images,
         tokenizer,
         patch_size=PATCH_SIZE,

@@ -1,7 +1,7 @@
 """Rows in which one modality holds what the other has lost: an object that the text names and the picture shows.
 
-`named_rows` makes them of the demo's digits. `lose` takes content away and knows nothing of digits: rows of any other
-pictures that come as `NamedRow` can be used in the same way.
+`named_rows` makes them of the demo's digits, or of the pictures of another theme. `lose` takes content away and knows
+nothing of digits.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from moir_edge.arguments import given_path, integer, number, text
 from moir_edge.checked import a, a_count, checked, lazily, required
 from moir_edge.data.effects import gaussian_blur
 from moir_edge.data.rows import Row
-from moir_edge.demo.questions import ask, named
+from moir_edge.demo.questions import ask
 from moir_edge.demo.scenes import PLACES, Item, render, sample_scene
+from moir_edge.demo.theme import DIGITS, Theme
 from moir_edge.errors import DataError, closest
 
 __all__ = ["LOSSES", "NamedObject", "NamedRow", "as_rows", "lose", "named_rows"]
@@ -76,14 +77,15 @@ class NamedRow:
     named: NamedObject
 
 
-@checked(split=required(text), count=a_count, seed=required(integer))
-def named_rows(split: str, *, count: int, seed: int = 0) -> list[NamedRow]:
-    """Generate rows of two to four digits; row i depends on (split, seed, i) only.
+@checked(split=required(text), count=a_count, seed=required(integer), theme=a(Theme))
+def named_rows(split: str, *, count: int, seed: int = 0, theme: Theme = DIGITS) -> list[NamedRow]:
+    """Generate rows of two to four pictures; row i depends on (split, seed, i, theme) only.
 
     Args:
-        split: `train`, `val` or `test`; they share no digit image.
+        split: `train`, `val` or `test`; they share no picture.
         count: Number of rows.
         seed: Another seed gives other rows.
+        theme: What the pictures are.
 
     Raises:
         DataError: The split is unknown.
@@ -93,7 +95,7 @@ def named_rows(split: str, *, count: int, seed: int = 0) -> list[NamedRow]:
     for index in range(count):
         name = f"named-{split}-{seed}-{index:06d}"
         rng = random.Random(name)
-        scene = sample_scene(rng, split, count=rng.choice(_COUNTS))
+        scene = sample_scene(rng, split, count=rng.choice(_COUNTS), theme=theme)
         item: Item | None = None
         while item is None:
             _, prompt, answer, item = ask(scene, rng, _ABOUT)
@@ -105,21 +107,25 @@ def named_rows(split: str, *, count: int, seed: int = 0) -> list[NamedRow]:
         NamedRow(
             id=name,
             images=(Image.fromarray(pixels),),
-            context=f"There is {named(item.digit, item.colour)} at the {PLACES[item.place]}.",
+            context=_sentence(theme, item),
             prompt=prompt,
             answers=(answer,),
-            named=_object(item),
+            named=_object(theme, item),
         )
         for (name, _, item, prompt, answer), pixels in zip(drafts, pictures, strict=True)
     ]
 
 
-def _object(item: Item) -> NamedObject:
-    """Return a digit with the cell of the 3 × 3 layout in which it lies."""
+def _sentence(theme: Theme, item: Item) -> str:
+    return f"There is {theme.named(item.digit, item.colour)} at the {PLACES[item.place]}."
+
+
+def _object(theme: Theme, item: Item) -> NamedObject:
+    """Return a picture with the cell of the 3 × 3 layout in which it lies."""
     row, column = divmod(item.place, 3)
     return NamedObject(
         box=(column / 3, row / 3, (column + 1) / 3, (row + 1) / 3),
-        words=frozenset({str(item.digit), item.colour, *PLACES[item.place].split()}),
+        words=frozenset({theme.names[item.digit], item.colour, *PLACES[item.place].split()}),
     )
 
 

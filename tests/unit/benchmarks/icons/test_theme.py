@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.icons.theme import ICONS, NAMES, VARIANTS, load_icons, split_icons
 from moir_edge.demo import demo_rows
+from moir_edge.demo.named import lose, named_rows
 from moir_edge.errors import DataError
 
 from ...demo.oracle import answer_of, holds
@@ -63,3 +64,14 @@ def test_pictures_of_a_drawing_differ_and_stay_inside() -> None:
 def test_an_unknown_split_is_named() -> None:
     with pytest.raises(DataError, match=r"unknown split 'tset': did you mean 'test'\?"):
         split_icons("tset")
+
+
+def test_rows_that_name_an_object_do_it_in_the_words_of_the_theme() -> None:
+    rows = named_rows("val", count=40, theme=ICONS)
+    for row in rows:
+        assert row.named.words & set(NAMES)
+        assert row.named.words <= set((row.context or "").rstrip(".").split())
+        assert row.answers[0].split()[0] in row.named.words
+    assert [lose(row, "words", 1.0).context for row in rows[:3]] != [
+        row.context for row in rows[:3]
+    ]
