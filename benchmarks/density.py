@@ -63,14 +63,10 @@ class RouterFigures:
 
     def record(self) -> dict[str, Any]:
         """Return the figures as plain JSON data."""
-        times = self.named.times_chance
         return {
             **asdict(self.density),
             **{f"{name}_{key}": value for name, one in self.ranks.items() for key, value in asdict(one).items()},
-            "named_lookups": self.named.lookups,
-            "named_hits": self.named.hits,
-            "named_chance": self.named.chance,
-            "named_times_chance": None if times is None else times.model_dump(),
+            **{f"named_{key}": value for key, value in self.named.record().items()},
         }  # fmt: skip
 
 
@@ -158,12 +154,12 @@ def _table(figures: dict[str, RouterFigures]) -> str:
     lines: list[_Line] = [
         ("density on cells with a digit", "", lambda one: f"{one.density.on_digits:.2f}"),
         ("density on empty cells", "", lambda one: f"{one.density.on_empty:.2f}"),
-        ("correlation with contrast", "≥ +0.40", lambda one: f"{one.density.contrast_correlation:+.2f}"),
-        ("the same of ranks", "", lambda one: f"{one.density.contrast_rank_correlation:+.2f}"),
+        ("correlation with contrast", "≥ +0.40", lambda one: _signed(one.density.contrast_correlation)),
+        ("the same of ranks", "", lambda one: _signed(one.density.contrast_rank_correlation)),
         *(line for name, text in DEGRADATIONS.items() for line in _rank_lines(name, text)),
-        ("best source of a word has a digit", "", lambda one: f"{one.density.best_on_digit:.0%} of {one.density.lookups:,}"),
+        ("best source of a word has a digit", "", lambda one: _share(one.density.best_on_digit, one.density.lookups)),
         ("chance", "", lambda one: f"{one.density.digit_share:.0%}"),
-        ("best source of a naming word is the named digit", "", lambda one: _share(one.named)),
+        ("best source of a naming word is the named digit", "", lambda one: _share(one.named.hits, one.named.lookups)),
         ("times chance", "≥ 2", lambda one: _times(one.named)),
     ]  # fmt: skip
     return markdown_table(
@@ -172,8 +168,12 @@ def _table(figures: dict[str, RouterFigures]) -> str:
     )
 
 
-def _share(named: LookupFigures) -> str:
-    return "–" if named.hits is None else f"{named.hits:.0%} of {named.lookups:,}"
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def _share(hits: float | None, lookups: int) -> str:
+    return "–" if hits is None else f"{hits:.0%} of {lookups:,}"
 
 
 def _times(named: LookupFigures) -> str:

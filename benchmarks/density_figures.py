@@ -34,20 +34,20 @@ class DensityFigures:
         on_digits: Mean density of cells with a digit, in [0, 1].
         on_empty: Mean density of the others.
         contrast_correlation: Pearson correlation of density and contrast (standard deviation of the cell's grey levels)
-            over all cells; NaN where one of them is the same everywhere.
+            over all cells; None where one of them is the same everywhere.
         contrast_rank_correlation: Spearman correlation of the same.
         lookups: Enriched words that took from the image.
-        best_on_digit: Share of them whose best source has a digit.
+        best_on_digit: Share of them whose best source has a digit; None without look-ups.
     """
 
     cells: int
     digit_share: float
     on_digits: float
     on_empty: float
-    contrast_correlation: float
-    contrast_rank_correlation: float
+    contrast_correlation: float | None
+    contrast_rank_correlation: float | None
     lookups: int
-    best_on_digit: float
+    best_on_digit: float | None
 
 
 def has_digit(image: Image.Image, box: Box) -> bool:
@@ -83,10 +83,10 @@ def measure(maps: Sequence[tuple[RoutingMap, Sequence[Image.Image]]]) -> Density
         digit_share=float(marked.mean()),
         on_digits=float(scores[marked].mean()),
         on_empty=float(scores[~marked].mean()),
-        contrast_correlation=_number(pearson(scores, contrast)),
-        contrast_rank_correlation=_number(spearman(scores, contrast)),
+        contrast_correlation=pearson(scores, contrast),
+        contrast_rank_correlation=spearman(scores, contrast),
         lookups=len(best),
-        best_on_digit=float(np.mean(best)) if best else float("nan"),
+        best_on_digit=float(np.mean(best)) if best else None,
     )
 
 
@@ -152,10 +152,6 @@ def measure_ranks(pairs: Sequence[Pair]) -> RankFigures:
 def _is_changed(image: Image.Image, degraded: Image.Image, box: Box) -> bool:
     moved = (_pixels(image, box) != _pixels(degraded, box)).any(axis=2)
     return bool(moved.mean() >= _CHANGED)
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _pixels(image: Image.Image, box: Box) -> npt.NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from moir_edge.demo.named import NamedObject
 from moir_edge.metrics import Interval, ratio_interval
@@ -27,6 +28,16 @@ class LookupFigures:
     hits: float | None
     chance: float | None
     times_chance: Interval | None
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as plain JSON data."""
+        times = self.times_chance
+        return {
+            "lookups": self.lookups,
+            "hits": self.hits,
+            "chance": self.chance,
+            "times_chance": None if times is None else times.model_dump(),
+        }
 
 
 def score_lookups(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -68,7 +69,17 @@ def test_figures_of_a_map_whose_answer_is_known() -> None:
     assert found.contrast_rank_correlation == pytest.approx(
         stats.spearmanr(marks, densities).statistic
     )
-    assert measure([(routing([0.0, 1.0, 1.0, 1.0], 1), [picture()])]).contrast_correlation < 0
+    assert measure(
+        [(routing([0.0, 1.0, 1.0, 1.0], 1), [picture()])]
+    ).contrast_correlation == pytest.approx(-1)
+
+
+def test_a_router_that_says_nothing_has_no_figures() -> None:
+    """One density for all cells, and no word that looked anything up."""
+    silent = dataclasses.replace(routing([0.3] * 4, -1), gate=np.zeros(5, np.float32))
+    found = measure([(silent, [picture()])])
+    assert (found.contrast_correlation, found.contrast_rank_correlation) == (None, None)
+    assert (found.lookups, found.best_on_digit) == (0, None)
 
 
 def test_rows_without_an_empty_cell_are_refused() -> None:
