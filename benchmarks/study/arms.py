@@ -40,6 +40,7 @@ _TOKEN = RouterConfig(
     rank=16,
 )
 _LEARNED = _TOKEN.model_copy(update={"ratio": None, "learned_gate": True})
+_TOKEN_BOTH = _TOKEN.model_copy(update={"direction": "both"})
 _GATE = RouterConfig(kind="gate", direction=_DIRECTION)
 _CHANNEL = RouterConfig(kind="channel", direction=_DIRECTION)
 
@@ -56,7 +57,7 @@ class Arm:
             leaves the model as it is.
         control: What stands in the place of the router, and no command of the product trains: `REWEIGHTING` (attention
             reweighted by learned biases), a name of `controls.ROUTERS`, or `EQUAL_LORA`; None for the router itself.
-        mwam: Mode of MWAM while training, or None.
+        balance: Balance method while training, or None.
         keep_clean: Weight of `tune --keep-clean`, or None.
         learning_rate: Peak rate where the study's is too low: for a few biases that start at 0 and act as logits.
         data: Folder of its training rows.
@@ -67,7 +68,7 @@ class Arm:
     router: RouterConfig | None = None
     train: str | None = "router"
     control: str | None = None
-    mwam: str | None = None
+    balance: str | None = None
     keep_clean: float | None = None
     learning_rate: float | None = None
     data: str = data.TRAIN
@@ -131,8 +132,8 @@ MAIN: tuple[Arm, ...] = (
     Arm(
         name="token-mwam",
         title="`token` router, confidence, MWAM",
-        router=_TOKEN,
-        mwam="gradient",
+        router=_TOKEN_BOTH,
+        balance="mwam-gradient",
     ),
     *KEPT,
     *EQUAL,

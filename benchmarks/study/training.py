@@ -79,7 +79,7 @@ def _tuning(arm: Arm, seed: int, settings: StudySettings) -> TuneSettings | None
     return TuneSettings(
         train=arm.train,
         lora_rank=settings.lora_rank if arm.train == "lora" else None,
-        mwam=arm.mwam,
+        balance_method=arm.balance,
         keep_clean=arm.keep_clean,
         steps=settings.steps,
         learning_rate=arm.learning_rate or settings.learning_rate,

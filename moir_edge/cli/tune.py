@@ -1,4 +1,4 @@
-"""`moir-edge tune`: train the router of a checkpoint on the user's rows, with or without MWAM."""
+"""`moir-edge tune`: train the router of a checkpoint on the user's rows, with or without a balance method."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from moir_edge.cli.progress import Quiet, show_progress
 from moir_edge.cli.terminal import print_json, say
 from moir_edge.cli.threads_option import Threads
 from moir_edge.precisions import FP32
+from moir_edge.tuning.balancing.names import BALANCE_METHODS
 
 if TYPE_CHECKING:
     from moir_edge.tuning import TuneReport, TuneSettings
@@ -51,8 +52,14 @@ class TuneFlags(Flags):
     lora_rank: Annotated[
         int | None, typer.Option(min=1, help="Rank of the adapters of --train lora; 8 by default.")
     ] = None
-    mwam: Annotated[
-        str | None, typer.Option(help="Balance of the modalities: gradient, loss or hybrid.")
+    balance_method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Keep one modality from taking the training over: "
+            + ", ".join(BALANCE_METHODS)
+            + ".",
+        ),
     ] = None
     keep_clean: Annotated[
         float | None,
@@ -191,12 +198,9 @@ def _summary(report: TuneReport, output: Path) -> list[str]:
         lines.append(
             f"loss on the evaluation rows: {report.first_eval_loss:.4f} before, {report.eval_loss:.4f} after"
         )
-    if report.settings["mwam"] is not None:
-        last = [entry for entry in report.log if "k_image" in entry][-1]
-        lines.append(
-            f"MWAM {report.settings['mwam']}: image FRM {last['frm_image']:.4g}, K {last['k_image']:.3f}; "
-            f"text FRM {last['frm_text']:.4g}, K {last['k_text']:.3f}"
-        )
+    if report.balance:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in report.balance.items())
+        lines.append(f"{report.settings['balance_method']}, last step: {figures}")
     for name, course in report.objectives.items():
         lines.append(
             f"{name.replace('_', ' ')}, weight {course['weight']:g}: "

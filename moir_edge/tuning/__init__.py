@@ -1,4 +1,4 @@
-"""Tuning of a retrofitted checkpoint, and MWAM, which balances the modalities while training (torch)."""
+"""Tuning of a retrofitted checkpoint, and balance methods, which keep one modality from taking it over (torch)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING
 from moir_edge.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from moir_edge.tuning.balance import MODES, BranchBalance, allocation_weight, scale_gradient
-    from moir_edge.tuning.frequency import frequency_ratio
-    from moir_edge.tuning.mwam import BRANCHES, Mwam
+    from moir_edge.tuning.balancing.allocation import (
+        MODES,
+        BranchBalance,
+        allocation_weight,
+        scale_gradient,
+    )
+    from moir_edge.tuning.balancing.branches import BRANCHES
+    from moir_edge.tuning.balancing.frequency import frequency_ratio
+    from moir_edge.tuning.balancing.mwam import Mwam
+    from moir_edge.tuning.balancing.names import BALANCE_METHODS
     from moir_edge.tuning.run import TuneReport, tune
     from moir_edge.tuning.settings import TuneSettings
     from moir_edge.tuning.unfinished import training_folder
 
 __all__ = [
+    "BALANCE_METHODS",
     "BRANCHES",
     "MODES",
     "BranchBalance",
@@ -31,9 +39,16 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "mwam": ["BRANCHES", "Mwam"],
-        "balance": ["MODES", "BranchBalance", "allocation_weight", "scale_gradient"],
-        "frequency": ["frequency_ratio"],
+        "balancing.allocation": [
+            "MODES",
+            "BranchBalance",
+            "allocation_weight",
+            "scale_gradient",
+        ],
+        "balancing.branches": ["BRANCHES"],
+        "balancing.frequency": ["frequency_ratio"],
+        "balancing.mwam": ["Mwam"],
+        "balancing.names": ["BALANCE_METHODS"],
         "run": ["TuneReport", "tune"],
         "settings": ["TuneSettings"],
         "unfinished": ["training_folder"],

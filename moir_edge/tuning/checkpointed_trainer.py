@@ -14,7 +14,7 @@ from transformers import Trainer
 
 from moir_edge.errors import DataError, MoirEdgeError, one_line
 from moir_edge.finite import json_text
-from moir_edge.tuning.balance import BranchBalance
+from moir_edge.tuning.balancing.method import BalanceMethod
 from moir_edge.tuning.checkpoint_writing import HashingFile, written_checkpoint
 from moir_edge.tuning.checkpoints import (
     CheckpointFlaw,
@@ -39,11 +39,11 @@ class CheckpointedTrainer(Trainer):
     What torch unpickles was hashed when it was written, and is read with `weights_only`: tensors and plain values alone.
 
     Args:
-        balance: MWAM's running ratios, a part of each checkpoint; None without MWAM.
+        balance: The balance method, whose state is a part of each checkpoint; None without one.
         **kwargs: Passed on to the Trainer.
     """
 
-    def __init__(self, *, balance: BranchBalance | None, **kwargs: Any) -> None:
+    def __init__(self, *, balance: BalanceMethod | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._balance = balance
         self._hashes: dict[str, FileHash] = {}
@@ -83,7 +83,7 @@ class CheckpointedTrainer(Trainer):
             self._hashes[name] = hashing.hash()
 
     def newest_whole(self) -> Path | None:
-        """Return the newest whole checkpoint of the run, and set MWAM to its state; None if the run had made none.
+        """Return the newest whole checkpoint of the run, and set the balance method to its state; None if the run had made none.
 
         Raises:
             DataError: All checkpoints are damaged.
@@ -98,7 +98,7 @@ class CheckpointedTrainer(Trainer):
         check_state(folder, [*self.callback_handler.callbacks, self.control])
         if self._balance is not None:
             try:
-                BranchBalance().load_state(read_part(folder, _BALANCE))
+                self._balance.check_state(read_part(folder, _BALANCE))
             except DataError as error:
                 raise CheckpointFlaw(f"{folder / _BALANCE}: {error}") from error
         best = best_step(folder)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["answer_divergence", "answer_loss"]
+__all__ = ["answer_divergence", "answer_loss", "row_losses"]
 
 _IGNORED = -100
 
@@ -21,12 +21,17 @@ def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (batch, sequence, vocabulary), of the token that follows each position.
         labels: (batch, sequence) int64, -100 where there is nothing to predict; every row has a label.
     """
+    return row_losses(logits, labels).mean()
+
+
+def row_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of each row's labelled tokens, (batch,); arguments as of `answer_loss`."""
     targets = labels[:, 1:]
     answered = targets != _IGNORED
     each = functional.cross_entropy(
         logits[:, :-1][answered].float(), targets[answered], reduction="none"
     )
-    return _row_means(each, answered).mean()
+    return _row_means(each, answered)
 
 
 def answer_divergence(base: Tensor, logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:

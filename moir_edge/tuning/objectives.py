@@ -19,7 +19,7 @@ __all__ = ["ANSWERS", "PREFIX", "LossParts", "Objective", "Step", "attached"]
 PREFIX = "loss_"
 """A log entry names the mean of a part of the loss `loss_NAME`, before its weight."""
 ANSWERS = "answers"
-"""Name of the answers' loss among the parts, with the branches' own losses where MWAM adds them."""
+"""Name of the answers' loss among the parts, with the branches' own losses where a balance method adds them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,15 +54,17 @@ class TuneReport:
         steps: Optimiser steps made.
         trained_parameters: How many weights were trained; adapters count, though they are merged.
         parameters: How many there are in the checkpoint that was written.
-        first_loss: Training loss at the first log entry; the branches' own losses, where MWAM adds them, and the
-            objectives' are part of it.
+        first_loss: Training loss at the first log entry; the branches' own losses, where the balance method adds them,
+            and the objectives' are part of it.
         last_loss: The same at the last log entry.
         first_eval_loss: Task loss on the evaluation rows of the checkpoint as it was, or None.
         eval_loss: Task loss on the evaluation rows with the weights that were written, or None.
         seconds: Training time of this process; a resumed run counts from the resumption.
         objectives: Of every auxiliary objective, by name: `weight`, and its own loss before the weight at the first
             and the last log entry (`first`, `last`); empty without any.
-        log: The log entries in order: loss, learning rate, evaluations, with MWAM `frm_*` and `k_*`, and with
+        balance: The balance method's figures at the last log entry, each `FIGURE_image` or `FIGURE_text`; empty
+            without one.
+        log: The log entries in order: loss, learning rate, evaluations, with a balance method its figures, and with
             objectives the parts of the loss, `loss_answers` and a `loss_NAME` each.
     """
 
@@ -80,6 +82,7 @@ class TuneReport:
     eval_loss: float | None
     seconds: float
     objectives: dict[str, dict[str, float]]
+    balance: dict[str, float]
     log: list[dict[str, float]]
 
 
@@ -205,8 +208,10 @@ def _load(checkpoint: str | Path, settings: TuneSettings) -> Any:
 
     loaded = load_checkpoint(checkpoint, exported=False)
     require_chat_template(loaded.processor, checkpoint)
-    if loaded.router is None and (settings.train == "router" or settings.mwam is not None):
-        purpose = "to tune" if settings.train == "router" else "behind which MWAM could balance"
+    if loaded.router is None and (
+        settings.train == "router" or settings.balance_method is not None
+    ):
+        purpose = "to tune" if settings.train == "router" else "behind which it could be balanced"
         raise DataError(
             f"{checkpoint} has no router {purpose}; attach one first with "
             f"`moir-edge retrofit {checkpoint} -o ROUTED`"
@@ -226,9 +231,9 @@ def _train(
 ) -> TuneReport:
     """Train in place, and leave the model on the CPU in evaluation mode."""
     from moir_edge.tuning.adapters import Adapters, train_only
+    from moir_edge.tuning.balancing.build import balance_method
     from moir_edge.tuning.data import RowSet, as_they_are
     from moir_edge.tuning.divergence import require_finite_weights
-    from moir_edge.tuning.mwam import Mwam
     from moir_edge.tuning.objectives import attached
     from moir_edge.tuning.trainer import build_trainer
 
@@ -236,13 +241,13 @@ def _train(
     batches = _checked_batches(loaded, (*(row.row for row in rows), *(eval_rows or ())))
     adapters = Adapters(model, settings.rank, settings.seed) if settings.train == "lora" else None
     trained = train_only(model, settings.train)
-    mode: Any = settings.mwam
-    mwam = None if mode is None else Mwam(model, mode)
+    name = settings.balance_method
+    balance = None if name is None else balance_method(name, model)
     objectives = _objectives(settings, model, adapters, training / PAIRS)
     trainer = build_trainer(
         model, settings, batches=batches, train=RowSet(rows),
         evaluation=None if eval_rows is None else RowSet(as_they_are(eval_rows)),
-        training=training, mwam=mwam, objectives=objectives, progress=progress,
+        training=training, balance=balance, objectives=objectives, progress=progress,
     )  # fmt: skip
     newest = trainer.newest_whole()
     first_eval_loss = _evaluated(trainer)
@@ -253,8 +258,8 @@ def _train(
     if adapters is not None:
         adapters.merge()
     eval_loss = _evaluated(trainer)
-    if mwam is not None:
-        mwam.detach()
+    if balance is not None:
+        balance.detach()
     model.cpu().eval()
     require_finite_weights(model)
     log = trainer.state.log_history
@@ -274,6 +279,7 @@ def _train(
         eval_loss=eval_loss,
         seconds=round(seconds, 1),
         objectives={one.name: _course(one, log) for one in objectives},
+        balance={} if balance is None else balance.record(),
         log=log,
     )
 

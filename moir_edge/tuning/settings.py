@@ -10,7 +10,7 @@ from moir_edge.arguments import check_fields
 from moir_edge.data.degradations import parse_degradation
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.precisions import BF16, FP32
-from moir_edge.tuning.balance import check_mode
+from moir_edge.tuning.balancing.names import check_method
 
 __all__ = ["DTYPES", "PARTS", "TuneSettings"]
 
@@ -27,7 +27,7 @@ class TuneSettings:
         train: `router` freezes everything else; `lora` trains low-rank adapters on the language model's attention
             and MLP projections too; `full` trains all weights.
         lora_rank: Rank of the adapters, `LORA_RANK` where None; for `lora` only.
-        mwam: None, `gradient`, `loss` or `hybrid`.
+        balance_method: One of `BALANCE_METHODS`, or None.
         keep_clean: Weight of KL(base ‖ routed) on the answers of clean rows, in the sum with the answers' loss; None
             without. The base is the model with router and adapters off, so that `full` has none.
         rank_density: Weight of the ranking of image tokens against the same tokens of degraded pictures; None without.
@@ -46,14 +46,14 @@ class TuneSettings:
         degrade_share: Share of the rows that is degraded, each by one of `degrade`; evaluation rows stay as they are.
 
     Raises:
-        UnsupportedError: `train`, `mwam` or `dtype` is unknown.
+        UnsupportedError: `train`, `balance_method` or `dtype` is unknown.
         UnsupportedError: A degradation is unknown.
         DataError: A number or a strength is out of range.
     """
 
     train: str = "router"
     lora_rank: int | None = None
-    mwam: str | None = None
+    balance_method: str | None = None
     keep_clean: float | None = None
     rank_density: float | None = None
     steps: int | None = None
@@ -77,8 +77,8 @@ class TuneSettings:
             raise DataError(
                 f"tune: lora_rank is for `lora`, but {self.train!r} is trained; leave it out or train `lora`"
             )
-        if self.mwam is not None:
-            check_mode(self.mwam)
+        if self.balance_method is not None:
+            check_method(self.balance_method)
         if self.dtype not in DTYPES:
             raise UnsupportedError(f"unknown dtype {self.dtype!r}: {closest(self.dtype, DTYPES)}")
         labels = tuple(parse_degradation(text).label for text in self.degrade)

@@ -1,4 +1,4 @@
-"""The Trainer of a run: the loss of the answers, MWAM, other objectives, and a stop where something is not finite."""
+"""The Trainer of a run: the loss of the answers, a balance method, other objectives, and a stop where something is not finite."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from moir_edge.data.rows import Row
 from moir_edge.precisions import BF16
 from moir_edge.progress import Progress
 from moir_edge.tuning.adapters import frozen_statistics
+from moir_edge.tuning.balancing.method import BalanceMethod
 from moir_edge.tuning.checkpointed_trainer import CheckpointedTrainer
 from moir_edge.tuning.checkpoints import checkpoint_folder
 from moir_edge.tuning.data import AnswerBatches, RowSet, TrainingRow
 from moir_edge.tuning.divergence import DivergenceGuard
 from moir_edge.tuning.loss import answer_loss
-from moir_edge.tuning.mwam import Mwam
 from moir_edge.tuning.objectives import ANSWERS, LossParts, Objective, Step
 from moir_edge.tuning.settings import TuneSettings
 
@@ -39,7 +39,7 @@ class RouterTrainer(CheckpointedTrainer):
 
     Args:
         batches: Makes batches of rows.
-        mwam: Balances the branches, or None.
+        balance: Balances the branches in training steps, or None.
         objectives: Their losses are added to the answers' loss in training steps.
         guard: Stops a run that diverges.
         autocast_dtype: Of matrix products in the training steps, evaluations left out; None for the weights' own.
@@ -50,18 +50,17 @@ class RouterTrainer(CheckpointedTrainer):
         self,
         *,
         batches: AnswerBatches,
-        mwam: Mwam | None,
+        balance: BalanceMethod | None,
         objectives: Sequence[Objective],
         guard: DivergenceGuard,
         autocast_dtype: torch.dtype | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            balance=None if mwam is None else mwam.balance,
+            balance=balance,
             data_collator=_NamedBatches(batches),
             **kwargs,
         )
-        self.mwam = mwam
         self._batches = batches
         self._objectives = tuple(objectives)
         self._parts = LossParts()
@@ -77,7 +76,7 @@ class RouterTrainer(CheckpointedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Return the task loss; in training, with the branches' own losses where MWAM asks for them, and the objectives'.
+        """Return the task loss; in training, with what the balance method and the objectives add to it.
 
         Raises:
             NotFiniteError: It is NaN or infinite.
@@ -89,11 +88,14 @@ class RouterTrainer(CheckpointedTrainer):
             module
         ) in self._frozen:  # the Trainer puts the whole model in training mode before each step
             module.eval()
+        balance = self._balance if model.training else None
         with self._autocast(model):
+            if balance is not None:
+                balance.before_forward(inputs)
             outputs = model(**inputs, use_cache=False)
             loss = answer_loss(outputs.logits, inputs["labels"])
-            if self.mwam is not None and self.mwam.mode != "gradient" and model.training:
-                loss = loss + self.mwam.auxiliary_loss(inputs)
+            if balance is not None:
+                loss = balance.loss(loss, inputs, outputs.logits)
             if self._objectives and model.training:
                 step = Step(
                     model=model, rows=rows, inputs=inputs, outputs=outputs, encode=self._encoded
@@ -129,6 +131,8 @@ class RouterTrainer(CheckpointedTrainer):
             NotFiniteError: The loss or a gradient is NaN or infinite.
         """
         loss = super().training_step(model, *args, **kwargs)
+        if self._balance is not None:
+            self._balance.after_backward()
         self._guard.check_gradients(model)
         return loss
 
@@ -139,11 +143,11 @@ class RouterTrainer(CheckpointedTrainer):
         return torch.autocast(self.args.device.type, dtype=self._autocast_dtype)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log a training step together with the parts of its loss, and with FRM and K of every branch."""
+        """Log a training step together with the parts of its loss, and with the balance method's figures."""
         if "loss" in logs:
             logs = logs | self._parts.take()
-            if self.mwam is not None:
-                logs = logs | self.mwam.record()
+            if self._balance is not None:
+                logs = logs | self._balance.record()
         super().log(logs, start_time)
 
 
@@ -191,7 +195,7 @@ def build_trainer(
     train: RowSet,
     evaluation: RowSet | None,
     training: Path,
-    mwam: Mwam | None,
+    balance: BalanceMethod | None = None,
     objectives: Sequence[Objective] = (),
     progress: Progress,
 ) -> RouterTrainer:
@@ -204,7 +208,7 @@ def build_trainer(
         train: Rows to learn.
         evaluation: Rows on which the loss is measured, or None.
         training: Folder for the training checkpoints.
-        mwam: Attached to the model already, or None.
+        balance: On the model already, or None.
         objectives: With their hooks on the model already.
         progress: Called as ``progress(stage, done, total)``.
     """
@@ -240,7 +244,7 @@ def build_trainer(
     guard = DivergenceGuard(settings.learning_rate)
     trainer = RouterTrainer(
         batches=batches,
-        mwam=mwam,
+        balance=balance,
         objectives=objectives,
         guard=guard,
         autocast_dtype=torch.bfloat16 if settings.dtype == BF16 else None,

@@ -13,7 +13,7 @@ SETTINGS: dict[str, Any] = {
     "steps": 4,
     "batch_size": 2,
     "checkpoint_every": 1,
-    "mwam": "gradient",
+    "balance_method": "mwam-loss",
     "early_stop": 4,
 }
 

@@ -131,8 +131,8 @@ def _trainer() -> Any:
     from moir_edge.demo import checkpoint_path
     from moir_edge.progress import silent
     from moir_edge.tuning.adapters import train_only
+    from moir_edge.tuning.balancing.mwam import Mwam
     from moir_edge.tuning.data import AnswerBatches, RowSet
-    from moir_edge.tuning.mwam import Mwam
     from moir_edge.tuning.trainer import build_trainer
 
     loaded = load_checkpoint(checkpoint_path(), exported=False)
@@ -140,7 +140,7 @@ def _trainer() -> Any:
     return build_trainer(
         loaded.model, checkpoint_settings(), batches=AnswerBatches(loaded.processor, frozenset(loaded.end_ids)),
         train=RowSet([]), evaluation=RowSet([]), training=Path("unused"),
-        mwam=Mwam(loaded.model, "gradient"), progress=silent,
+        balance=Mwam(loaded.model, "loss"), progress=silent,
     )  # fmt: skip
 
 

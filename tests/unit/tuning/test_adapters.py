@@ -118,7 +118,12 @@ def test_what_is_trained(model: Any) -> None:
 @pytest.fixture(scope="module")
 def settings() -> TuneSettings:
     return TuneSettings(
-        train="lora", lora_rank=4, steps=4, batch_size=3, checkpoint_every=1, mwam="gradient"
+        train="lora",
+        lora_rank=4,
+        steps=4,
+        batch_size=3,
+        checkpoint_every=1,
+        balance_method="mwam-loss",
     )
 
 
@@ -228,8 +233,10 @@ def test_refusals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     words = ["tune", str(base), "-o", str(tmp_path / "t"), "--data", str(train_file)]
-    assert main([*words, "--train", "lora", "--mwam", "gradient"]) == 2
-    assert "no router behind which MWAM could balance; attach one first" in capsys.readouterr().err
+    assert main([*words, "--train", "lora", "--balance-method", "mwam-gradient"]) == 2
+    assert (
+        "no router behind which it could be balanced; attach one first" in capsys.readouterr().err
+    )
     assert main([*words, "--train", "full", "--lora-rank", "4"]) == 2
     assert "lora_rank is for `lora`, but 'full' is trained" in capsys.readouterr().err
     with pytest.raises(DataError, match="lora_rank is 0"):
@@ -282,7 +289,9 @@ def llava(processor: Any, tmp_path: Path) -> Path:
 
 
 def test_llava(llava: Path, train_file: Path, tmp_path: Path) -> None:
-    settings = TuneSettings(train="lora", steps=3, batch_size=6, mwam="gradient", dtype="bf16")
+    settings = TuneSettings(
+        train="lora", steps=3, batch_size=6, balance_method="mwam-loss", dtype="bf16"
+    )
     report = tune(llava, tmp_path / "tuned", train_file, eval_data=train_file, settings=settings)
     assert report.eval_loss is not None
     assert report.first_eval_loss is not None

@@ -22,7 +22,7 @@ from moir_edge.demo import checkpoint_path
 from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.locks import take_lock
 from moir_edge.tuning import TuneSettings, checkpoint_writing, training_folder, tune
-from moir_edge.tuning.balance import BranchBalance
+from moir_edge.tuning.balancing.allocation import BranchBalance
 from moir_edge.tuning.checkpoint_writing import HashingFile, written_checkpoint
 from moir_edge.tuning.checkpoints import (
     SEAL_NAME,
@@ -36,7 +36,9 @@ from moir_edge.tuning.checkpoints import (
 from moir_edge.tuning.trainer_state import best_step, check_state
 
 FLIPS = 600
-SETTINGS = TuneSettings(steps=4, batch_size=3, checkpoint_every=1, mwam="gradient", early_stop=4)
+SETTINGS = TuneSettings(
+    steps=4, batch_size=3, checkpoint_every=1, balance_method="mwam-loss", early_stop=4
+)
 FILES = {
     "balance.json",
     "complete.json",

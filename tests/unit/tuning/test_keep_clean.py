@@ -18,9 +18,9 @@ from moir_edge.errors import DataError
 from moir_edge.router import last_routing, router_disabled
 from moir_edge.tuning import TuneSettings
 from moir_edge.tuning.adapters import Adapters, train_only
+from moir_edge.tuning.balancing.mwam import Mwam
 from moir_edge.tuning.data import AnswerBatches, TrainingRow
 from moir_edge.tuning.keep_clean import KeepClean
-from moir_edge.tuning.mwam import Mwam
 from moir_edge.tuning.objectives import Step
 
 

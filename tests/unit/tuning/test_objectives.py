@@ -46,7 +46,7 @@ def _trainer(
     train_only(model, "router")
     return build_trainer(
         model, TuneSettings(steps=1, batch_size=2), batches=AnswerBatches(processor, frozenset({2})),
-        train=RowSet(as_they_are(rows)), evaluation=None, training=folder, mwam=None,
+        train=RowSet(as_they_are(rows)), evaluation=None, training=folder,
         objectives=objectives, progress=silent,
     )  # fmt: skip
 

@@ -23,9 +23,10 @@ from moir_edge.demo import checkpoint_path
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.router import load_retrofitted, remove_router
 from moir_edge.runtime.prompt_bound import PromptBound
-from moir_edge.tuning import TuneSettings, mwam, training_folder, tune
+from moir_edge.tuning import TuneSettings, training_folder, tune
+from moir_edge.tuning.balancing import mwam
+from moir_edge.tuning.balancing.frequency import frequency_ratio
 from moir_edge.tuning.data import AnswerBatches
-from moir_edge.tuning.frequency import frequency_ratio
 from moir_edge.tuning.trainer import RouterTrainer
 
 
@@ -42,7 +43,7 @@ def _words(output: Path, data: Path, *more: object) -> list[str]:
 def uninterrupted(train_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six steps with MWAM and evaluations, the reference of the resumed run."""
     output = tmp_path_factory.mktemp("whole") / "tuned"
-    settings = TuneSettings(steps=6, batch_size=3, checkpoint_every=1, mwam="gradient")
+    settings = TuneSettings(steps=6, batch_size=3, checkpoint_every=1, balance_method="mwam-loss")
     tune(checkpoint_path(), output, train_file, eval_data=train_file, settings=settings)
     return output
 
@@ -62,7 +63,7 @@ def test_router_changes_and_the_backbone_stays_to_the_bit(uninterrupted: Path) -
 
 def test_killed_run_resumes_to_the_same_weights(train_file: Path, tmp_path: Path) -> None:
     whole, output, damaged = (tmp_path / name for name in ("whole", "tuned", "damaged"))
-    more = ("--steps", 6, "--checkpoint-every", 1, "--mwam", "gradient")
+    more = ("--steps", 6, "--checkpoint-every", 1, "--balance-method", "mwam-loss")
     words, reference, from_older = (
         [*_words(folder, train_file, *more), "--eval-data", str(train_file)]
         for folder in (output, whole, damaged)
@@ -133,12 +134,14 @@ def _process_of_equal_sums(
     )
 
 
-@pytest.mark.parametrize("mode", ["loss", "hybrid"])
+@pytest.mark.parametrize("mode", ["mwam-loss", "mwam-hybrid"])
 def test_command_line_with_evaluation_and_early_stop(
     mode: str, train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "tuned"
-    words = _words(output, train_file, "--steps", 2, "--checkpoint-every", 1, "--mwam", mode)
+    words = _words(
+        output, train_file, "--steps", 2, "--checkpoint-every", 1, "--balance-method", mode
+    )
     assert main([*words, "--eval-data", str(train_file), "--early-stop", "1", "--json", "-q"]) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
@@ -167,7 +170,7 @@ def test_training_everything_lowers_the_loss(train_file: Path, tmp_path: Path) -
     assert not before[embeddings].float().equal(after[embeddings])
 
 
-@pytest.mark.parametrize("mode", [None, "hybrid"])
+@pytest.mark.parametrize("mode", [None, "mwam-hybrid"])
 def test_bf16_steps_leave_weights_and_evaluations_in_float32(
     mode: str | None, train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +189,7 @@ def test_bf16_steps_leave_weights_and_evaluations_in_float32(
     monkeypatch.setattr(RouterTrainer, "compute_loss", watched)
     reports = {}
     for dtype in ("fp32", "bf16"):
-        settings = TuneSettings(steps=2, batch_size=6, dtype=dtype, mwam=mode)
+        settings = TuneSettings(steps=2, batch_size=6, dtype=dtype, balance_method=mode)
         reports[dtype] = tune(
             checkpoint_path(), tmp_path / dtype, train_file, eval_data=train_file, settings=settings
         )
@@ -216,7 +219,7 @@ def test_mwam_measures_in_float32_under_bf16(
         return ratio
 
     monkeypatch.setattr(mwam, "frequency_ratio", watched)
-    settings = TuneSettings(steps=2, batch_size=6, dtype="bf16", mwam="gradient")
+    settings = TuneSettings(steps=2, batch_size=6, dtype="bf16", balance_method="mwam-loss")
     tune(checkpoint_path(), tmp_path / "tuned", train_file, settings=settings)
     assert len(measured) == 4  # two branches, two steps
     for planes, valid, ratio in measured:
@@ -335,7 +338,9 @@ def test_refusals(
     assert "bare.jsonl:1: this row has no answer, like 1 of the 1 rows of " in line(
         *_words(output, bare)
     )
-    assert "did you mean 'hybrid'" in line(*_words(output, train_file, "--mwam", "hybird"))
+    assert "did you mean 'mwam-hybrid'" in line(
+        *_words(output, train_file, "--balance-method", "mwam-hybird")
+    )
     assert "did you mean 'router'" in line(*_words(output, train_file, "--train", "routers"))
     assert "nothing to resume" in line(*_words(output, train_file, "--resume"))
     assert "--eval-data" in line(*_words(output, train_file, "--early-stop", 2))
@@ -354,8 +359,8 @@ def test_refusals(
 def test_numbers_out_of_range_are_named() -> None:
     with pytest.raises(DataError, match="learning_rate is 0"):
         TuneSettings(learning_rate=0)
-    with pytest.raises(UnsupportedError, match="unknown MWAM mode"):
-        TuneSettings(mwam="both")
+    with pytest.raises(UnsupportedError, match="unknown balance method"):
+        TuneSettings(balance_method="mwam")
     with pytest.raises(UnsupportedError, match="unknown dtype 'fp16'"):
         TuneSettings(dtype="fp16")
     assert TuneSettings(epochs=2, batch_size=4).total_steps(10) == 6

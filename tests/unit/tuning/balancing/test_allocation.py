@@ -8,7 +8,7 @@ from torch import nn
 
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.tuning import BranchBalance, allocation_weight, frequency_ratio, scale_gradient
-from moir_edge.tuning.balance import check_mode
+from moir_edge.tuning.balancing.allocation import check_mode
 
 
 # Worked by hand from the formula, to three digits; two branches cannot go past T = 2.

@@ -12,7 +12,7 @@ from torch import Tensor
 from moir_edge.arguments import number
 from moir_edge.checked import a_tensor, checked, required
 from moir_edge.errors import DataError, UnsupportedError, closest
-from moir_edge.tuning.frequency import SIGMA
+from moir_edge.tuning.balancing.frequency import SIGMA
 
 __all__ = ["MODES", "BranchBalance", "Mode", "allocation_weight", "check_mode", "scale_gradient"]
 

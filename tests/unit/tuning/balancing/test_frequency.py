@@ -8,7 +8,7 @@ import scipy.fft
 import torch
 
 from moir_edge.errors import ShapeError
-from moir_edge.tuning.frequency import SIGMA, cosine_basis, frequency_ratio
+from moir_edge.tuning.balancing.frequency import SIGMA, cosine_basis, frequency_ratio
 
 
 def _reference(planes: np.ndarray, rows: list[int]) -> float:
