@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["answer_divergence", "answer_loss", "row_losses"]
+__all__ = [
+    "answer_cross_entropies",
+    "answer_divergence",
+    "answer_loss",
+    "answers_correct",
+    "row_losses",
+]
 
 _IGNORED = -100
 
@@ -49,6 +55,27 @@ def answer_divergence(base: Tensor, logits: Tensor, labels: Tensor, counted: Ten
     )
     each = functional.kl_div(got, expected, reduction="none", log_target=True).sum(dim=-1)
     return _row_means(each, answered)[counted].mean()
+
+
+def answer_cross_entropies(base: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy of each row's labelled tokens with the other model's probabilities, (batch,) in nats.
+
+    Args:
+        base: (batch, sequence, vocabulary) logits of the model whose probabilities are the targets.
+        logits: The same of the model that is held against it.
+        labels: (batch, sequence) int64, -100 where there is nothing to predict; every row has a label.
+    """
+    answered = labels[:, 1:] != _IGNORED
+    targets = functional.softmax(base[:, :-1][answered].float(), dim=-1)
+    each = functional.cross_entropy(logits[:, :-1][answered].float(), targets, reduction="none")
+    return _row_means(each, answered)
+
+
+def answers_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return whether each labelled token of a row is the most likely one, (batch,) bool; arguments as of `answer_loss`."""
+    targets = labels[:, 1:]
+    wrong = (targets != _IGNORED) & (logits[:, :-1].argmax(dim=-1) != targets)
+    return ~wrong.any(dim=1)
 
 
 def _row_means(each: Tensor, answered: Tensor) -> Tensor:

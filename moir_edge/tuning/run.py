@@ -241,8 +241,7 @@ def _train(
     batches = _checked_batches(loaded, (*(row.row for row in rows), *(eval_rows or ())))
     adapters = Adapters(model, settings.rank, settings.seed) if settings.train == "lora" else None
     trained = train_only(model, settings.train)
-    name = settings.balance_method
-    balance = None if name is None else balance_method(name, model)
+    balance = balance_method(settings.balance_method, model)
     objectives = _objectives(settings, model, adapters, training / PAIRS)
     trainer = build_trainer(
         model, settings, batches=batches, train=RowSet(rows),
@@ -288,10 +287,11 @@ def _objectives(
     settings: TuneSettings, model: Any, adapters: Adapters | None, pairs: Path
 ) -> list[Objective]:
     """Return what is added to the answers' loss; degraded pictures that an objective needs go to the folder `pairs`."""
+    from moir_edge.tuning.balancing.build import balance_objectives
     from moir_edge.tuning.keep_clean import KeepClean
     from moir_edge.tuning.rank_density import RankDensity
 
-    objectives: list[Objective] = []
+    objectives = balance_objectives(settings.balance_method)
     if settings.keep_clean is not None:
         objectives.append(KeepClean(settings.keep_clean, adapters))
     if settings.rank_density is not None:

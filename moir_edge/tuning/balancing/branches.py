@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from moir_edge.errors import UnsupportedError
@@ -47,6 +48,7 @@ class BranchRows:
 
     Attributes:
         change: Replaces the rows in every training forward pass; None leaves them.
+        handle: Of the hook.
 
     Raises:
         UnsupportedError: The model has no router.
@@ -57,11 +59,13 @@ class BranchRows:
         self.change: Change | None = None
         self._model = model
         decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
-        self._handle = decoder.register_forward_pre_hook(self._before_decoder, with_kwargs=True)
+        self.handle: RemovableHandle = decoder.register_forward_pre_hook(
+            self._before_decoder, with_kwargs=True
+        )
 
     def detach(self) -> None:
         """Take the hook off."""
-        self._handle.remove()
+        self.handle.remove()
 
     @contextmanager
     def changed(self, change: Change | None) -> Iterator[None]:

@@ -11,6 +11,10 @@ BALANCE_METHODS: tuple[str, ...] = (
     "mwam-loss",
     "mwam-hybrid",
     "ogm-ge",
+    "opm",
+    "mmpareto",
+    "functional-entropy",
+    "shapley-alternation",
 )
 """Values of `TuneSettings.balance_method`."""
 

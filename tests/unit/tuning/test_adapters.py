@@ -123,7 +123,7 @@ def settings() -> TuneSettings:
         steps=4,
         batch_size=3,
         checkpoint_every=1,
-        balance_method="mwam-loss",
+        balance_method="ogm-ge",
     )
 
 
@@ -290,7 +290,7 @@ def llava(processor: Any, tmp_path: Path) -> Path:
 
 def test_llava(llava: Path, train_file: Path, tmp_path: Path) -> None:
     settings = TuneSettings(
-        train="lora", steps=3, batch_size=6, balance_method="mwam-loss", dtype="bf16"
+        train="lora", steps=3, batch_size=6, balance_method="ogm-ge", dtype="bf16"
     )
     report = tune(llava, tmp_path / "tuned", train_file, eval_data=train_file, settings=settings)
     assert report.eval_loss is not None
