@@ -9,6 +9,7 @@ from benchmarks.study import data
 from moir_edge.router import RouterConfig
 
 __all__ = [
+    "BALANCED",
     "BASE",
     "CONTROLS",
     "EQUAL_LORA",
@@ -132,8 +133,8 @@ MAIN: tuple[Arm, ...] = (
     Arm(
         name="token-mwam",
         title="`token` router, confidence, MWAM",
-        router=_TOKEN_BOTH,
-        balance="mwam-gradient",
+        router=_TOKEN,
+        balance="mwam-loss",
     ),
     *KEPT,
     *EQUAL,
@@ -149,8 +150,30 @@ SHUFFLED = Arm(
 """The control for leaks: nothing in these rows tells the answer, but the answer."""
 
 
+BALANCED: tuple[Arm, ...] = (
+    *(
+        Arm(name=f"token-{name}", title=f"`token` router, {title}", router=_TOKEN, balance=name)
+        for name, title in (
+            ("ogm-ge", "OGM-GE"),
+            ("opm", "OPM"),
+            ("mmpareto", "MMPareto"),
+            ("functional-entropy", "functional entropy"),
+            ("shapley-alternation", "Shapley-guided alternation"),
+        )
+    ),
+    Arm(name="token-both", title="`token` router of both directions", router=_TOKEN_BOTH),
+    Arm(
+        name="token-both-mwam",
+        title="`token` router of both directions, MWAM on gradients",
+        router=_TOKEN_BOTH,
+        balance="mwam-gradient",
+    ),
+)
+"""The token router trained with a balance method of the field. MWAM's gradient mode needs both directions, and a reference."""
+
 CONTROLS: tuple[Arm, ...] = (
     Arm(name="lora", title="LoRA, no router", train="lora"),
     Arm(name="lora-token", title="LoRA and `token` router", router=_TOKEN, train="lora"),
+    *BALANCED,
 )
-"""What the same rows do to a backbone that may adapt; one seed."""
+"""What the same rows do to a backbone that may adapt, and balance methods; one seed."""

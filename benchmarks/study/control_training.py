@@ -106,7 +106,7 @@ def _trained(
     objectives = [] if tuning.keep_clean is None else [KeepClean(tuning.keep_clean, adapters)]
     trainer = build_trainer(
         loaded.model, tuning, batches=batches, train=RowSet(rows), evaluation=None,
-        training=folder / "training", mwam=None, objectives=objectives, progress=progress,
+        training=folder / "training", objectives=objectives, progress=progress,
     )  # fmt: skip
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

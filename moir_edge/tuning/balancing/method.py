@@ -1,4 +1,4 @@
-"""What every balance method is: hooks of a training step, figures for the log, and a state that a resumed run needs."""
+"""Base class of the balance methods: hooks of a training step, figures for the log, and the state of a resumed run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well each branch answers alone, without gradients."""
+"""Scores of the two branches: the probability of the answers with each one alone, without gradients."""
 
 from __future__ import annotations
 
