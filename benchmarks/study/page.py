@@ -84,7 +84,7 @@ def _page(study: Study) -> str:
     ]
     if study.controls:
         parts += [
-            "## If the backbone may adapt, or a balance method helps",
+            "## If the backbone may adapt",
             "The controls train low-rank adapters on the language model, without a router and with one, or the token router with a "
             "balance method. The budget is the same, for one seed.",
             _table(
