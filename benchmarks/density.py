@@ -29,6 +29,7 @@ from benchmarks.density_figures import (
     measure_ranks,
 )
 from benchmarks.lookups import LookupFigures, score_lookups
+from benchmarks.themes import THEMES, add_theme
 from moir_edge.data.degradations import parse_degradation
 from moir_edge.data.rows import Row, read_rows
 from moir_edge.data.variants import ImageStore, degraded_rows
@@ -202,14 +203,17 @@ def compare_routers(options: argparse.Namespace, progress: Progress) -> Result:
     from moir_edge.demo.named import as_rows, named_rows
     from moir_edge.weights.whole import quiet_transformers
 
+    theme = THEMES[options.theme]
     first, *others = options.checkpoints or [checkpoint_path()]
     total = 1 + options.fresh + len(others)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rows = read_rows(
-            write_jsonl(demo_rows(options.split, count=options.rows, seed=0), folder / "rows")
+            write_jsonl(
+                demo_rows(options.split, count=options.rows, seed=0, theme=theme), folder / "rows"
+            )
         )
-        found = named_rows(options.split, count=options.rows, seed=0)
+        found = named_rows(options.split, count=options.rows, seed=0, theme=theme)
         named = list(
             zip(as_rows(found, folder / "named"), (one.named for one in found), strict=True)
         )
@@ -244,7 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "checkpoints", nargs="*", type=Path, help="checkpoints with a router (default: the demo's)"
     )
     add_count(parser, "--rows", _ROWS, "rows, and as many that name an object")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="digits (default: test)")
+    parser.add_argument(
+        "--split", choices=SPLITS, default="test", help="of the pictures (default: test)"
+    )
+    add_theme(parser)
     parser.add_argument(
         "--fresh", type=int, default=5, help="fresh routers beside the first (default: 5)"
     )

@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.common import Result, add_count, markdown_table, new_parser, run
 from benchmarks.lookups import LookupFigures, score_lookups
+from benchmarks.themes import THEMES, add_theme
 from moir_edge.charts.dots import Dot, DotRow, dot_chart
 from moir_edge.charts.standalone import stand_alone
 from moir_edge.data.answers import Answer
@@ -196,7 +197,9 @@ def compare_losses(options: argparse.Namespace, progress: Progress) -> Result:
     from moir_edge.demo import checkpoint_path
 
     checkpoints = options.checkpoints or [checkpoint_path()]
-    rows = named_rows(options.split, count=options.rows, seed=options.seed)
+    rows = named_rows(
+        options.split, count=options.rows, seed=options.seed, theme=THEMES[options.theme]
+    )
     measured = {}
     with tempfile.TemporaryDirectory() as scratch:
         for done, checkpoint in enumerate(checkpoints):
@@ -227,7 +230,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "checkpoints", nargs="*", type=Path, help="checkpoints (default: the demo's)"
     )
     add_count(parser, "--rows", _ROWS, "rows at each strength")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="digits (default: test)")
+    parser.add_argument(
+        "--split", choices=SPLITS, default="test", help="of the pictures (default: test)"
+    )
+    add_theme(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the rows (default: 0)")
     parser.add_argument("--loss", choices=LOSSES, action="append", help="repeatable (default: all)")
     parser.add_argument(

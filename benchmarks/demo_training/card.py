@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.common import markdown_table
 from benchmarks.demo_training.evaluate import CIDER
+from benchmarks.density_card import density_lines
 from moir_edge.demo.data import TASKS
 from moir_edge.whole_files import write_whole
 
@@ -94,31 +95,6 @@ def _accuracy_table(test: dict[str, Any]) -> str:
     return markdown_table(("condition", *TASKS, CIDER), [counts, *scored])
 
 
-def _density_lines(density: dict[str, Any] | None) -> list[str]:
-    """Say what the router's density is on scenes whose content is known; nothing where it was not measured."""
-    if density is None:
-        return []
-    trained, *fresh = density["routers"].values()
-    spread = [one["contrast_correlation"] for one in fresh]
-    beside = (
-        f" Over {len(spread)} fresh routers the correlation lies between {min(spread):+.2f} and {max(spread):+.2f}."
-        if spread
-        else ""
-    )
-    return [
-        "## What the density shows",
-        "",
-        f"Measured on {density['rows']} test rows by `python -m benchmarks.density`: this router's density is "
-        f"**not** a measure of what a cell shows. It is {trained['on_digits']:.2f} on cells with a digit and "
-        f"{trained['on_empty']:.2f} on empty ones, and falls with contrast (correlation "
-        f"{trained['contrast_correlation']:+.2f}).{beside} The best source of a word is a cell with a digit in "
-        f"{trained['best_on_digit']:.0%} of {trained['lookups']:,} look-ups; a blind choice would hit one in "
-        f"{trained['digit_share']:.0%}. The router was trained on answers alone, and nothing in that loss asks for a "
-        "density that means information. Read its routing maps as what the router did, not as what matters in the image.",
-        "",
-    ]
-
-
 def write_card(record: dict[str, Any], folder: Path) -> None:
     """Write `README.md` and `curves.svg` into the checkpoint folder.
 
@@ -151,7 +127,7 @@ def write_card(record: dict[str, Any], folder: Path) -> None:
         "",
         _accuracy_table(record["test"]),
         "",
-        *_density_lines(record.get("density")),
+        *density_lines(record.get("density")),
         "## Training (validation accuracy, %)",
         "",
         "`cells`: digit, colour and size of an occupied cell all read correctly.",

@@ -30,6 +30,9 @@ LOGIT_RATE = 3e-2
 KEEP_CLEAN = 1.0
 """Weight of the divergence on clean rows, in the arms that decide."""
 
+RANK_DENSITY = 1.0
+"""Weight of the ranking of clean above degraded image tokens."""
+
 _DIRECTION: Literal["image-to-text"] = "image-to-text"
 _TOKEN = RouterConfig(
     kind="token",
@@ -60,6 +63,7 @@ class Arm:
             reweighted by learned biases), a name of `controls.ROUTERS`, or `EQUAL_LORA`; None for the router itself.
         balance: Balance method while training, or None.
         keep_clean: Weight of `tune --keep-clean`, or None.
+        rank_density: Weight of `tune --rank-density`, or None.
         learning_rate: Peak rate where the study's is too low: for a few biases that start at 0 and act as logits.
         data: Folder of its training rows.
     """
@@ -71,6 +75,7 @@ class Arm:
     control: str | None = None
     balance: str | None = None
     keep_clean: float | None = None
+    rank_density: float | None = None
     learning_rate: float | None = None
     data: str = data.TRAIN
 
@@ -93,6 +98,17 @@ KEPT: tuple[Arm, ...] = (
     ),
 )
 """Routers that are to leave clean rows alone."""
+
+RANKED: tuple[Arm, ...] = (
+    Arm(
+        name="token-ranked",
+        title="`token` router, ranked density, keep-clean",
+        router=_TOKEN,
+        keep_clean=KEEP_CLEAN,
+        rank_density=RANK_DENSITY,
+    ),
+)
+"""Routers whose density is to say what an image token shows."""
 
 EQUAL: tuple[Arm, ...] = (
     Arm(
@@ -137,6 +153,7 @@ MAIN: tuple[Arm, ...] = (
         balance="mwam-loss",
     ),
     *KEPT,
+    *RANKED,
     *EQUAL,
 )
 """The arms of the table, with every seed."""

@@ -184,8 +184,8 @@ def _reading(routing: RoutingMap) -> str:
     if not routing.names_sources:
         return "Colours show what the router did, not what matters in the image."
     return (
-        "Density is the router's own score, learned from answers alone: a dark cell is one that it calls weak, which "
-        "need not be an empty one. The map shows what the router did, not what matters in the image."
+        "Density is the router's own score: a dark cell is one that it calls weak, which need not be an empty one unless "
+        "the router was tuned with --rank-density. The map shows what the router did, not what matters in the image."
     )
 
 
