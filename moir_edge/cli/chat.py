@@ -65,6 +65,7 @@ def chat(
     from moir_edge.runtime import load
     from moir_edge.runtime.image_cache import DEFAULT_IMAGE_CACHE_BYTES
     from moir_edge.runtime.images import read_image
+    from moir_edge.runtime.prompt_cache import DEFAULT_PROMPT_CACHE_BYTES
 
     if router not in ("on", "off"):
         raise UnsupportedError(f"--router {router!r}: expected on or off")
@@ -78,6 +79,7 @@ def chat(
             verify=verify,
             max_image_pixels=max_image_pixels,
             image_cache_bytes=DEFAULT_IMAGE_CACHE_BYTES,
+            prompt_cache_bytes=DEFAULT_PROMPT_CACHE_BYTES,
         )
     opened = dict(pictures)
     talk = Conversation(
@@ -154,6 +156,7 @@ def _record(model: EdgeModel, talk: Conversation, answer: Generation) -> dict[st
         "token_ids": list(answer.token_ids[0]),
         "finish_reason": answer.finish_reasons[0],
         "prompt_tokens": answer.prompt_tokens[0],
+        "cached_tokens": answer.cached_tokens,
         "router": talk.settings.router and answer.routing is not None,
         "provider": model.sessions.provider,
         "timings": answer.timings.to_dict(),

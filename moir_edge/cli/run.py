@@ -311,8 +311,9 @@ def status_line(model: EdgeModel, generation: Generation, router: str) -> str:
     timings = generation.timings
     speed = timings.tokens_per_second
     dropped = generation.dropped_image_tokens[0]
+    known = f" ({generation.cached_tokens} known)" if generation.cached_tokens else ""
     parts = [
-        f"{generation.prompt_tokens[0]} prompt tokens",
+        f"{generation.prompt_tokens[0]} prompt tokens{known}",
         *([f"{dropped} image tokens dropped"] if dropped else []),
         f"{len(generation.token_ids[0])} generated",
         f"first token {timings.ttft_ms:.1f} ms (vision {timings.vision_ms:.1f}, "

@@ -79,6 +79,16 @@ def serve(
             help="Image features of earlier requests that each model keeps, in MB; 0 keeps none.",
         ),
     ] = 64,
+    prompt_cache: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=65536,
+            metavar="MB",
+            help="Keys and values of earlier prompts that each model keeps, in MB; a prompt that goes on from one of them runs "
+            "what is new. 0 keeps none.",
+        ),
+    ] = 256,
     timeout: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds from a request to the end of its answer, at most."),
@@ -126,6 +136,7 @@ def serve(
         threads,
         max_image_pixels,
         image_cache_bytes=image_cache << 20,
+        prompt_cache_bytes=prompt_cache << 20,
     )
 
     def started(url: str) -> None:
@@ -145,6 +156,7 @@ def _models(
     max_image_pixels: int | None,
     *,
     image_cache_bytes: int,
+    prompt_cache_bytes: int,
 ) -> dict[str, EdgeModel]:
     """Load every bundle under its name."""
     from moir_edge import load
@@ -163,6 +175,7 @@ def _models(
             threads=threads,
             max_image_pixels=max_image_pixels,
             image_cache_bytes=image_cache_bytes,
+            prompt_cache_bytes=prompt_cache_bytes,
         )
         for one, bundle in zip(chosen, bundles, strict=True)
     }

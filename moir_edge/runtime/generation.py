@@ -30,6 +30,7 @@ from moir_edge.runtime.interface import (
 from moir_edge.runtime.logits import processors_for
 from moir_edge.runtime.logprobs import TokenLogprob, token_logprob
 from moir_edge.runtime.processor import ModelInputs
+from moir_edge.runtime.prompt_cache import PromptCache
 from moir_edge.runtime.pruning import Pruning, prune_prompt
 from moir_edge.runtime.routing import RoutingMap, routing_maps
 from moir_edge.runtime.sampling import Sampler
@@ -60,6 +61,7 @@ class Generation:
         routing: One map per row; None where no router ran.
         dropped_image_tokens: Image tokens per row that the language model did not read; `prompt_tokens` counts them too.
         images_known: Whether the image features came from an earlier prompt, see `moir_edge.runtime.image_cache`.
+        cached_tokens: Prompt tokens whose keys and values came from an earlier prompt, see `moir_edge.runtime.prompt_cache`.
     """
 
     texts: tuple[str, ...]
@@ -70,6 +72,7 @@ class Generation:
     routing: tuple[RoutingMap, ...] | None
     dropped_image_tokens: tuple[int, ...]
     images_known: bool = False
+    cached_tokens: int = 0
 
 
 class GenerationRun:
@@ -86,6 +89,7 @@ class GenerationRun:
         logprobs: Likely tokens whose log-probabilities are kept with each token's own; None keeps none.
         image_cache: Image features of earlier prompts; None for none.
         pruning: Which image tokens are dropped; None for none.
+        prompt_cache: Keys and values of earlier prompts; None for none.
 
     Attributes:
         rows: The answers while they grow.
@@ -108,11 +112,14 @@ class GenerationRun:
         logprobs: int | None = None,
         image_cache: ImageCache | None = None,
         pruning: Pruning | None = None,
+        prompt_cache: PromptCache | None = None,
     ) -> None:
         self._sessions = sessions
         self._pruning = pruning
         self._dropped: tuple[Ints, ...] = tuple(np.zeros(0, np.int64) for _ in inputs.prompts)
         self._image_cache = image_cache
+        self._prompt_cache = prompt_cache or PromptCache(0)
+        self._cached_tokens = 0
         self._images_known = False
         self._family = family
         facts = family.facts
@@ -136,15 +143,21 @@ class GenerationRun:
         """Yield, after every step, the text of each row that became certain."""
         prompt = self._prepared()
         self._router_arrays, self._dropped = prompt.routing, prompt.dropped
+        # What is dropped hangs on the question; the rest would go on from other positions.
+        cache = PromptCache(0) if any(map(len, self._dropped)) else self._prompt_cache
         with self._watch.part("prefill"):
-            logits, state = self._sessions.prefill(prompt.embeds, prompt.decoder)
-        tokens = self._choose(logits)
-        self._watch.first_token()
-        yield self._accept(tokens)
-        while not self._finished:
-            with self._watch.step():
-                tokens = self._choose(self._sessions.decode(tokens, state))
+            read = cache.prefill(self._sessions, prompt.embeds, prompt.decoder)
+        self._cached_tokens = read.known
+        try:
+            tokens = self._choose(read.logits)
+            self._watch.first_token()
             yield self._accept(tokens)
+            while not self._finished:
+                with self._watch.step():
+                    tokens = self._choose(self._sessions.decode(tokens, read.state))
+                yield self._accept(tokens)
+        finally:  # also where nobody takes the rest of the answer, or a step fails: the prompt's part stays as it is
+            cache.keep(read)
 
     def _prepared(self) -> PreparedPrompt:
         """Run all that comes before the decoder; `vision` only for pictures that are not known."""
@@ -183,6 +196,7 @@ class GenerationRun:
             else routing_maps(self._family.facts, self._inputs, arrays, self._dropped),
             dropped_image_tokens=tuple(map(len, self._dropped)),
             images_known=self._images_known,
+            cached_tokens=self._cached_tokens,
         )
 
     @property

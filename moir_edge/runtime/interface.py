@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from moir_edge.runtime.positions import token_positions
 __all__ = [
     "ROUTER_FIGURES",
     "Array",
+    "ContinuingSessions",
     "DecoderInputs",
     "Embeds",
     "Floats",
@@ -244,3 +245,28 @@ class Sessions(Protocol):
 
     def memory(self) -> dict[str, int]:
         """Return the bytes that it holds on a device of its own, by purpose; empty where it has none to report."""
+
+
+@runtime_checkable
+class ContinuingSessions(Protocol):
+    """Sessions that may go on from an earlier prompt."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether `continue_from` can go on from an earlier prompt."""
+
+    def continue_from(
+        self, state: Any, known: int, inputs_embeds: Embeds, decoder: DecoderInputs
+    ) -> tuple[Floats, Any]:
+        """Run a prompt of one row that begins as an earlier one did.
+
+        Args:
+            state: Of the earlier prompt; its cache goes over to the new state, and it is of no use afterwards.
+            known: How many tokens, fewer than the prompt has, are at the start of both with the same embeddings, positions and
+                further inputs.
+            inputs_embeds: (1, sequence, hidden), the whole prompt.
+            decoder: What the decoder takes of the whole prompt besides.
+
+        Returns:
+            What `Sessions.prefill` returns.
+        """

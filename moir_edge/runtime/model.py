@@ -19,6 +19,7 @@ from moir_edge.runtime.image_cache import ImageCache
 from moir_edge.runtime.images import ImageInput
 from moir_edge.runtime.opening import open_sessions
 from moir_edge.runtime.processor import ModelInputs, Processor
+from moir_edge.runtime.prompt_cache import PromptCache
 from moir_edge.runtime.providers import Provider
 from moir_edge.runtime.pruning import DENSITY, Pruning, chosen_pruning
 from moir_edge.runtime.pruning.settings import check_selector, check_share
@@ -48,6 +49,7 @@ def load(
     max_image_pixels: int | None = None,
     split_special_tokens: bool = False,
     image_cache_bytes: int = 0,
+    prompt_cache_bytes: int = 0,
     prune_image_tokens: float = 0.0,
     prune_by: str = DENSITY,
 ) -> EdgeModel:
@@ -68,6 +70,8 @@ def load(
             text that they are; those of the chat template stay. As with transformers, they count as control tokens by default.
         image_cache_bytes: Bytes of image features that are kept, so that a second question about the same pictures runs no
             vision tower; 0 keeps none.
+        prompt_cache_bytes: Bytes of keys and values of prompts that are kept, so that the next turn of a conversation runs
+            what is new in it; 0 keeps none.
         prune_image_tokens: Share of a prompt's image tokens that the language model does not read, at least 0 and below 1; an
             answer's settings may name another.
         prune_by: Which ones are dropped: those of the least ``"density"`` by the router, ``"norm"``, ``"similarity"`` or
@@ -78,8 +82,8 @@ def load(
         EnvironmentProblem: The provider is not available.
         UnsupportedError: The model type is not one that this version runs, or image tokens are to be dropped by a score that
             does not exist, or that this bundle does not have.
-        DataError: `threads`, `thread_wait`, `verify`, `max_image_pixels`, `split_special_tokens`, `image_cache_bytes` or
-            `prune_image_tokens` has a wrong type or is out of range.
+        DataError: `threads`, `thread_wait`, `verify`, `max_image_pixels`, `split_special_tokens`, `image_cache_bytes`,
+            `prompt_cache_bytes` or `prune_image_tokens` has a wrong type or is out of range.
     """
     opened = open_bundle(bundle, verify=switch("verify", verify))
     return EdgeModel(
@@ -90,6 +94,7 @@ def load(
         max_image_pixels=max_image_pixels,
         split_special_tokens=split_special_tokens,
         image_cache_bytes=image_cache_bytes,
+        prompt_cache_bytes=prompt_cache_bytes,
         prune_image_tokens=prune_image_tokens,
         prune_by=prune_by,
     )
@@ -110,6 +115,7 @@ class EdgeModel:
         max_image_pixels: As in `load`.
         split_special_tokens: As in `load`.
         image_cache_bytes: As in `load`.
+        prompt_cache_bytes: As in `load`.
         prune_image_tokens: As in `load`.
         prune_by: As in `load`.
     """
@@ -124,6 +130,7 @@ class EdgeModel:
         max_image_pixels: int | None = None,
         split_special_tokens: bool = False,
         image_cache_bytes: int = 0,
+        prompt_cache_bytes: int = 0,
         prune_image_tokens: float = 0.0,
         prune_by: str = DENSITY,
     ) -> None:
@@ -134,14 +141,12 @@ class EdgeModel:
         pixels = integer("max_image_pixels", max_image_pixels)
         if pixels is not None:
             checked_image_pixels(pixels)
-        kept = integer("image_cache_bytes", image_cache_bytes) or 0
-        if kept < 0:
-            raise DataError(f"image_cache_bytes is {kept}; it must be at least 0")
         self._prune_share = given(
             "prune_image_tokens", check_share("prune_image_tokens", prune_image_tokens)
         )
         self._prune_by = given("prune_by", check_selector("prune_by", prune_by))
-        self.image_cache = ImageCache(kept)
+        self.image_cache = ImageCache(_kept("image_cache_bytes", image_cache_bytes))
+        self.prompt_cache = PromptCache(_kept("prompt_cache_bytes", prompt_cache_bytes))
         self.bundle = bundle
         self._pruning(GenerationSettings())
         self.processor = Processor(
@@ -315,6 +320,7 @@ class EdgeModel:
             watch=watch,
             logprobs=count,
             image_cache=self.image_cache,
+            prompt_cache=self.prompt_cache,
             pruning=pruning,
         )
 
@@ -341,6 +347,14 @@ class TextStream(Iterator[str]):
     def result(self) -> Generation:
         """The answer so far, with timings and routing."""
         return self._run.result
+
+
+def _kept(name: str, given: int) -> int:
+    """Return the size of a cache."""
+    size = integer(name, given) or 0
+    if size < 0:
+        raise DataError(f"{name} is {size}; it must be at least 0")
+    return size
 
 
 def _joined(settings: GenerationSettings | None, options: GenerationOptions) -> GenerationSettings:

@@ -115,7 +115,7 @@ def usage(generation: Generation) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": answer,
         "total_tokens": prompt + answer,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": generation.cached_tokens},
     }
 
 
@@ -126,7 +126,7 @@ def timings(done: Done) -> dict[str, float | int | None]:
     return {
         "queue_ms": done.queue_ms,
         "prompt_n": generation.prompt_tokens[0],
-        "cached_n": 0,
+        "cached_n": generation.cached_tokens,
         "preprocess_ms": spent.preprocess_ms,
         "vision_ms": spent.vision_ms,
         "router_ms": spent.router_ms,

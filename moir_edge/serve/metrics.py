@@ -41,6 +41,11 @@ class Metrics:
             "Answers whose image features were known",
             registry=registry,
         )
+        self._cached = Counter(
+            "moir_edge_prompt_cache_tokens",
+            "Prompt tokens whose keys and values were known",
+            registry=registry,
+        )
         self._ttft = _seconds(
             "moir_edge_time_to_first_token_seconds", "Without the queue", registry
         )
@@ -72,6 +77,7 @@ class Metrics:
         self._tokens.labels(kind="prompt").inc(generation.prompt_tokens[0])
         self._tokens.labels(kind="generated").inc(len(generation.token_ids[0]))
         self._known.inc(generation.images_known)
+        self._cached.inc(generation.cached_tokens)
         self._queue.observe(done.queue_ms / 1000)
         self._ttft.observe(generation.timings.ttft_ms / 1000)
         for step in generation.timings.decode_ms:

@@ -108,7 +108,14 @@ def test_a_stream_joins_to_the_same_answer(
     assert joined == whole.choices[0].message.content
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "stop"
-    assert chunks[-1].usage == whole.usage
+    told = chunks[-1].usage
+    assert told is not None
+    assert (told.prompt_tokens, told.completion_tokens) == (
+        whole.usage.prompt_tokens,
+        whole.usage.completion_tokens,
+    )
+    # All but the last two tokens of the same prompt are known.
+    assert told.prompt_tokens_details.cached_tokens == told.prompt_tokens - 2
 
 
 def test_an_answer_goes_back_into_the_conversation(

@@ -67,6 +67,11 @@ class WindowState:
         return cache
 
     @property
+    def bytes(self) -> int:
+        """Bytes of the cache, those of unused places among them."""
+        return sum(array.nbytes for array in self.cache.values())
+
+    @property
     def window(self) -> int:
         """Places of a row."""
         return int(next(iter(self.cache.values())).shape[2])

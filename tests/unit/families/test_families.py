@@ -30,6 +30,7 @@ from moir_edge.runtime.component import Component
 from moir_edge.runtime.generation import prepare_prompt
 from moir_edge.runtime.routing_picture import draw_routing_map
 from moir_edge.runtime.sessions import GraphSessions
+from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.runtime.timing import Stopwatch
 from moir_edge.runtime.token_table import TokenTable
 from tests.unit.conftest import require_openvino
@@ -277,6 +278,35 @@ def test_the_form_for_onnx_runtime_computes_what_the_other_does(twins: Twins) ->
         found.append(steps)
     # Float32 sums in another order, over a few layers; logits are of the order of 1.
     np.testing.assert_allclose(found[1], found[0], atol=1e-4)
+
+
+@pytest.mark.proves("runtime")
+def test_the_next_turn_of_a_conversation_has_the_bits_of_a_whole_prompt(twins: Twins) -> None:
+    kept = EdgeModel(twins.edge.bundle, threads=1, prompt_cache_bytes=1 << 26)
+    images = [picture(64, 65)]
+    first: list[Any] = [
+        {"type": "image"},
+        {"type": "text", "text": "what is it that is seen here?"},
+    ]
+    turns = [{"role": "user", "content": first}]
+    for router in (False, True):
+        settings = GenerationSettings(
+            max_new_tokens=COUNT, router=router, temperature=0.5 * router, seed=1
+        )
+        for more in ([], [("assistant", "a box"), ("user", "and what is in it?")]):
+            talk = turns + [
+                {"role": role, "content": [{"type": "text", "text": text}]} for role, text in more
+            ]
+            runs = [
+                one.begin(talk, images, settings=settings, logprobs=5) for one in (kept, twins.edge)
+            ]
+            for run in runs:
+                list(run)
+            assert runs[0].result.token_ids == runs[1].result.token_ids
+            assert runs[0].logprobs == runs[1].logprobs
+        if not router:
+            fused = twins.edge.manifest.model.model_type not in SEEN_FROM_BOTH_SIDES
+            assert kept.prompt_cache.hits == fused
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,23 @@ def test_a_prompt_in_parts_is_the_prompt(
     require_equal(both(decoders, [TOKENS], steps=2))
 
 
+@pytest.mark.parametrize("tokens", [20, 21, 23])
+def test_parts_of_a_prompt_round_as_the_whole_does(
+    decoders: tuple[GrowingDecoder, WindowDecoder],
+    monkeypatch: pytest.MonkeyPatch,
+    tokens: int,
+) -> None:
+    """A part of one token would not: it takes other kernels."""
+    prompt, inputs = embeds(1, tokens), DecoderInputs.of_mask(np.ones((1, tokens), np.int64))
+    whole, first = decoders[1].prefill(prompt, inputs)
+    monkeypatch.setattr(window, "_SCORE_BYTES", 1)
+    monkeypatch.setattr(window, "_FEWEST", 7)
+    found, second = decoders[1].prefill(prompt, inputs)
+    np.testing.assert_array_equal(found, whole)
+    for name, cache in first.cache.items():
+        np.testing.assert_array_equal(second.cache[name], cache)
+
+
 def test_a_window_that_is_full_grows(
     decoders: tuple[GrowingDecoder, WindowDecoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

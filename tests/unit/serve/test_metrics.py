@@ -32,6 +32,7 @@ def test_an_answer_is_counted() -> None:
     run = Run(4)
     routing: Any = (SimpleNamespace(gate=np.array([0.2, 0.4]), scores=np.array([0.5, 0.7])),)
     object.__setattr__(run.result, "routing", routing)
+    object.__setattr__(run.result, "cached_tokens", 7)
     metrics.answer(Done(generation=run.result, queue_ms=1500.0))
     metrics.request("/v1/chat/completions", 200)
     metrics.request("other", 404)
@@ -40,6 +41,7 @@ def test_an_answer_is_counted() -> None:
     assert found["moir_edge_requests_total other 404"] == 1
     assert found["moir_edge_tokens_total prompt"] == 10
     assert found["moir_edge_tokens_total generated"] == 4
+    assert found["moir_edge_prompt_cache_tokens_total"] == 7
     assert found["moir_edge_queue_seconds_sum"] == 1.5
     assert found["moir_edge_time_to_first_token_seconds_sum"] == 0.002
     assert found["moir_edge_time_per_output_token_seconds_count"] == 1
