@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
-from moir_edge.arguments import given, instance, integer, switch, wrong_type
+from moir_edge.arguments import given, instance, integer, switch
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.bundle.manifest import Manifest
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.image_limit import checked_image_pixels
-from moir_edge.runtime.chat import Messages, user_message
 from moir_edge.runtime.generation import Generation, GenerationRun, prepare_prompt
 from moir_edge.runtime.generation_config import read_generation_config
 from moir_edge.runtime.image_cache import ImageCache
-from moir_edge.runtime.images import ImageInput
 from moir_edge.runtime.opening import open_sessions
 from moir_edge.runtime.processor import ModelInputs, Processor
 from moir_edge.runtime.prompt_cache import PromptCache
+from moir_edge.runtime.prompts import Images, Prompt, conversations_of
 from moir_edge.runtime.providers import Provider
 from moir_edge.runtime.pruning import DENSITY, Pruning, chosen_pruning
 from moir_edge.runtime.pruning.settings import check_selector, check_share
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
     from moir_edge.runtime.settings import GenerationOptions
 
 __all__ = ["EdgeModel", "TextStream", "load"]
-
-Prompt: TypeAlias = "str | Messages"
-Images: TypeAlias = "ImageInput | Sequence[ImageInput] | None"
 
 
 def load(
@@ -189,7 +185,7 @@ class EdgeModel:
         Raises:
             DataError: A prompt is empty or too long, or an image cannot be used.
         """
-        conversations, pictures = _batch(prompts, images, context)
+        conversations, pictures = conversations_of(prompts, images, context)
         return self.processor(conversations, pictures)
 
     def generate(
@@ -360,55 +356,3 @@ def _kept(name: str, given: int) -> int:
 def _joined(settings: GenerationSettings | None, options: GenerationOptions) -> GenerationSettings:
     chosen = instance("settings", settings, GenerationSettings)
     return replace(chosen or GenerationSettings(), **options)
-
-
-def _batch(
-    prompts: Any, images: Any, context: Any
-) -> tuple[list[Messages], list[list[ImageInput]]]:
-    """Return one conversation and one list of images per row, whatever form they came in."""
-    if _is_single(prompts):
-        prompts, images = [prompts], [images]
-    if not isinstance(prompts, list | tuple):
-        raise wrong_type("prompts", prompts, "a string, a conversation, or a list of them")
-    if images is None:
-        images = [None] * len(prompts)
-    contexts = [context] * len(prompts) if context is None or isinstance(context, str) else context
-    for name, rows in (("images", images), ("context", contexts)):
-        if isinstance(rows, str) or not isinstance(rows, Sequence) or len(rows) != len(prompts):
-            raise DataError(
-                f"{len(prompts)} prompt(s) need as many entries in {name}, one per prompt"
-            )
-    pictures = [_as_list(entry) for entry in images]
-    conversations = [
-        _conversation(prompt, len(own), text)
-        for prompt, own, text in zip(prompts, pictures, contexts, strict=True)
-    ]
-    if not conversations:
-        raise DataError("no prompt was given; give at least one")
-    return conversations, pictures
-
-
-def _is_single(prompts: Any) -> bool:
-    if isinstance(prompts, list | tuple):
-        return bool(prompts) and isinstance(prompts[0], Mapping)
-    return isinstance(prompts, str)
-
-
-def _as_list(images: Any) -> list[ImageInput]:
-    if images is None:
-        return []
-    return list(images) if isinstance(images, list | tuple) else [images]
-
-
-def _conversation(prompt: Prompt, images: int, context: str | None) -> Messages:
-    if context is not None and not isinstance(context, str):
-        raise wrong_type("context", context, "a string")
-    if isinstance(prompt, str):
-        return user_message(prompt, images=images, context=context)
-    if not isinstance(prompt, list | tuple) or not all(
-        isinstance(turn, Mapping) for turn in prompt
-    ):
-        raise wrong_type("a prompt", prompt, "a string, or a list of turns with role and content")
-    if context:
-        raise DataError("context goes with a string prompt; write it into the conversation instead")
-    return prompt
