@@ -1,7 +1,7 @@
 """Time and peak memory of whole exports over the size of the checkpoint, each in a process of its own.
 
-The checkpoints have the geometry of InternVL with Qwen3's decoder and random weights in bfloat16; they are written a tensor at a
-time, in the folder `--work` (7.7 GB for all). The peak is that of the export and its children, pages of mapped files counted.
+The checkpoints have the geometry of InternVL with Qwen3's decoder, or of Qwen3-VL, and random weights in bfloat16; they are written
+a tensor at a time, in the folder `--work` (7.7 GB for all of a family). The peak is that of the export and its children, pages of mapped files counted.
 `-o FILE` keeps every sample. `--read FILE --write PAGE` prints the table of earlier runs into a page.
 """
 
@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import Check, Result, markdown_table, new_parser, replace_between, run
 from benchmarks.peers.smolvlm_256m import write_rows
-from benchmarks.random_checkpoint import GEOMETRIES, build_checkpoint
+from benchmarks.random_checkpoint import FAMILIES, GEOMETRIES, build_checkpoint
 from moir_edge.children import child_environment, module_command
 from moir_edge.errors import DataError, EnvironmentProblem
 from moir_edge.progress import Progress
@@ -67,12 +68,11 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
         progress: Called as ``progress(stage, done, total)``.
     """
     samples = _read(options.read) if options.read else []
-    wanted = (
-        [] if options.read else [(size, one) for size in options.size for one in options.setting]
-    )
-    for done, (size, setting) in enumerate(wanted):
+    chosen = () if options.read else product(options.family, options.size, options.setting)
+    wanted = list(chosen)
+    for done, each in enumerate(wanted):
         progress("export", done, len(wanted))
-        samples.append(_export(options.work, size, setting))
+        samples.append(_export(options.work, *each))
     progress("export", len(wanted), len(wanted))
     text = table(samples)
     if options.write is not None:
@@ -87,10 +87,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return samples
 
 
-def _export(work: Path, size: str, setting: str) -> dict[str, Any]:
+def _export(work: Path, family: str, size: str, setting: str) -> dict[str, Any]:
     """Export one checkpoint and return what it took."""
-    checkpoint, output = work / size, work / f"{size}-bundle"
-    stored = build_checkpoint(checkpoint, size)
+    checkpoint, output = work / f"{family}-{size}", work / f"{family}-{size}-bundle"
+    stored = build_checkpoint(checkpoint, size, family=family)
     words = ["export", str(checkpoint), "-o", str(output), "-q", "--force"]
     words += SETTINGS[setting].arguments
     if SETTINGS[setting].calibrated:
@@ -108,9 +108,12 @@ def _export(work: Path, size: str, setting: str) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     if process.returncode:
         last = (process.stderr.read() if process.stderr else "").strip().splitlines()
-        raise EnvironmentProblem(f"{size} {setting}: the export failed: {(last or [''])[-1][:300]}")
+        raise EnvironmentProblem(
+            f"{family} {size} {setting}: the export failed: {(last or [''])[-1][:300]}"
+        )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
+        "model": FAMILIES[family].name,
         "size": size,
         "setting": setting,
         "checkpoint_bytes": stored,
@@ -170,7 +173,7 @@ def _check(sample: Mapping[str, Any]) -> Check:
     largest = sample["size"] == list(GEOMETRIES)[-1]
     most = SETTINGS[sample["setting"]].most * stored + GIGABYTE
     return Check(
-        name=f"{sample['size']} {sample['setting']}: peak memory in GB",
+        name=f"{sample['model']} {sample['size']} {sample['setting']}: peak memory in GB",
         value=sample["peak_memory_bytes"] / GIGABYTE,
         maximum=most / GIGABYTE if largest else None,
     )
@@ -179,6 +182,7 @@ def _check(sample: Mapping[str, Any]) -> Check:
 def table(samples: Sequence[Mapping[str, Any]]) -> str:
     """Return the Markdown table of some samples."""
     head = (
+        "model",
         "parameters",
         "checkpoint GB",
         "export",
@@ -189,6 +193,7 @@ def table(samples: Sequence[Mapping[str, Any]]) -> str:
     )
     rows = [
         [
+            sample["model"],
             sample["size"],
             f"{sample['checkpoint_bytes'] / GIGABYTE:.2f}",
             sample["setting"],
@@ -199,7 +204,7 @@ def table(samples: Sequence[Mapping[str, Any]]) -> str:
         ]
         for sample in samples
     ]
-    return markdown_table(head, rows, right=(1, 3, 4, 5, 6))
+    return markdown_table(head, rows, right=(2, 4, 5, 6, 7))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -212,7 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--work", type=Path, default=Path("export-work"), help="folder of checkpoints and bundles"
     )
-    sizes, settings = list(GEOMETRIES), list(SETTINGS)
+    families, sizes, settings = list(FAMILIES), list(GEOMETRIES), list(SETTINGS)
+    parser.add_argument("--family", nargs="+", choices=families, default=families)
     parser.add_argument("--size", nargs="+", choices=sizes, default=sizes, help="parameters")
     parser.add_argument("--setting", nargs="+", choices=settings, default=settings[:2])
     parser.add_argument("--read", type=Path, metavar="FILE", help="measure nothing: read this")

@@ -6,39 +6,16 @@ import math
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.random_families import FAMILIES, Geometry
 from moir_edge.finite import json_text
 
-__all__ = ["GEOMETRIES", "Geometry", "build_checkpoint"]
+__all__ = ["FAMILIES", "GEOMETRIES", "Geometry", "build_checkpoint"]
 
 _PIECE = 1 << 22  # numbers that are made at once
 _STANDARD_DEVIATION = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """Sizes of an InternVL whose decoder is Qwen3's; the largest is that of InternVL3.5-2B.
-
-    Attributes:
-        hidden: Width of the decoder.
-        layers: Of the decoder.
-        heads: Query heads; half as many keys.
-        head_width: Of one head.
-        vocabulary: Rows of the embedding table, which the head shares.
-        vision_hidden: Width of the tower.
-        vision_layers: Of the tower.
-    """
-
-    hidden: int
-    layers: int
-    heads: int
-    head_width: int
-    vocabulary: int
-    vision_hidden: int
-    vision_layers: int
 
 
 GEOMETRIES = {
@@ -91,57 +68,34 @@ GEOMETRIES = {
 """By size in parameters."""
 
 
-def build_checkpoint(folder: Path, size: str, *, seed: int = 0) -> int:
+def build_checkpoint(folder: Path, size: str, *, family: str = "internvl", seed: int = 0) -> int:
     """Write model, tokenizer and processor, and return the bytes of the weights.
 
     Args:
         folder: Where to; one that holds this checkpoint already is left as it is.
         size: One of `GEOMETRIES`.
+        family: One of `FAMILIES`.
         seed: Of the weights.
     """
     weights = folder / "model.safetensors"
     if not (folder / "config.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        model = _skeleton(GEOMETRIES[size])
+        build = FAMILIES[family]
+        model = _skeleton(GEOMETRIES[size], family)
         _write_weights(weights, _shapes(model), seed)
-        _write_processor(folder)
+        build.write_processor(folder)
         model.config.dtype = "bfloat16"
         model.config.save_pretrained(folder)  # last: what tells a whole checkpoint
     return weights.stat().st_size
 
 
-def _skeleton(sizes: Geometry) -> Any:
+def _skeleton(sizes: Geometry, family: str) -> Any:
     """Return the model on the meta device."""
     import torch
-    from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-    config = InternVLConfig(
-        vision_config={
-            "hidden_size": sizes.vision_hidden,
-            "intermediate_size": 4 * sizes.vision_hidden,
-            "num_hidden_layers": sizes.vision_layers,
-            "num_attention_heads": sizes.vision_hidden // 64,
-            "image_size": [448, 448],
-            "patch_size": [14, 14],
-        },
-        text_config={
-            "model_type": "qwen3",
-            "hidden_size": sizes.hidden,
-            "intermediate_size": 3 * sizes.hidden,
-            "num_hidden_layers": sizes.layers,
-            "num_attention_heads": sizes.heads,
-            "num_key_value_heads": sizes.heads // 2,
-            "head_dim": sizes.head_width,
-            "vocab_size": sizes.vocabulary,
-            "max_position_embeddings": 4096,
-            "tie_word_embeddings": True,
-        },
-        image_token_id=3,
-        tie_word_embeddings=True,
-    )
     with torch.device("meta"):
-        return InternVLForConditionalGeneration(config)
+        return FAMILIES[family].model(sizes)
 
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
@@ -176,41 +130,3 @@ def _numbers(name: str, count: int, seed: int) -> Iterator[bytes]:
         else:
             numbers = torch.randn(size, generator=generator) * _STANDARD_DEVIATION
         yield numbers.to(torch.bfloat16).view(torch.int16).numpy().tobytes()
-
-
-def _write_processor(folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
-
-    names = ["<pad>", "<bos>", "<eos>", "<image>", "<img>", "</img>", "<video>"]
-    names += sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={name: at for at, name in enumerate(names)}, merges=[]))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    named = {
-        "start_image_token": "<img>",
-        "end_image_token": "</img>",
-        "context_image_token": "<image>",
-        "video_token": "<video>",
-    }
-    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=core,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        extra_special_tokens={"image_token": "<image>", **named},
-    ).save_pretrained(folder)
-    images = GotOcr2ImageProcessorPil(size={"height": 448, "width": 448}, max_patches=12)
-    record = {
-        "processor_class": "InternVLProcessor",
-        "image_seq_length": 256,
-        "image_processor": images.to_dict(),
-    }
-    (folder / "processor_config.json").write_text(json_text(record))
-    template = (
-        "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
-        "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}\n"
-        "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
-    )
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")

@@ -14,17 +14,18 @@ import torch
 from benchmarks import export_memory, random_checkpoint
 from benchmarks.common import write_json
 from benchmarks.export_memory import BEGIN, END, main, table
-from benchmarks.random_checkpoint import GEOMETRIES, Geometry, build_checkpoint
+from benchmarks.random_checkpoint import FAMILIES, GEOMETRIES, Geometry, build_checkpoint
 from moir_edge.checkpoint import load_checkpoint
 from moir_edge.json_files import read_json
 
 TINY = Geometry(
-    hidden=32, layers=2, heads=2, head_width=16, vocabulary=400, vision_hidden=64, vision_layers=1
+    hidden=32, layers=3, heads=2, head_width=16, vocabulary=400, vision_hidden=64, vision_layers=4
 )
 
 
 def sample(**changed: Any) -> dict[str, Any]:
     return {
+        "model": "InternVL",
         "size": "2B",
         "setting": "int4",
         "checkpoint_bytes": 4_000_000_000,
@@ -35,18 +36,19 @@ def sample(**changed: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 def test_checkpoint_is_whole_and_stays_in_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(random_checkpoint.GEOMETRIES, "tiny", TINY)
-    stored = build_checkpoint(tmp_path / "tiny", "tiny")
+    stored = build_checkpoint(tmp_path / "tiny", "tiny", family=family)
     loaded = load_checkpoint(tmp_path / "tiny", mapped=True)
     weights = list(loaded.model.parameters())
     assert {one.dtype for one in weights} == {torch.bfloat16}
     assert all(loaded.files.holds(one) for one in weights)
     assert stored - sum(one.nbytes for one in weights) < 20_000  # the header
     again = (tmp_path / "tiny" / "model.safetensors").stat().st_mtime_ns
-    assert build_checkpoint(tmp_path / "tiny", "tiny") == stored
+    assert build_checkpoint(tmp_path / "tiny", "tiny", family=family) == stored
     assert (tmp_path / "tiny" / "model.safetensors").stat().st_mtime_ns == again
 
 
@@ -74,20 +76,27 @@ def test_table_of_kept_samples_is_written_into_a_page(
     lines = page.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "before"
     assert lines[-1] == "after"
-    assert "| 2B | 4.00 | int4 | 100 | 90 | 6.10 | 1.52 |" in lines
-    assert "passed: 2B int4: peak memory in GB: 6.1 (at most 6.2)" in capsys.readouterr().out
+    assert "| InternVL | 2B | 4.00 | int4 | 100 | 90 | 6.10 | 1.52 |" in lines
+    assert (
+        "passed: InternVL 2B int4: peak memory in GB: 6.1 (at most 6.2)" in capsys.readouterr().out
+    )
     assert read_json(kept)[0]["peak_memory_bytes"] == 6_100_000_000
 
 
 def test_peak_past_the_bound_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_json(tmp_path / "kept.json", [sample(peak_memory_bytes=6_300_000_000)])
     assert main(["-q", "--read", str(tmp_path / "kept.json")]) == 1
-    assert "FAILED: 2B int4: peak memory in GB: 6.3 (at most 6.2)" in capsys.readouterr().out
+    assert (
+        "FAILED: InternVL 2B int4: peak memory in GB: 6.3 (at most 6.2)" in capsys.readouterr().out
+    )
 
 
-def test_largest_geometry_has_the_published_number_of_weights() -> None:
-    """InternVL3.5-2B: a Qwen3-1.7B decoder and a tower of 0.3 billion."""
-    shapes = random_checkpoint._shapes(random_checkpoint._skeleton(GEOMETRIES["2B"]))
+@pytest.mark.parametrize(("family", "published"), [("internvl", 2.04e9), ("qwen3_vl", 2.13e9)])
+def test_largest_geometry_has_the_published_number_of_weights(
+    family: str, published: float
+) -> None:
+    """InternVL3.5-2B and Qwen3-VL-2B: a Qwen3-1.7B decoder and a tower of 0.3 or 0.4 billion."""
+    shapes = random_checkpoint._shapes(random_checkpoint._skeleton(GEOMETRIES["2B"], family))
     count = sum(torch.Size(shape).numel() for shape in shapes.values())
-    assert count == pytest.approx(2.04e9, rel=0.02)
+    assert count == pytest.approx(published, rel=0.02)
     assert table([sample()]).count("\n") == 2
