@@ -12,7 +12,7 @@ from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.errors import BundleError, DataError
 from moir_edge.limits import IMAGE_EDGE
 from moir_edge.runtime.anyres import TokenGrid, best_resolution, packed, token_grid
-from moir_edge.runtime.families.base import ImageTokens
+from moir_edge.runtime.families.base import ImageTokens, pixels_and_sizes
 from moir_edge.runtime.families.registry import register
 from moir_edge.runtime.families.samples import smooth_picture
 from moir_edge.runtime.families.settings import FamilySettings, family_settings
@@ -98,14 +98,10 @@ class AnyRes(TileFamily):
         self, inputs: Mapping[str, Array], input_ids: Ints
     ) -> tuple[Floats, tuple[ImageShape, ...]] | None:
         """Read ``pixel_values`` (images, tiles, 3, height, width), filled up to the most tiles, and ``image_sizes``."""
-        pixels = inputs.get("pixel_values")
-        if pixels is None:
+        given = pixels_and_sizes(inputs)
+        if given is None:
             return None
-        if "image_sizes" not in inputs:
-            raise DataError(
-                "pixel_values came without image_sizes; take both from one processor call"
-            )
-        sizes = [(int(height), int(width)) for height, width in inputs["image_sizes"]]
+        pixels, sizes = given
         together = inputs.get("batch_num_images", np.ones(len(sizes), np.int64))
         alone = [count == 1 for count in together for _ in range(int(count))]
         shapes = tuple(

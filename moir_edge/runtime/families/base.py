@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.errors import DataError
 from moir_edge.runtime.image_processor import ImageShape, ProcessedImage, View
 from moir_edge.runtime.interface import (
     Array,
@@ -23,7 +24,7 @@ from moir_edge.runtime.interface import (
 )
 from moir_edge.runtime.positions import token_positions
 
-__all__ = ["Family", "ImageTokens"]
+__all__ = ["Family", "ImageTokens", "pixels_and_sizes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,25 @@ class ImageTokens:
 
     image: str
     special_tokens: Mapping[str, str]
+
+
+def pixels_and_sizes(
+    inputs: Mapping[str, Array],
+) -> tuple[Array, list[tuple[int, int]]] | None:
+    """Return the pixels and sizes (height, width) of images that a Hugging Face processor filled up to one size; None without images.
+
+    Args:
+        inputs: The processor's arrays by name.
+
+    Raises:
+        DataError: The sizes are missing.
+    """
+    pixels = inputs.get("pixel_values")
+    if pixels is None:
+        return None
+    if "image_sizes" not in inputs:
+        raise DataError("pixel_values came without image_sizes; take both from one processor call")
+    return pixels, [(int(height), int(width)) for height, width in inputs["image_sizes"]]
 
 
 class Family(ABC):

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from moir_edge.errors import DataError
-from moir_edge.runtime.families.base import ImageTokens
+from moir_edge.runtime.families.base import ImageTokens, pixels_and_sizes
 from moir_edge.runtime.families.grids import GridFamily, PatchSettings
 from moir_edge.runtime.families.registry import register
 from moir_edge.runtime.image_processor import ImageShape
@@ -56,14 +56,10 @@ class Mistral3(GridFamily):
         self, inputs: Mapping[str, Array], input_ids: Ints
     ) -> tuple[Floats, tuple[ImageShape, ...]] | None:
         """Read ``pixel_values`` (images, 3, height, width), filled up below and on the right, and ``image_sizes``."""
-        pixels = inputs.get("pixel_values")
-        if pixels is None:
+        given = pixels_and_sizes(inputs)
+        if given is None:
             return None
-        if "image_sizes" not in inputs:
-            raise DataError(
-                "pixel_values came without image_sizes; take both from one processor call"
-            )
-        sizes = [(int(height), int(width)) for height, width in inputs["image_sizes"]]
+        pixels, sizes = given
         shapes = tuple(self._shape_in(pixels, size) for size in sizes)
         places = int((input_ids == self.facts.image_token_id).sum())
         tokens = sum(map(self.token_count, shapes))
