@@ -33,8 +33,9 @@ demo: $(READY) ## the main job: export, quantize, compile, run and compare the d
 	$(BIN)/moir-edge demo -o $(DEMO_OUT) --force
 
 # Two processes: most tests keep one core busy. What shares a process, and what starts first, says tests/scheduling.py.
+# One thread in each: of two processes on two cores, each with two threads, the threads wait for each other and spin meanwhile.
 test: $(READY) ## unit and end-to-end tests, and a short run of the fuzz suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 fuzz: $(READY) ## altered bundles, images, data and caches against every reader: some 10,000 cases (about 15 minutes)
 	$(BIN)/python -m tests.fuzz

@@ -13,7 +13,24 @@ __all__ = ["make_scheduler", "scope_of", "seconds_of"]
 TOGETHER = ("tests/unit/families",)
 """Folders whose files share a fixture of the session: here one that traces a family at a time."""
 
-SECONDS = {"tests/unit/families": 420}
+SECONDS = {
+    "tests/unit/families": 450,
+    "tests/e2e/test_readme_runs.py": 180,
+    "tests/e2e/test_arm64.py": 90,
+    "tests/faults/test_faults.py": 90,
+    "tests/unit/export/test_parity_mutants.py": 60,
+    "tests/unit/tuning/test_tune.py": 60,
+    "tests/e2e/test_calibrated_export.py": 60,
+    "tests/e2e/test_serve.py": 60,
+    "tests/e2e/test_foreign_checkpoints.py": 45,
+    "tests/e2e/test_traces.py": 45,
+    "tests/e2e/test_base_install.py": 40,
+    "tests/fuzz/test_slice.py": 30,
+    "tests/e2e/test_temporary_folders.py": 30,
+    "tests/e2e/test_mixed_precision.py": 30,
+    "tests/e2e/test_int4_methods.py": 25,
+    "tests/e2e/test_demo.py": 25,
+}
 """About what the longest take on one core."""
 
 _SECONDS_OF_A_TEST = 0.3
