@@ -65,7 +65,7 @@ lint: $(READY) ## ruff, ruff format and mypy --strict
 bench: $(READY) ## the acceptance figures on 1,200 rows of the test split (about two minutes)
 	$(BIN)/python -m benchmarks.quantization --acceptance -o $(DEMO_OUT)/acceptance.json
 
-study: $(READY) ## train and measure every router and baseline, rewrite docs/study.md (about an hour; resumes)
+study: $(READY) ## train and measure every router and control, rewrite docs/study.md (hours, see --cost; resumes)
 	$(BIN)/python -m benchmarks.study -o $(DEMO_OUT)/study --docs docs
 
 clean: ## remove .venv, caches, the emulated board and the demo's output

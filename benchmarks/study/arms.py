@@ -12,6 +12,8 @@ __all__ = [
     "BALANCED",
     "BASE",
     "CONTROLS",
+    "DECIDING",
+    "EQUAL",
     "EQUAL_LORA",
     "KEEP_CLEAN",
     "LOGIT_RATE",
@@ -129,6 +131,9 @@ EQUAL: tuple[Arm, ...] = (
     ),
 )
 """Controls with as many weights as the token router, and its objectives."""
+
+DECIDING = ("token-learned-gate", EQUAL_LORA)
+"""The router that is held against every arm of `EQUAL`, and the nearest of them: more seeds than the others."""
 
 MAIN: tuple[Arm, ...] = (
     Arm(name=BASE, title="base, as it is", train=None),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,7 +24,12 @@ from moir_edge.errors import DataError
 from moir_edge.json_files import read_object
 from moir_edge.progress import Progress, silent
 
+if TYPE_CHECKING:
+    from benchmarks.study.training import Trained
+
 __all__ = ["Job", "Run", "read_run", "run_jobs"]
+
+_FACTS = "study.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +42,12 @@ class Run:
         parameters: How many weights were trained.
         losses: First and last training loss; None where nothing was trained.
         scores: Condition -> `overall` (mean of the tasks, CIDEr-D over 10) or task -> score.
-        share_image: Shapley share of the images.
+        share_image: Shapley share of the images; None where they and the text count for nothing.
         share_text: Shapley share of the text.
-        mdi: Modality dominance index by layer.
+        mdi: Modality dominance index by layer; empty for a validation.
+        tasks: Task of every row.
+        rows: Condition -> score of every row in [0, 1], in the order of `tasks`.
+        seconds: Wall time of training and measurement.
     """
 
     arm: str
@@ -44,9 +55,12 @@ class Run:
     parameters: int
     losses: tuple[float, float] | None
     scores: dict[str, dict[str, float]]
-    share_image: float
-    share_text: float
+    share_image: float | None
+    share_text: float | None
     mdi: dict[str, float]
+    tasks: tuple[str, ...]
+    rows: dict[str, tuple[float, ...]]
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,21 +70,34 @@ class Job:
     Attributes:
         arm: The arm.
         seed: The seed.
-        settings: The study's settings.
-        folder: The study's folder, with `base`, `train` and `test` in it; the record goes to `runs`.
-        keep: Where the tuned checkpoint is kept, or None.
+        settings: The study's settings, for its backbone.
+        folder: The folder of its backbone, with `base`, `train`, `test` and `validation` in it; the record goes to
+            `runs`, the tuned checkpoint to `tuned`.
+        split: Rows it is measured on: `TEST` or `VALIDATION`.
+        gpu: Whether it runs on a CUDA device.
     """
 
     arm: Arm
     seed: int
     settings: StudySettings
     folder: Path
-    keep: Path | None = None
+    split: str = TEST
+    gpu: bool = False
+
+    @property
+    def name(self) -> str:
+        """Arm and seed."""
+        return f"{self.arm.name}-{self.seed}"
 
     @property
     def record(self) -> Path:
         """The file of the run's figures."""
-        return self.folder / "runs" / f"{self.arm.name}-{self.seed}.json"
+        return self.folder / "runs" / self.split / f"{self.name}.json"
+
+    @property
+    def tuned(self) -> Path:
+        """The folder of its checkpoint, which a test takes over from a validation."""
+        return self.folder / "tuned" / self.name
 
 
 _RUN = TypeAdapter(Run)
@@ -115,11 +142,35 @@ def run_jobs(jobs: list[Job], *, processes: int, threads: int, progress: Progres
 
 def _make(job: Job, threads: int) -> None:
     """Train and measure one run, and write its record in one step."""
+    os.environ.update({} if job.gpu else {"CUDA_VISIBLE_DEVICES": ""})
     import torch
 
-    from benchmarks.study.training import train_arm
-
     torch.set_num_threads(threads)
+    start = time.monotonic()
+    trained = _trained(job)
+    figures = _measured(trained.folder, job, threads)
+    run = Run(
+        arm=job.arm.name,
+        seed=job.seed,
+        parameters=trained.parameters,
+        losses=trained.losses,
+        seconds=round(time.monotonic() - start, 1),
+        **figures,
+    )
+    write_json(job.record, asdict(run))
+
+
+def _trained(job: Job) -> Trained:
+    """Return the run's model: the one that an earlier measurement left, or a fresh one, which is kept whole."""
+    from benchmarks.study.training import Trained, train_arm
+
+    facts = job.tuned / _FACTS
+    if facts.is_file():
+        stored = read_object(facts, remedy=f"remove {job.tuned}, and it is trained again")
+        losses = stored["losses"]
+        return Trained(
+            folder=job.tuned, parameters=stored["parameters"], losses=losses and tuple(losses)
+        )
     with tempfile.TemporaryDirectory(prefix="moir-edge-study-") as scratch:
         trained = train_arm(
             job.arm,
@@ -130,21 +181,17 @@ def _make(job: Job, threads: int) -> None:
             folder=Path(scratch),
             progress=silent,
         )
-        figures = _measured(trained.folder, job, threads)
-        if job.keep is not None:
-            shutil.copytree(trained.folder, job.keep)
-    run = Run(
-        arm=job.arm.name,
-        seed=job.seed,
-        parameters=trained.parameters,
-        losses=trained.losses,
-        **figures,
-    )
-    write_json(job.record, asdict(run))
+        if trained.losses is None:
+            return trained  # the base itself
+        shutil.rmtree(job.tuned, ignore_errors=True)
+        shutil.copytree(trained.folder, job.tuned)
+    record = {"parameters": trained.parameters, "losses": trained.losses}
+    write_json(facts, record)  # last: a folder without it was not finished
+    return dataclasses.replace(trained, folder=job.tuned)
 
 
 def _measured(checkpoint: Path, job: Job, threads: int) -> dict[str, Any]:
-    """Diagnose a checkpoint on the test rows."""
+    """Diagnose a checkpoint on the rows of the job's split; a validation leaves the attention out."""
     from benchmarks.study.control_training import attach_control
     from moir_edge.data.rows import read_rows
     from moir_edge.data.variants import ImageStore
@@ -158,7 +205,7 @@ def _measured(checkpoint: Path, job: Job, threads: int) -> dict[str, Any]:
     wanted = DiagnoseSettings(
         degradations=(job.settings.blur, job.settings.dropout, IMAGE_BLANK, TEXT_BLANK),
         perceptual=False,
-        attention_rows=job.settings.attention_rows,
+        attention_rows=job.settings.attention_rows if job.split == TEST else 0,
         routing_rows=0,
         threads=threads,
     )
@@ -166,17 +213,21 @@ def _measured(checkpoint: Path, job: Job, threads: int) -> dict[str, Any]:
     candidate = CheckpointCandidate(spec)
     ids = frozenset(special_token_ids(candidate.processor.tokenizer))
     attach_control(candidate.model, ids, checkpoint)
-    rows = read_rows(job.folder / TEST / "data.jsonl")
+    if job.gpu:
+        candidate.model.to("cuda")
+    rows = read_rows(job.folder / job.split / "data.jsonl")
     with tempfile.TemporaryDirectory(prefix="moir-edge-study-") as images:
         plan = make_plan(rows, wanted, ImageStore(Path(images)))
-        diagnosis, _ = diagnose_candidate(candidate, spec, plan, wanted, None, silent)
-    return _figures(diagnosis)
+        diagnosis, figures = diagnose_candidate(candidate, spec, plan, wanted, None, silent)
+    units = {
+        one.label: tuple(round(score, 4) for score in figures.units[one.label])
+        for one in diagnosis.conditions
+    }
+    return {**_figures(diagnosis), "tasks": tuple(row.task for row in rows), "rows": units}
 
 
 def _figures(diagnosis: Any) -> dict[str, Any]:
     shares = diagnosis.shares["overall"]
-    if shares.share_image is None:
-        raise DataError(f"no shares: {shares.reason}; measure more rows")
     scores = {
         one.label: {
             "overall": 100 * one.overall.value,
@@ -184,13 +235,14 @@ def _figures(diagnosis: Any) -> dict[str, Any]:
         }
         for one in diagnosis.conditions
     }
+    attention = diagnosis.attention
     return {
         "scores": scores,
-        "share_image": shares.share_image.value,
-        "share_text": shares.share_text.value,
+        "share_image": None if shares.share_image is None else shares.share_image.value,
+        "share_text": None if shares.share_text is None else shares.share_text.value,
         "mdi": {
             str(one.layer): one.mdi.value
-            for one in diagnosis.attention.layers
+            for one in (() if attention is None else attention.layers)
             if one.mdi is not None
         },
     }

@@ -16,21 +16,24 @@ class StudySettings:
 
     Attributes:
         seeds: Of the weights at attachment and of the order of the rows.
+        deciding_seeds: The same, of the two arms that decide.
         steps: Optimiser steps.
         batch_size: Rows per step.
         learning_rate: Peak rate of AdamW.
         lora_rank: Rank of the adapters in the arms that have them.
         train_rows: Different rows.
         degrade_share: Of the training rows; of these two in eight are blurred, five lose words, one has none.
-        train_split: Digits that the backbone was not trained on, and that the test does not hold.
+        train_split: Pictures that the backbone was not trained on, and that the test does not hold.
         test_rows: Rows of the test split, the three tasks in turn.
-        blur_sigma_px: "50 % blur": the Gaussian that leaves half of the variance of the pictures.
+        validation_rows: Rows on which settings are chosen: other scenes of the same pictures as the training rows.
+        blur_sigma_px: "50 % blur" of the backbone: the Gaussian that leaves half of the variance of its pictures.
         drop_probability: Of every word of context and prompt.
         attention_rows: Rows whose attention is taken.
         dtype: Of the matrix products while training.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
+    deciding_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     steps: int = 400
     batch_size: int = 32
     learning_rate: float = 1e-3
@@ -39,6 +42,7 @@ class StudySettings:
     degrade_share: float = 0.45
     train_split: str = "val"
     test_rows: int = 720
+    validation_rows: int = 360
     blur_sigma_px: float = 3.5
     drop_probability: float = 0.3
     attention_rows: int = 60
@@ -61,4 +65,5 @@ class StudySettings:
 
     def record(self) -> dict[str, Any]:
         """Return the settings as plain JSON data."""
-        return {**asdict(self), "seeds": list(self.seeds)}
+        lists = {name: list(getattr(self, name)) for name in ("seeds", "deciding_seeds")}
+        return {**asdict(self), **lists}

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from benchmarks.study.arms import Arm
+from benchmarks.study.comparisons import difference
 from benchmarks.study.runs import Run
 from benchmarks.study.settings import StudySettings
+from moir_edge.errors import DataError
+from moir_edge.metrics import Interval
 
 __all__ = ["ArmFigures", "Spread", "Target", "arm_figures", "targets"]
 
@@ -43,6 +46,8 @@ class ArmFigures:
         parameters: Trained weights.
         scores: Condition -> `overall` or task -> score in % (captions: CIDEr-D).
         degraded: Mean of the overall scores under blur and under word dropout.
+        degraded_gain: Paired difference to the base on degraded rows, in points; None for the base.
+        clean_gain: The same on clean rows.
         share_image: Shapley share of the images.
         share_text: Shapley share of the text.
         dominance: |share_image − share_text|.
@@ -54,6 +59,8 @@ class ArmFigures:
     parameters: int
     scores: dict[str, dict[str, Spread]]
     degraded: Spread
+    degraded_gain: Interval | None
+    clean_gain: Interval | None
     share_image: Spread
     share_text: Spread
     dominance: Spread
@@ -75,8 +82,13 @@ class Target:
         return self.value >= self.bound
 
 
-def arm_figures(arm: Arm, runs: Sequence[Run], settings: StudySettings) -> ArmFigures:
-    """Sum up the runs of an arm, at least one."""
+def arm_figures(
+    arm: Arm, runs: Sequence[Run], base: Sequence[Run], settings: StudySettings
+) -> ArmFigures:
+    """Sum up the runs of an arm, at least one, and hold them against the base's."""
+
+    def gain(*conditions: str) -> Interval | None:
+        return None if arm.train is None else difference(runs, base, conditions)
 
     def over(pick: Callable[[Run], float]) -> Spread:
         return Spread.of([pick(run) for run in runs])
@@ -94,9 +106,11 @@ def arm_figures(arm: Arm, runs: Sequence[Run], settings: StudySettings) -> ArmFi
             for condition, tasks in first.scores.items()
         },
         degraded=over(lambda run: _degraded(run, settings)),
-        share_image=over(lambda run: run.share_image),
-        share_text=over(lambda run: run.share_text),
-        dominance=over(lambda run: abs(run.share_image - run.share_text)),
+        degraded_gain=gain(settings.blur, settings.dropout),
+        clean_gain=gain(CLEAN),
+        share_image=over(lambda run: _shares(run)[0]),
+        share_text=over(lambda run: _shares(run)[1]),
+        dominance=over(lambda run: abs(_shares(run)[0] - _shares(run)[1])),
         mdi={
             layer: over(lambda run, at=layer: run.mdi[at])  # type: ignore[misc]
             for layer in first.mdi
@@ -118,6 +132,12 @@ def targets(arm: ArmFigures, base: ArmFigures) -> tuple[Target, ...]:
         Target(name="clean, against base", value=clean, bound=MIN_CLEAN_GAIN, unit="points"),
         Target(name="fall of dominance", value=fall, bound=MIN_DOMINANCE_FALL, unit="%"),
     )
+
+
+def _shares(run: Run) -> tuple[float, float]:
+    if run.share_image is None or run.share_text is None:
+        raise DataError(f"{run.arm}, seed {run.seed}: the run has no shares; measure more rows")
+    return run.share_image, run.share_text
 
 
 def _degraded(run: Run, settings: StudySettings) -> float:

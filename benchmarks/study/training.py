@@ -13,7 +13,7 @@ from benchmarks.study.control_training import train_control
 from benchmarks.study.settings import StudySettings
 from moir_edge.checkpoint import load_checkpoint, write_checkpoint
 from moir_edge.progress import Progress
-from moir_edge.router import load_retrofitted, remove_router, retrofit
+from moir_edge.router import remove_router, retrofit
 from moir_edge.tuning import TuneSettings, tune
 
 __all__ = ["Trained", "base_checkpoint", "train_arm"]
@@ -29,9 +29,10 @@ class Trained:
 
 
 def base_checkpoint(source: Path, folder: Path) -> Path:
-    """Write the demo checkpoint without its router."""
-    model = load_retrofitted(source)
-    remove_router(model)
+    """Write a checkpoint without its router, if it has one."""
+    model: Any = load_checkpoint(source, exported=False).model
+    if hasattr(model, "moir_router"):
+        remove_router(model)
     return _saved(model, source, folder)
 
 

@@ -193,7 +193,7 @@ def test_a_control_is_measured(base: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "train").symlink_to(data.parent)
     write_jsonl(demo_rows("val", count=6, seed=3), tmp_path / "test")
     job = Job(arm=arm, seed=0, settings=TINY, folder=tmp_path)
-    job.record.parent.mkdir()
+    job.record.parent.mkdir(parents=True)
     run_jobs([job], processes=1, threads=1, progress=silent)
     run = read_run(job.record)
     assert (run.arm, run.parameters) == ("no-look-up", 16_705)
