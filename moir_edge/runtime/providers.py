@@ -14,6 +14,7 @@ from moir_edge.errors import BundleError, EnvironmentProblem, one_line
 from moir_edge.runtime.cuda_start import CUDA_PACKAGE, cuda_problem
 from moir_edge.runtime.float4 import session_source
 from moir_edge.runtime.freed_memory import give_back_freed_memory, large_blocks_apart
+from moir_edge.runtime.graph_cache import kept_graph
 from moir_edge.targets import get_target, session_config
 from moir_edge.threads import ThreadWait, session_options
 
@@ -68,6 +69,9 @@ def graph_provider() -> GraphProvider:
     return "cpu"
 
 
+# Components whose optimized graphs are kept where that is asked for; the others load in no time.
+_KEPT = ("vision", "decoder")
+
 # The first ONNX Runtime that has every operator of a fused graph, and the opset that it is written in.
 _FUSED_SINCE = (1, 23)
 
@@ -104,25 +108,43 @@ def open_graph(
     path = bundle.graph(component, fused=fused)
     # A bundle for a GPU is run on a CPU to check it.
     exact = provider == "cpu" and get_target(bundle.manifest.target).builder != "onnxruntime"
-    options = _session_options(threads, component, entry.precision, exact=exact, wait=thread_wait)
-    if provider == "cpu":
+
+    def options() -> Any:
+        found = _session_options(threads, component, entry.precision, exact=exact, wait=thread_wait)
         # A pattern keeps one block for all activations of a shape beside what the first run took; no run got faster by it.
-        options.enable_mem_pattern = False
+        found.enable_mem_pattern = provider != "cpu"
+        return found
+
+    if provider == "cpu":
         large_blocks_apart()
     source = session_source(path, entry.precision)
     settings: list[dict[str, str]] = [{} for _ in execution]
     if provider == "ort-tensorrt":
         settings[0] = tensorrt_options(component, bundle.manifest)
-    try:
+
+    def opened(source: str | bytes, chosen: Any) -> Any:
         # Older versions print that a provider failed and go on without it, whatever `enable_fallback` says.
         with contextlib.redirect_stdout(io.StringIO()):
-            session = onnxruntime.InferenceSession(
+            return onnxruntime.InferenceSession(
                 source,
-                options,
+                chosen,
                 providers=list(execution),
                 provider_options=settings,
                 enable_fallback=False,
             )
+
+    kept = None
+    if provider == "cpu" and component in _KEPT and isinstance(source, str):
+        data = [bundle.file(one) for one in entry.data]
+        version = onnxruntime.__version__
+        config = session_config(component, entry.precision, version, exact=exact)
+        kept = kept_graph(path, data, config, version)
+    try:
+        session = (
+            opened(source, options())
+            if kept is None
+            else kept.session(opened, str(source), options)
+        )
     except Exception as error:  # onnxruntime's exceptions share no public base class
         reason = " ".join(str(error).split())
         if provider == "cpu":
