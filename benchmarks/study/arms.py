@@ -18,6 +18,7 @@ __all__ = [
     "KEEP_CLEAN",
     "LOGIT_RATE",
     "MAIN",
+    "MISSING",
     "REWEIGHTING",
     "SHUFFLED",
     "WINNER",
@@ -30,6 +31,7 @@ EQUAL_LORA = "equal-lora"
 
 LOGIT_RATE = 3e-2
 KEEP_CLEAN = 1.0
+MISSING_SHARE = 0.15
 """Weight of the divergence on clean rows, in the arms that decide."""
 
 RANK_DENSITY = 1.0
@@ -65,6 +67,7 @@ class Arm:
             reweighted by learned biases), a name of `controls.ROUTERS`, or `EQUAL_LORA`; None for the router itself.
         balance: Balance method while training, or None.
         keep_clean: Weight of `tune --keep-clean`, or None.
+        missing: Share of the training rows without image, and as many without context.
         rank_density: Weight of `tune --rank-density`, or None.
         learning_rate: Peak rate where the study's is too low: for a few biases that start at 0 and act as logits.
         data: Folder of its training rows.
@@ -77,6 +80,7 @@ class Arm:
     control: str | None = None
     balance: str | None = None
     keep_clean: float | None = None
+    missing: float = 0.0
     rank_density: float | None = None
     learning_rate: float | None = None
     data: str = data.TRAIN
@@ -193,9 +197,27 @@ BALANCED: tuple[Arm, ...] = (
 )
 """The token router trained with a balance method of the field. MWAM's gradient mode needs both directions, and a reference."""
 
+MISSING: tuple[Arm, ...] = (
+    Arm(
+        name="token-missing",
+        title="`token` router, rows with a modality missing",
+        router=_TOKEN,
+        missing=MISSING_SHARE,
+    ),
+    Arm(
+        name="token-missing-mwam",
+        title="`token` router, rows with a modality missing, MWAM",
+        router=_TOKEN,
+        missing=MISSING_SHARE,
+        balance="mwam-loss",
+    ),
+)
+"""Trained with one modality gone altogether in some rows, plainly and as MWAM's paper does."""
+
 CONTROLS: tuple[Arm, ...] = (
     Arm(name="lora", title="LoRA, no router", train="lora"),
     Arm(name="lora-token", title="LoRA and `token` router", router=_TOKEN, train="lora"),
     *BALANCED,
+    *MISSING,
 )
-"""What the same rows do to a backbone that may adapt, and balance methods; one seed."""
+"""What the same rows do to a backbone that may adapt, balance methods, and missing modalities; one seed."""

@@ -13,7 +13,7 @@ from benchmarks.study.backbones import Backbone
 from benchmarks.study.comparisons import Claim
 from benchmarks.study.plots import dominance_plot, score_plot
 from benchmarks.study.readings import Reading
-from benchmarks.study.settings import IMAGE_BLANK, TEXT_BLANK, StudySettings
+from benchmarks.study.settings import ABSENT, IMAGE_BLANK, TEXT_BLANK, StudySettings
 from benchmarks.study.summary import CLEAN, OVERALL, ArmFigures, Spread, Target, targets
 from benchmarks.study.tries import Try, tries_table
 from moir_edge.metrics import Interval
@@ -255,6 +255,7 @@ def _score_columns(
         ("Δ clean", lambda one, _: _interval(one.clean_gain)),
         ("image blank", at(IMAGE_BLANK)),
         ("text blank", at(TEXT_BLANK)),
+        *((condition.replace("-", " "), at(condition)) for condition in ABSENT),
     ]
 
 

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from benchmarks.common import write_json
 from benchmarks.study.arms import Arm
 from benchmarks.study.data import TEST
-from benchmarks.study.settings import IMAGE_BLANK, TEXT_BLANK, StudySettings
+from benchmarks.study.settings import ABSENT, IMAGE_BLANK, TEXT_BLANK, StudySettings
 from moir_edge.children import outside_current_folder
 from moir_edge.errors import DataError
 from moir_edge.json_files import read_object
@@ -203,7 +203,7 @@ def _measured(checkpoint: Path, job: Job, threads: int) -> dict[str, Any]:
     from moir_edge.router import special_token_ids
 
     wanted = DiagnoseSettings(
-        degradations=(job.settings.blur, job.settings.dropout, IMAGE_BLANK, TEXT_BLANK),
+        degradations=(job.settings.blur, job.settings.dropout, IMAGE_BLANK, TEXT_BLANK, *ABSENT),
         perceptual=False,
         attention_rows=job.settings.attention_rows if job.split == TEST else 0,
         routing_rows=0,

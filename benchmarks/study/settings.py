@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["IMAGE_BLANK", "TEXT_BLANK", "StudySettings"]
+__all__ = ["ABSENT", "IMAGE_BLANK", "TEXT_BLANK", "StudySettings"]
 
 IMAGE_BLANK, TEXT_BLANK = "image-blank", "text-blank"
+ABSENT = ("image-absent", "context-absent")
+"""Conditions in which a modality, or the context, is gone altogether."""
 
 
 @dataclass(frozen=True, kw_only=True)

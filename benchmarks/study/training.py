@@ -82,6 +82,8 @@ def _tuning(arm: Arm, seed: int, settings: StudySettings) -> TuneSettings | None
         lora_rank=settings.lora_rank if arm.train == "lora" else None,
         balance_method=arm.balance,
         keep_clean=arm.keep_clean,
+        missing_image=arm.missing,
+        missing_context=arm.missing,
         rank_density=arm.rank_density,
         steps=settings.steps,
         learning_rate=arm.learning_rate or settings.learning_rate,

@@ -110,6 +110,12 @@ class TuneFlags(Flags):
     degrade_share: Annotated[float, typer.Option(help="Share of rows that --degrade changes.")] = (
         0.5
     )
+    missing_image: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of rows without any image.")
+    ] = 0.0
+    missing_context: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of rows without their context.")
+    ] = 0.0
 
     def settings(self) -> TuneSettings:
         """Return the settings."""
@@ -191,7 +197,7 @@ def _summary(report: TuneReport, output: Path) -> list[str]:
         f"{report.steps:,} steps in {report.seconds:.0f} s",
         f"loss: {report.first_loss:.4f} at the first log entry, {report.last_loss:.4f} at the last",
     ]
-    if report.settings["degrade"]:
+    if report.conditions.keys() != {"clean"}:
         mix = ", ".join(f"{count:,} {name}" for name, count in sorted(report.conditions.items()))
         lines.append(f"rows: {mix}")
     if report.eval_loss is not None:

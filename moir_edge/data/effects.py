@@ -6,6 +6,7 @@ images are 224 px wide; its Gaussian blur is 1, 2, 3, 4, 6 px. Word dropout and 
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import random
@@ -18,10 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from moir_edge.data.kinds import Quantity, image_degradation, text_degradation
+from moir_edge.data.kinds import (
+    Quantity,
+    image_degradation,
+    row_degradation,
+    text_degradation,
+)
+from moir_edge.data.rows import Row
 
 __all__ = [
     "BLANK",
+    "CONTEXT_ABSENT",
+    "IMAGE_ABSENT",
     "blank_image",
     "blank_text",
     "compress",
@@ -29,10 +38,14 @@ __all__ = [
     "gaussian_blur",
     "gaussian_noise",
     "mask_region",
+    "without_context",
+    "without_images",
 ]
 
 _BLOCK = 512  # rows or columns of a large image that are blurred at once, in px
 _VALUES = 1 << 20  # values of a large image that get their noise at once
+IMAGE_ABSENT, CONTEXT_ABSENT = "image-absent", "context-absent"
+"""Kinds that leave nothing of an image, or of the context."""
 BLANK = (128, 128, 128)
 """Colour of a blanked image. An image's own mean colour would still tell something about it."""
 
@@ -129,6 +142,18 @@ def mask_region(image: Image.Image, share: float, rng: np.random.Generator) -> I
 def blank_text(_: str, __: float, ___: random.Random) -> str:
     """Return no text at all."""
     return ""
+
+
+@row_degradation(IMAGE_ABSENT, "image")
+def without_images(row: Row) -> Row:
+    """Return the row without images: the prompt has no image tokens, and nothing is routed."""
+    return dataclasses.replace(row, images=())
+
+
+@row_degradation(CONTEXT_ABSENT, "text")
+def without_context(row: Row) -> Row:
+    """Return the row without its context; the prompt stays."""
+    return dataclasses.replace(row, context=None)
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,27 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from moir_edge.errors import UnsupportedError, closest
 
+if TYPE_CHECKING:
+    from moir_edge.data.rows import Row
+
 __all__ = [
     "DegradationKind",
     "ImageEffect",
     "Modality",
     "Quantity",
+    "RowEffect",
     "TextEffect",
     "find_kind",
     "image_degradation",
     "known_kinds",
+    "row_degradation",
     "text_degradation",
 ]
 
@@ -29,6 +34,9 @@ ImageEffect: TypeAlias = "Callable[[Image.Image, float, np.random.Generator], Im
 """(RGB image, strength, generator) -> RGB image of the same size."""
 TextEffect: TypeAlias = "Callable[[str, float, random.Random], str]"
 """(one text field, strength, generator) -> what is left of it."""
+
+RowEffect: TypeAlias = "Callable[[Row], Row]"
+"""row -> the row without the part that is gone."""
 
 _KINDS: dict[str, DegradationKind] = {}
 
@@ -58,24 +66,23 @@ class Quantity:
 
 @dataclass(frozen=True, kw_only=True)
 class DegradationKind:
-    """One kind of degradation; exactly one of the two effects is set.
+    """One kind of degradation; exactly one of the three effects is set.
 
     Attributes:
         name: As settings and reports call it.
         quantity: What its strength is; None for a kind that is all or nothing.
         image_effect: Changes an image.
         text_effect: Changes the context or the prompt.
+        row_effect: Takes a part of the row away.
+        modality: The modality that loses information.
     """
 
     name: str
     quantity: Quantity | None
     image_effect: ImageEffect | None = None
     text_effect: TextEffect | None = None
-
-    @property
-    def modality(self) -> Modality:
-        """The modality that loses information."""
-        return "text" if self.image_effect is None else "image"
+    row_effect: RowEffect | None = None
+    modality: Modality
 
 
 def image_degradation(
@@ -92,7 +99,7 @@ def image_degradation(
     """
 
     def register(effect: ImageEffect) -> ImageEffect:
-        _add(DegradationKind(name=name, quantity=quantity, image_effect=effect))
+        _add(DegradationKind(name=name, quantity=quantity, image_effect=effect, modality="image"))
         return effect
 
     return register
@@ -104,7 +111,25 @@ def text_degradation(
     """Register a function as the effect of a new kind on text; see `image_degradation`."""
 
     def register(effect: TextEffect) -> TextEffect:
-        _add(DegradationKind(name=name, quantity=quantity, text_effect=effect))
+        _add(DegradationKind(name=name, quantity=quantity, text_effect=effect, modality="text"))
+        return effect
+
+    return register
+
+
+def row_degradation(name: str, modality: Modality) -> Callable[[RowEffect], RowEffect]:
+    """Register a function that takes a part of a row away, all or nothing, as a new kind.
+
+    Args:
+        name: Name of the kind, unused so far.
+        modality: The modality that is gone.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    def register(effect: RowEffect) -> RowEffect:
+        _add(DegradationKind(name=name, quantity=None, row_effect=effect, modality=modality))
         return effect
 
     return register

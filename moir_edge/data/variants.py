@@ -76,6 +76,8 @@ def degraded_rows(
         seed: Seed of noise and dropout. The draws of a row depend on the seed, the kind and the row only: a higher
             strength drops the same words and more, and every model sees the same rows.
     """
+    if degradation.kind.row_effect is not None:
+        return Variant(tuple(map(degradation.kind.row_effect, rows)))
     if degradation.kind.text_effect is not None:
         changed = tuple(_degraded_text(row, degradation, seed) for row in rows)
         strengths = [degradation.strength()]

@@ -1,12 +1,13 @@
-"""Degraded training rows: some pictures are blurred, some words are missing, so that the router learns what to do then."""
+"""Degraded training rows: some pictures are blurred, some words or whole modalities are missing, so that the router learns what to do then."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moir_edge.data.degradations import CLEAN, parse_degradation
+from moir_edge.data.effects import CONTEXT_ABSENT
 from moir_edge.data.rows import Row
 from moir_edge.data.variants import ImageStore, degraded_rows
 from moir_edge.tuning.data import TrainingRow
@@ -15,7 +16,13 @@ __all__ = ["CLEAN", "degraded_share"]
 
 
 def degraded_share(
-    rows: Sequence[Row], degradations: Sequence[str], share: float, folder: Path, *, seed: int
+    rows: Sequence[Row],
+    degradations: Sequence[str],
+    share: float,
+    folder: Path,
+    *,
+    seed: int,
+    missing: Mapping[str, float] | None = None,
 ) -> list[TrainingRow]:
     """Degrade a share of the rows, each by one of the degradations; the others stay as they are.
 
@@ -27,11 +34,16 @@ def degraded_share(
         share: Of the rows, in (0, 1]; every entry of `degradations` comes up equally often.
         folder: For the changed images; made where something is degraded, in an existing folder.
         seed: Of the draw, the noise and the dropout.
+        missing: `image-absent` or `context-absent` -> share of the rows that lack this; together at most 1. They are
+            not degraded besides, and rows without a context cannot lack it.
 
     Returns:
         The rows in their order, each with its condition and its original.
     """
-    conditions = [_condition(row, degradations, share, seed) for row in rows]
+    conditions = [
+        _missing(row, missing or {}, seed) or _condition(row, degradations, share, seed)
+        for row in rows
+    ]
     changed = list(rows)
     for degradation in sorted(set(conditions) - {CLEAN}):
         folder.mkdir(exist_ok=True)
@@ -45,6 +57,16 @@ def degraded_share(
         TrainingRow(row=row, original=original, condition=condition)
         for row, original, condition in zip(changed, rows, conditions, strict=True)
     ]
+
+
+def _missing(row: Row, missing: Mapping[str, float], seed: int) -> str | None:
+    """Return what a row lacks, or None; one draw, so that it lacks one thing at most."""
+    draw = random.Random(f"{seed}:missing:{row.id}").random()
+    for absent, rate in missing.items():
+        if draw < rate:
+            return None if absent == CONTEXT_ABSENT and not row.context else absent
+        draw -= rate
+    return None
 
 
 def _condition(row: Row, degradations: Sequence[str], share: float, seed: int) -> str:

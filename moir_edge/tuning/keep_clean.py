@@ -43,7 +43,7 @@ class KeepClean(Objective):
         if not bool(clean.any()):
             return logits.new_zeros((), dtype=torch.float32)
         inputs = step.inputs
-        if _has_entry_per_row(inputs, len(step.rows)):
+        if all(row.row.images for row in step.rows) and _has_entry_per_row(inputs, len(step.rows)):
             inputs = {name: value[clean] for name, value in inputs.items()}
             logits, clean = logits[clean], clean[clean]
         with self._base(step.model), torch.no_grad():
@@ -64,8 +64,8 @@ class KeepClean(Objective):
 def _has_entry_per_row(inputs: Mapping[str, Tensor], rows: int) -> bool:
     """Say whether the i-th entry of every input belongs to row i.
 
-    Pixels of some families lie in one list of all images or patches. Each row has an image, so that such a list is
-    as long as the batch only where each row has exactly one.
+    Pixels of some families lie in one list of all images or patches. Where each row has an image, such a list is as
+    long as the batch only if each row has exactly one.
     """
     return all(value.shape[0] == rows for value in inputs.values())
 

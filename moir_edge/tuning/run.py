@@ -142,8 +142,9 @@ def tune(
         from moir_edge.tuning.degrading import degraded_share
 
         training_rows = degraded_share(
-            rows, settings.degrade, settings.degrade_share, training / IMAGES, seed=settings.seed
-        )
+            rows, settings.degrade, settings.degrade_share, training / IMAGES,
+            seed=settings.seed, missing=settings.missing,
+        )  # fmt: skip
         with _config_kept(loaded.model), _plain_attention_on_cpu(loaded.model):
             report = _train(
                 loaded, settings, source, training_rows, eval_rows, training=training, progress=progress

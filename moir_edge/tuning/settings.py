@@ -8,6 +8,7 @@ from typing import Any
 
 from moir_edge.arguments import check_fields
 from moir_edge.data.degradations import parse_degradation
+from moir_edge.data.effects import CONTEXT_ABSENT, IMAGE_ABSENT
 from moir_edge.errors import DataError, UnsupportedError, closest
 from moir_edge.precisions import BF16, FP32
 from moir_edge.tuning.balancing.names import check_method
@@ -44,6 +45,9 @@ class TuneSettings:
         degrade: Degradations of training rows, as `diagnose` reads them, such as ``"blur=3.4px"``; one that is
             named twice comes up twice as often.
         degrade_share: Share of the rows that is degraded, each by one of `degrade`; evaluation rows stay as they are.
+        missing_image: Share of the rows that have no image at all, so that their prompts have no image tokens.
+        missing_context: Share of the rows that lose their context; those without one stay as they are. `degrade` takes
+            its share of the rows that lack nothing.
 
     Raises:
         UnsupportedError: `train`, `balance_method` or `dtype` is unknown.
@@ -66,6 +70,8 @@ class TuneSettings:
     dtype: str = FP32
     degrade: tuple[str, ...] = ()
     degrade_share: float = 0.5
+    missing_image: float = 0.0
+    missing_context: float = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "tune: ")
@@ -87,6 +93,7 @@ class TuneSettings:
             raise DataError(
                 f"tune: degrade_share is {self.degrade_share:g}; it must be more than 0 and at most 1"
             )
+        self._check_missing()
         self._check_keep_clean()
         positive = (
             "lora_rank",
@@ -103,6 +110,17 @@ class TuneSettings:
             if value is not None and not 0 < value < math.inf:
                 raise DataError(f"tune: {name} is {value}; it must be more than 0, and finite")
 
+    def _check_missing(self) -> None:
+        for name in ("missing_image", "missing_context"):
+            rate = getattr(self, name)
+            if not 0 <= rate <= 1:
+                raise DataError(f"tune: {name} is {rate:g}; it must be from 0 to 1")
+        if self.missing_image + self.missing_context > 1:
+            raise DataError(
+                f"tune: missing_image {self.missing_image:g} and missing_context {self.missing_context:g} are more than 1 "
+                "together; a row lacks one of the two at most"
+            )
+
     def _check_keep_clean(self) -> None:
         if self.keep_clean is None:
             return
@@ -116,11 +134,21 @@ class TuneSettings:
                 "tune: keep_clean is for clean rows, but with a degrade_share of 1 no row is clean; "
                 "give a smaller share, or leave keep_clean out"
             )
+        if self.missing_image == 1:
+            raise DataError(
+                "tune: keep_clean is for clean rows, but with a missing_image of 1 no row is clean; "
+                "give a smaller share, or leave keep_clean out"
+            )
 
     @property
     def rank(self) -> int:
         """Rank of the adapters."""
         return LORA_RANK if self.lora_rank is None else self.lora_rank
+
+    @property
+    def missing(self) -> dict[str, float]:
+        """Share of the rows that lack something, by the name of that degradation."""
+        return {IMAGE_ABSENT: self.missing_image, CONTEXT_ABSENT: self.missing_context}
 
     def total_steps(self, rows: int) -> int:
         """Return the number of optimiser steps over that many rows."""

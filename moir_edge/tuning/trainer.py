@@ -101,6 +101,8 @@ class RouterTrainer(CheckpointedTrainer):
                     model=model, rows=rows, inputs=inputs, outputs=outputs, encode=self._encoded
                 )
                 loss = self._with_objectives(loss, step)
+        if model.training and not loss.requires_grad:
+            loss = loss + _nothing(model)
         self._check_loss(model, loss, [row.row.id for row in rows])
         return (loss, outputs) if return_outputs else loss
 
@@ -149,6 +151,15 @@ class RouterTrainer(CheckpointedTrainer):
             if self._balance is not None:
                 logs = logs | self._balance.record()
         super().log(logs, start_time)
+
+
+def _nothing(model: nn.Module) -> Tensor:
+    """Return a zero whose backward pass gives each trained weight a zero gradient.
+
+    A batch in which no row has an image is not routed, so that a router's weights have no part in its loss.
+    """
+    zeros = [0.0 * weight.sum() for weight in model.parameters() if weight.requires_grad]
+    return torch.stack(zeros).sum()
 
 
 class _NamedBatches:

@@ -72,6 +72,8 @@ class MmPareto(BalanceMethod):
 
     def loss(self, answers: Tensor, inputs: Mapping[str, Any], logits: Tensor) -> Tensor:
         """Return the sum of the losses, whose gradients are the combined ones."""
+        if not answers.requires_grad:  # nothing in this batch is routed
+            return answers
         trained = [weight for weight in self._model.parameters() if weight.requires_grad]
         joint = total = _gradients(answers, trained)
         value, mixed = answers.detach(), dict[int, Tensor]()

@@ -9,7 +9,12 @@ from moir_edge.evaluation.diagnosis import DiagnoseSettings
 
 
 def test_every_kind_of_the_registry_can_be_asked_for() -> None:
-    assert {kind.name for kind in known_kinds()} == {*DEFAULTS, "mask-region"}
+    assert {kind.name for kind in known_kinds()} == {
+        *DEFAULTS,
+        "mask-region",
+        "image-absent",
+        "context-absent",
+    }
     for kind in known_kinds():
         asked = parse_degradation(kind.name)
         assert parse_degradation(asked.label) == asked
@@ -41,8 +46,8 @@ def test_spellings() -> None:
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(
         UnsupportedError,
-        match=r"unknown degradation 'blurr': did you mean 'blur'\? \(known: blur, image-blank, jpeg, mask-region, "
-        r"noise, text-blank, word-dropout\)",
+        match=r"unknown degradation 'blurr': did you mean 'blur'\? \(known: blur, context-absent, image-absent, "
+        r"image-blank, jpeg, mask-region, noise, text-blank, word-dropout\)",
     ):
         parse_degradation("blurr@2")
 

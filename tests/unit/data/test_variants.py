@@ -290,3 +290,15 @@ def test_permuted_rows_take_from_another_row_of_their_kind(tmp_path: Path) -> No
         assert sorted(donors) == list(range(10))
     assert permuted == permuted_rows(rows, seed=0)
     assert permuted != permuted_rows(rows, seed=1)
+
+
+def test_a_modality_that_is_absent_leaves_nothing_behind(
+    rows: list[Row], store: ImageStore
+) -> None:
+    blind = degrade(rows, "image-absent", store)
+    assert [row.images for row in blind.rows] == [()] * 4
+    assert [row.text for row in blind.rows] == [row.text for row in rows]
+    terse = degrade(rows, "context-absent", store)
+    assert [row.text for row in terse.rows] == [row.prompt for row in rows]
+    assert [row.images for row in terse.rows] == [row.images for row in rows]
+    assert blind.strengths is terse.strengths is None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from moir_edge.cli.main import main
 from moir_edge.data.rows import Row
@@ -67,6 +69,30 @@ def test_without_degradations_nothing_changes_or_is_written(
     assert not (tmp_path / "images").exists()
 
 
+def test_rates_of_missing_modalities_hold_and_leave_the_other_rows_as_they_were(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    assert {row.context is None for row in rows} == {True, False}
+    plain = degraded_share(rows, MIX, 0.5, tmp_path / "images", seed=0)
+    missing = {"image-absent": 0.3, "context-absent": 0.2}
+    made = degraded_share(rows, MIX, 0.5, tmp_path / "images", seed=0, missing=missing)
+    conditions = Counter(one.condition for one in made)
+    with_context = sum(row.context is not None for row in rows)
+    # binomial(240, 0.3), and of the rows with a context a fifth: five standard deviations
+    assert abs(conditions["image-absent"] - 72) < 36
+    assert abs(conditions["context-absent"] - 0.2 * with_context) < 2 * with_context**0.5
+    for before, after in zip(plain, made, strict=True):
+        if after.condition == "image-absent":
+            assert after.row == replace(after.original, images=())
+        elif after.condition == "context-absent":
+            assert after.original.context is not None
+            assert after.row == replace(after.original, context=None)
+        else:
+            assert after == before
+    every = degraded_share(rows, MIX, 0.5, tmp_path, seed=0, missing={"image-absent": 1.0})
+    assert all(one.condition == "image-absent" and not one.is_clean for one in every)
+
+
 def test_settings_name_what_is_wrong() -> None:
     with pytest.raises(UnsupportedError, match="unknown degradation 'blurr'"):
         TuneSettings(degrade=("blurr",))
@@ -75,6 +101,15 @@ def test_settings_name_what_is_wrong() -> None:
     ):
         TuneSettings(degrade=("blur",), degrade_share=1.5)
     assert TuneSettings(degrade=("blur",)).degrade == ("blur@3",)
+    with pytest.raises(DataError, match=r"^tune: missing_image is -0\.1; it must be from 0 to 1$"):
+        TuneSettings(missing_image=-0.1)
+    with pytest.raises(DataError, match="missing_context is nan; it must be from 0 to 1"):
+        TuneSettings(missing_context=float("nan"))
+    message = "missing_image 0.6 and missing_context 0.5 are more than 1 together; a row lacks one"
+    with pytest.raises(DataError, match=message):
+        TuneSettings(missing_image=0.6, missing_context=0.5)
+    with pytest.raises(DataError, match="with a missing_image of 1 no row is clean"):
+        TuneSettings(missing_image=1, keep_clean=1.0)
 
 
 def test_the_command_says_how_many_rows_it_degraded(
@@ -101,3 +136,25 @@ def test_the_command_says_how_many_rows_it_degraded(
     assert report["settings"]["degrade"] == ["blur=3px", "text-blank"]
     assert f"{report['conditions']['text-blank']} text-blank" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.training"))
+
+
+@pytest.mark.parametrize("method", [None, "mmpareto", "functional-entropy"])
+def test_batches_without_and_with_images_are_trained(
+    method: str | None, train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "tuned"
+    words = ["tune", checkpoint_path(), "-o", output, "--data", train_file, "--steps", 6]
+    # rows one by one: half of the batches hold no image, and nothing of theirs is routed
+    words += ["--batch-size", 1, "--missing-image", 0.5, "--missing-context", 0.25]
+    words += ["--balance-method", method] if method else []
+    assert main([str(word) for word in words]) == 0
+    report = json.loads((output / "tuning.json").read_text())
+    absent = report["conditions"]["image-absent"]
+    assert 0 < absent < 6
+    assert f"{absent} image-absent" in capsys.readouterr().out
+    before, after = (
+        load_file(Path(folder) / "model.safetensors") for folder in (checkpoint_path(), output)
+    )
+    changed = {name for name in before if not before[name].float().equal(after[name].float())}
+    assert changed
+    assert all(name.startswith("moir_router.") for name in changed)

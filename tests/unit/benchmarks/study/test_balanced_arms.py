@@ -1,4 +1,4 @@
-"""The arms with a balance method train the router, and it alone."""
+"""The arms with a balance method, or with missing modalities, train the router, and it alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.study.arms import BALANCED, MAIN, WINNER, Arm
+from benchmarks.study.arms import BALANCED, MAIN, MISSING, WINNER, Arm
 from benchmarks.study.settings import StudySettings
 from benchmarks.study.training import base_checkpoint, train_arm
 from moir_edge.checkpoint import load_checkpoint
@@ -33,7 +33,7 @@ def test_every_balance_method_has_an_arm() -> None:
     assert used == set(BALANCE_METHODS) - {"mwam-hybrid"}
 
 
-@pytest.mark.parametrize("arm", BALANCED, ids=lambda arm: arm.name)
+@pytest.mark.parametrize("arm", [*BALANCED, MISSING[0]], ids=lambda arm: arm.name)
 def test_an_arm_trains_the_router_alone(arm: Arm, base: Path, data: Path, tmp_path: Path) -> None:
     trained = train_arm(arm, 0, TINY, base=base, data=data, folder=tmp_path, progress=silent)
     assert trained.losses is not None

@@ -29,7 +29,16 @@ from ..hostile import spoil, steers
 pytestmark = pytest.mark.slow  # generates answers with two models, some seconds on an idle machine
 
 SETTINGS = DiagnoseSettings(
-    degradations=("blur", "blur=3.4px", "noise@1", "word-dropout=0.3", "image-blank", "text-blank"),
+    degradations=(
+        "blur",
+        "blur=3.4px",
+        "noise@1",
+        "word-dropout=0.3",
+        "image-blank",
+        "text-blank",
+        "image-absent",
+        "context-absent",
+    ),
     attention_rows=3,
     routing_rows=1,
     max_new_tokens=24,
@@ -56,6 +65,8 @@ def test_conditions_and_strengths(report: DiagnosisReport) -> None:
     assert own.condition("blur=3.4px").strength == (3.4, 3.4)
     assert own.condition("image-blank").strength is None
     assert own.condition("word-dropout=0.3").modality == "text"
+    assert own.condition("image-absent").modality == "image"
+    assert own.condition("context-absent").modality == "text"
     with pytest.raises(KeyError, match="'jpeg@3' was not measured"):
         own.condition("jpeg@3")
 
