@@ -39,6 +39,8 @@ def _run(arm: str, seed: int = 0, *, blur: float = 60.0, image: float = 0.4) -> 
             SETTINGS.blur: scores(blur),
             SETTINGS.dropout: scores(50.0),
             "image-blank": scores(20.0),
+            "image-absent": scores(15.0),
+            "context-absent": scores(70.0),
             "text-blank": scores(10.0),
         },
         share_image=image,
