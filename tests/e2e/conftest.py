@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,13 @@ import pytest
 from moir_edge.cli.main import main
 
 from ..conftest import made_once
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _whoever_leaves_something_open_is_named() -> Iterator[None]:
+    """Collect what a file's tests left: its warnings would come in a test of another file."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

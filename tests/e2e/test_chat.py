@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -24,6 +25,7 @@ class Terminal:
 
     def __init__(self, *words: str | Path) -> None:
         self._own, theirs = pty.openpty()
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end inside a letter
         environment = {**os.environ, "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "moir_edge", "chat", *map(str, words)],
@@ -41,13 +43,13 @@ class Terminal:
 
     def until(self, pattern: str) -> str:
         """Return what is shown up to a pattern, line ends as ``\\n``."""
-        shown, end = "", time.monotonic() + SECONDS
-        while not re.search(pattern, shown):
+        drawn, end = "", time.monotonic() + SECONDS
+        while not re.search(pattern, shown := drawn.replace("\r\n", "\n")):
             assert time.monotonic() < end, f"{pattern!r} does not come; shown: {shown!r}"
             piece = self._piece(0.5)
             if piece is None:
                 break
-            shown += piece
+            drawn += piece
         return shown
 
     def interrupt(self) -> None:
@@ -66,7 +68,7 @@ class Terminal:
         if not select.select([self._own], [], [], seconds)[0]:
             return ""
         try:
-            return os.read(self._own, 4096).decode().replace("\r\n", "\n")
+            return self._decoder.decode(os.read(self._own, 4096))
         except OSError:  # Linux's word for the end of a terminal
             return None
 

@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,16 @@ class Server(ServerProcess):
     def __init__(self, bundle: Path, *arguments: str) -> None:
         super().__init__(bundle, "--name", "demo", "--threads", "1", *arguments)
 
-    @property
+    @cached_property
     def client(self) -> openai.OpenAI:
+        # One that is left to the garbage collector closes its sockets there, which warns in whatever test runs then.
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0)
+
+    def __exit__(self, *problem: Any) -> None:
+        """Close the client and end the server."""
+        if "client" in vars(self):
+            self.client.close()
+        super().__exit__(*problem)
 
     def post(self, body: Any, **headers: str) -> httpx2.Response:
         own = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
@@ -181,8 +189,9 @@ def test_errors_have_openais_form(server: Server, messages: Callable[[str], list
         ask(model="demo", messages=messages("x"), n=2)
     assert unsupported.value.code == "unsupported_parameter"
     assert unsupported.value.param == "n"
-    with pytest.raises(openai.AuthenticationError):
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong").models.list()
+    stranger = openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong")
+    with stranger, pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
 
 
 def test_hostile_requests_are_refused_at_once_and_harm_no_other(server: Server, model: Any) -> None:
@@ -192,7 +201,8 @@ def test_hostile_requests_are_refused_at_once_and_harm_no_other(server: Server, 
     for attack in hostile_requests(90, seed=1):  # three of each kind
         found = send(server, attack)
         assert 400 <= found.status < 500, attack.sent[:1000]
-        assert found.seconds < 5, attack.name  # 1 s on a quiet machine; tests share theirs
+        # 1 s on a quiet machine; tests share theirs, and a client has 30 s for its request
+        assert found.seconds < 20, attack.name
         assert answer_of(connection, good)[1] == expected
     connection.close()
 
@@ -239,15 +249,29 @@ def test_a_full_queue_answers_429(demo_bundle: Path, messages: Callable[[str], l
     assert full.json()["error"]["code"] == "queue_full"
 
 
-def _idle_within(server: Server, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not server.metric("moir_edge_requests_running") + server.metric(
-            "moir_edge_requests_waiting"
-        ):
-            return True
-        time.sleep(0.01)
-    return False
+SECONDS = 600  # the longest wait for what must come
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _waited_for(
+    server: Server, pool: ThreadPoolExecutor, body: Any, *, at_once: int, waiting: int
+) -> list[Future[httpx2.Response]]:
+    """Ask so often that requests wait, again where all were answered before that was seen."""
+    asked: list[Future[httpx2.Response]] = []
+
+    def some_wait() -> bool:
+        if all(one.done() for one in asked):
+            asked.extend(pool.submit(server.post, body) for _ in range(at_once))
+        return server.metric("moir_edge_requests_waiting") >= waiting
+
+    _wait_until(some_wait)
+    return asked
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -261,19 +285,21 @@ def test_a_client_that_goes_stops_its_answer(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {KEY}\r\nContent-Length: {len(content)}\r\n\r\n"
     )
-    started = time.monotonic()
     whole = server.post({**long, "stream": False})
-    spent = time.monotonic() - started
     assert whole.json()["choices"][0]["finish_reason"] == "length"
     tokens = server.metric("moir_edge_tokens_total")
     address = httpx2.URL(server.url)
     for _ in range(4):
         with socket.create_connection((address.host, address.port), timeout=30) as client:
             client.sendall(head.encode() + content)
-            while not server.metric("moir_edge_requests_running"):
-                pass
-    assert _idle_within(server, max(2.0, spent))  # four whole answers take four times as long
-    assert server.metric("moir_edge_tokens_total") == tokens
+            _wait_until(lambda: server.metric("moir_edge_requests_running") > 0)
+    _wait_until(
+        lambda: (
+            not server.metric("moir_edge_requests_running")
+            + server.metric("moir_edge_requests_waiting")
+        )
+    )
+    assert server.metric("moir_edge_tokens_total") == tokens  # none came to its end
 
 
 def test_a_signal_lets_the_requests_that_are_there_end(
@@ -282,9 +308,7 @@ def test_a_signal_lets_the_requests_that_are_there_end(
     body = {"model": "demo", "messages": messages(QUESTIONS[0]), "ignore_eos": True}
     body |= {"max_tokens": 100_000}  # long enough that a slow reader of the metrics sees some wait
     with Server(demo_bundle, "--grace", "600") as server, ThreadPoolExecutor(6) as pool:
-        waiting = [pool.submit(server.post, body) for _ in range(6)]
-        while server.metric("moir_edge_requests_waiting") < 2:
-            assert not all(one.done() for one in waiting)
+        waiting = _waited_for(server, pool, body, at_once=6, waiting=2)
         assert server.end(signal.SIGTERM) == 143
         assert {one.result().status_code for one in waiting} == {200}
 
@@ -295,11 +319,9 @@ def test_a_stop_that_cuts_answers_off_prints_no_trace(
     body = {"model": "demo", "messages": messages(QUESTIONS[0]), "ignore_eos": True}
     body |= {"max_tokens": 100_000, "stream": True}
     with Server(demo_bundle, "--grace", "0") as server, ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(server.post, body) for _ in range(4)]
-        while not server.metric("moir_edge_requests_waiting"):
-            assert not all(one.done() for one in running)
+        running = _waited_for(server, pool, body, at_once=4, waiting=1)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == 143
+        assert server.process.wait(SECONDS) == 143
         assert server.errors == "error: terminated\n"
         assert any(one.exception() for one in running)  # cut off
 
