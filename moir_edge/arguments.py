@@ -24,6 +24,7 @@ __all__ = [
     "integers",
     "mapping",
     "number",
+    "numbers_of",
     "paths",
     "sources",
     "strings",
@@ -104,6 +105,18 @@ def integers(name: str, value: Any) -> tuple[int, ...] | None:
         return None
     found = tuple(value) if isinstance(value, set | frozenset) else _entries(value)
     return tuple(given(name, integer(name, one)) for one in ((value,) if found is None else found))
+
+
+def numbers_of(name: str, value: Any) -> tuple[float, ...] | None:
+    """Return one number or several, in a list or another iterable, as a tuple of floats; None as None.
+
+    Raises:
+        DataError: It is something else.
+    """
+    if value is None:
+        return None
+    found = _entries(value)
+    return tuple(given(name, number(name, one)) for one in ((value,) if found is None else found))
 
 
 def text(name: str, value: Any) -> str | None:
@@ -292,6 +305,7 @@ _BY_ANNOTATION: Mapping[str, Callable[[str, Any], Any]] = {
     "tuple[str, ...]": strings,
     "Sequence[str]": strings,
     "tuple[int, ...]": integers,
+    "tuple[float, ...]": numbers_of,
     "tuple[Path, ...]": paths,
     "Mapping[str, str]": mapping,
 }

@@ -12,6 +12,8 @@ from moir_edge.cli.common_options import (
     JsonReport,
     Limit,
     MaxNewTokens,
+    PruneBy,
+    PruneShares,
     force_option,
     output_option,
 )
@@ -42,6 +44,8 @@ def bench(
         list[str] | None,
         typer.Option(help="Provider, as in `run`; repeatable.", autocompletion=complete_provider),
     ] = None,
+    prune_image_tokens: PruneShares = None,
+    prune_by: PruneBy = "density",
     data: OptionalData,
     limit: Limit = None,
     timed_rows: Annotated[int, typer.Option(min=1, help="Number of rows of --data to time.")] = 10,
@@ -87,6 +91,8 @@ def bench(
     settings = BenchSettings(
         bundles=tuple(bundles),
         providers=tuple(provider or ()),
+        prune_image_tokens=tuple(prune_image_tokens or ()),
+        prune_by=prune_by,
         data=source,
         limit=limit,
         timed_rows=timed_rows,

@@ -6,12 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
+from moir_edge.cli.completions import complete_selector
+
 __all__ = [
     "AllowOther",
     "JsonManifest",
     "JsonReport",
     "Limit",
     "MaxNewTokens",
+    "PruneBy",
+    "PruneShares",
     "Verify",
     "force_option",
     "image_option",
@@ -29,6 +33,22 @@ AllowOther = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Number of rows to use; all by default.")]
 Verify = Annotated[bool, typer.Option(help="Check each file's hash before loading.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")]
+
+PruneShares = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--prune-image-tokens",
+        metavar="SHARE",
+        help="Share of the image tokens to drop before the language model, such as 0.25; repeatable: each bundle with each.",
+    ),
+]
+PruneBy = Annotated[
+    str,
+    typer.Option(
+        help="Image tokens to drop: least density (the router's score), norm, similarity (to kept ones) or random.",
+        autocompletion=complete_selector,
+    ),
+]
 
 
 def output_option(help: str = "Folder for the report.") -> Any:

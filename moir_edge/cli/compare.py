@@ -12,6 +12,8 @@ from moir_edge.cli.common_options import (
     JsonReport,
     Limit,
     MaxNewTokens,
+    PruneBy,
+    PruneShares,
     force_option,
     output_option,
 )
@@ -50,6 +52,8 @@ def compare(
             autocompletion=complete_provider,
         ),
     ] = None,
+    prune_image_tokens: PruneShares = None,
+    prune_by: PruneBy = "density",
     limit: Limit = None,
     latency_rows: Annotated[int, typer.Option(min=1, help="Number of rows to time.")] = 30,
     latency_repeats: Annotated[int, typer.Option(min=1, help="Repeats of each timed row.")] = 3,
@@ -80,6 +84,8 @@ def compare(
         seed=seed,
         allow_other=allow_other,
         providers=tuple(provider or ()),
+        prune_image_tokens=tuple(prune_image_tokens or ()),
+        prune_by=prune_by,
     )
     with show_progress("compare", quiet=quiet) as progress:
         report = run(

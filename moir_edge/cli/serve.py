@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moir_edge.cli.common_options import json_option
+from moir_edge.cli.common_options import PruneBy, json_option
 from moir_edge.cli.image_option import MaxImagePixels
 from moir_edge.cli.progress import Quiet
 from moir_edge.cli.provider_option import ProviderName
@@ -89,6 +89,14 @@ def serve(
             "what is new. 0 keeps none.",
         ),
     ] = 256,
+    prune_image_tokens: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of the image tokens that the language model does not read, such as 0.25.",
+        ),
+    ] = 0.0,
+    prune_by: PruneBy = "density",
     timeout: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds from a request to the end of its answer, at most."),
@@ -137,6 +145,8 @@ def serve(
         max_image_pixels,
         image_cache_bytes=image_cache << 20,
         prompt_cache_bytes=prompt_cache << 20,
+        prune_image_tokens=prune_image_tokens,
+        prune_by=prune_by,
     )
 
     def started(url: str) -> None:
@@ -154,11 +164,9 @@ def _models(
     provider: str | None,
     threads: int | None,
     max_image_pixels: int | None,
-    *,
-    image_cache_bytes: int,
-    prompt_cache_bytes: int,
+    **options: Any,
 ) -> dict[str, EdgeModel]:
-    """Load every bundle under its name."""
+    """Load every bundle under its name; `options` are further ones of `moir_edge.load`."""
     from moir_edge import load
     from moir_edge.errors import DataError
 
@@ -174,8 +182,7 @@ def _models(
             provider=provider,  # type: ignore[arg-type]
             threads=threads,
             max_image_pixels=max_image_pixels,
-            image_cache_bytes=image_cache_bytes,
-            prompt_cache_bytes=prompt_cache_bytes,
+            **options,
         )
         for one, bundle in zip(chosen, bundles, strict=True)
     }

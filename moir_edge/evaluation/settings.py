@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args
 
 from moir_edge.errors import DataError, UnsupportedError, closest
 
-__all__ = ["check_providers", "require_at_least"]
+if TYPE_CHECKING:
+    from moir_edge.evaluation.candidates import CandidateSpec
+
+__all__ = ["check_providers", "check_pruning", "for_each_share", "require_at_least"]
 
 
 def check_providers(names: Sequence[str]) -> None:
@@ -25,6 +29,53 @@ def check_providers(names: Sequence[str]) -> None:
             raise UnsupportedError(f"unknown provider {name!r}; {closest(name, known)}")
         if names.count(name) > 1:
             raise DataError(f"provider {name} is given twice; name each one once")
+
+
+def check_pruning(shares: Sequence[float], by: str) -> None:
+    """Refuse shares of image tokens that cannot be dropped, or that are named twice, and unknown selectors.
+
+    Raises:
+        DataError: A share is below 0 or not below 1, or is named twice.
+        UnsupportedError: There is no such selector.
+    """
+    from moir_edge.runtime.pruning.settings import check_selector, check_share
+
+    for share in shares:
+        check_share("prune_image_tokens", share)
+        if list(shares).count(share) > 1:
+            raise DataError(f"prune_image_tokens is {share:g} twice; name each share once")
+    check_selector("prune_by", by)
+
+
+def for_each_share(
+    specs: Iterable[CandidateSpec], shares: Sequence[float], by: str
+) -> list[CandidateSpec]:
+    """Return each bundle with each share of image tokens to drop, named by it; without shares, the bundles as they are.
+
+    Args:
+        specs: The bundles.
+        shares: From the settings.
+        by: A selector's name.
+
+    Raises:
+        DataError: One is a checkpoint.
+    """
+    found = []
+    for spec in specs:
+        if shares and spec.kind != "bundle":
+            raise DataError(
+                f"bundles drop image tokens, and {spec.source} is a checkpoint; name bundles besides the reference"
+            )
+        found += [
+            replace(
+                spec,
+                name=f"{spec.name}, {100 * share:g} % dropped by {by}" if share else spec.name,
+                prune_image_tokens=share,
+                prune_by=by,
+            )
+            for share in shares or (spec.prune_image_tokens,)
+        ]
+    return found
 
 
 def require_at_least(settings: Any, least: int, names: Iterable[str]) -> None:

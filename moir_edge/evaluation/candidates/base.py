@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from moir_edge.data.answers import Answer, RoutingRow
 from moir_edge.data.rows import Row
 from moir_edge.errors import DataError
+from moir_edge.runtime.pruning import DENSITY
 
 if TYPE_CHECKING:
     from moir_edge.evaluation.candidates.components import ComponentRun
@@ -45,6 +46,8 @@ class CandidateSpec:
         threads: Threads for one operation.
         max_new_tokens: Longest answer, in tokens.
         provider: What runs a bundle, a provider of the runtime by name; None takes the runtime's own choice.
+        prune_image_tokens: Share of the image tokens that a bundle drops while its router is on.
+        prune_by: How they are chosen, a selector of the runtime by name.
     """
 
     name: str
@@ -53,6 +56,8 @@ class CandidateSpec:
     threads: int
     max_new_tokens: int
     provider: str | None = None
+    prune_image_tokens: float = 0.0
+    prune_by: str = DENSITY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BundleCandidate"]
 
-_PARTS = ("preprocess", "vision", "embedding", "router", "prefill")
+_PARTS = ("preprocess", "vision", "embedding", "router", "pruning", "prefill")
 
 
 class BundleCandidate:
@@ -37,7 +37,13 @@ class BundleCandidate:
         from moir_edge.runtime.model import load
 
         provider: Any = spec.provider  # the runtime checks the name
-        self._model = load(spec.source, threads=spec.threads, provider=provider)
+        self._model = load(
+            spec.source,
+            threads=spec.threads,
+            provider=provider,
+            prune_image_tokens=spec.prune_image_tokens,
+            prune_by=spec.prune_by,
+        )
         self._max_new_tokens = spec.max_new_tokens
         self._end_tokens = frozenset(self._model.manifest.model.eos_token_ids)
 
@@ -72,6 +78,8 @@ class BundleCandidate:
         done = self._generate([row], router=router, max_new_tokens=max_new_tokens)
         timings = done.timings
         parts = {name: getattr(timings, f"{name}_ms") for name in _PARTS}
+        if not parts["pruning"]:
+            del parts["pruning"]
         parts["other"] = timings.ttft_ms - sum(parts.values())
         return TimedAnswer(
             answer=self._answers(done)[0],
@@ -121,6 +129,7 @@ class BundleCandidate:
                 context=contexts,
                 max_new_tokens=max_new_tokens,
                 router=router,
+                prune_image_tokens=None if router else 0.0,
                 generation_config=ONE_BEAM,
             )
         except DataError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -31,6 +31,7 @@ from moir_edge.evaluation.measure import (
 from moir_edge.evaluation.opening import loaded_processes, open_candidates, providers_of
 from moir_edge.evaluation.process import Measured
 from moir_edge.evaluation.provenance import Machine, Provenance, Providers, data_facts
+from moir_edge.evaluation.settings import for_each_share
 from moir_edge.evaluation.writing import check_output, write_report
 from moir_edge.metrics.bootstrap import RESAMPLES
 from moir_edge.progress import Progress, silent
@@ -157,22 +158,25 @@ def _specs(sources: Sequence[str | Path], settings: CompareSettings) -> list[Can
     )
     if len(sources) == 1:
         raise DataError("nothing to compare: give at least one bundle besides the reference")
-    if not settings.providers:
+    if not settings.providers and not settings.prune_image_tokens:
         return describe(sources, hub={0})
     others = describe(sources[1:], hub=())
-    for one in others:
-        if one.kind != "bundle":
-            raise DataError(
-                f"a provider runs bundles, and {one.source} is a checkpoint; name bundles besides the reference"
-            )
-    return [
-        *describe(sources[:1], hub={0}),
-        *(
-            replace(one, provider=provider, name=f"{one.name} on {provider}")
-            for one in others
-            for provider in settings.providers
-        ),
-    ]
+    shortened = for_each_share(others, settings.prune_image_tokens, settings.prune_by)
+    return [*describe(sources[:1], hub={0}), *_on_each_provider(shortened, settings.providers)]
+
+
+def _on_each_provider(
+    specs: Sequence[CandidateSpec], providers: Sequence[str]
+) -> Iterator[CandidateSpec]:
+    if not providers:
+        yield from specs
+    for one in specs:
+        for provider in providers:
+            if one.kind != "bundle":
+                raise DataError(
+                    f"a provider runs bundles, and {one.source} is a checkpoint; name bundles besides the reference"
+                )
+            yield replace(one, provider=provider, name=f"{one.name} on {provider}")
 
 
 def _used(settings: CompareSettings, threads: int, rows: int) -> Settings:
@@ -188,4 +192,6 @@ def _used(settings: CompareSettings, threads: int, rows: int) -> Settings:
         routing_rows=min(settings.routing_rows, rows),
         bootstrap_resamples=RESAMPLES,
         seed=settings.seed,
+        prune_image_tokens=settings.prune_image_tokens,
+        prune_by=settings.prune_by if settings.prune_image_tokens else None,
     )

@@ -29,7 +29,7 @@ __all__ = [
 
 REPORT_SCHEMA_VERSION = 3
 
-COMPONENT_ORDER = ("preprocess", "vision", "embedding", "router", "prefill", "other")
+COMPONENT_ORDER = ("preprocess", "vision", "embedding", "router", "pruning", "prefill", "other")
 """Names of the parts of the time to first token, in the order in which they run."""
 
 
@@ -113,6 +113,8 @@ class Settings(Record):
     routing_rows: int
     bootstrap_resamples: int
     seed: int
+    prune_image_tokens: tuple[float, ...] = ()
+    prune_by: str | None = None
 
 
 class ComparisonReport(VersionedReport):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moir_edge.arguments import check_fields
-from moir_edge.evaluation.settings import check_providers, require_at_least
+from moir_edge.evaluation.settings import check_providers, check_pruning, require_at_least
+from moir_edge.runtime.pruning import DENSITY
 
 __all__ = ["CompareSettings"]
 
@@ -27,10 +28,13 @@ class CompareSettings:
         allow_other: Take candidates that are different models; the report says so at the top.
         providers: What runs the bundles besides the reference, by the runtime's names: each bundle on each of them. The
             reference may then be among the bundles. None takes the runtime's own choice, which the reference always takes.
+        prune_image_tokens: Shares of the image tokens that the bundles besides the reference drop: each bundle with each
+            share. The reference may then be among the bundles, and drops none.
+        prune_by: How those tokens are chosen, as in `moir_edge.load`.
 
     Raises:
-        DataError: A number is out of range, or a provider is named twice.
-        UnsupportedError: An unknown provider.
+        DataError: A number is out of range, or a provider or share is named twice.
+        UnsupportedError: An unknown provider or selector.
     """
 
     limit: int | None = None
@@ -44,6 +48,8 @@ class CompareSettings:
     seed: int = 0
     allow_other: bool = False
     providers: tuple[str, ...] = ()
+    prune_image_tokens: tuple[float, ...] = ()
+    prune_by: str = DENSITY
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -56,3 +62,4 @@ class CompareSettings:
         )
         require_at_least(self, 1, (*numbers, "limit", "threads"))
         check_providers(self.providers)
+        check_pruning(self.prune_image_tokens, self.prune_by)

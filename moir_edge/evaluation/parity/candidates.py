@@ -17,6 +17,7 @@ from moir_edge.evaluation.parity.settings import BenchSettings
 from moir_edge.evaluation.parity.speed import ENGINE_PROVIDERS
 from moir_edge.evaluation.process import CandidateProcess
 from moir_edge.evaluation.provenance import ModelIdentity
+from moir_edge.evaluation.settings import for_each_share
 from moir_edge.precisions import FP32
 from moir_edge.runtime.providers import graph_provider
 from moir_edge.threads import default_threads
@@ -89,6 +90,7 @@ def plan_candidates(settings: BenchSettings, bundles: Mapping[str, Bundle]) -> l
             )
             for one in providers
         ]
+    planned = for_each_share(planned, settings.prune_image_tokens, settings.prune_by)
     fp32 = any(one.manifest.precision == FP32 for one in bundles.values())
     if settings.parity and settings.reference is None and not (fp32 and len(planned) > 1):
         raise DataError(_NO_REFERENCE)

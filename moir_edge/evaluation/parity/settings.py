@@ -9,7 +9,8 @@ from moir_edge.arguments import check_fields, given, instance
 from moir_edge.data.formats import DataSource, as_source
 from moir_edge.errors import DataError
 from moir_edge.evaluation.parity.gates import BenchBounds
-from moir_edge.evaluation.settings import check_providers, require_at_least
+from moir_edge.evaluation.settings import check_providers, check_pruning, require_at_least
+from moir_edge.runtime.pruning import DENSITY
 
 __all__ = ["BenchSettings"]
 
@@ -22,6 +23,9 @@ class BenchSettings:
         bundles: Bundle folders, the first being what the others are timed against.
         providers: What to run each of them on, by the runtime's names; none takes the runtime's own choice, and with
             `parity` the engines of bundles that hold some.
+        prune_image_tokens: Shares of the image tokens to drop: each bundle with each share, the first being what the others
+            are timed against. Not with `parity`.
+        prune_by: How those tokens are chosen, as in `moir_edge.load`.
         data: Rows to use; None makes prompts of `prompt_words` and `images`.
         limit: Use the first rows of the data only; None for all.
         timed_rows: Rows of the data that are timed, spread over the tasks.
@@ -38,12 +42,14 @@ class BenchSettings:
         bounds: Gates.
 
     Raises:
-        DataError: A number is out of range, or bounds on numbers are given without `parity`.
-        UnsupportedError: An unknown provider.
+        DataError: A number is out of range, bounds on numbers are given without `parity`, or tokens are dropped with it.
+        UnsupportedError: An unknown provider or selector.
     """
 
     bundles: tuple[Path, ...]
     providers: tuple[str, ...] = ()
+    prune_image_tokens: tuple[float, ...] = ()
+    prune_by: str = DENSITY
     data: DataSource | None = None
     limit: int | None = None
     timed_rows: int = 10
@@ -66,6 +72,11 @@ class BenchSettings:
             object.__setattr__(self, "data", as_source(self.data))
         self._check_numbers()
         check_providers(self.providers)
+        check_pruning(self.prune_image_tokens, self.prune_by)
+        if self.parity and self.prune_image_tokens:
+            raise DataError(
+                "`prune_image_tokens` changes what the decoder reads, which `parity=True` holds against a reference; leave one out"
+            )
         if not self.parity and (self.bounds.asks_for_parity or self.reference):
             raise DataError(
                 "a reference, or bounds on parity, given without parity; add `parity=True`"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import moir_edge
 from moir_edge.calibration import CalibrationSettings
@@ -34,58 +31,16 @@ from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.runtime.timing import Stopwatch
 from moir_edge.runtime.token_table import TokenTable
 from tests.unit.conftest import require_openvino
-from tests.unit.families.conftest import picture
+from tests.unit.families.conftest import ANSWER, Row, Twins, picture
 from tests.unit.families.tiny import BUILDERS, save_tiny
 
 pytestmark = pytest.mark.slow  # an export for each family
 
-COUNT = 8
+COUNT = ANSWER
 # Prompts that are read in both directions have no fused decoder.
 SEEN_FROM_BOTH_SIDES = ("gemma3", "paligemma")
 WINDOWED_TOWERS = ("qwen2_5_vl",)
 SIZES = [(24, 24), (31, 77), (90, 20), (1, 1), (64, 65), (200, 150)]
-Row = tuple[str, list[Image.Image]]
-
-
-@dataclass(frozen=True)
-class Twins:
-    """The same weights twice: in a bundle, and in torch with the Hugging Face processor."""
-
-    edge: EdgeModel
-    torch: Any
-    processor: Any
-
-    def inputs(self, row: Row) -> Any:
-        prompt, images = row
-        parts = [{"type": "image"} for _ in images]
-        turn = {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}
-        text = self.processor.apply_chat_template([turn], add_generation_prompt=True)
-        if not images and type(self.processor).__name__ == "PaliGemmaProcessor":
-            # It refuses a prompt without images; the model takes one, written by the same rule.
-            found = self.processor.tokenizer(f"<bos>{text}\n", return_tensors="pt")
-            return {**found, "token_type_ids": torch.zeros_like(found["input_ids"])}
-        # One list for each row, as `apply_chat_template` gives them: LLaVA-OneVision counts the images of a row.
-        return self.processor(images=[images] if images else None, text=text, return_tensors="pt")
-
-    def answer(self, row: Row) -> list[int]:
-        inputs = self.inputs(row)
-        with torch.no_grad():
-            ids = self.torch.generate(**inputs, max_new_tokens=COUNT, do_sample=False)
-        return list(map(int, ids[0, inputs["input_ids"].shape[1] :]))
-
-
-@pytest.fixture(scope="module")
-def twins(traced: TracedModel, fp32_bundle: Path) -> Iterator[Twins]:
-    loaded = traced.checkpoint
-    hooks = []
-    if loaded.model.config.model_type == "mistral3":
-        # The model takes the features of a picture of one token for a batch of one and splits their width (5.23); with a
-        # batch in front of them it splits pictures, as it does for all others.
-        projector = loaded.model.model.multi_modal_projector
-        hooks = [projector.register_forward_hook(lambda *given: given[2][None])]
-    yield Twins(moir_edge.load(fp32_bundle, threads=1), loaded.model, loaded.processor)
-    for hook in hooks:
-        hook.remove()
 
 
 def patches_of(processor: Any, inputs: Any) -> np.ndarray[Any, Any]:

@@ -14,6 +14,7 @@ from moir_edge.data.rows import Row
 from moir_edge.errors import DataError, UnsupportedError
 from moir_edge.evaluation import CompareSettings, compare
 from moir_edge.evaluation.candidates import Candidate, load_candidate, spec_of
+from moir_edge.evaluation.candidates.bundle import BundleCandidate
 
 pytestmark = pytest.mark.slow  # traces and exports a model once, some seconds on an idle machine
 
@@ -87,6 +88,28 @@ def test_parts_of_the_first_token_add_up(
     assert on.answer == candidate.answer([row])[0].__class__(
         text=on.answer.text,
         token_ids=candidate.answer([row])[0].token_ids[: len(on.answer.token_ids)],
+    )
+
+
+def test_image_tokens_are_dropped_where_the_router_is_on(
+    bundle_candidate: Candidate, bundle: Path, picture_rows: list[Row]
+) -> None:
+    spec = spec_of(bundle, threads=1, max_new_tokens=6)
+    pruned = load_candidate(replace(spec, prune_image_tokens=0.5))
+    row = picture_rows[1]
+    on = pruned.timed(row, router=True, max_new_tokens=4)
+    assert on.component_ms["pruning"] > 0
+    assert sum(on.component_ms.values()) == pytest.approx(on.ttft_ms, abs=1e-6)  # sums of floats
+    off, plain = (
+        one.timed(row, router=False, max_new_tokens=4) for one in (pruned, bundle_candidate)
+    )
+    assert "pruning" not in off.component_ms
+    assert off.answer == plain.answer
+    assert isinstance(pruned, BundleCandidate)
+    inputs = pruned._encode([row])
+    images = (inputs.input_ids == pruned.model.manifest.model.image_token_id).sum()
+    assert pruned._generate([row], router=True, max_new_tokens=1).dropped_image_tokens == (
+        images // 2,
     )
 
 

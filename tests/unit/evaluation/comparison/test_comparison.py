@@ -174,6 +174,44 @@ def test_each_bundle_on_each_provider_against_the_reference(
     assert [one.provider for one in specs] == [None, "openvino"]
 
 
+def test_each_bundle_with_each_share_of_image_tokens(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "big", "big", "small", "--data", "eval.jsonl", "-o", "report"]
+    shares = ["--prune-image-tokens", "0", "--prune-image-tokens", "0.125"]
+    assert main([*words, *shares, "--prune-by", "norm", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    names = ["big", "big", "big, 12.5 % dropped by norm", "small", "small, 12.5 % dropped by norm"]
+    assert [one["name"] for one in record["candidates"]] == names
+    assert record["settings"]["prune_image_tokens"] == [0, 0.125]
+    assert record["settings"]["prune_by"] == "norm"
+    settings = CompareSettings(prune_image_tokens=(0.5,), providers=("cpu",))
+    reference, other = comparison._specs(["big", "small"], settings)
+    assert (reference.prune_image_tokens, other.prune_image_tokens) == (0, 0.5)
+    assert (other.prune_by, other.provider) == ("density", "cpu")
+    assert other.name == "small, 50 % dropped by density on cpu"
+
+
+def test_shares_that_cannot_be_taken(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text('{"model_type": "llava"}')
+    half = ["--prune-image-tokens", "0.5"]
+    for words, message in [
+        (["--prune-image-tokens", "1"], "error: prune_image_tokens is 1.0; it must be at least 0"),
+        ([*half, *half], "error: prune_image_tokens is 0.5 twice; name each share once"),
+        (
+            [*half, "--prune-by", "desity"],
+            "error: unknown --prune-by desity; did you mean 'density'",
+        ),
+        (
+            ["model", *half],
+            "error: bundles drop image tokens, and model is a checkpoint; name bundles besides",
+        ),
+    ]:
+        assert _main(*words) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_providers_that_cannot_be_taken(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -298,6 +298,26 @@ def test_settings_refuse_numbers_out_of_range(bundle: Path) -> None:
         BenchSettings(bundles=())
     with pytest.raises(UnsupportedError, match="unknown provider"):
         BenchSettings(bundles=(bundle,), providers=("gpu",))
+    with pytest.raises(DataError, match=r"prune_image_tokens is -0\.5; it must be at least 0"):
+        BenchSettings(bundles=(bundle,), prune_image_tokens=(-0.5,))
+    message = "`prune_image_tokens` changes what the decoder reads, which `parity=True` holds"
+    with pytest.raises(DataError, match=message):
+        BenchSettings(bundles=(bundle,), prune_image_tokens=(0.5,), parity=True)
+
+
+def test_a_bundle_is_timed_with_each_share_of_image_tokens(bundle: Path) -> None:
+    settings = BenchSettings(
+        bundles=(bundle,),
+        prune_image_tokens=(0, 0.5),
+        prompt_words=(4,),
+        repeats=1,
+        max_new_tokens=1,
+        threads=1,
+    )
+    whole, half = bench(settings).candidates
+    assert (whole.name, half.name) == ("bundle", "bundle, 50 % dropped by density")
+    parts = [set(one.timings[0].components) for one in (whole, half)]
+    assert "pruning" in parts[1] - parts[0]
 
 
 def test_terminal_shows_names_as_they_are(report: BenchReport) -> None:
