@@ -65,7 +65,7 @@ def fp32_bundle(traced: TracedModel, tmp_path_factory: pytest.TempPathFactory) -
     return assemble(traced, tmp_path_factory.mktemp("bundle") / "fp32")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def twins(traced: TracedModel, fp32_bundle: Path) -> Iterator[Twins]:
     """The bundle and the model that it was traced from."""
     loaded = traced.checkpoint
