@@ -19,12 +19,13 @@ from moir_edge.arguments import given_path, integer, number, text
 from moir_edge.checked import a, a_count, checked, lazily, required
 from moir_edge.data.effects import gaussian_blur
 from moir_edge.data.rows import Row
+from moir_edge.demo.data import DemoRow
 from moir_edge.demo.questions import ask
 from moir_edge.demo.scenes import PLACES, Item, render, sample_scene
 from moir_edge.demo.theme import DIGITS, Theme
 from moir_edge.errors import DataError, closest
 
-__all__ = ["LOSSES", "NamedObject", "NamedRow", "as_rows", "lose", "named_rows"]
+__all__ = ["LOSSES", "NamedObject", "NamedRow", "as_rows", "lose", "lost_rows", "named_rows"]
 
 LOSSES = ("mask", "blur", "words")
 """What can be lost: the object's region, masked or blurred, which the context still names; or the context's words about
@@ -37,6 +38,7 @@ _ABOUT = dict.fromkeys(
     1.0,
 )  # fmt: skip
 _COUNTS = (2, 3, 4)
+_TRAINED_STRENGTHS = (0.5, 0.75, 1.0)
 _LARGEST_SIGMA = 0.25
 _MARKS = ".,;:!?"
 
@@ -184,6 +186,37 @@ def _faded(
     faded = image.copy()
     faded.paste(part, (left, top))
     return faded
+
+
+@checked(split=required(text), count=a_count, seed=required(integer), theme=a(Theme))
+def lost_rows(split: str, *, count: int, seed: int = 0, theme: Theme = DIGITS) -> list[DemoRow]:
+    """Generate rows to train on: each has lost its object from one modality, `LOSSES` in turn, by half or more.
+
+    Args:
+        split: `train`, `val` or `test`; they share no picture.
+        count: Number of rows.
+        seed: Another seed gives other rows.
+        theme: What the pictures are.
+
+    Returns:
+        Questions without scenes, for `write_jsonl`.
+    """
+    rows = []
+    for index, whole in enumerate(named_rows(split, count=count, seed=seed, theme=theme)):
+        strength = random.Random(f"strength:{whole.id}").choice(_TRAINED_STRENGTHS)
+        row = lose(whole, LOSSES[index % len(LOSSES)], strength, seed=seed)
+        rows.append(
+            DemoRow(
+                id=row.id,
+                task="vqa",
+                images=row.images,
+                prompt=row.prompt,
+                context=row.context,
+                answers=row.answers,
+                scenes=(),
+            )
+        )
+    return rows
 
 
 @checked(rows=lazily(a(NamedRow)), folder=given_path)

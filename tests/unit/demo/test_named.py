@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moir_edge.demo.named import LOSSES, NamedRow, as_rows, lose, named_rows
+from moir_edge.data.rows import read_rows
+from moir_edge.demo import write_jsonl
+from moir_edge.demo.named import LOSSES, NamedRow, as_rows, lose, lost_rows, named_rows
 from moir_edge.errors import DataError
 
 _SENTENCE = re.compile(r"There is an? (\w+) (\d) at the ([a-z ]+)\.")
@@ -105,3 +107,15 @@ def test_rows_become_questions_with_pictures_on_disk(rows: list[NamedRow], tmp_p
     assert [one.task for one in written] == ["vqa", "vqa"]
     assert written[0].text == f"{rows[0].context} {rows[0].prompt}"
     assert written[0].images[0].is_file()
+
+
+def test_rows_to_train_on_lose_one_thing_each(rows: list[NamedRow], tmp_path: Path) -> None:
+    lost = lost_rows("val", count=9, seed=5)
+    for index, (whole, row) in enumerate(zip(rows, lost, strict=False)):
+        same_picture = np.array_equal(np.asarray(whole.images[0]), np.asarray(row.images[0]))
+        assert same_picture == (LOSSES[index % 3] == "words")
+        assert row.context == whole.context or LOSSES[index % 3] == "words"
+        assert (row.prompt, row.answers) == (whole.prompt, whole.answers)
+    assert {row.context for row in lost[2::3]}.isdisjoint({row.context for row in rows[2:9:3]})
+    written = read_rows(write_jsonl(lost, tmp_path))
+    assert [(one.id, one.target) for one in written] == [(one.id, one.answers[0]) for one in lost]
