@@ -306,6 +306,19 @@ def test_llava(llava: Path, train_file: Path, tmp_path: Path) -> None:
     assert "use_cache" not in json.loads((tmp_path / "tuned" / "config.json").read_text())
 
 
+def test_llava_in_batches_with_and_without_images(
+    llava: Path, train_file: Path, tmp_path: Path
+) -> None:
+    settings = TuneSettings(
+        train="lora", steps=3, batch_size=3, missing_image=0.5, balance_method="opm", keep_clean=1.0
+    )
+    report = tune(llava, tmp_path / "tuned", train_file, eval_data=train_file, settings=settings)
+    assert 0 < report.conditions["image-absent"] < 6
+    assert report.eval_loss is not None
+    assert report.first_eval_loss is not None
+    assert report.eval_loss < report.first_eval_loss
+
+
 def test_batch_norms_are_frozen_with_their_weights() -> None:
     model = torch.nn.Sequential(
         torch.nn.BatchNorm2d(2), torch.nn.BatchNorm1d(2), torch.nn.LayerNorm(2)
