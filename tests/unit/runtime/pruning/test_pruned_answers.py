@@ -186,6 +186,19 @@ def test_the_command_refuses_other_shares(
     assert f"prune_image_tokens is {float(share)}; it must be at least 0 and below 1" in told
 
 
+def test_a_server_is_refused_before_it_listens(
+    make_bundle: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = make_bundle(tmp_path / "bare", router=False)
+    words = ["serve", str(bare), "-q", "--port", "0"]
+    assert main([*words, "--prune-image-tokens", "2"]) == 2
+    assert "prune_image_tokens is 2.0; it must be at least 0 and below 1" in capsys.readouterr().err
+    assert main([*words, "--prune-image-tokens", "0.5"]) == 2
+    told = capsys.readouterr().err
+    assert "holds no router, so its image tokens have no density to drop them by" in told
+    assert "give another --prune-by, one of random, norm, similarity" in told
+
+
 def test_the_command_drops_and_tells(
     tiny_bundle: Path,
     tmp_path: Path,
