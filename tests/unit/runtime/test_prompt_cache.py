@@ -79,6 +79,21 @@ def test_a_turn_goes_on_from_the_one_before(model: EdgeModel, plain: EdgeModel) 
     assert second.token_ids == plain.generate(conversation(*LATER), max_new_tokens=4).token_ids
 
 
+def test_a_shortened_prompt_takes_and_leaves_nothing(
+    model: EdgeModel, plain: EdgeModel, picture: Callable[..., Any]
+) -> None:
+    row = (FIRST, picture(31, 77))
+    half: Any = {"max_new_tokens": 4, "prune_image_tokens": 0.5, "prune_by": "norm"}
+    whole = model.generate(*row, max_new_tokens=4)
+    short = [model.generate(*row, **half) for _ in range(2)]
+    again = model.generate(*row, max_new_tokens=4)
+    assert short[0].dropped_image_tokens[0] > 0
+    assert [one.cached_tokens for one in (whole, *short)] == [0, 0, 0]
+    assert again.cached_tokens > 0
+    assert short[1].token_ids == plain.generate(*row, **half).token_ids
+    assert again.token_ids == whole.token_ids
+
+
 def test_no_answer_changes_by_a_hit(
     model: EdgeModel, plain: EdgeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from moir_edge.runtime import EdgeModel, providers
 from moir_edge.runtime.generation import prepare_prompt
 from moir_edge.runtime.interface import DecoderInputs
 from moir_edge.runtime.openvino import compiled
+from moir_edge.runtime.pruning import Pruning, selector_named
 from moir_edge.runtime.timing import Stopwatch
 from tests.unit.conftest import require_openvino
 
@@ -66,10 +67,15 @@ def _picture(seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _logits(model: EdgeModel, steps: int = 3) -> Any:
+def _logits(model: EdgeModel, steps: int = 3, pruning: Pruning | None = None) -> Any:
     inputs = model.encode(["what is it, then?", "no"], [[_picture()], [_picture(1)]])
     prompt = prepare_prompt(
-        model.sessions, model.processor.family, inputs, Stopwatch(), router=True
+        model.sessions,
+        model.processor.family,
+        inputs,
+        Stopwatch(),
+        router=True,
+        pruning=pruning,
     )
     logits, state = model.sessions.prefill(prompt.embeds, prompt.decoder)
     found = [logits]
@@ -98,6 +104,15 @@ def test_logits_are_those_of_onnx_runtime(bundles: dict[str, Path], precision: s
     entries = models[0].manifest.components.values()
     assert set(sessions.files()) == {name for one in entries for name in (one.graph, *one.data)}
     assert sessions.memory() == {}
+
+
+@pytest.mark.usefixtures("exact")
+def test_image_tokens_are_dropped_as_in_onnx_runtime(bundles: dict[str, Path]) -> None:
+    half = Pruning(share=0.5, selector=selector_named("density"), needs_density=True, seed=0)
+    models = [moir_edge.load(bundles[FP32], threads=1, provider=one) for one in ("openvino", "cpu")]
+    ours, theirs = (_logits(one, pruning=half) for one in models)
+    np.testing.assert_allclose(ours, theirs, atol=SAME)
+    assert np.abs(ours - _logits(models[0])).max() > 10 * SAME
 
 
 def test_rounded_activations_lie_on_the_same_grid(
