@@ -36,7 +36,7 @@ _INLINE = 1024  # bytes of a weight that stays in the graph's own file
 _MOST_MEGABYTES = 1 << 24
 _ABANDONED = 3600.0  # seconds after which a draft belongs to a process that was killed
 
-# Packed weights are kept too, and mapped: they are read where they lie. ONNX Runtime 1.31 gives NaN for 4 and 8 bits then.
+# Packed weights are kept too, and mapped: they are read where they lie. ONNX Runtime 1.31 aligns them badly and gives NaN.
 # Measured on x86-64 alone.
 _PACKED_SINCE = (1, 32)
 _PACKED_MACHINES = ("x86_64", "AMD64")
