@@ -15,21 +15,24 @@ TOGETHER = ("tests/unit/families",)
 
 SECONDS = {
     "tests/unit/families": 450,
-    "tests/e2e/test_readme_runs.py": 180,
+    "tests/e2e/test_readme_runs.py": 150,
     "tests/e2e/test_arm64.py": 90,
     "tests/faults/test_faults.py": 90,
-    "tests/unit/export/test_parity_mutants.py": 60,
-    "tests/unit/tuning/test_tune.py": 60,
-    "tests/e2e/test_calibrated_export.py": 60,
+    "tests/unit/export/test_stamping.py": 60,
+    "tests/unit/export/test_calibrated_export.py": 60,
     "tests/e2e/test_serve.py": 60,
-    "tests/e2e/test_foreign_checkpoints.py": 45,
+    "tests/e2e/test_temporary_folders.py": 50,
+    "tests/unit/tuning/test_tune.py": 50,
     "tests/e2e/test_traces.py": 45,
     "tests/e2e/test_base_install.py": 40,
+    "tests/e2e/test_current_folder.py": 35,
     "tests/fuzz/test_slice.py": 30,
-    "tests/e2e/test_temporary_folders.py": 30,
-    "tests/e2e/test_mixed_precision.py": 30,
-    "tests/e2e/test_int4_methods.py": 25,
-    "tests/e2e/test_demo.py": 25,
+    "tests/unit/export/test_parity_mutants.py": 25,
+    "tests/e2e/test_int4_methods.py": 20,
+    "tests/e2e/test_calibrated_export.py": 20,
+    "tests/e2e/test_optimum.py": 20,
+    "tests/e2e/test_mixed_precision.py": 15,
+    "tests/e2e/test_exporters.py": 15,
 }
 """About what the longest take on one core."""
 
