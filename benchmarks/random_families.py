@@ -43,7 +43,7 @@ class Geometry:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """How a model of a family is made.
+    """Recipe of a family: the parts that its model is made of.
 
     Attributes:
         name: As the page calls it.

@@ -27,7 +27,7 @@ __all__ = ["PackedBatch", "Packer", "Wording", "mixed_batches", "pack_rows"]
 
 @dataclass(frozen=True, kw_only=True)
 class Wording:
-    """How rows become text.
+    """Language of rows: the words and the form in which they become text.
 
     Attributes:
         theme: What the pictures of the scenes are.

@@ -15,7 +15,7 @@ __all__ = ["Snapshots", "Stateful"]
 
 
 class Stateful(Protocol):
-    """What can give its state and take it back: a module, an optimiser, an average."""
+    """Anything that gives its state and takes it back: a module, an optimiser, an average."""
 
     def state_dict(self) -> Any:
         """Return the state."""

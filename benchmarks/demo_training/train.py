@@ -89,7 +89,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is trained: a class of model, and the language of its rows.
+    """Model to train: its class, and the language of its rows.
 
     Attributes:
         wording: How rows become text.

@@ -1,4 +1,4 @@
-"""When the test rows were read, and with what arms and settings: settings that are chosen after a look at them are no test."""
+"""When the test rows were read, and with what arms and settings: settings chosen after a look at them are not tested."""
 
 from __future__ import annotations
 

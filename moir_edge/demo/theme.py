@@ -1,4 +1,4 @@
-"""What the pictures of a scene are: the digits of the demo, or ten other kinds with names of their own."""
+"""Themes, which say what the pictures of a scene are: the digits of the demo, or ten other kinds with names of their own."""
 
 from __future__ import annotations
 
