@@ -30,9 +30,11 @@ REWEIGHTING = "reweighting"
 EQUAL_LORA = "equal-lora"
 
 LOGIT_RATE = 3e-2
-KEEP_CLEAN = 1.0
+KEEP_CLEAN = 16.0
+"""Weight of the divergence on clean rows, in the arms that decide; of 1, 4 and 16 on validation rows it cost clean ones least."""
+
 MISSING_SHARE = 0.15
-"""Weight of the divergence on clean rows, in the arms that decide."""
+"""Share of the training rows that lack the picture, and of those that lack the context, in the arms for that."""
 
 RANK_DENSITY = 1.0
 """Weight of the ranking of clean above degraded image tokens."""
