@@ -78,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--cost", action="store_true", help="print the missing runs and what they cost, and stop"
     )
     parser.add_argument("--smoke", action="store_true", help="two steps, six rows, three arms")
-    parser.add_argument("--gpu", action="store_true", help="train and measure on a CUDA device")
+    parser.add_argument(
+        "--gpu", action="store_true", help="train on a CUDA device; measured on the CPU"
+    )
     parser.add_argument("--tries", type=Path, default=TRIES, help="record of the tries")
     parser.add_argument("--readings", type=Path, default=READINGS, help="record of test readings")
     add_count(parser, "--jobs", available_cores(), "runs at a time, a thread each")

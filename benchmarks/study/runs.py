@@ -74,7 +74,7 @@ class Job:
         folder: The folder of its backbone, with `base`, `train`, `test` and `validation` in it; the record goes to
             `runs`, the tuned checkpoint to `tuned`.
         split: Rows it is measured on: `TEST` or `VALIDATION`.
-        gpu: Whether it runs on a CUDA device.
+        gpu: Whether it is trained on a CUDA device; it is measured on the CPU in any case.
     """
 
     arm: Arm
@@ -213,8 +213,6 @@ def _measured(checkpoint: Path, job: Job, threads: int) -> dict[str, Any]:
     candidate = CheckpointCandidate(spec)
     ids = frozenset(special_token_ids(candidate.processor.tokenizer))
     attach_control(candidate.model, ids, checkpoint)
-    if job.gpu:
-        candidate.model.to("cuda")
     rows = read_rows(job.folder / job.split / "data.jsonl")
     with tempfile.TemporaryDirectory(prefix="moir-edge-study-") as images:
         plan = make_plan(rows, wanted, ImageStore(Path(images)))
