@@ -56,9 +56,7 @@ class TuneFlags(Flags):
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Keep one modality from taking the training over: "
-            + ", ".join(BALANCE_METHODS)
-            + ".",
+            help=f"Keep one modality from taking the training over: {', '.join(BALANCE_METHODS)}.",
         ),
     ] = None
     keep_clean: Annotated[

@@ -6,7 +6,6 @@ Only a saving of time and memory: what is missing, changed, foreign or cannot be
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -21,6 +20,7 @@ from typing import Any
 
 from moir_edge.disk import sync_tree
 from moir_edge.errors import DataError, EnvironmentProblem, MoirEdgeError, one_line
+from moir_edge.finite import json_text
 from moir_edge.json_files import read_json
 from moir_edge.runtime.tensorrt.kernel_cache import cache_folder
 
@@ -198,7 +198,7 @@ class KeptGraph:
         Raises:
             OSError: The record cannot be written.
         """
-        (draft / _RECORD).write_text(json.dumps(self._record(draft)), encoding="utf-8")
+        (draft / _RECORD).write_text(json_text(self._record(draft)), encoding="utf-8")
         sync_tree(draft)
         with suppress(OSError):  # another process was first
             draft.rename(self.folder)

@@ -185,7 +185,7 @@ def _reading(routing: RoutingMap) -> str:
         return "Colours show what the router did, not what matters in the image."
     return (
         "Density is the router's own score: a dark cell is one that it calls weak, which need not be an empty one unless "
-        "the router was tuned with --rank-density. The map shows what the router did, not what matters in the image."
+        "the router was tuned with `rank_density`. The map shows what the router did, not what matters in the image."
     )
 
 

@@ -13,6 +13,9 @@ from moir_edge.serve.jobs import Job
 
 __all__ = ["Worker"]
 
+_LAST_RUN_SECONDS = 60
+"""The longest wait for a run that cannot be cut off: a token, or a part of a long prompt on a slow device."""
+
 
 class Worker:
     """Takes jobs in the order in which they came: one after the other, or several of a kind together.
@@ -80,7 +83,7 @@ class Worker:
         """Take no more jobs, let those that are there end, and wait for them.
 
         Args:
-            seconds: The longest wait; jobs that are left are dropped then.
+            seconds: The longest wait; jobs that are left are cut off then, at their next token.
         """
         with self._changed:
             self._stopping = True
@@ -90,6 +93,9 @@ class Worker:
             left = [*self._waiting, *self._running]
         for job in left:
             self.cancel(job)
+        # It sees that between two tokens. Python must not end while the thread is in a run of a graph: its return to an
+        # interpreter that is gone aborts the process.
+        self._thread.join(_LAST_RUN_SECONDS)
 
     def _full(self, reason: str) -> ApiError:
         after = max(1, round(self._seconds * (len(self._waiting) + 1)))

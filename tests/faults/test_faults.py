@@ -35,6 +35,7 @@ def _run(program: str, *words: str) -> list[dict[str, Any]]:
         check=False,
     )
     assert done.returncode in (0, 1), done.stderr
+    assert "Traceback" not in done.stderr, done.stderr  # it has exit code 1 too
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

@@ -161,7 +161,7 @@ def _tuned(scratch: Path) -> Write:
         report = TuneReport(
             settings={}, source={}, data={}, rows=1, conditions={}, steps=version, trained_parameters=1,
             parameters=1, first_loss=1.0, last_loss=1.0, first_eval_loss=None, eval_loss=None, seconds=1.0,
-            objectives={}, log=[],
+            objectives={}, balance=None, log=[],
         )  # fmt: skip
         _write(loaded, output, report, force=True)
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moir_edge.errors import DataError
-from moir_edge.runtime.interface import (
-    DecoderInputs,
-    Embeds,
-    Floats,
-    Ints,
-    PromptArrays,
-    RouterArrays,
-    Sessions,
-)
 from moir_edge.runtime.pruning.selectors import ImageTokens
 from moir_edge.runtime.pruning.settings import Pruning
+
+if TYPE_CHECKING:
+    from moir_edge.runtime.interface import (
+        DecoderInputs,
+        Embeds,
+        Floats,
+        Ints,
+        PromptArrays,
+        RouterArrays,
+        Sessions,
+    )
 
 __all__ = ["Pruned", "prune_prompt"]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from moir_edge.errors import UnsupportedError, closest
-from moir_edge.runtime.interface import Floats, Ints
+
+if TYPE_CHECKING:
+    from moir_edge.runtime.interface import Floats, Ints
 
 __all__ = [
     "DENSITY",

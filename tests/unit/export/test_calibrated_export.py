@@ -164,9 +164,9 @@ def test_layers_watched_one_by_one_give_the_same_statistics(
     ran: list[str] = []
     arrays = TappedComponent.arrays
 
-    def watched(self: TappedComponent, *arguments: Any) -> Any:
+    def watched(self: TappedComponent, *arguments: Any, **named: Any) -> Any:
         ran.append(self.name)
-        return arrays(self, *arguments)
+        return arrays(self, *arguments, **named)
 
     monkeypatch.setattr(TappedComponent, "arrays", watched)
     apart = _collect(
