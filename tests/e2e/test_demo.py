@@ -124,4 +124,5 @@ def test_nothing_names_the_folder_in_which_the_demo_was_made(demo_output: Path) 
     for one in report["candidates"]:
         assert all(Path(image).is_file() for row in one["changed"] for image in row["images"])
     beside = [path.name for path in demo_output.parent.iterdir()]
-    assert [name for name in beside if name.startswith(".")] == []
+    assert demo_output.name in beside
+    assert [name for name in beside if ".partial-" in name] == []
