@@ -1,4 +1,7 @@
-"""Train the demo VLM from nothing to the shipped checkpoint (about an hour on two cores)."""
+"""Train the demo VLM from nothing to the shipped checkpoint (about an hour on two cores).
+
+With ``--router-of CHECKPOINT`` the VLM of that checkpoint stays, and gets a new router.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import logging
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +30,7 @@ from benchmarks.demo_training.segments import language_samples
 from benchmarks.demo_training.sequences import Wording
 from benchmarks.study.settings import StudySettings
 from moir_edge.demo.data import TASKS, DemoRow, demo_rows
+from moir_edge.json_files import read_object
 from moir_edge.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -37,10 +42,14 @@ __all__ = [
     "Recipe",
     "main",
     "measure_test",
+    "replace_router",
     "train",
     "train_backbone",
     "tune_router",
 ]
+
+
+_LOG_FILE = "training_log.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +186,44 @@ def tune_router(model: Any, processor: Any, study: StudySettings, seed: int) -> 
         return load_retrofitted(trained.folder)
 
 
+def replace_router(
+    source: Path, output: Path, study: StudySettings, *, test_rows: int | None = None
+) -> dict[str, Any]:
+    """Write a demo checkpoint again with a fresh router that is tuned as in the study; its VLM stays as it is to the bit.
+
+    Args:
+        source: A checkpoint that `train` wrote.
+        output: Folder to write; may be the same. The card's figures of density go: `benchmarks.density --card` brings new ones.
+        study: Steps and rows of the router.
+        test_rows: Rows to measure on; as many as before by default.
+
+    Returns:
+        The training log, as written to `training_log.json`.
+    """
+    from benchmarks.demo_training.card import write_card
+    from moir_edge.checkpoint import load_checkpoint
+    from moir_edge.router import remove_router
+
+    record = read_object(source / _LOG_FILE, remedy="give a folder that demo_training.train wrote")
+    loaded = load_checkpoint(source, exported=False)
+    remove_router(loaded.model)
+    model = tune_router(loaded.model, loaded.processor, study, record["plan"]["seed"])
+    record["plan"]["router_steps"] = study.steps
+    record["router_parameters"] = sum(p.numel() for p in model.moir_router.parameters())
+    record["test"] = measure_test(
+        model, loaded.processor, test_rows or sum(record["test"]["rows"].values())
+    )
+    record.pop("density", None)
+    if output.resolve() != source.resolve():
+        shutil.copytree(source, output, dirs_exist_ok=True)
+    model.save_pretrained(
+        output
+    )  # the other files stay: a tokenizer that was used keeps its padding
+    write_json(output / _LOG_FILE, record)
+    write_card(record, output)
+    return record
+
+
 def measure_test(model: Any, processor: Any, count: int) -> dict[str, Any]:
     """Accuracy on test rows with greedy decoding in float32, clean and degraded, router on and off."""
     from moir_edge.router import router_disabled
@@ -239,7 +286,7 @@ def train(
         "test": measure_test(model, processor, plan.test_rows),
     }
     save_folder(model, processor, output)
-    write_json(output / "training_log.json", record)
+    write_json(output / _LOG_FILE, record)
     write_card(record, output)
     return record
 
@@ -258,6 +305,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--steps-scale", type=float, default=1.0, help="factor on the steps of every stage"
     )
+    parser.add_argument(
+        "--router-of", type=Path, metavar="CHECKPOINT",
+        help="train nothing but a new router for the VLM of this checkpoint, a demo's",
+    )  # fmt: skip
     add_count(parser, "--test-rows", Plan.test_rows, "rows to measure on")
     parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda")
     parser.add_argument("--machine", help="name of this machine for the model card")
@@ -272,10 +323,14 @@ def _run(options: argparse.Namespace, progress: Progress) -> Result:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     plan = replace(Plan(), seed=options.seed, test_rows=options.test_rows)
     study = StudySettings()
+    study = replace(study, steps=max(1, round(study.steps * options.steps_scale)))
+    if options.router_of is not None:
+        replace_router(options.router_of, options.folder, study, test_rows=options.test_rows)
+        return Result(text="")
     train(
         options.folder,
         plan.shortened(options.steps_scale),
-        replace(study, steps=max(1, round(study.steps * options.steps_scale))),
+        study,
         device=options.device,
         machine=options.machine,
     )

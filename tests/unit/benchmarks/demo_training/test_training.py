@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from benchmarks.demo_training.batches import vision_batches
 from benchmarks.demo_training.evaluate import degraded
@@ -16,7 +18,7 @@ from benchmarks.demo_training.segments import Segment, drop_words
 from benchmarks.demo_training.sequences import Packer, mixed_batches, pack_rows
 from benchmarks.demo_training.train import DEMO, Recipe
 from benchmarks.icons.train import RECIPE
-from moir_edge.demo import demo_rows
+from moir_edge.demo import checkpoint_path, demo_rows
 
 
 @pytest.fixture(scope="module", params=[DEMO, RECIPE], ids=["demo", "icons"])
@@ -175,3 +177,24 @@ def test_card_and_curves_hold_the_measured_figures(tmp_path: Any) -> None:
     assert "61.5 minutes on a 2-core test machine" in card
     assert "| B language | 10 | 2.0 | – | 60.0 | 50.0 | 10.0 |" in card
     assert (tmp_path / "curves.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_a_new_router_leaves_the_vlm_as_it_is(tmp_path: Path) -> None:
+    from benchmarks.demo_training.train import replace_router
+    from benchmarks.study.settings import StudySettings
+
+    study = StudySettings(steps=1, batch_size=2, train_rows=6, validation_rows=3, test_rows=3)
+    record = replace_router(checkpoint_path(), tmp_path, study, test_rows=6)
+    old, new = (load_file(folder / "model.safetensors") for folder in (checkpoint_path(), tmp_path))
+    assert old.keys() == new.keys()
+    changed = {name for name, weight in old.items() if not weight.equal(new[name])}
+    assert {name.partition(".")[0] for name in changed} == {"moir_router"}
+    names = {file.name for file in checkpoint_path().iterdir()}
+    assert {file.name for file in tmp_path.iterdir()} == names
+    for name in names - {"model.safetensors", "README.md", "training_log.json", "config.json"}:
+        assert (tmp_path / name).read_bytes() == (checkpoint_path() / name).read_bytes(), name
+    assert record["plan"]["router_steps"] == 1
+    assert record["test"]["rows"] == {"vqa": 2, "statement": 2, "caption": 2}
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "1 router." in card
+    assert "What the density shows" not in card  # measured anew by `benchmarks.density --card`
