@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moir_edge.demo.data import TASKS, DemoRow
+from moir_edge.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from moir_edge.data.degradations import Degradation
@@ -84,12 +85,17 @@ def degraded(rows: Sequence[DemoRow], degradation: str) -> list[DemoRow]:
         degradation: As `moir-edge diagnose` reads it, such as ``"blur=3.5px"``.
 
     Raises:
-        UnsupportedError: There is no such degradation.
+        UnsupportedError: There is no such degradation, or it takes a part of the row away.
         DataError: Its strength cannot be used.
     """
     from moir_edge.data.degradations import parse_degradation
 
     wanted = parse_degradation(degradation)
+    if wanted.kind.row_effect is not None:
+        raise UnsupportedError(
+            f"got degradation {degradation!r}, expected one that changes pixels or words: rows without an image or context "
+            "have another prompt; use `moir-edge diagnose`"
+        )
     return [_degraded(row, wanted) for row in rows]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ __all__ = [
     "LOGIT_RATE",
     "MAIN",
     "MISSING",
+    "PLAIN",
     "REWEIGHTING",
     "SHUFFLED",
     "WINNER",
@@ -88,8 +90,8 @@ class Arm:
     data: str = data.TRAIN
 
 
-WINNER = Arm(name="token-confidence", title="`token` router, confidence", router=_TOKEN)
-"""The arm that is held against the targets, and whose router the demo ships."""
+PLAIN = Arm(name="token-confidence", title="`token` router, confidence", router=_TOKEN)
+"""The router with the loss of the answers alone."""
 
 KEPT: tuple[Arm, ...] = (
     Arm(
@@ -107,16 +109,15 @@ KEPT: tuple[Arm, ...] = (
 )
 """Routers that are to leave clean rows alone."""
 
-RANKED: tuple[Arm, ...] = (
-    Arm(
-        name="token-ranked",
-        title="`token` router, ranked density, keep-clean",
-        router=_TOKEN,
-        keep_clean=KEEP_CLEAN,
-        rank_density=RANK_DENSITY,
-    ),
+WINNER = Arm(
+    name="token-ranked",
+    title="`token` router, ranked density, keep-clean",
+    router=_TOKEN,
+    keep_clean=KEEP_CLEAN,
+    rank_density=RANK_DENSITY,
 )
-"""Routers whose density is to say what an image token shows."""
+"""The best router on validation rows, whose density says what an image token shows. It is held against the targets, and the demo
+ships it."""
 
 EQUAL: tuple[Arm, ...] = (
     Arm(
@@ -138,8 +139,8 @@ EQUAL: tuple[Arm, ...] = (
 )
 """Controls with as many weights as the token router, and its objectives."""
 
-DECIDING = ("token-learned-gate", EQUAL_LORA)
-"""The router that is held against every arm of `EQUAL`, and the nearest of them: more seeds than the others."""
+DECIDING = (WINNER.name, "no-look-up")
+"""The router that is held against every arm of `EQUAL`, and the best of them on validation rows: more seeds than the others."""
 
 MAIN: tuple[Arm, ...] = (
     Arm(name=BASE, title="base, as it is", train=None),
@@ -151,7 +152,7 @@ MAIN: tuple[Arm, ...] = (
     ),
     Arm(name="gate", title="`gate` router", router=_GATE),
     Arm(name="channel", title="`channel` router", router=_CHANNEL, learning_rate=LOGIT_RATE),
-    WINNER,
+    PLAIN,
     Arm(
         name="token-entropy",
         title="`token` router, entropy",
@@ -164,16 +165,13 @@ MAIN: tuple[Arm, ...] = (
         balance="mwam-loss",
     ),
     *KEPT,
-    *RANKED,
+    WINNER,
     *EQUAL,
 )
 """The arms of the table, with every seed."""
 
-SHUFFLED = Arm(
-    name="shuffled",
-    title="`token` router, shuffled answers",
-    router=_TOKEN,
-    data=data.SHUFFLED,
+SHUFFLED = dataclasses.replace(
+    WINNER, name="shuffled", title="`token` router, shuffled answers", data=data.SHUFFLED
 )
 """The control for leaks: nothing in these rows tells the answer, but the answer."""
 

@@ -36,7 +36,7 @@ class StudySettings:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     deciding_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    steps: int = 400
+    steps: int = 200
     batch_size: int = 32
     learning_rate: float = 1e-3
     lora_rank: int = 4

@@ -19,6 +19,7 @@ from benchmarks.demo_training.sequences import Packer, mixed_batches, pack_rows
 from benchmarks.demo_training.train import DEMO, Recipe
 from benchmarks.icons.train import RECIPE
 from moir_edge.demo import checkpoint_path, demo_rows
+from moir_edge.errors import UnsupportedError
 
 
 @pytest.fixture(scope="module", params=[DEMO, RECIPE], ids=["demo", "icons"])
@@ -150,6 +151,8 @@ def test_rows_degraded_in_memory_keep_everything_else() -> None:
         assert set(other.prompt.split()) <= set(row.prompt.split())
     assert any(row.prompt != other.prompt for row, other in zip(rows, dropped, strict=True))
     assert {(row.prompt, row.context) for row in degraded(rows, "text-blank")} == {("", None)}
+    with pytest.raises(UnsupportedError, match="'image-absent', expected one that changes pixels"):
+        degraded(rows, "image-absent")
 
 
 def test_card_and_curves_hold_the_measured_figures(tmp_path: Any) -> None:
