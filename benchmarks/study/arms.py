@@ -139,7 +139,7 @@ EQUAL: tuple[Arm, ...] = (
 )
 """Controls with as many weights as the token router, and its objectives."""
 
-DECIDING = (WINNER.name, "no-look-up")
+DECIDING = (WINNER.name, EQUAL_LORA)
 """The router that is held against every arm of `EQUAL`, and the best of them on validation rows: more seeds than the others."""
 
 MAIN: tuple[Arm, ...] = (
