@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from moir_edge.errors import BundleError, one_line
+from moir_edge.mapped_pages import give_back_pages, mapped_ranges, written_ranges
 
 __all__ = ["Component", "placed"]
 
@@ -34,11 +36,20 @@ class Component:
     Args:
         session: An ONNX Runtime session.
         name: What messages call the graph.
+        weights: A file that the session has mapped and only reads; None for one that it copied.
     """
 
-    def __init__(self, session: Any, name: str) -> None:
+    def __init__(self, session: Any, name: str, weights: Path | None = None) -> None:
         self.session = session
         self.name = name
+        mapped = mapped_ranges([] if weights is None else [weights])
+        written = set(written_ranges(mapped))
+        self._mapped = [span for span in mapped if span not in written]
+
+    def give_back_weights(self) -> None:
+        """Let go of the pages of mapped weights until the next run; they come back from the system's copy of the file."""
+        for start, end in self._mapped:
+            give_back_pages(start, end)
 
     @property
     def provider(self) -> str:

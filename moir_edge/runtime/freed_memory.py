@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from functools import cache
 from typing import Any
+
+from moir_edge.mapped_pages import c_library
 
 __all__ = ["give_back_freed_memory", "large_blocks_apart"]
 
@@ -40,4 +41,4 @@ def large_blocks_apart() -> None:
 
 def _library() -> Any:
     """Return the C library of a Linux process, else None."""
-    return ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    return c_library() if sys.platform.startswith("linux") else None

@@ -115,6 +115,11 @@ class KeptGraph:
     most_bytes: int
     packed: bool
 
+    @property
+    def data(self) -> Path:
+        """The file of the graph's weights, which a session maps."""
+        return self.folder / _DATA
+
     def session(self, open_session: Open, source: str, options: Callable[[], Any]) -> Any:
         """Return a session of the kept graph, made first where there is none, or of the bundle's where that cannot be.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from moir_edge.environment import onnxruntime_version
 from moir_edge.errors import BundleError, EnvironmentProblem, one_line
+from moir_edge.runtime.component import Component
 from moir_edge.runtime.cuda_start import CUDA_PACKAGE, cuda_problem
 from moir_edge.runtime.float4 import session_source
 from moir_edge.runtime.freed_memory import give_back_freed_memory, large_blocks_apart
@@ -92,8 +93,8 @@ def open_graph(
     provider: GraphProvider,
     threads: int | None,
     thread_wait: ThreadWait | None = None,
-) -> Any:
-    """Return the ONNX Runtime session of a component.
+) -> Component:
+    """Open a component's graph in ONNX Runtime.
 
     Raises:
         EnvironmentProblem: This ONNX Runtime does not offer the provider, or cannot start it.
@@ -153,14 +154,16 @@ def open_graph(
             f"ONNX Runtime cannot load {path} with the {provider} provider: {reason}; or run with `provider='cpu'`"
         ) from error
     give_back_freed_memory()
-    found = _signature(session.get_inputs()), _signature(session.get_outputs())
-    check_signature(entry, path, *found, fused=fused)
+    signature = _signature(session.get_inputs()), _signature(session.get_outputs())
+    check_signature(entry, path, *signature, fused=fused)
     if session.get_providers()[0] != execution[0]:  # it goes on without one that does not start
         raise EnvironmentProblem(
             f"ONNX Runtime could not start {execution[0]} for {path}; its libraries (CUDA, cuDNN, for ort-tensorrt "
             "TensorRT) must be on the loader's path; or run with `provider='cpu'`"
         )
-    return session
+    opened_graph = Component(session, str(path), None if kept is None else kept.data)
+    opened_graph.give_back_weights()  # loading read them all; the first run reads its own
+    return opened_graph
 
 
 def check_signature(

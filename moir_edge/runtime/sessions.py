@@ -101,11 +101,8 @@ class GraphSessions:
         }
         graphs = {name: (fused[name] or entry).graph for name, entry in entries.items()}
         components = {
-            name: Component(
-                open_graph(
-                    bundle, name, provider=provider, threads=threads, thread_wait=thread_wait
-                ),
-                str(bundle.path / graphs[name]),
+            name: open_graph(
+                bundle, name, provider=provider, threads=threads, thread_wait=thread_wait
             )
             for name in ("vision", *embedding, *router, "decoder")
             if name not in opened
@@ -153,10 +150,13 @@ class GraphSessions:
     def run_vision(self, feed: Mapping[str, Array]) -> dict[str, Floats]:
         """Run `vision` once and return its outputs by name."""
         vision = self.components["vision"]
+        # What is not read now goes: this run takes the most memory of all.
         if self._table is not None:
-            self._table.give_back()  # it is not read now, and the run takes the most memory of all
+            self._table.give_back()
+        self.components["decoder"].give_back_weights()
         names = vision.outputs
         outputs = dict(zip(names, vision.arrays(feed, names, give_back=True), strict=True))
+        vision.give_back_weights()
         features = outputs["image_features"]
         tokens = self.facts.tokens_per_tile
         tiles = len(feed["pixel_values"])

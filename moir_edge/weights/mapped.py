@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moir_edge.mapped_pages import c_library, give_back_pages, mapped_ranges
+
 if TYPE_CHECKING:
     import torch
 
@@ -18,7 +20,6 @@ __all__ = ["MappedFiles", "trim_memory"]
 _PAGE = (
     4096  # asked of the system where a call needs it; a larger page only widens what is given back
 )
-_DONTNEED = 4
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class MappedFiles:
     """
 
     def __init__(self, files: Iterable[Path] = (), tensors: Iterable[torch.Tensor] = ()) -> None:
-        mapped = _mappings({str(path.resolve()) for path in files})
+        mapped = mapped_ranges(files)
         self._ranges: dict[int, _Range] = {}
         for tensor in tensors if mapped else ():
             address = tensor.data_ptr()
@@ -60,29 +61,11 @@ class MappedFiles:
             return
         first = max(found.start, tensor.data_ptr() // _PAGE * _PAGE)
         last = min(found.end, -(-(tensor.data_ptr() + tensor.nbytes) // _PAGE) * _PAGE)
-        _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), _DONTNEED)
+        give_back_pages(first, last)
 
     def _range_of(self, address: int) -> _Range | None:
         ranges = self._ranges.values()
         return next((one for one in ranges if one.start <= address < one.end), None)
-
-
-def _mappings(files: set[str]) -> list[tuple[int, int]]:
-    """Return the addresses at which this process has mapped one of the files."""
-    if not files or not sys.platform.startswith("linux"):
-        return []
-    found = []
-    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
-        # start-end permissions offset device inode path
-        addresses, *fields = line.split(maxsplit=5)
-        if len(fields) == 5 and fields[4] in files:
-            start, end = (int(address, 16) for address in addresses.split("-"))
-            found.append((start, end))
-    return found
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def trim_memory() -> None:
@@ -91,6 +74,6 @@ def trim_memory() -> None:
     What the C library keeps for later goes back on Linux with glibc alone.
     """
     gc.collect()
-    trim = getattr(_libc(), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    trim = getattr(c_library(), "malloc_trim", None) if sys.platform.startswith("linux") else None
     if trim is not None:
         trim(ctypes.c_size_t(0))

@@ -110,5 +110,5 @@ def test_activations_go_back_where_that_is_asked_for(wide: Component, give_back:
 
 
 def test_a_session_keeps_no_pattern_of_its_activations(tiny_bundle: Path) -> None:
-    session = open_graph(open_bundle(tiny_bundle), "vision", "cpu", 1)
+    session = open_graph(open_bundle(tiny_bundle), "vision", "cpu", 1).session
     assert not session.get_session_options().enable_mem_pattern

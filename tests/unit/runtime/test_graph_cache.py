@@ -12,11 +12,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 import moir_edge
 from moir_edge.errors import BundleError, DataError
 from moir_edge.graphs.sessions import cpu_session
 from moir_edge.runtime import graph_cache
+from moir_edge.runtime.component import Component
 from moir_edge.runtime.graph_cache import KeptGraph, graph_cache_bytes, kept_graph
 from moir_edge.threads import session_options
 
@@ -244,6 +246,21 @@ def test_a_bundle_is_loaded_from_it(
         found = moir_edge.load(tiny_bundle, threads=1).generate("what?", max_new_tokens=4)
         assert found.token_ids == expected.token_ids
     assert len(list(cache.iterdir())) == 2  # vision and decoder
+
+
+def test_weights_that_a_picture_does_not_need_leave_the_memory(
+    cache: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = moir_edge.load(tiny_bundle, threads=1)
+    given: list[str] = []
+    monkeypatch.setattr(
+        Component, "give_back_weights", lambda self: given.append(Path(self.name).stem)
+    )
+    model.generate("what?", max_new_tokens=2)
+    assert given == []
+    model.generate("what?", images=[Image.new("RGB", (40, 40))], max_new_tokens=2)
+    # the decoder's while the picture is read, the tower's from then on
+    assert [name.partition(".")[0] for name in given] == ["decoder", "vision"]
 
 
 def test_a_graph_of_another_signature_is_refused_as_before(
