@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ def main() -> int:
     from PIL import Image
 
     import moir_edge
+    from moir_edge.finite import json_text
     from moir_edge.runtime.timing import peak_memory_bytes
 
     before = time.process_time()
@@ -38,7 +38,7 @@ def main() -> int:
         "own_bytes": int(own.split()[1]) * 1024,
         "peak_bytes": peak_memory_bytes(),
     }
-    print(json.dumps(record))  # noqa: T201
+    print(json_text(record, indent=None))  # noqa: T201
     return 0
 
 
