@@ -153,7 +153,8 @@ class GraphSessions:
         # What is not read now goes: this run takes the most memory of all.
         if self._table is not None:
             self._table.give_back()
-        self.components["decoder"].give_back_weights()
+        if "decoder" in self.components:  # another library may have its own
+            self.components["decoder"].give_back_weights()
         names = vision.outputs
         outputs = dict(zip(names, vision.arrays(feed, names, give_back=True), strict=True))
         vision.give_back_weights()
