@@ -116,8 +116,8 @@ WINNER = Arm(
     keep_clean=KEEP_CLEAN,
     rank_density=RANK_DENSITY,
 )
-"""The best router on validation rows, whose density says what an image token shows. It is held against the targets, and the demo
-ships it."""
+"""The best router on validation rows, whose density says what an image token shows; it is held against the targets, and
+`demo_training.train --router-of` gives it to the demo."""
 
 EQUAL: tuple[Arm, ...] = (
     Arm(
