@@ -293,13 +293,12 @@ def run_worker(
     Raises:
         EnvironmentProblem: The process failed; the message has the last line it wrote.
     """
+    root = Path(__file__).resolve().parents[1]
     environment = child_environment(variables)
-    root = str(
-        Path(__file__).resolve().parents[1]
-    )  # another interpreter has no other way to find it
-    path = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    # What stands in the command is not inherited; a process that the worker starts finds the scripts by this.
+    path = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
     done = subprocess.run(
-        module_command(module, *arguments, python=python),
+        module_command(module, *arguments, python=python, root=root),
         env={**environment, "PYTHONPATH": path},
         capture_output=True,
         text=True,

@@ -38,6 +38,9 @@ _DROP = """\
 import sys
 if not getattr(sys.flags, "safe_path", False): del sys.path[0]
 """
+_FIRST = """\
+sys.path.insert(0, {root!r})
+"""
 _CALL = """\
 from {module} import {function}
 sys.exit({function}())
@@ -60,15 +63,19 @@ def child_command(entry: str, *arguments: str) -> list[str]:
     return _command(_CALL.format(module=module, function=function), arguments)
 
 
-def module_command(module: str, *arguments: str, python: str = sys.executable) -> list[str]:
+def module_command(
+    module: str, *arguments: str, python: str = sys.executable, root: Path | None = None
+) -> list[str]:
     """Return the command that runs a module as `python -m` does, without the current folder on its path.
 
     Args:
         module: Its full name.
         arguments: The module finds them in `sys.argv[1:]`.
         python: Another interpreter keeps its own search path, and finds this package by its own means.
+        root: Folder that the module is looked for in first; None where the search path has it.
     """
-    code = _RUN.format(module=module)
+    first = "" if root is None else _FIRST.format(root=str(root.resolve()))
+    code = first + _RUN.format(module=module)
     if python != sys.executable:
         return [python, "-c", _DROP + code, module, *arguments]
     return _command(code, (module, *arguments))

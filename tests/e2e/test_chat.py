@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -58,7 +59,9 @@ class Terminal:
         while not shown:
             assert time.monotonic() < end, "nothing is shown after Ctrl-C"
             self.type("\x03")
-            shown = self._piece(5) or ""
+            piece = self._piece(5)
+            assert piece is not None, f"the chat ended with exit code {self.process.wait(SECONDS)}"
+            shown = piece
         # CPython sees a Ctrl-C that came at the wrong moment with the next key: let an empty line be that key.
         self.type("\n/seen\n")
         assert "Traceback" not in self.until(rf"no command '/seen'[^\n]*\n{PROMPT}$")
@@ -85,9 +88,11 @@ class Terminal:
 
 
 def take_terminal() -> None:
-    """Make the terminal of standard input the one that Ctrl-C comes from."""
+    """Make the terminal of standard input the one that Ctrl-C comes from, and heed it: a shell's background jobs do not."""
     import fcntl
     import termios
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,6 +120,8 @@ def run_limited(
     """Return exit code and standard error of the real command, under limits in MB and in open files."""
 
     def limit() -> None:
+        # As in a terminal: numpy's BLAS interrupts its process, and one that a shell put in the background would ignore that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         # glibc gives each thread a stack of the limit at the start of the process.
         pairs = ((resource.RLIMIT_STACK, stack, _MB), (resource.RLIMIT_NOFILE, files, 1))
         for kind, value, unit in (*pairs, (resource.RLIMIT_AS, memory, _MB)):

@@ -122,6 +122,17 @@ def test_a_worker_gives_its_last_line_or_its_error(tmp_path: Path) -> None:
         run_worker("nowhere.at_all")
 
 
+def test_a_worker_is_found_from_a_checkout_that_is_not_on_the_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As under pytest from the project's folder, which is left out of the worker's path as the current one."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if Path(entry) != ROOT])
+    with pytest.raises(EnvironmentProblem, match="ended with exit code 2: .*required: -o/--output"):
+        run_worker("benchmarks.study")
+
+
 def test_a_cell_is_text_in_one_row() -> None:
     table = markdown_table(("a", "b"), [("x | y\nz", "<script>\x1b")])
     assert table.splitlines()[2:] == [r"| x \| y\nz | &lt;script>\x1b |"]
