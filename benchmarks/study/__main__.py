@@ -1,7 +1,8 @@
 """Run the study of routers on its backbones and rewrite its page, `docs/study.md`.
 
-Finished runs in the folder are kept, so a study that was stopped goes on where it was. `--validate` measures on validation rows
-and adds a line to the record of tries. Without it the test rows are read: once, with one set of arms and settings.
+The record of every finished run is kept, so a study that was stopped goes on where it was, on another machine too. Without
+`-o` no run is made, and `--docs` shows those that are kept. `--validate` measures on validation rows and adds a line to the
+record of tries. Without it the test rows are read: once, with one set of arms and settings.
 """
 
 from __future__ import annotations
@@ -32,6 +33,16 @@ from moir_edge.whole_files import write_whole
 __all__ = ["main"]
 
 _SETTINGS = "settings.json"
+RECORDS = Path(__file__).with_name("records")
+"""The records of runs on test rows that the repository keeps: a folder for each backbone and plan."""
+
+_KEPT = {
+    "tries": (TRIES, "record of the tries"),
+    "readings": (READINGS, "record of test readings"),
+    "records": (RECORDS, "folder of the runs' records"),
+}
+"""What the repository keeps, by the option that puts it elsewhere."""
+
 _ARMS = (*MAIN, *CONTROLS, SHUFFLED)
 _GUESS_SECONDS = 200.0
 """Wall time of a run before there is one to go by: 400 steps and 720 rows under five conditions, on one core."""
@@ -51,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = new_parser("study", __doc__, writes_json=False)
     parser.add_argument(
-        "-o", "--output", dest="folder", type=Path, required=True, help="folder of the runs"
-    )
+        "-o", "--output", dest="folder", type=Path, help="folder of data and checkpoints; none makes no run"
+    )  # fmt: skip
     parser.add_argument("--docs", type=Path, help="folder of study.md and its plots")
     parser.add_argument(
         "--arm", action="append", metavar="NAME", help="only this arm; several times for several"
@@ -77,34 +88,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cost", action="store_true", help="print the missing runs and what they cost, and stop"
     )
-    parser.add_argument("--smoke", action="store_true", help="two steps, six rows, three arms")
+    parser.add_argument(
+        "--smoke", action="store_true", help="two steps, six rows, three arms; records are in the folder of -o"
+    )  # fmt: skip
     parser.add_argument(
         "--gpu", action="store_true", help="train on a CUDA device; measured on the CPU"
     )
-    parser.add_argument("--tries", type=Path, default=TRIES, help="record of the tries")
-    parser.add_argument("--readings", type=Path, default=READINGS, help="record of test readings")
+    for name, (_, about) in _KEPT.items():
+        parser.add_argument(f"--{name}", type=Path, help=f"{about} (default: the study's own)")
     add_count(parser, "--jobs", available_cores(), "runs at a time, a thread each")
     return run(parser, _run, arguments)
 
 
 def _run(options: argparse.Namespace, progress: Progress) -> Result:
     _check(options)
+    for name, (kept, _) in _KEPT.items():
+        if getattr(options, name) is None:
+            setattr(options, name, options.folder / kept.name if options.smoke else kept)
     common = SMOKE if options.smoke else StudySettings()
     backbones = [
         find_backbone(name) for name in options.backbone or [one.name for one in BACKBONES]
     ]
-    split = VALIDATION if options.validate else TEST
-    jobs = {one.name: _jobs(one, common, options, split) for one in backbones}
+    jobs = {one.name: _jobs(one, common, options) for one in backbones}
     missing = [job for own in jobs.values() for job in own if not job.record.exists()]
-    cost = _cost(missing, options.folder, options.jobs)
+    cost = _cost(missing, options.jobs)
     if options.cost:
         return Result(text=cost)
-    for backbone in backbones:
-        if split == TEST:
-            plan = plan_of(backbone.settings(common), _ARMS)
-            note_reading(options.readings, backbone.name, plan, again=options.again)
-        _prepare(options.folder, backbone, common)
-    run_jobs(missing, processes=options.jobs, threads=1, progress=progress)
+    if options.folder is not None:
+        for backbone in backbones:
+            if not options.validate:
+                plan = _plan(backbone, common)
+                note_reading(options.readings, backbone.name, plan, again=options.again)
+            _prepare(options.folder, backbone, common)
+        run_jobs(missing, processes=options.jobs, threads=1, progress=progress)
     if options.validate:
         for backbone in backbones:
             _record_tries(jobs[backbone.name], backbone, common, options)
@@ -125,6 +141,11 @@ def _check(options: argparse.Namespace) -> None:
             raise DataError(f"{name} changes what is tried on validation rows; add --validate")
     if options.validate and options.docs is not None:
         raise DataError("the page shows figures of test rows; leave --docs or --validate out")
+    needs = options.validate or options.smoke or not (options.cost or options.docs)
+    if options.folder is None and needs:
+        raise DataError(
+            "no folder to make runs in; give one with -o, or show kept runs with --docs"
+        )
     known = {arm.name: arm for arm in _ARMS}
     for name in options.arm or ():
         if name not in known:
@@ -136,11 +157,20 @@ def _check(options: argparse.Namespace) -> None:
             raise EnvironmentProblem("--gpu: torch sees no CUDA device; leave it out")
 
 
-def _jobs(
-    backbone: Backbone, common: StudySettings, options: argparse.Namespace, split: str
-) -> list[Job]:
+def _plan(backbone: Backbone, common: StudySettings) -> str:
+    return plan_of(backbone.settings(common), _ARMS)
+
+
+def _records(backbone: Backbone, common: StudySettings, options: argparse.Namespace) -> Path:
+    """Return the folder of a backbone's records; runs on test rows with other arms or settings have another one."""
+    if options.validate:
+        return Path(options.folder / backbone.name / "runs" / VALIDATION)
+    return Path(options.records / f"{backbone.name}-{_plan(backbone, common)}")
+
+
+def _jobs(backbone: Backbone, common: StudySettings, options: argparse.Namespace) -> list[Job]:
     """Return the runs that were asked for, the base first: everything is held against it."""
-    settings = backbone.settings(common)
+    settings, records = backbone.settings(common), _records(backbone, common, options)
     wanted = options.arm or (SMOKE_ARMS if options.smoke else [arm.name for arm in _ARMS])
     jobs = []
     for arm in _ARMS:
@@ -154,8 +184,8 @@ def _jobs(
             seeds = seeds[:1]
         jobs += [
             Job(
-                arm=new, seed=seed, settings=own, folder=options.folder / backbone.name, split=split,
-                gpu=options.gpu,
+                arm=new, seed=seed, settings=own, folder=(options.folder or Path()) / backbone.name,
+                records=records, split=VALIDATION if options.validate else TEST, gpu=options.gpu,
             )
             for seed in seeds
         ]  # fmt: skip
@@ -186,14 +216,15 @@ def _prepare(folder: Path, backbone: Backbone, common: StudySettings) -> None:
     write_whole(made, record)
 
 
-def _cost(missing: Sequence[Job], folder: Path, processes: int) -> str:
+def _cost(missing: Sequence[Job], processes: int) -> str:
     """Say how many runs are missing, and how long they take by the runs that are there."""
     if not missing:
         return "every run is made"
-    times = [read_run(file).seconds for file in folder.glob(f"*/runs/*/*-{missing[0].seed}.json")]
+    folders = {job.records for job in missing}
+    times = [read_run(file).seconds for folder in folders for file in folder.glob("*.json")]
     each = sum(times) / len(times) if times else _GUESS_SECONDS
     hours = each * len(missing) / processes / 3600
-    basis = f"by {len(times)} runs in the folder" if times else "by the runs of a 2-core machine"
+    basis = f"by {len(times)} runs that are kept" if times else "by the runs of a 2-core machine"
     return (
         f"{len(missing)} runs are to be made: about {hours:.1f} hours, {processes} at a time ({each:.0f} s each, {basis})\n"
         + "\n".join(f"  {job.folder.name}: {job.name}" for job in missing)
@@ -221,29 +252,31 @@ def _study(
     seconds = [
         read_run(file).seconds
         for backbone in backbones
-        for file in (options.folder / backbone.name / "runs" / TEST).glob("*.json")
+        for file in _records(backbone, common, options).glob("*.json")
     ]
     return Study(
-        parts=[_figures(backbone, common, options.folder) for backbone in backbones],
+        parts=[_figures(backbone, common, options) for backbone in backbones],
         tries=read_tries(options.tries),
         readings=read_readings(options.readings),
         hours=sum(seconds) / 3600,
     )
 
 
-def _figures(backbone: Backbone, common: StudySettings, folder: Path) -> BackboneFigures:
-    settings = backbone.settings(common)
+def _figures(
+    backbone: Backbone, common: StudySettings, options: argparse.Namespace
+) -> BackboneFigures:
+    settings, records = backbone.settings(common), _records(backbone, common, options)
     runs: dict[str, list[Run]] = {}
     missing = []
     for arm in _ARMS:
         for seed in _seeds(arm, settings):
-            job = Job(arm=arm, seed=seed, settings=settings, folder=folder / backbone.name)
+            job = Job(arm=arm, seed=seed, settings=settings, folder=records, records=records)
             if job.record.exists():
                 runs.setdefault(arm.name, []).append(read_run(job.record))
             else:
                 missing.append(job.name)
     if BASE not in runs:
-        raise DataError(f"{backbone.name}: the base has no run; run the study without --arm")
+        raise DataError(f"{records} has no run of the base; make it with -o")
 
     def figures(arm: Arm) -> ArmFigures | None:
         own = runs.get(arm.name)

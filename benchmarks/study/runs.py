@@ -21,8 +21,10 @@ from benchmarks.study.data import TEST
 from benchmarks.study.settings import ABSENT, IMAGE_BLANK, TEXT_BLANK, StudySettings
 from moir_edge.children import outside_current_folder
 from moir_edge.errors import DataError
+from moir_edge.finite import json_text
 from moir_edge.json_files import read_object
 from moir_edge.progress import Progress, silent
+from moir_edge.whole_files import write_whole
 
 if TYPE_CHECKING:
     from benchmarks.study.training import Trained
@@ -71,8 +73,9 @@ class Job:
         arm: The arm.
         seed: The seed.
         settings: The study's settings, for its backbone.
-        folder: The folder of its backbone, with `base`, `train`, `test` and `validation` in it; the record goes to
-            `runs`, the tuned checkpoint to `tuned`.
+        folder: The folder of its backbone, with `base`, `train`, `test` and `validation` in it; the tuned checkpoint goes
+            to `tuned`.
+        records: Folder of the records.
         split: Rows it is measured on: `TEST` or `VALIDATION`.
         gpu: Whether it is trained on a CUDA device; it is measured on the CPU in any case.
     """
@@ -81,6 +84,7 @@ class Job:
     seed: int
     settings: StudySettings
     folder: Path
+    records: Path
     split: str = TEST
     gpu: bool = False
 
@@ -92,7 +96,7 @@ class Job:
     @property
     def record(self) -> Path:
         """The file of the run's figures."""
-        return self.folder / "runs" / self.split / f"{self.name}.json"
+        return self.records / f"{self.name}.json"
 
     @property
     def tuned(self) -> Path:
@@ -157,7 +161,7 @@ def _make(job: Job, threads: int) -> None:
         seconds=round(time.monotonic() - start, 1),
         **figures,
     )
-    write_json(job.record, asdict(run))
+    write_whole(job.record, json_text(asdict(run), indent=None) + "\n")
 
 
 def _trained(job: Job) -> Trained:

@@ -1,7 +1,8 @@
 """Run a traced model over calibration rows and gather statistics of its activations; resumable, in bounded memory.
 
 Statistics of all layers of a large model take more memory than its weights. Layers are therefore watched group by group,
-with a pass over the rows for each group, and what a group gave lies on disk until its layers are quantized.
+with a pass over the rows for each group, and what a group gave lies on disk until its layers are quantized. A pass runs the
+layers of its group alone, on what the pass before left of each row.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from pathlib import Path
 import onnx_ir as ir
 
 from moir_edge.bundle.manifest import ModelFacts
+from moir_edge.calibration.cut_graphs import CutGraphs
 from moir_edge.calibration.groups import Observers, group_observers
 from moir_edge.calibration.narrow_storage import store_narrow
 from moir_edge.calibration.passes import RowPasses
 from moir_edge.calibration.rows import CalibrationRows
-from moir_edge.calibration.tap_choice import TapChoice
 from moir_edge.calibration.taps import add_taps, find_activations
 from moir_edge.errors import DataError
 from moir_edge.graphs.writing import written_graphs
@@ -61,12 +62,12 @@ def collect(
     found: Observers = {name: {} for name in components}
     is_large = sum(map(_weight_bytes, graphs.values())) > PREPACKED_BYTES
     with written_graphs(_tapped(graphs, components, is_large)) as folder:
-        passes = RowPasses(folder, facts, tuple(graphs), decode_steps, cache, is_large)
-        taps = TapChoice(folder, components) if len(groups) > 1 else None
+        cut = CutGraphs(folder, groups, facts) if len(groups) > 1 else None
+        passes = RowPasses(folder, facts, tuple(graphs), decode_steps, cache, is_large, cut)
         aside = TemporaryFolder() if len(groups) > 1 else None
         for at, group in enumerate(groups):
-            if taps is not None:
-                taps.keep(group)
+            if cut is not None:
+                cut.choose(at)
             own = rows if at == 0 else rows.again()
             for done in passes.watch(group, own):
                 progress(stage, at * rows.limit + done, len(groups) * rows.limit)

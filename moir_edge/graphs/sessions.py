@@ -40,10 +40,12 @@ from moir_edge.threads import session_options
 __all__ = [
     "TAP_PREFIX",
     "PromptRun",
+    "TappedComponent",
     "TappedSessions",
     "Watch",
     "cpu_session",
     "greedy_tokens",
+    "tapped_component",
 ]
 
 TAP_PREFIX = "tap/"
@@ -151,16 +153,43 @@ class TappedSessions(GraphSessions):
         return embeds
 
     def _open(self, folder: Path, precisions: Mapping[str, str]) -> dict[str, TappedComponent]:
-        found = {}
-        for name, precision in precisions.items():
-            entries = {**session_config(name, precision, ort.__version__), **self._entries}
-            if self._frugal and precision == FP32:
-                # Packed weights of four bits are what their kernels take; float ones would lie in memory twice.
-                entries["session.disable_prepacking"] = "1"
-            source = session_source(_graph_file(folder, name), precision)
-            session = cpu_session(source, entries, arena=not self._frugal, in_order=self._in_order)
-            found[name] = TappedComponent(name, session, self._watch)
-        return found
+        return {
+            name: tapped_component(
+                name, _graph_file(folder, name), precision, watch=self._watch,
+                session_entries=self._entries, frugal=self._frugal, in_order=self._in_order,
+            )
+            for name, precision in precisions.items()
+        }  # fmt: skip
+
+
+def tapped_component(
+    name: str,
+    graph: Path,
+    precision: str = FP32,
+    *,
+    watch: Watch | None,
+    session_entries: Mapping[str, str] | None = None,
+    frugal: bool = False,
+    in_order: bool = False,
+) -> TappedComponent:
+    """Open one graph.
+
+    Args:
+        name: Of the component.
+        graph: Its file.
+        precision: Of its weights.
+        watch: As in `TappedSessions`, like the rest.
+        session_entries: Further configuration entries of the session.
+        frugal: Take memory only while it is used.
+        in_order: Run the graph as it is written.
+    """
+    entries = {**session_config(name, precision, ort.__version__), **(session_entries or {})}
+    if frugal and precision == FP32:
+        # Packed weights of four bits are what their kernels take; float ones would lie in memory twice.
+        entries["session.disable_prepacking"] = "1"
+    source = session_source(graph, precision)
+    session = cpu_session(source, entries, arena=not frugal, in_order=in_order)
+    return TappedComponent(name, session, watch)
 
 
 def _graph_file(folder: Path, name: str) -> Path:
@@ -185,12 +214,14 @@ class TappedComponent(Component):
         super().__init__(session, name)
         self.further_inputs: Mapping[str, Array] = {}
         self._watch = watch
-        self._taps = [one for one in super().outputs if one.startswith(TAP_PREFIX)]
+        names = [output.name for output in session.get_outputs()]
+        self._taps = [name for name in names if name.startswith(TAP_PREFIX)]
 
     @cached_property
     def outputs(self) -> list[str]:
         """The names of the graph's own outputs, in order."""
-        return [name for name in super().outputs if not name.startswith(TAP_PREFIX)]
+        names = [output.name for output in self.session.get_outputs()]
+        return [name for name in names if not name.startswith(TAP_PREFIX)]
 
     def arrays(
         self, feed: Mapping[str, Array], outputs: Sequence[str], *, give_back: bool = False

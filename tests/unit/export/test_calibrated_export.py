@@ -178,8 +178,13 @@ def test_layers_watched_one_by_one_give_the_same_statistics(
     assert reports[0] == (0, 3 * passes)
     assert reports[-1] == (3 * passes, 3 * passes)
     assert len(list(tmp_path.iterdir())) == passes
-    # The tower runs in every pass, once for each row.
-    assert ran.count("vision") == 3 * passes
+    # The tower runs once as a whole and once by its layers; and once as a whole again for what the decoder starts from.
+    layers = len(apart["vision"])
+    assert ran.count("vision") == 3 * (1 + (layers - 1) + 1)
+    # Only whole runs look up tokens: the prompts' in the tower's pass, the answers' too in the decoder's first.
+    steps = ran.count("embedding") - 3 - 3
+    assert 0 < steps <= 3 * 2
+    assert ran.count("decoder") == 3 * (passes - layers - 1) + steps * (passes - layers - 1)
     # Σ x xᵀ of a layer is read when it is asked for.
     wide = next(one for one in apart["decoder"].values())
     assert wide.gram is not wide.gram
@@ -189,6 +194,26 @@ def test_layers_watched_one_by_one_give_the_same_statistics(
     together = _states(_collect(routed, data, limit=3))
     assert all(np.array_equal(one, together[name]) for name, one in _states(apart).items())
     assert set(together) == set(_states(apart))
+
+
+@pytest.mark.usefixtures("one_layer_at_a_time")
+@pytest.mark.parametrize("rows_done", [3 * 4 + 1, 3 * 6])
+def test_an_interrupted_group_of_layers_resumes_to_identical_statistics(
+    routed: Any, data: Path, tmp_path: Path, rows_done: int
+) -> None:
+    """Within a pass or at its end: what the passes before left is gone, and the whole model runs again."""
+    whole = _states(_collect(routed, data, limit=3))
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if done == rows_done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _collect(routed, data, limit=3, cache=tmp_path, progress=stop)
+    assert len(list(tmp_path.iterdir())) == (rows_done - 1) // 3
+    resumed = _states(_collect(routed, data, limit=3, cache=tmp_path))
+    assert list(resumed) == list(whole)
+    assert all(np.array_equal(resumed[name], whole[name]) for name in whole)
 
 
 @pytest.mark.usefixtures("one_layer_at_a_time")

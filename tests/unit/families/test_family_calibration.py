@@ -13,6 +13,7 @@ from moir_edge.bundle import open_bundle
 from moir_edge.bundle.files import ModelFiles
 from moir_edge.calibration import CalibrationSettings, MixSettings
 from moir_edge.calibration.collection import collect
+from moir_edge.calibration.observers import ActivationObserver
 from moir_edge.calibration.rows import CalibrationRows
 from moir_edge.export import TracedModel, assemble
 from moir_edge.limits import PREPACKED_BYTES
@@ -101,18 +102,25 @@ def test_layers_are_raised_by_what_they_cost(
 def test_large_graphs_that_run_as_they_are_written_give_the_same_statistics(
     traced: TracedModel, question_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
-    for most in (PREPACKED_BYTES, 0):
+    def statistics(most: int) -> dict[tuple[str, str], ActivationObserver]:
         monkeypatch.setattr("moir_edge.calibration.collection.PREPACKED_BYTES", most)
         processor = Processor(ModelFiles(traced.checkpoint.folder), traced.facts)
         rows = CalibrationRows(question_file, processor, limit=1, max_bad_rows=0)
         components = {"vision": False, "decoder": True}
-        found.append(
-            collect(traced.graphs, traced.facts, rows, components=components, decode_steps=1)
-        )
-    for component, observers in found[0].items():
-        for name, one in observers.items():
-            other = found[1][component][name]
-            assert one.tokens == other.tokens
-            # Float32 sums in another order.
-            np.testing.assert_allclose(other.channel_max, one.channel_max, rtol=1e-3, atol=1e-4)
+        found = collect(traced.graphs, traced.facts, rows, components=components, decode_steps=1)
+        return {
+            (component, name): one for component, own in found.items() for name, one in own.items()
+        }
+
+    together, written = statistics(PREPACKED_BYTES), statistics(0)
+    for key, one in together.items():
+        assert one.tokens == written[key].tokens
+        # Float32 sums in another order.
+        found = written[key].channel_max
+        np.testing.assert_allclose(found, one.channel_max, rtol=1e-3, atol=1e-4)
+    # Group by group, each pass on what the one before left: the same operations in the same order.
+    monkeypatch.setattr("moir_edge.calibration.groups.STATISTICS_BYTES", 1)
+    for key, one in statistics(0).items():
+        expected = written[key].state()
+        for name, array in one.state().items():
+            np.testing.assert_array_equal(array, expected[name], err_msg=f"{key}: {name}")

@@ -8,13 +8,14 @@ import pytest
 
 from benchmarks.study import __main__ as command
 from benchmarks.study.arms import DECIDING, MAIN, WINNER
-from benchmarks.study.data import TEST
+from benchmarks.study.page import MARKER
 from benchmarks.study.readings import note_reading, plan_of, read_readings
 from benchmarks.study.settings import StudySettings
 from benchmarks.study.tries import Try, changed, note_tries, read_tries
 from moir_edge.errors import DataError
 
 SETTINGS = StudySettings()
+DOCS = Path(__file__).parents[4] / "docs"
 
 
 def _try(**changes: object) -> Try:
@@ -115,6 +116,13 @@ def test_options_that_do_not_go_together(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [[], ["--validate"], ["--smoke", "--docs", "d"]])
+def test_runs_need_a_folder(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert command.main(words) == 2
+    expected = "error: no folder to make runs in; give one with -o, or show kept runs with --docs\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_a_folder_with_other_settings_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,16 +149,15 @@ def test_a_small_study_is_made_whole_and_goes_on_where_it_was(
 ) -> None:
     folder, docs = tmp_path / "study", tmp_path / "docs"
     docs.mkdir()
-    records = ["--tries", str(tmp_path / "tries.jsonl"), "--readings", str(tmp_path / "r.jsonl")]
-    words = ["-q", "-o", str(folder), "--smoke", "--backbone", "digits", "--jobs", "1", *records]
+    words = ["-q", "-o", str(folder), "--smoke", "--backbone", "digits", "--jobs", "1"]
     assert command.main([*words, "--validate", "--arm", DECIDING[0], "--note", "first"]) == 0
-    (tried,) = read_tries(tmp_path / "tries.jsonl")
+    (tried,) = read_tries(folder / "tries.jsonl")
     assert (tried.arm, tried.steps, tried.note) == (DECIDING[0], 2, "first")
     kept = folder / "digits" / "tuned" / f"{DECIDING[0]}-0" / "study.json"
     made = kept.stat().st_mtime_ns
     assert command.main([*words, "--docs", str(docs)]) == 0
     assert kept.stat().st_mtime_ns == made  # the test takes over what the validation trained
-    runs = sorted(path.stem for path in (folder / "digits" / "runs" / TEST).iterdir())
+    runs = sorted(path.stem for path in (folder / "records").glob("digits-*/*.json"))
     assert runs == ["base-0", *sorted(f"{name}-0" for name in DECIDING)]
     page = (docs / "study.md").read_text()
     assert f"`{DECIDING[0]}` beats `{DECIDING[1]}` on degraded rows" in page
@@ -158,4 +165,12 @@ def test_a_small_study_is_made_whole_and_goes_on_where_it_was(
     capsys.readouterr()
     assert command.main([*words, "--docs", str(docs)]) == 0
     assert "every run is made" in capsys.readouterr().out
-    assert len(read_readings(tmp_path / "r.jsonl")) == 1
+    assert len(read_readings(folder / "readings.jsonl")) == 1
+
+
+def test_the_page_is_written_again_from_the_records_that_the_repository_keeps(
+    tmp_path: Path,
+) -> None:
+    assert command.main(["-q", "--docs", str(tmp_path)]) == 0
+    shown, kept = ((folder / "study.md").read_text() for folder in (tmp_path, DOCS))
+    assert shown.partition(MARKER)[0] == kept.partition(MARKER)[0]

@@ -191,8 +191,7 @@ def test_the_blur_leaves_half_of_the_variance(backbone: Backbone) -> None:
 
 
 def test_finished_runs_are_not_made_again(tmp_path: Path) -> None:
-    job = Job(arm=MAIN[0], seed=0, settings=SETTINGS, folder=tmp_path)
-    job.record.parent.mkdir(parents=True)
+    job = Job(arm=MAIN[0], seed=0, settings=SETTINGS, folder=tmp_path, records=tmp_path)
     job.record.write_text(json.dumps(dataclasses.asdict(_run(BASE))))
     called = []
     run_jobs([job], processes=1, threads=1, progress=lambda *_: called.append(1))
