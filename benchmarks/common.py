@@ -35,6 +35,7 @@ __all__ = [
     "replace_between",
     "run",
     "run_worker",
+    "table_between",
     "take_turns",
     "write_json",
 ]
@@ -216,12 +217,28 @@ def replace_between(page: Path, first: str, last: str, text: str) -> None:
     Raises:
         DataError: The page lacks one of the lines.
     """
+    before, _, after = _parts(page, first, last)
+    write_whole(page, f"{before}{first}\n{text}\n{last}{after}")
+
+
+def table_between(page: Path, first: str, last: str) -> list[list[str]]:
+    """Return the cells of the table that stands between two lines of a page, without its head.
+
+    Raises:
+        DataError: The page lacks one of the lines.
+    """
+    lines = _parts(page, first, last)[1].strip().splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def _parts(page: Path, first: str, last: str) -> tuple[str, str, str]:
+    """Return what stands before, between and after two lines of a page."""
     content = page.read_text(encoding="utf-8") if page.is_file() else ""
     before, found, rest = content.partition(first)
-    _, closed, after = rest.partition(last)
+    between, closed, after = rest.partition(last)
     if not found or not closed:
         raise DataError(f"{page} has no {first} … {last} to write the tables between")
-    write_whole(page, f"{before}{first}\n{text}\n{last}{after}")
+    return before, between, after
 
 
 def agreement_record(candidate: CandidateReport) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 The checkpoints have the geometry of InternVL with Qwen3's decoder, or of Qwen3-VL, and random weights in bfloat16; they are written
 a tensor at a time, in the folder `--work` (7.7 GB for all of a family). The peak is that of the export and its children, pages of mapped files counted.
-`-o FILE` keeps every sample. `--read FILE --write PAGE` prints the table of earlier runs into a page.
+`-o FILE` keeps every sample. `--read FILE --write PAGE` prints the table of earlier runs into a page. Rows of exports that were
+not run now stay in it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Check, Result, markdown_table, new_parser, replace_between, run
+from benchmarks.common import (
+    Check,
+    Result,
+    markdown_table,
+    new_parser,
+    replace_between,
+    run,
+    table_between,
+)
 from benchmarks.peers.smolvlm_256m import write_rows
 from benchmarks.random_checkpoint import FAMILIES, GEOMETRIES, build_checkpoint
 from moir_edge.children import child_environment, module_command
@@ -76,7 +85,8 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
     progress("export", len(wanted), len(wanted))
     text = table(samples)
     if options.write is not None:
-        replace_between(options.write, BEGIN, END, text)
+        kept = table_between(options.write, BEGIN, END)
+        replace_between(options.write, BEGIN, END, _printed(_merged(kept, _rows(samples))))
     return Result(text=text, record=samples, checks=[_check(sample) for sample in samples])
 
 
@@ -181,17 +191,15 @@ def _check(sample: Mapping[str, Any]) -> Check:
 
 def table(samples: Sequence[Mapping[str, Any]]) -> str:
     """Return the Markdown table of some samples."""
-    head = (
-        "model",
-        "parameters",
-        "checkpoint GB",
-        "export",
-        "wall s",
-        "CPU s",
-        "peak GB",
-        "peak / checkpoint",
-    )
-    rows = [
+    return _printed(_rows(samples))
+
+
+_HEAD = ("model", "parameters", "checkpoint GB", "export", "wall s", "CPU s", "peak GB", "peak / checkpoint")  # fmt: skip
+_KEY = tuple(map(_HEAD.index, ("model", "parameters", "export")))
+
+
+def _rows(samples: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    return [
         [
             sample["model"],
             sample["size"],
@@ -204,7 +212,24 @@ def table(samples: Sequence[Mapping[str, Any]]) -> str:
         ]
         for sample in samples
     ]
-    return markdown_table(head, rows, right=(2, 4, 5, 6, 7))
+
+
+def _merged(kept: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Return old rows and new ones in the order of families, sizes and settings; a new one replaces the old one of its export."""
+    order = [family.name for family in FAMILIES.values()], list(GEOMETRIES), list(SETTINGS)
+    rows = {tuple(row[at] for at in _KEY): row for row in (*kept, *new)}
+
+    def place(key: tuple[str, ...]) -> list[int]:
+        return [
+            names.index(one) if one in names else len(names)
+            for names, one in zip(order, key, strict=True)
+        ]
+
+    return [rows[key] for key in sorted(rows, key=place)]
+
+
+def _printed(rows: Sequence[Sequence[str]]) -> str:
+    return markdown_table(_HEAD, rows, right=(2, 4, 5, 6, 7))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

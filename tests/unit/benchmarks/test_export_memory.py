@@ -81,6 +81,12 @@ def test_table_of_kept_samples_is_written_into_a_page(
         "passed: InternVL 2B int4: peak memory in GB: 6.1 (at most 6.2)" in capsys.readouterr().out
     )
     assert read_json(kept)[0]["peak_memory_bytes"] == 6_100_000_000
+    more = [sample(setting="int4 gptq"), sample(size="0.1B", seconds=7.0)]
+    write_json(kept, more)
+    assert main(["-q", "--read", str(kept), "--write", str(page)]) == 0
+    rows = [line.split(" | ")[1:5:2] for line in page.read_text().splitlines()[4:-2]]
+    assert rows == [["0.1B", "int4"], ["2B", "int4"], ["2B", "int4 gptq"]]
+    assert "| InternVL | 0.1B | 4.00 | int4 | 7 |" in page.read_text()
 
 
 def test_peak_past_the_bound_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
