@@ -116,15 +116,20 @@ def waiting_threads(wait: ThreadWait | None) -> Iterator[None]:
 def limited_threads(threads: int | None) -> Iterator[int]:
     """Give torch, OpenMP and BLAS a number of threads, in this process and in those it starts; idle ones sleep by default.
 
-    Libraries that are imported inside the block read it then; torch is told if it is there already.
+    Libraries that are imported inside the block read it then; torch is told if it is there already. numpy's BLAS, whose threads
+    cannot be started, sends the signal of Ctrl-C, and waits forever in a process that ignores it, such as a shell's background job.
 
     Args:
         threads: None for `default_threads`.
 
     Yields:
         The number.
+
+    Raises:
+        DataError: More threads than `moir_edge.limits.THREADS`.
+        EnvironmentProblem: So many threads cannot be started.
     """
-    count = threads or default_threads()
+    count = checked_threads(threads)
     # Libraries follow OMP_NUM_THREADS unless they have a number of their own.
     counts = (_VARIABLE, *(name for name in _BEFORE_OMP if name in os.environ))
     changed = {**dict.fromkeys(counts, str(count)), **wait_policy()}

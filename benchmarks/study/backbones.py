@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ class Backbone:
         about: What it is, in a few words.
         theme: Pictures and words of its rows.
         blur_sigma_px: "50 % blur": the Gaussian that leaves half of the variance of its pictures.
-        checkpoint: Returns its checkpoint, with a router or without; makes it in the folder that it is given if need be.
+        checkpoint: Its checkpoint, with a router or without.
     """
 
     name: str
@@ -34,23 +33,14 @@ class Backbone:
     about: str
     theme: Theme
     blur_sigma_px: float
-    checkpoint: Callable[[Path], Path]
+    checkpoint: Path
 
     def settings(self, common: StudySettings) -> StudySettings:
         """Return the study's settings with this backbone's blur."""
         return dataclasses.replace(common, blur_sigma_px=self.blur_sigma_px)
 
 
-def _demo(folder: Path) -> Path:
-    del folder  # it ships
-    return checkpoint_path()
-
-
-def _icons(folder: Path) -> Path:
-    from benchmarks.icons.train import train_icons
-
-    return train_icons(folder)
-
+ICON_CHECKPOINT = Path(__file__).parents[1] / "icons" / "checkpoint"
 
 DEMO = Backbone(
     name="digits",
@@ -58,7 +48,7 @@ DEMO = Backbone(
     about="the demo's VLM: a SigLIP tower with pixel shuffle and a Llama decoder, on handwritten digits",
     theme=DIGITS,
     blur_sigma_px=3.5,
-    checkpoint=_demo,
+    checkpoint=checkpoint_path(),
 )
 ICON_LLAVA = Backbone(
     name="icons",
@@ -66,7 +56,7 @@ ICON_LLAVA = Backbone(
     about="trained by `benchmarks.icons.train`: a CLIP tower and a Qwen2 decoder, on icons of six fonts",
     theme=ICONS,
     blur_sigma_px=2.9,
-    checkpoint=_icons,
+    checkpoint=ICON_CHECKPOINT,
 )
 BACKBONES = (DEMO, ICON_LLAVA)
 

@@ -115,13 +115,13 @@ def test_threads_can_be_started_and_are_bounded() -> None:
 
 
 def run_limited(
-    *words: object, memory: int | None = None, stack: int | None = None, files: int | None = None, threads: int = 1
+    *words: object, memory: int | None = None, stack: int | None = None, files: int | None = None, threads: int = 1,
+    interrupts: signal.Handlers = signal.SIG_DFL,
 ) -> tuple[int, str]:  # fmt: skip
     """Return exit code and standard error of the real command, under limits in MB and in open files."""
 
     def limit() -> None:
-        # As in a terminal: numpy's BLAS interrupts its process, and one that a shell put in the background would ignore that.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, interrupts)
         # glibc gives each thread a stack of the limit at the start of the process.
         pairs = ((resource.RLIMIT_STACK, stack, _MB), (resource.RLIMIT_NOFILE, files, 1))
         for kind, value, unit in (*pairs, (resource.RLIMIT_AS, memory, _MB)):
@@ -199,14 +199,18 @@ sys.exit(main())
     assert done.stderr.count("\n") == 1
 
 
-def test_threads_that_cannot_be_started(demo_bundle: Path) -> None:
-    code, err = run_limited(
-        "run", demo_bundle, "-p", "x", "-q", "--threads", 2, memory=600, stack=1000, threads=2
-    )
-    assert code == 2
-    assert err.splitlines()[-1] == (
+@pytest.mark.parametrize("interrupts", [signal.SIG_DFL, signal.SIG_IGN])
+@pytest.mark.parametrize("words", [("--threads", 2), ()])
+def test_threads_that_cannot_be_started(
+    demo_bundle: Path, words: tuple[object, ...], interrupts: signal.Handlers
+) -> None:
+    """A shell's background job ignores interrupts, and one is all that numpy's BLAS would say."""
+    command = ("run", demo_bundle, "-p", "x", "-q", *words)
+    code, err = run_limited(*command, memory=600, stack=1000, threads=2, interrupts=interrupts)
+    assert (code, err) == (
+        2,
         "error: no more threads or processes can be started (can't start new thread); use fewer (--threads 1), "
-        "or raise the limit (ulimit -u, the container's pids)"
+        "or raise the limit (ulimit -u, the container's pids)\n",
     )
 
 
