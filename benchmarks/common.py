@@ -35,8 +35,8 @@ __all__ = [
     "replace_between",
     "run",
     "run_worker",
-    "table_between",
     "take_turns",
+    "with_kept_rows",
     "write_json",
 ]
 
@@ -221,14 +221,24 @@ def replace_between(page: Path, first: str, last: str, text: str) -> None:
     write_whole(page, f"{before}{first}\n{text}\n{last}{after}")
 
 
-def table_between(page: Path, first: str, last: str) -> list[list[str]]:
-    """Return the cells of the table that stands between two lines of a page, without its head.
+def with_kept_rows(
+    page: Path, first: str, last: str, rows: Sequence[Sequence[str]], key: Sequence[int]
+) -> list[Sequence[str]]:
+    """Return the rows of the table between two lines of a page, with some of them new.
+
+    Args:
+        page: The file.
+        first: The line before the table.
+        last: The line after.
+        rows: Cells of the new rows, each of which replaces the old one that it agrees with in the columns of `key`.
+        key: Places of columns.
 
     Raises:
         DataError: The page lacks one of the lines.
     """
     lines = _parts(page, first, last)[1].strip().splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    old = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return list({tuple(row[at] for at in key): row for row in (*old, *rows)}.values())
 
 
 def _parts(page: Path, first: str, last: str) -> tuple[str, str, str]:

@@ -28,7 +28,7 @@ from benchmarks.common import (
     new_parser,
     replace_between,
     run,
-    table_between,
+    with_kept_rows,
 )
 from benchmarks.peers.smolvlm_256m import write_rows
 from benchmarks.random_checkpoint import FAMILIES, GEOMETRIES, build_checkpoint
@@ -85,8 +85,8 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
     progress("export", len(wanted), len(wanted))
     text = table(samples)
     if options.write is not None:
-        kept = table_between(options.write, BEGIN, END)
-        replace_between(options.write, BEGIN, END, _printed(_merged(kept, _rows(samples))))
+        rows = with_kept_rows(options.write, BEGIN, END, _rows(samples), _KEY)
+        replace_between(options.write, BEGIN, END, _printed(sorted(rows, key=_place)))
     return Result(text=text, record=samples, checks=[_check(sample) for sample in samples])
 
 
@@ -214,18 +214,14 @@ def _rows(samples: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]
 
 
-def _merged(kept: Sequence[Sequence[str]], new: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """Return old rows and new ones in the order of families, sizes and settings; a new one replaces the old one of its export."""
+def _place(row: Sequence[str]) -> list[int]:
+    """Return where a row stands: in the order of families, sizes and settings."""
     order = [family.name for family in FAMILIES.values()], list(GEOMETRIES), list(SETTINGS)
-    rows = {tuple(row[at] for at in _KEY): row for row in (*kept, *new)}
-
-    def place(key: tuple[str, ...]) -> list[int]:
-        return [
-            names.index(one) if one in names else len(names)
-            for names, one in zip(order, key, strict=True)
-        ]
-
-    return [rows[key] for key in sorted(rows, key=place)]
+    cells = [row[at] for at in _KEY]
+    return [
+        names.index(one) if one in names else len(names)
+        for names, one in zip(order, cells, strict=True)
+    ]
 
 
 def _printed(rows: Sequence[Sequence[str]]) -> str:

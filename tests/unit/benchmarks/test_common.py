@@ -20,6 +20,7 @@ from benchmarks.common import (
     run,
     run_worker,
     take_turns,
+    with_kept_rows,
     write_json,
 )
 from moir_edge.errors import DataError, EnvironmentProblem, NotFiniteError
@@ -97,6 +98,19 @@ def test_markdown_and_marks(tmp_path: Path) -> None:
     assert page.read_text() == f"before\n<!-- a -->\n{text}\n<!-- /a -->\nafter\n"
     with pytest.raises(DataError, match="has no <!-- b -->"):
         replace_between(page, "<!-- b -->", "<!-- /b -->", "")
+
+
+def test_rows_that_were_not_measured_now_stay_in_a_table(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    old = markdown_table(("of", "way", "s"), [("a", "x", "1"), ("b", "x", "2")])
+    page.write_text(f"<!-- a -->\n{old}\n<!-- /a -->\n")
+    new = [("b", "x", "3"), ("b", "y", "4")]
+    found = with_kept_rows(page, "<!-- a -->", "<!-- /a -->", new, (0, 1))
+    assert list(map(tuple, found)) == [("a", "x", "1"), *new]
+    page.write_text("<!-- a -->\nno table\n<!-- /a -->\n")
+    assert with_kept_rows(page, "<!-- a -->", "<!-- /a -->", new, (0, 1)) == new
+    with pytest.raises(DataError, match="has no <!-- b -->"):
+        with_kept_rows(page, "<!-- b -->", "<!-- /b -->", new, (0,))
 
 
 def test_the_starting_candidate_rotates() -> None:
