@@ -211,7 +211,7 @@ def _prepare(folder: Path, backbone: Backbone, common: StudySettings) -> None:
         if made.read_text() != record:
             raise DataError(f"{own} holds a study with other settings; give another folder")
         return
-    base_checkpoint(backbone.checkpoint, own / "base")
+    base_checkpoint(backbone.checkpoint(own / "trained"), own / "base")
     prepare_data(settings, own, backbone.theme)
     write_whole(made, record)
 
@@ -254,17 +254,23 @@ def _study(
         for backbone in backbones
         for file in _records(backbone, common, options).glob("*.json")
     ]
+    figures = {one.title: _figures(one, common, options) for one in backbones}
+    parts = [one for one in figures.values() if one is not None]
+    if not parts:
+        raise DataError(f"{options.records} has no run of a base; make it with -o")
     return Study(
-        parts=[_figures(backbone, common, options) for backbone in backbones],
+        parts=parts,
         tries=read_tries(options.tries),
         readings=read_readings(options.readings),
         hours=sum(seconds) / 3600,
+        untouched=[title for title, one in figures.items() if one is None],
     )
 
 
 def _figures(
     backbone: Backbone, common: StudySettings, options: argparse.Namespace
-) -> BackboneFigures:
+) -> BackboneFigures | None:
+    """Return what is known of a backbone; None as long as its base has no run: everything is held against it."""
     settings, records = backbone.settings(common), _records(backbone, common, options)
     runs: dict[str, list[Run]] = {}
     missing = []
@@ -276,7 +282,7 @@ def _figures(
             else:
                 missing.append(job.name)
     if BASE not in runs:
-        raise DataError(f"{records} has no run of the base; make it with -o")
+        return None
 
     def figures(arm: Arm) -> ArmFigures | None:
         own = runs.get(arm.name)

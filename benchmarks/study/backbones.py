@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Backbone:
         about: What it is, in a few words.
         theme: Pictures and words of its rows.
         blur_sigma_px: "50 % blur": the Gaussian that leaves half of the variance of its pictures.
-        checkpoint: Its checkpoint, with a router or without.
+        checkpoint: Returns its checkpoint, with a router or without; makes it in the folder that it is given if need be.
     """
 
     name: str
@@ -33,14 +34,23 @@ class Backbone:
     about: str
     theme: Theme
     blur_sigma_px: float
-    checkpoint: Path
+    checkpoint: Callable[[Path], Path]
 
     def settings(self, common: StudySettings) -> StudySettings:
         """Return the study's settings with this backbone's blur."""
         return dataclasses.replace(common, blur_sigma_px=self.blur_sigma_px)
 
 
-ICON_CHECKPOINT = Path(__file__).parents[1] / "icons" / "checkpoint"
+def _demo(folder: Path) -> Path:
+    del folder  # it ships
+    return checkpoint_path()
+
+
+def _icons(folder: Path) -> Path:
+    from benchmarks.icons.train import train_icons
+
+    return train_icons(folder)
+
 
 DEMO = Backbone(
     name="digits",
@@ -48,7 +58,7 @@ DEMO = Backbone(
     about="the demo's VLM: a SigLIP tower with pixel shuffle and a Llama decoder, on handwritten digits",
     theme=DIGITS,
     blur_sigma_px=3.5,
-    checkpoint=checkpoint_path(),
+    checkpoint=_demo,
 )
 ICON_LLAVA = Backbone(
     name="icons",
@@ -56,7 +66,7 @@ ICON_LLAVA = Backbone(
     about="trained by `benchmarks.icons.train`: a CLIP tower and a Qwen2 decoder, on icons of six fonts",
     theme=ICONS,
     blur_sigma_px=2.9,
-    checkpoint=ICON_CHECKPOINT,
+    checkpoint=_icons,
 )
 BACKBONES = (DEMO, ICON_LLAVA)
 

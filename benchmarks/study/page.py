@@ -71,12 +71,14 @@ class Study:
         tries: What was tried on validation rows.
         readings: When the test rows were read.
         hours: Wall time of all runs, one after the other.
+        untouched: Titles of backbones without a run.
     """
 
     parts: Sequence[BackboneFigures]
     tries: Sequence[Try]
     readings: Sequence[Reading]
     hours: float
+    untouched: Sequence[str] = ()
 
 
 def write_page(study: Study, folder: Path) -> None:
@@ -219,6 +221,7 @@ def _missing(study: Study) -> list[str]:
     found = [
         f"{part.backbone.title}: {', '.join(part.missing)}" for part in study.parts if part.missing
     ]
+    found += [f"{title}: all" for title in study.untouched]
     return ["Runs that are not made yet. " + ". ".join(found) + "."] if found else []
 
 
