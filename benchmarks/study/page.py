@@ -218,11 +218,9 @@ def _claim_table(study: Study) -> str:
 
 
 def _missing(study: Study) -> list[str]:
-    found = [
-        f"{part.backbone.title}: {', '.join(part.missing)}" for part in study.parts if part.missing
-    ]
-    found += [f"{title}: all" for title in study.untouched]
-    return ["Runs that are not made yet. " + ". ".join(found) + "."] if found else []
+    rows = [(part.backbone.title, ", ".join(part.missing)) for part in study.parts if part.missing]
+    rows += [(title, "all") for title in study.untouched]
+    return [markdown_table(("backbone", "runs that are not made yet"), rows)] if rows else []
 
 
 def _score_table(study: Study) -> str:

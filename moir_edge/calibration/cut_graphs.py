@@ -1,4 +1,4 @@
-"""The graphs of a folder, cut behind each group of layers: a pass runs its own layers on what the pass before left of each row."""
+"""The graphs of a folder, cut behind each group of layers: a pass runs its layers on what the pass before left."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class GraphCuts:
         self._fixed = self._constants()
 
     def live(self, seen: Iterable[str], later: Collection[str]) -> list[str]:
-        """Return the values that the later taps go on from once some were seen; none where there is no later one.
+        """Return the values that the later taps go on from once some were seen.
 
         Args:
             seen: Names of the taps up to the cut, which is behind the last of them.

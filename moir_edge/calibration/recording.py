@@ -1,4 +1,4 @@
-"""What lives across the cuts of the graphs, row by row on disk, so that the next pass goes on behind the layers of the last."""
+"""Values that live across the cuts of graphs, row by row on disk: the next pass goes on from them."""
 
 from __future__ import annotations
 
