@@ -10,7 +10,7 @@ import onnx
 from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.calibration.graph_cuts import GraphCuts
 from moir_edge.calibration.recording import Recording
-from moir_edge.runtime.interface import cache_names
+from moir_edge.runtime.decoders.growing import cache_pairs
 
 __all__ = ["CutGraphs"]
 
@@ -32,10 +32,7 @@ class CutGraphs:
         self._folder = folder
         self._groups = groups
         self._at = 0
-        past, present = (
-            cache_names(name, facts.num_layers) for name in ("past_key_values", "present")
-        )
-        caches = {"decoder": dict(zip(past, present, strict=True))}
+        caches = {"decoder": cache_pairs(facts.num_layers)}
         self._cuts = {
             name: GraphCuts(
                 onnx.load(folder / f"{name}.onnx", load_external_data=False), caches.get(name, {})

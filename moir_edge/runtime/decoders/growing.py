@@ -12,7 +12,13 @@ from moir_edge.bundle.manifest import ModelFacts
 from moir_edge.runtime.component import Component, placed
 from moir_edge.runtime.interface import DecoderInputs, Embeds, Floats, Ints, cache_names
 
-__all__ = ["GrowingDecoder", "GrowingState"]
+__all__ = ["GrowingDecoder", "GrowingState", "cache_pairs"]
+
+
+def cache_pairs(layers: int) -> dict[str, str]:
+    """Return the inputs that hold the cache, layer by layer, each with the output that gives it grown."""
+    past, present = (cache_names(name, layers) for name in ("past_key_values", "present"))
+    return dict(zip(past, present, strict=True))
 
 
 @dataclass
@@ -44,9 +50,9 @@ class GrowingDecoder:
 
     def __init__(self, component: Component, facts: ModelFacts, device: str) -> None:
         self._component, self._facts, self._device = component, facts, device
-        self._past_names = cache_names("past_key_values", facts.num_layers)
-        present = cache_names("present", facts.num_layers)
-        self._outputs = {"logits": "cpu", **dict.fromkeys(present, device)}
+        pairs = cache_pairs(facts.num_layers)
+        self._past_names = list(pairs)
+        self._outputs = {"logits": "cpu", **dict.fromkeys(pairs.values(), device)}
 
     def prefill(self, embeds: Embeds, decoder: DecoderInputs) -> tuple[Floats, GrowingState]:
         """Run the prompt; see `Sessions.prefill`."""
