@@ -59,7 +59,7 @@ class CutGraphs:
 
     def write_segment(self, component: str) -> Path:
         """Write the graph of the pass's own layers."""
-        begin = next(self._recordings[component].runs(1))
+        begin = self._recordings[component].example() or {}
         taps = self._groups[self._at][component]
         path = self._folder / f"{component}{_SEGMENT}"
         _write(self._cuts[component].segment(taps, self._live(component), begin), path)

@@ -41,8 +41,13 @@ class Recording:
         self._rows += 1
 
     def holds(self, rows: int) -> bool:
-        """Say whether every row up to that number was kept."""
-        return self._rows == rows
+        """Say whether every row up to that number was kept, and any of them had a run."""
+        return self._rows == rows and self.example() is not None
+
+    def example(self) -> Values | None:
+        """Return the first run; None without one, as of a tower whose rows have no picture."""
+        rows = range(1, self._rows + 1)
+        return next((values for row in rows for values in self.runs(row)), None)
 
     def runs(self, row: int) -> Iterator[Values]:
         """Yield the runs of one row."""

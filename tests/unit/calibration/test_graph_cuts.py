@@ -172,6 +172,19 @@ def test_a_piece_holds_its_own_layer_alone() -> None:
     assert computed.isdisjoint({"key0", "a0", "a1", "logits", "shape"})
 
 
+def test_rows_without_a_run_are_part_of_a_recording() -> None:
+    """Data of today all have a picture; a tower that a row leaves out would have no run."""
+    recording = Recording(("h",))
+    recording.add(1, [])
+    assert recording.example() is None
+    assert not recording.holds(1)  # nothing to go on from
+    recording.add(2, [{"h": np.ones(2)}, {"h": np.zeros(2)}])
+    assert recording.holds(2)
+    example = recording.example()
+    assert example is not None
+    np.testing.assert_array_equal(example["h"], np.ones(2))
+
+
 def test_a_recording_gives_back_the_runs_of_each_row() -> None:
     recording = Recording(("h", "flag"))
     rows = {
