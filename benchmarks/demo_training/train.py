@@ -122,8 +122,9 @@ def train_backbone(
     device: str,
     log: list[dict[str, float]],
     snapshots: Path | None = None,
+    start: Path | None = None,
 ) -> tuple[Any, Any]:
-    """Train a VLM from nothing.
+    """Train a VLM from nothing, or go on with one.
 
     Args:
         recipe: What is trained.
@@ -131,6 +132,7 @@ def train_backbone(
         device: Where to train.
         log: Curves are appended here.
         snapshots: File from which a stopped training goes on; None keeps nothing.
+        start: Finished checkpoint of the same recipe, whose stages on language run once more; None starts at random weights.
 
     Returns:
         Model, on the CPU, and processor.
@@ -145,14 +147,17 @@ def train_backbone(
     torch.manual_seed(plan.seed)
     tokenizer = build_tokenizer(language_samples(400, theme))
     processor = recipe.build_processor(tokenizer)
-    model = recipe.build_model(tokenizer).to(device)
+    model = recipe.build_model(tokenizer) if start is None else _trained_model(start)
+    model.to(device)
     # On a CPU the fused attention's backward pass is slower than plain matrix products.
     model.set_attn_implementation("eager")
     heads = CellHeads(model.config.text_config.hidden_size).to(device)
-    train_vision(
-        model, heads, steps=plan.vision_steps, batch=plan.vision_batch, seed=plan.seed + 1,
-        rate=plan.vision_rate, matrix_rate=plan.vision_matrix_rate, log=log, theme=theme, snapshots=kept,
-    )  # fmt: skip
+    if start is None:
+        train_vision(
+            model, heads, steps=plan.vision_steps, batch=plan.vision_batch, seed=plan.seed + 1,
+            rate=plan.vision_rate, matrix_rate=plan.vision_matrix_rate, log=log, theme=theme,
+            snapshots=kept,
+        )  # fmt: skip
     rows = demo_rows("val", count=plan.val_rows, theme=theme)
     for stage in plan.language_stages():
         train_language(
@@ -161,6 +166,12 @@ def train_backbone(
         )  # fmt: skip
     model.set_attn_implementation("sdpa")
     return model.cpu(), processor
+
+
+def _trained_model(folder: Path) -> Any:
+    from moir_edge.checkpoint import load_checkpoint
+
+    return load_checkpoint(folder, exported=False).model.train()
 
 
 def tune_router(model: Any, processor: Any, study: StudySettings, seed: int) -> Any:

@@ -12,7 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from benchmarks.demo_training.sequences import Wording
 from benchmarks.demo_training.train import Plan, Recipe, train_backbone
 from benchmarks.icons.build import IMAGE_TEXT, build_llava, build_llava_processor
 from benchmarks.icons.theme import ICONS
+from moir_edge.json_files import read_object
 from moir_edge.progress import Progress
 
 __all__ = ["ICON_PLAN", "RECIPE", "main", "train_icons"]
@@ -35,16 +36,25 @@ ICON_PLAN = Plan(
     vision_steps=1600, vision_batch=48, language_steps=0, joint_steps=2200, singles=10, pairs=8, val_rows=150,
 )  # fmt: skip
 """Smaller batches than the demo's, and no stage with a frozen tower: a step takes half of the demo's time."""
+MORE_PLAN = replace(ICON_PLAN, seed=1, vision_steps=0, joint_steps=1600)
+"""A second round on language, on other rows: the first one ends while statements are still being learned."""
 
 _LOG_FILE = "training_log.json"
 
 
-def train_icons(folder: Path, plan: Plan = ICON_PLAN, *, device: str = "cpu") -> Path:
+def train_icons(
+    folder: Path,
+    plan: Plan = ICON_PLAN,
+    *,
+    start_from: Path | None = None,
+    device: str = "cpu",
+) -> Path:
     """Train and write the checkpoint; does nothing where the folder holds a finished one.
 
     Args:
         folder: Checkpoint folder; beside it, `NAME.snapshot.pt` keeps an unfinished training.
         plan: Steps and rates.
+        start_from: Finished checkpoint to go on with; its log goes into the new one's.
         device: Where to train.
 
     Returns:
@@ -55,7 +65,9 @@ def train_icons(folder: Path, plan: Plan = ICON_PLAN, *, device: str = "cpu") ->
     start, log = time.monotonic(), []  # type: tuple[float, list[dict[str, float]]]
     snapshots = folder.with_name(f"{folder.name}.snapshot.pt")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    model, processor = train_backbone(RECIPE, plan, device=device, log=log, snapshots=snapshots)
+    model, processor = train_backbone(
+        RECIPE, plan, device=device, log=log, snapshots=snapshots, start=start_from
+    )
     save_folder(model, processor, folder)
     record: dict[str, Any] = {
         "plan": asdict(plan),
@@ -64,6 +76,10 @@ def train_icons(folder: Path, plan: Plan = ICON_PLAN, *, device: str = "cpu") ->
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "curves": log,
     }
+    if start_from is not None:
+        record["started_from"] = read_object(
+            start_from / _LOG_FILE, remedy="give a folder that icons.train wrote"
+        )
     write_json(folder / _LOG_FILE, record)
     snapshots.unlink()
     return folder
@@ -82,6 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--steps-scale", type=float, default=1.0, help="factor on the steps of every stage"
     )
+    parser.add_argument(
+        "--more", type=Path, metavar="CHECKPOINT",
+        help="train a finished checkpoint further, the language stage only",
+    )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda")
     return run(parser, _run, arguments)
 
@@ -93,8 +113,9 @@ def _run(options: argparse.Namespace, progress: Progress) -> Result:
     )
     # Set before torch starts its thread pool: spinning threads would starve the worker that renders batches.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    plan = ICON_PLAN.shortened(options.steps_scale)
-    return Result(text=str(train_icons(options.folder, plan, device=options.device)))
+    plan = (MORE_PLAN if options.more else ICON_PLAN).shortened(options.steps_scale)
+    folder = train_icons(options.folder, plan, start_from=options.more, device=options.device)
+    return Result(text=str(folder))
 
 
 if __name__ == "__main__":
