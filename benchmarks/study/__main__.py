@@ -211,7 +211,7 @@ def _prepare(folder: Path, backbone: Backbone, common: StudySettings) -> None:
         if made.read_text() != record:
             raise DataError(f"{own} holds a study with other settings; give another folder")
         return
-    base_checkpoint(backbone.checkpoint(own / "trained"), own / "base")
+    base_checkpoint(backbone.checkpoint, own / "base")
     prepare_data(settings, own, backbone.theme)
     write_whole(made, record)
 

@@ -1,9 +1,8 @@
-"""The models that the study tunes: what they see, where they come from, and how much blur takes half of their pictures."""
+"""The models that the study tunes: what they see, where they are, and how much blur takes half of their pictures."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,11 @@ from moir_edge.demo import checkpoint_path
 from moir_edge.demo.theme import DIGITS, Theme
 from moir_edge.errors import DataError, closest
 
-__all__ = ["BACKBONES", "DEMO", "ICON_LLAVA", "Backbone", "find_backbone"]
+__all__ = ["BACKBONES", "DEMO", "ICON_CHECKPOINT", "ICON_LLAVA", "Backbone", "find_backbone"]
+
+
+ICON_CHECKPOINT = Path(__file__).parents[1] / "icons" / "checkpoint"
+"""What `benchmarks.icons.train` wrote; the repository keeps it, since a training on another machine gives other weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Backbone:
         about: What it is, in a few words.
         theme: Pictures and words of its rows.
         blur_sigma_px: "50 % blur": the Gaussian that leaves half of the variance of its pictures.
-        checkpoint: Returns its checkpoint, with a router or without; makes it in the folder that it is given if need be.
+        checkpoint: Its checkpoint, with a router or without.
     """
 
     name: str
@@ -34,22 +37,11 @@ class Backbone:
     about: str
     theme: Theme
     blur_sigma_px: float
-    checkpoint: Callable[[Path], Path]
+    checkpoint: Path
 
     def settings(self, common: StudySettings) -> StudySettings:
         """Return the study's settings with this backbone's blur."""
         return dataclasses.replace(common, blur_sigma_px=self.blur_sigma_px)
-
-
-def _demo(folder: Path) -> Path:
-    del folder  # it ships
-    return checkpoint_path()
-
-
-def _icons(folder: Path) -> Path:
-    from benchmarks.icons.train import train_icons
-
-    return train_icons(folder)
 
 
 DEMO = Backbone(
@@ -58,7 +50,7 @@ DEMO = Backbone(
     about="the demo's VLM: a SigLIP tower with pixel shuffle and a Llama decoder, on handwritten digits",
     theme=DIGITS,
     blur_sigma_px=3.5,
-    checkpoint=_demo,
+    checkpoint=checkpoint_path(),
 )
 ICON_LLAVA = Backbone(
     name="icons",
@@ -66,7 +58,7 @@ ICON_LLAVA = Backbone(
     about="trained by `benchmarks.icons.train`: a CLIP tower and a Qwen2 decoder, on icons of six fonts",
     theme=ICONS,
     blur_sigma_px=2.9,
-    checkpoint=_icons,
+    checkpoint=ICON_CHECKPOINT,
 )
 BACKBONES = (DEMO, ICON_LLAVA)
 

@@ -80,6 +80,7 @@ def chat(
             max_image_pixels=max_image_pixels,
             image_cache_bytes=DEFAULT_IMAGE_CACHE_BYTES,
             prompt_cache_bytes=DEFAULT_PROMPT_CACHE_BYTES,
+            lazy_vision=not pictures,
         )
     opened = dict(pictures)
     talk = Conversation(

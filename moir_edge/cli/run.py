@@ -174,6 +174,7 @@ def run(
             provider=provider,  # type: ignore[arg-type]
             verify=verify,
             split_special_tokens=split_special_tokens,
+            lazy_vision=not images,
         )
     text = model.stream(prompt, pictures, context=context, settings=settings)
     show_pieces = stream and not as_json

@@ -48,6 +48,7 @@ def load(
     prompt_cache_bytes: int = 0,
     prune_image_tokens: float = 0.0,
     prune_by: str = DENSITY,
+    lazy_vision: bool = False,
 ) -> EdgeModel:
     """Open a bundle and load its graphs.
 
@@ -72,6 +73,8 @@ def load(
             answer's settings may name another.
         prune_by: Which ones are dropped: those of the least ``"density"`` by the router, ``"norm"``, ``"similarity"`` or
             ``"random"``, as in `GenerationSettings`.
+        lazy_vision: Open the vision tower when the first picture comes, for prompts of text alone. It is for graphs that ONNX
+            Runtime runs; the other providers open all components at once.
 
     Raises:
         BundleError: The folder is not a bundle, incomplete, changed, or of a newer schema.
@@ -79,7 +82,7 @@ def load(
         UnsupportedError: The model type is not one that this version runs, or image tokens are to be dropped by a score that
             does not exist, or that this bundle does not have.
         DataError: `threads`, `thread_wait`, `verify`, `max_image_pixels`, `split_special_tokens`, `image_cache_bytes`,
-            `prompt_cache_bytes` or `prune_image_tokens` has a wrong type or is out of range.
+            `prompt_cache_bytes`, `prune_image_tokens` or `lazy_vision` has a wrong type or is out of range.
     """
     opened = open_bundle(bundle, verify=switch("verify", verify))
     return EdgeModel(
@@ -93,6 +96,7 @@ def load(
         prompt_cache_bytes=prompt_cache_bytes,
         prune_image_tokens=prune_image_tokens,
         prune_by=prune_by,
+        lazy_vision=lazy_vision,
     )
 
 
@@ -114,6 +118,7 @@ class EdgeModel:
         prompt_cache_bytes: As in `load`.
         prune_image_tokens: As in `load`.
         prune_by: As in `load`.
+        lazy_vision: As in `load`.
     """
 
     def __init__(
@@ -129,6 +134,7 @@ class EdgeModel:
         prompt_cache_bytes: int = 0,
         prune_image_tokens: float = 0.0,
         prune_by: str = DENSITY,
+        lazy_vision: bool = False,
     ) -> None:
         threads = integer("threads", threads)
         if threads is not None and threads < 1:
@@ -153,7 +159,11 @@ class EdgeModel:
         )
         self.generation_config = read_generation_config(bundle.files)
         self.sessions = open_sessions(
-            bundle, threads=threads, thread_wait=thread_wait, provider=provider
+            bundle,
+            threads=threads,
+            thread_wait=thread_wait,
+            provider=provider,
+            lazy_vision=lazy_vision,
         )
 
     def _pruning(self, settings: GenerationSettings) -> Pruning | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
-from moir_edge.arguments import text
+from moir_edge.arguments import switch, text
 from moir_edge.checked import checked
 from moir_edge.errors import EnvironmentProblem, UnsupportedError, closest
 from moir_edge.runtime.providers import Provider, graph_provider
@@ -20,13 +21,14 @@ __all__ = ["open_sessions"]
 _log = logging.getLogger(__name__)
 
 
-@checked(provider=text)
+@checked(provider=text, lazy_vision=switch)
 def open_sessions(
     bundle: Bundle,
     *,
     threads: int | None,
     thread_wait: ThreadWait | None = None,
     provider: Provider | None,
+    lazy_vision: bool = False,
 ) -> Sessions:
     """Load a bundle's components.
 
@@ -36,6 +38,7 @@ def open_sessions(
         thread_wait: How idle ones wait; None for `moir_edge.threads.default_thread_wait`.
         provider: Who computes. None takes the bundle's engines where they fit this machine, else what `graph_provider`
             returns; where CUDA does not start after all, the CPU takes over with a logged line.
+        lazy_vision: Open the vision tower when a picture comes, where ONNX Runtime runs it.
 
     Raises:
         UnsupportedError: There is no such provider.
@@ -57,13 +60,20 @@ def open_sessions(
         return OpenVinoSessions(bundle, threads=threads, fast=chosen == "openvino-fast")
     from moir_edge.runtime.sessions import GraphSessions
 
+    graphs = partial(
+        GraphSessions.of,
+        bundle,
+        threads=threads,
+        thread_wait=thread_wait,
+        lazy_vision=lazy_vision,
+    )
     try:
-        return GraphSessions.of(bundle, threads=threads, thread_wait=thread_wait, provider=chosen)
+        return graphs(provider=chosen)
     except EnvironmentProblem as error:
         if provider is not None or chosen == "cpu":
             raise
         _log.warning(f"running on the CPU: {error}")
-    return GraphSessions.of(bundle, threads=threads, thread_wait=thread_wait, provider="cpu")
+    return graphs(provider="cpu")
 
 
 def _default(bundle: Bundle) -> Provider:

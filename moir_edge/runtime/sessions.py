@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +46,7 @@ class GraphSessions:
         files: Their files, relative to the bundle.
         tiles_per_run: Image tiles that `vision` takes at once; bounds its memory for images of many tiles.
         table: Token table in place of the graph `embedding`, which may then be missing.
+        open_vision: Opens `vision`, which is then not among `components`, when a picture comes.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class GraphSessions:
         files: Sequence[str] = (),
         tiles_per_run: int = 16,
         table: TokenTable | None = None,
+        open_vision: Callable[[], Component] | None = None,
     ) -> None:
         self.provider: str = provider
         self.facts = facts
@@ -63,6 +67,7 @@ class GraphSessions:
         self._source = source
         self._files = tuple(files)
         self._table = table
+        self._open_vision, self._opening_vision = open_vision, Lock()
         self.tiles_per_run: int = tiles_per_run
         self._device = "cpu" if provider == "cpu" else "cuda"  # ONNX Runtime's name of the memory
         self._decoder_in_use: GrowingDecoder | WindowDecoder | None = None
@@ -76,6 +81,7 @@ class GraphSessions:
         thread_wait: ThreadWait | None = None,
         provider: GraphProvider = "cpu",
         opened: Mapping[str, Component] | None = None,
+        lazy_vision: bool = False,
     ) -> GraphSessions:
         """Open the graphs of a bundle.
 
@@ -85,6 +91,7 @@ class GraphSessions:
             thread_wait: How idle ones wait; None for `moir_edge.threads.default_thread_wait`.
             provider: What runs them.
             opened: Components that another library runs in their plain form, by name; they are taken as they are.
+            lazy_vision: Open `vision` when a picture comes.
 
         Raises:
             EnvironmentProblem: The provider is not available on this machine.
@@ -100,12 +107,14 @@ class GraphSessions:
             for name, entry in entries.items()
         }
         graphs = {name: (fused[name] or entry).graph for name, entry in entries.items()}
+        open_one = partial(
+            open_graph, bundle, provider=provider, threads=threads, thread_wait=thread_wait
+        )
+        late = ["vision"] if lazy_vision and "vision" not in opened else []
         components = {
-            name: open_graph(
-                bundle, name, provider=provider, threads=threads, thread_wait=thread_wait
-            )
+            name: open_one(name)
             for name in ("vision", *embedding, *router, "decoder")
-            if name not in opened
+            if name not in opened and name not in late
         }
         files = dict.fromkeys(
             name for key, one in entries.items() for name in (graphs[key], *one.data)
@@ -117,7 +126,15 @@ class GraphSessions:
             source=str(bundle.path),
             files=tuple(files),
             table=table,
+            open_vision=partial(open_one, "vision") if late else None,
         )
+
+    def _vision(self) -> Component:
+        """Return the vision tower, opened now if it waited for a picture."""
+        with self._opening_vision:
+            if self._open_vision is not None and "vision" not in self.components:
+                self.components["vision"] = self._open_vision()
+        return self.components["vision"]
 
     @property
     def _decoder(self) -> GrowingDecoder | WindowDecoder:
@@ -134,7 +151,11 @@ class GraphSessions:
         return f"ONNX Runtime {onnxruntime.__version__} ({self.provider})"
 
     def component_providers(self) -> dict[str, str]:
-        """Return the execution provider that ONNX Runtime gave to each component's session; a table is read on the host."""
+        """Return the execution provider that ONNX Runtime gave to each component's session; a table is read on the host.
+
+        Opens a vision tower that waits for a picture.
+        """
+        self._vision()
         found = {name: component.provider for name, component in self.components.items()}
         return found if self._table is None else {**found, "embedding": "table"}
 
@@ -149,7 +170,7 @@ class GraphSessions:
 
     def run_vision(self, feed: Mapping[str, Array]) -> dict[str, Floats]:
         """Run `vision` once and return its outputs by name."""
-        vision = self.components["vision"]
+        vision = self._vision()
         # What is not read now goes: this run takes the most memory of all.
         if self._table is not None:
             self._table.give_back()

@@ -156,4 +156,4 @@ def test_the_shipped_card_says_what_the_density_is() -> None:
     card = (checkpoint_path() / "README.md").read_text(encoding="utf-8")
     assert f"{trained['on_digits']:.2f} on cells with a digit" in card
     assert f"{trained['on_empty']:.2f} on empty ones" in card
-    assert record["rows"] == 80
+    assert record["rows"] == 200
