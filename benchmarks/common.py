@@ -150,8 +150,11 @@ def run(
     Returns:
         The exit code: 0 done and all bounds kept, 1 a bound missed, 2 an error, which is printed in one line.
     """
+    from moir_edge.__main__ import let_readers_go
     from moir_edge.cli.progress import show_progress
 
+    if arguments is None:
+        let_readers_go()
     options = parser.parse_args(arguments)
     try:
         with show_progress(parser.prog.rpartition(".")[2], quiet=options.quiet) as progress:

@@ -11,7 +11,7 @@ import signal
 import stat
 import sys
 
-__all__ = ["main"]
+__all__ = ["let_readers_go", "main"]
 
 _USAGE_ERROR = 2
 _INTERRUPTED = 130
@@ -39,7 +39,7 @@ def main() -> int:
     130 after an interrupt (Ctrl-C), 143 after a termination (SIGTERM); else as `moir_edge.cli.main.main`.
     """
     gc.set_threshold(_COLLECT_EVERY, *gc.get_threshold()[1:])
-    _let_readers_go()
+    let_readers_go()
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -75,7 +75,8 @@ def _give_up_handlers() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _let_readers_go() -> None:
+def let_readers_go() -> None:
+    """Drop what standard output and error get after the reader of their pipe has gone, in place of an error."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         try:

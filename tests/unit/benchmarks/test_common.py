@@ -150,3 +150,18 @@ def test_a_worker_is_found_from_a_checkout_that_is_not_on_the_path(
 def test_a_cell_is_text_in_one_row() -> None:
     table = markdown_table(("a", "b"), [("x | y\nz", "<script>\x1b")])
     assert table.splitlines()[2:] == [r"| x \| y\nz | &lt;script>\x1b |"]
+
+
+def test_a_reader_that_goes_away_changes_nothing() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.study", "--cost"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        told = process.stderr.read().decode()
+    assert "Traceback" not in told
+    assert process.returncode == 0
