@@ -198,7 +198,12 @@ def tune_router(model: Any, processor: Any, study: StudySettings, seed: int) -> 
 
 
 def replace_router(
-    source: Path, output: Path, study: StudySettings, *, test_rows: int | None = None
+    source: Path,
+    output: Path,
+    study: StudySettings,
+    *,
+    seed: int = 0,
+    test_rows: int | None = None,
 ) -> dict[str, Any]:
     """Write a demo checkpoint again with a fresh router that is tuned as in the study; its VLM stays as it is to the bit.
 
@@ -206,6 +211,7 @@ def replace_router(
         source: A checkpoint that `train` wrote.
         output: Folder to write; may be the same. The card's figures of density go: `benchmarks.density --card` brings new ones.
         study: Steps and rows of the router.
+        seed: Of the router, as in the study.
         test_rows: Rows to measure on; as many as before by default.
 
     Returns:
@@ -218,8 +224,8 @@ def replace_router(
     record = read_object(source / _LOG_FILE, remedy="give a folder that demo_training.train wrote")
     loaded = load_checkpoint(source, exported=False)
     remove_router(loaded.model)
-    model = tune_router(loaded.model, loaded.processor, study, record["plan"]["seed"])
-    record["plan"]["router_steps"] = study.steps
+    model = tune_router(loaded.model, loaded.processor, study, seed)
+    record["plan"] |= {"router_steps": study.steps, "router_seed": seed}
     record["router_parameters"] = sum(p.numel() for p in model.moir_router.parameters())
     record["test"] = measure_test(
         model, loaded.processor, test_rows or sum(record["test"]["rows"].values())
@@ -336,7 +342,9 @@ def _run(options: argparse.Namespace, progress: Progress) -> Result:
     study = StudySettings()
     study = replace(study, steps=max(1, round(study.steps * options.steps_scale)))
     if options.router_of is not None:
-        replace_router(options.router_of, options.folder, study, test_rows=options.test_rows)
+        replace_router(
+            options.router_of, options.folder, study, seed=options.seed, test_rows=options.test_rows
+        )
         return Result(text="")
     train(
         options.folder,

@@ -21,8 +21,14 @@ function tokensOf(map) {
   return [...tokens.values()];
 }
 
+function wordOf(word) {
+  if (!word) return "a token";
+  if (word.trim()) return `“${word}”`;
+  return word.includes("\n") ? "a line break" : "a space";
+}
+
 function nameOf(token) {
-  if (!token.cell) return `“${token.word ?? "a token"}”`;
+  if (!token.cell) return wordOf(token.word);
   const view = token.cell.view === "whole" ? "" : ` of tile ${token.cell.tile_row + 1}.${token.cell.tile_column + 1}`;
   return `cell ${token.cell.row + 1}.${token.cell.column + 1}${view}`;
 }
