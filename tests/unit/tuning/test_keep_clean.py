@@ -62,7 +62,9 @@ def test_only_clean_rows_count_and_only_the_router_learns(
 ) -> None:
     train_only(model, "router")
     torch.manual_seed(0)
-    with torch.no_grad():  # the shipped router keeps clean rows: one beside it has something to lose
+    with (
+        torch.no_grad()
+    ):  # the shipped router keeps clean rows: one beside it has something to lose
         for weight in model.moir_router.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
     model.train()
