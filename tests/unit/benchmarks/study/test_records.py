@@ -137,7 +137,8 @@ def test_the_cost_is_stated_before_anything_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--cost", "--jobs", "2", "--backbone", "icons", "--arm", DECIDING[0], "--seed", "1"]
-    assert command.main(["-o", str(tmp_path), *words]) == 0
+    places = ["-o", str(tmp_path), "--records", str(tmp_path / "records")]
+    assert command.main([*places, *words]) == 0
     out = capsys.readouterr().out
     assert out.startswith("2 runs are to be made: about 0.1 hours, 2 at a time (200 s each, by the")
     assert f"icons: base-0\n  icons: {DECIDING[0]}-1" in out
