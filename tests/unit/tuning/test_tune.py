@@ -21,7 +21,7 @@ from moir_edge.cli.main import main
 from moir_edge.data.rows import Row
 from moir_edge.demo import checkpoint_path
 from moir_edge.errors import DataError, UnsupportedError
-from moir_edge.router import load_retrofitted, remove_router
+from moir_edge.router import load_retrofitted, remove_router, retrofit
 from moir_edge.runtime.prompt_bound import PromptBound
 from moir_edge.tuning import TuneSettings, training_folder, tune
 from moir_edge.tuning.balancing import mwam
@@ -170,6 +170,18 @@ def test_training_everything_lowers_the_loss(train_file: Path, tmp_path: Path) -
     assert not before[embeddings].float().equal(after[embeddings])
 
 
+def _with_a_fresh_router(folder: Path) -> Path:
+    """Write the demo's VLM with a router that changes nothing: how a trained one rounds is not what the caller is about."""
+    shutil.copytree(checkpoint_path(), folder)
+    model = load_retrofitted(checkpoint_path(), dtype=torch.float32)
+    config = model.moir_router.config
+    remove_router(model)
+    torch.manual_seed(0)
+    retrofit(model, config, special_token_ids=())
+    model.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize("mode", [None, "mwam-hybrid"])
 def test_bf16_steps_leave_weights_and_evaluations_in_float32(
     mode: str | None, train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -187,11 +199,12 @@ def test_bf16_steps_leave_weights_and_evaluations_in_float32(
             head.remove()
 
     monkeypatch.setattr(RouterTrainer, "compute_loss", watched)
+    fresh = _with_a_fresh_router(tmp_path / "fresh")
     reports = {}
     for dtype in ("fp32", "bf16"):
         settings = TuneSettings(steps=2, batch_size=6, dtype=dtype, balance_method=mode)
         reports[dtype] = tune(
-            checkpoint_path(), tmp_path / dtype, train_file, eval_data=train_file, settings=settings
+            fresh, tmp_path / dtype, train_file, eval_data=train_file, settings=settings
         )
         training = torch.float32 if dtype == "fp32" else torch.bfloat16
         assert set(seen) == {(True, training), (False, torch.float32)}
