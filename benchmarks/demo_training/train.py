@@ -318,7 +318,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-o", "--output", dest="folder", type=Path, required=True, help="checkpoint folder to write"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of weights and data; of the router with --router-of",
+    )
     parser.add_argument(
         "--steps-scale", type=float, default=1.0, help="factor on the steps of every stage"
     )

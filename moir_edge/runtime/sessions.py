@@ -155,7 +155,8 @@ class GraphSessions:
 
         Opens a vision tower that waits for a picture.
         """
-        self._vision()
+        if self._open_vision is not None:
+            self._vision()
         found = {name: component.provider for name, component in self.components.items()}
         return found if self._table is None else {**found, "embedding": "table"}
 

@@ -62,6 +62,13 @@ def test_what_runs_the_tower_is_told_before_a_picture_came(
     assert opened.count("vision") == 1
 
 
+def test_sessions_without_a_tower_tell_what_runs_the_rest(tiny_bundle: Path) -> None:
+    whole = GraphSessions.of(open_bundle(tiny_bundle), threads=1)
+    rest = {name: one for name, one in whole.components.items() if name != "vision"}
+    told = GraphSessions(rest, whole.facts).component_providers()
+    assert told == dict.fromkeys(rest, "CPUExecutionProvider")
+
+
 def test_threads_that_ask_at_once_open_it_once(tiny_bundle: Path, opened: list[str]) -> None:
     bundle = open_bundle(tiny_bundle)
     lazy = GraphSessions.of(bundle, threads=1, lazy_vision=True)
