@@ -64,6 +64,12 @@ def _int4(method: str, min_recovery: float, *, calibrated: bool) -> tuple[Candid
             component_precision={"head": "int4"},
             **options,
         ),
+        _of(
+            f"int4-{method}-block-64",
+            calibrated=calibrated,
+            int4_block_size=64,
+            **options,
+        ),
     )
 
 

@@ -1,8 +1,8 @@
 """Show which operators take the time of a decoded token, in moir-edge and in ONNX Runtime GenAI, by ONNX Runtime's own profiler.
 
-Needs `pip install onnxruntime-genai`. Models are those of `genai_decoder.py`, which makes them where they are missing. Each tool
+Needs `pip install onnxruntime-genai`. Models are those of `text_decoder.py`, which makes them where they are missing. Each tool
 decodes the same number of tokens per round, in turns, in one process. The profiler costs some microseconds an operator, so
-the sums here are above the times of `genai_decoder.py`.
+the sums here are above the times of `text_decoder.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from benchmarks.common import (
     run,
     take_turns,
 )
-from benchmarks.peers.genai_decoder import BUNDLES, PEERS, genai_model
+from benchmarks.peers.text_decoder import BOTH_FORMS, PEERS, genai_model
 from benchmarks.peers.smolvlm_256m import add_work, prepare
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.environment import require
@@ -55,7 +55,7 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
         progress: Called as ``progress(stage, done, total)``.
     """
     require("torch", "transformers", "onnxruntime_genai")
-    checkpoint, folders = prepare(options.work, BUNDLES, progress=progress)
+    checkpoint, folders = prepare(options.work, BOTH_FORMS, progress=progress)
     threads = options.threads or default_threads()
     load_before, cpu = load_average(), CpuTimes()
     calls: dict[str, Callable[[], Times]] = {}

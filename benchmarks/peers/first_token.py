@@ -3,6 +3,8 @@
 The geometry is that of SmolVLM-256M with one 512-pixel image; `smolvlm_256m.py` makes checkpoint and bundles where they are missing.
 torch's time is the forward alone, of inputs that are made before. A bundle's time holds all of it: decoding and scaling the image,
 tokens, vision, router and prompt. What the precisions cost in accuracy, the demo says: docs/quantization-measurements.md.
+The router is switched on and off in pairs, with one tile and with 17: the 1,088 image tokens of a picture in 4 × 4 tiles and its
+overview. That is on the first of the providers.
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ from benchmarks.common import (
     run,
     take_turns,
 )
-from benchmarks.peers.checkpoint import PROMPT
+from benchmarks.peers.checkpoint import IMAGE_TOKENS, PROMPT
 from benchmarks.peers.smolvlm_256m import add_work, prepare, tile
+from benchmarks.pruning.speed import PICTURES
 from moir_edge.environment import require
 from moir_edge.evaluation.machine import CpuTimes, describe_machine, load_average
+from moir_edge.metrics.bootstrap import paired_ratio
 from moir_edge.progress import Progress, single_step
 from moir_edge.runtime import EdgeModel
 from moir_edge.runtime.image_cache import DEFAULT_IMAGE_CACHE_BYTES, ImageCache
@@ -40,8 +44,12 @@ from moir_edge.threads import default_threads
 BUNDLES = ("fp32", "int4", "int4-vision-int8")
 MARKS = ("<!-- first token: begin -->", "<!-- first token: end -->")
 REFERENCE = "transformers fp32"
+TILES = (1, PICTURES)
+"""Pictures of one tile each in a prompt, with which the router is on and off."""
 Call = Callable[[], float]
 """Runs once and returns milliseconds."""
+Pair = tuple[float, float, float]
+"""Milliseconds to the first token with the router on, with it off, and of the router alone."""
 
 
 def measure(options: argparse.Namespace, progress: Progress) -> Result:
@@ -71,12 +79,18 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
     calls |= {name: partial(_first_token, model, image) for name, model in models.items()}
     with single_step(progress, "rounds"):
         samples = take_turns(calls, rounds=options.rounds, warm_up=1)
-    pairs = _router_pairs(models, image, options.rounds)
+    routed = dict(list(models.items())[:: len(options.providers)])
+    pairs = {
+        str(tiles): _router_pairs(
+            routed, [tile(seed) for seed in range(tiles)], options.pairs, progress
+        )
+        for tiles in TILES
+    }
     again = {name: _again(model, options.rounds) for name, model in models.items()}
     machine = describe_machine(load_before, cpu.steal_percent())
     record = {
         "machine": machine.model_dump(mode="json"),
-        "settings": {"threads": threads, "rounds": options.rounds},
+        "settings": {"threads": threads, "rounds": options.rounds, "pairs": options.pairs},
         "ttft_ms": samples,
         "router_on_off_ms": pairs,
         "second_question_ms": again,
@@ -113,22 +127,29 @@ def _forward(checkpoint: Any, image: Image.Image, dtype: str, threads: int) -> C
     return run_once
 
 
-def _first_token(model: EdgeModel, image: Image.Image, *, router: bool = True) -> float:
-    answer = model.generate(PROMPT, image, max_new_tokens=1, router=router)
-    return answer.timings.ttft_ms
+def _first_token(model: EdgeModel, image: Image.Image) -> float:
+    return model.generate(PROMPT, image, max_new_tokens=1).timings.ttft_ms
 
 
 def _router_pairs(
-    models: Mapping[str, EdgeModel], image: Image.Image, rounds: int
-) -> dict[str, list[tuple[float, float]]]:
+    models: Mapping[str, EdgeModel],
+    images: Sequence[Image.Image],
+    pairs: int,
+    progress: Progress,
+) -> dict[str, list[Pair]]:
     """Return first tokens with the router on and off, one pair after the other."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[Pair]] = {}
     for name, model in models.items():
         found[name] = []
-        for turn in range(rounds):
-            order = (True, False) if turn % 2 else (False, True)
-            times = {router: _first_token(model, image, router=router) for router in order}
-            found[name].append((times[True], times[False]))
+        with single_step(progress, f"router on and off, tiles: {len(images)}, {name}"):
+            for turn in range(pairs):
+                order = (True, False) if turn % 2 else (False, True)
+                on_off = {
+                    router: model.generate(PROMPT, images, max_new_tokens=1, router=router).timings
+                    for router in order
+                }
+                on, off = on_off[True], on_off[False]
+                found[name].append((on.ttft_ms, off.ttft_ms, on.router_ms))
     return found
 
 
@@ -160,15 +181,16 @@ def table(record: Mapping[str, Any]) -> str:
     medians = {name: float(np.median(one)) for name, one in record["ttft_ms"].items()}
     rows = []
     for name, median in medians.items():
-        pairs = record["router_on_off_ms"].get(name)
+        pairs = [taken.get(name) for taken in record["router_on_off_ms"].values()]
+        again = record["second_question_ms"].get(name)
         rows.append(
             (
                 name,
                 f"{median:.0f}",
                 f"{median / medians[REFERENCE]:.2f}×",
                 f"{median / medians['transformers bf16']:.2f}×",
-                "" if pairs is None else _share(pairs),
-                "" if pairs is None else _ratio(record["second_question_ms"][name]),
+                *("" if taken is None else _share(taken) for taken in pairs),
+                "" if again is None else _ratio(again),
             )
         )
     columns = (
@@ -176,17 +198,24 @@ def table(record: Mapping[str, Any]) -> str:
         "first token ms",
         "of fp32",
         "of bf16",
-        "router on against off",
+        *(
+            f"router on against off, and its own share; {int(tiles) * IMAGE_TOKENS:,} image tokens"
+            for tiles in record["router_on_off_ms"]
+        ),
         "second question",
     )
     return f"{head}\n\n{markdown_table(columns, rows)}"
 
 
-def _share(pairs: Sequence[tuple[float, float]]) -> str:
-    """Return the median of what the router adds, with the middle half of the pairs."""
-    added = [100 * (on / off - 1) for on, off in pairs]
-    low, middle, high = np.percentile(added, (25, 50, 75))
-    return f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})"
+def _share(pairs: Sequence[Pair]) -> str:
+    """Return the median of what the router adds, with its 95 % interval over the pairs, and the router's own share."""
+    on, off, own = zip(*pairs, strict=True)
+    found = paired_ratio(on, off, seed=0)
+    if found is None:
+        return "–"
+    middle, low, high = (100 * (one - 1) for one in (found.value, found.low, found.high))
+    share = 100 * float(np.median(own)) / float(np.median(on))
+    return f"{middle:+.1f} % ({low:+.1f} to {high:+.1f}); {share:.2f} %"
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> str:
@@ -203,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = new_parser("peers.first_token", __doc__)
     add_work(parser)
     add_count(parser, "--rounds", 9, "first tokens per candidate")
+    add_count(parser, "--pairs", 9, "router on and off, for each number of tiles")
     parser.add_argument("--threads", type=int, metavar="N", help="default: as moir-edge chooses")
     parser.add_argument(
         "--providers", nargs="+", default=["cpu"], metavar="NAME", help="default: cpu"

@@ -71,7 +71,7 @@ def prepare(
 
     Args:
         work: Folder that keeps them; what stands there is used as it is.
-        precisions: Of the bundles; ``int4-head-int4`` gives one component another one.
+        precisions: Of the bundles; ``int4-head-int4`` gives one component another one, and ``int4-block-64`` blocks of 64.
         progress: Called as ``progress(stage, done, total)``.
 
     Returns:
@@ -101,16 +101,18 @@ def _options(name: str, work: Path) -> dict[str, Any]:
     """Return the options of a bundle, by its name."""
     if name == INT8_WEIGHT_ONLY:
         return {"precision": name}
-    precision, _, component = name.partition("-")
+    precision, *words = name.split("-")
+    given = dict(zip(words[::2], words[1::2], strict=True))
     options: dict[str, Any] = {"precision": precision}
-    if component:
-        part, _, own = component.partition("-")
-        options["component_precision"] = {part: own}
-        if own == INT8:
-            rows = write_rows(work, CALIBRATION_ROWS)
-            options["calibration"] = CalibrationSettings(
-                data=rows, rows=CALIBRATION_ROWS, decode_steps=1
-            )
+    if block := given.pop("block", None):
+        options["int4_block_size"] = int(block)
+    if given:
+        options["component_precision"] = given
+    if INT8 in given.values():
+        rows = write_rows(work, CALIBRATION_ROWS)
+        options["calibration"] = CalibrationSettings(
+            data=rows, rows=CALIBRATION_ROWS, decode_steps=1
+        )
     return options
 
 

@@ -8,7 +8,27 @@ from dataclasses import dataclass
 from moir_edge.arguments import check_fields
 from moir_edge.errors import ShapeError
 
-__all__ = ["Granularity", "PerBlock", "PerOutputChannel"]
+__all__ = ["BLOCK_SIZES", "Granularity", "PerBlock", "PerOutputChannel", "check_block_size"]
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+"""Rows of a block; ONNX Runtime fuses these."""
+
+
+def check_block_size(size: int, name: str = "block_size") -> None:
+    """Refuse a size that is not one of `BLOCK_SIZES`.
+
+    Args:
+        size: Rows of a block.
+        name: What the caller calls it.
+
+    Raises:
+        ShapeError: Says which are.
+    """
+    if size not in BLOCK_SIZES:
+        *others, last = BLOCK_SIZES
+        raise ShapeError(
+            f"{name} is {size}; expected {', '.join(map(str, others))} or {last}, which the runtimes' kernels take"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +61,14 @@ class PerBlock:
     blocks of 32 has (18, 1536) = 27,648 scales: 4 bytes for 32 weights, so INT4 takes 5 bits per weight.
 
     Attributes:
-        block_size: Rows per scale; a power of two from 16 to 256, which is what ONNX Runtime fuses.
+        block_size: Rows per scale, one of `BLOCK_SIZES`.
     """
 
     block_size: int = 32
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.block_size not in (16, 32, 64, 128, 256):
-            raise ShapeError(
-                f"block_size is {self.block_size}; expected 16, 32, 64, 128 or 256, which the runtimes' "
-                "kernels take"
-            )
+        check_block_size(self.block_size)
 
     def scale_shape(self, weight_shape: Sequence[int]) -> tuple[int, ...]:
         """Return the scale's shape for a weight of `weight_shape` (K, N)."""

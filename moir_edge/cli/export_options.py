@@ -51,6 +51,12 @@ class ExportFlags(Flags):
             "default gptq with --calib-data, rtn without."
         ),
     ] = None
+    int4_block_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Rows of an INT4 weight that share a scale: 16, 32, 64, 128 or 256; 32 by default. Larger blocks take fewer bytes."
+        ),
+    ] = None
     calibration: CalibrationFlags
     mix: MixFlags
     engines: Annotated[

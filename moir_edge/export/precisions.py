@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "apply_precision",
     "calibrated_components",
+    "choose_int4_block_size",
     "choose_int4_method",
     "plan_head",
     "plan_precisions",
@@ -141,6 +142,29 @@ def choose_int4_method(
     return method
 
 
+def choose_int4_block_size(plan: Mapping[str, str], size: int | None) -> int:
+    """Return how many rows of an INT4 weight share a scale.
+
+    Args:
+        plan: From `plan_precisions`.
+        size: What was asked for; None takes 32.
+
+    Raises:
+        ShapeError: A size that the runtimes' kernels do not take.
+        UnsupportedError: No component takes one.
+    """
+    from moir_edge.calibration.granularity import PerBlock, check_block_size
+
+    if size is None:
+        return PerBlock().block_size
+    check_block_size(size, "`settings.int4_block_size`")
+    if INT4 not in plan.values():
+        raise UnsupportedError(
+            f"`settings.int4_block_size={size}` given, and no component of this export is int4; leave it out"
+        )
+    return size
+
+
 def calibrated_components(
     plan: Mapping[str, str],
     *,
@@ -202,6 +226,7 @@ def apply_precision(
     signed: bool = True,
     stored_only: bool = False,
     int4_method: str = "rtn",
+    int4_block_size: int = 32,
     layer_precisions: Mapping[str, str] | None = None,
 ) -> QuantizationSummary | None:
     """Bring a float32 graph to a precision; its inputs and outputs stay float32 and int64.
@@ -214,6 +239,7 @@ def apply_precision(
         signed: Store 8-bit activations signed, see `moir_edge.calibration.layers.LayerOptions`.
         stored_only: Let half precision be what weights are stored in, and compute in float32.
         int4_method: From `choose_int4_method`.
+        int4_block_size: From `choose_int4_block_size`.
         layer_precisions: Precision by node, for those that do not take the component's.
 
     Returns:
@@ -235,7 +261,12 @@ def apply_precision(
 
     # Names of nodes are taken literally, not as patterns.
     patterns = {glob.escape(node): chosen for node, chosen in (layer_precisions or {}).items()}
-    options = LayerOptions(signed=signed, int4_method=int4_method, precisions=patterns)
+    options = LayerOptions(
+        signed=signed,
+        block_size=int4_block_size,
+        int4_method=int4_method,
+        precisions=patterns,
+    )
     if calibrated is None or component not in calibrated.observers:
         if PRECISIONS[precision].needs_data:
             raise UnsupportedError(f"{precision} needs statistics from calibration data")

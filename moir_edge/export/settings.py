@@ -15,6 +15,7 @@ from moir_edge.export.parity import PARITY_RTOL, STORED_ROUNDINGS, check_parity_
 from moir_edge.export.precisions import (
     apply_precision,
     calibrated_components,
+    choose_int4_block_size,
     choose_int4_method,
     plan_head,
     plan_precisions,
@@ -37,6 +38,7 @@ class ExportOptions(TypedDict, total=False):
     precision: str
     component_precision: Mapping[str, str] | None
     int4_method: str | None
+    int4_block_size: int | None
     calibration: CalibrationSettings | None
     mix: MixSettings | None
     engines: bool
@@ -52,6 +54,7 @@ class ExportPlan:
         target: Device profile.
         precisions: By component.
         int4_method: How INT4 weights are found.
+        int4_block_size: Rows of an INT4 weight that share a scale.
         calibrated: Components that are quantized by statistics of the calibration data.
         head: Precision of the decoder's head; None for the one that the decoder's gives it.
     """
@@ -60,6 +63,7 @@ class ExportPlan:
     target: Target
     precisions: Mapping[str, PrecisionName]
     int4_method: str
+    int4_block_size: int
     calibrated: tuple[str, ...]
     head: PrecisionName | None = None
 
@@ -123,6 +127,7 @@ class ExportPlan:
                 signed=signed,
                 stored_only=not self.on_gpu,
                 int4_method=self.int4_method,
+                int4_block_size=self.int4_block_size,
                 layer_precisions=layer_precisions,
             )
 
@@ -140,6 +145,8 @@ class ExportSettings:
             product: ``int4``, ``int8-weight-only`` or ``fp32`` in a quantized decoder, which a search may raise.
         int4_method: How INT4 weights are found: ``rtn``, ``awq``, ``gptq`` or ``hqq``; None takes the best there is with the
             data at hand.
+        int4_block_size: Rows of an INT4 weight that share a scale: 16, 32, 64, 128 or 256; None takes 32. A layer whose
+            input channels are no multiple of it falls back to INT8.
         calibration: Data and methods for ``int8`` and ``fp8``, for ``int4`` by a method that goes by data, and what `mix` is
             measured on.
         mix: Measure the layers' sensitivity into ``reports/sensitivity.json``, and raise the precision of as few as
@@ -159,6 +166,7 @@ class ExportSettings:
     precision: str = FP32
     component_precision: Mapping[str, str] | None = None
     int4_method: str | None = None
+    int4_block_size: int | None = None
     calibration: CalibrationSettings | None = None
     mix: MixSettings | None = None
     engines: bool = True
@@ -183,6 +191,7 @@ class ExportSettings:
         head = plan_head(precisions, self.target, self.component_precision)
         every = precisions if head is None else {**precisions, HEAD: head}
         method = choose_int4_method(every, self.target, self.int4_method, has_data=has_data)
+        block_size = choose_int4_block_size(every, self.int4_block_size)
         calibrated = calibrated_components(
             precisions, has_data=has_data, int4_method=method, measured=self.mix is not None
         )
@@ -191,6 +200,7 @@ class ExportSettings:
             target=get_target(self.target),
             precisions=precisions,
             int4_method=method,
+            int4_block_size=block_size,
             calibrated=calibrated,
             head=head,
         )

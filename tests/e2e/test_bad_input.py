@@ -124,6 +124,14 @@ def test_bad_component_precision(
             ["--int4-method", "hqq", "--target", "rtx-40"],
             "which TensorRT does not read; for rtx-40",
         ),
+        (
+            ["--int4-block-size", "48"],
+            "--int4-block-size is 48; expected 16, 32, 64, 128 or 256",
+        ),
+        (
+            ["--int4-block-size", "64", "--precision", "int8-weight-only"],
+            "--int4-block-size 64 given, and no component of this export is int4; leave it out",
+        ),
     ],
 )
 def test_bad_int4_method(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from moir_edge.errors import UnsupportedError
+from moir_edge.errors import ShapeError, UnsupportedError
 from moir_edge.export.precisions import (
     calibrated_components,
+    choose_int4_block_size,
     choose_int4_method,
     plan_precisions,
 )
@@ -88,6 +89,16 @@ def test_int4_methods_that_are_refused() -> None:
     floats = plan_precisions(COMPONENTS, "cpu", "fp32")
     with pytest.raises(UnsupportedError, match="no component of this export is int4"):
         choose_int4_method(floats, "cpu", "rtn", has_data=False)
+
+
+def test_int4_block_size_is_32_unless_one_is_given() -> None:
+    plan = plan_precisions(COMPONENTS, "cpu", "int4")
+    assert choose_int4_block_size(plan, None) == 32
+    assert choose_int4_block_size(plan, 128) == 128
+    with pytest.raises(ShapeError, match="int4_block_size` is 24; expected 16, 32, 64, 128 or 256"):
+        choose_int4_block_size(plan, 24)
+    with pytest.raises(UnsupportedError, match="int4_block_size=64` given, and no component"):
+        choose_int4_block_size(plan_precisions(COMPONENTS, "cpu", "fp32"), 64)
 
 
 def test_override_wins() -> None:

@@ -1,8 +1,9 @@
-"""Measure the text decoder of SmolVLM-256M in moir-edge and in ONNX Runtime GenAI, in turns, in one process.
+"""Measure the text decoder of SmolVLM-256M in moir-edge, ONNX Runtime GenAI and llama.cpp, in turns, in one process.
 
-Needs `pip install onnxruntime-genai`. Weights and bundles are those of `smolvlm_256m.py`, which makes them where they are missing.
-GenAI's own builder makes its models; its int4 has the head in 4 bits, so the bundle that it is held against has too. Each candidate
-runs with threads that sleep and with threads that spin, and the bundles in both forms of their decoder.
+Needs `pip install 'onnxruntime-genai>=0.18' llama-cpp-python gguf`. Weights and bundles are those of `smolvlm_256m.py`, which makes them
+where they are missing. GenAI's own builder makes its models; its int4 has the head in 4 bits, so the bundle that it is held against
+has too, and llama.cpp's file. Each candidate runs with threads that sleep and with threads that spin, and the bundles in both forms
+of their decoder. llama.cpp's threads wait in the one way that it has.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks.common import (
     take_turns,
 )
 from benchmarks.peers.checkpoint import VOCABULARY_SIZE
+from benchmarks.peers.llama_cpp_peer import gguf_model, llama_cpp_run
 from benchmarks.peers.limits import decode_bytes, limit_ms, read_bandwidth
 from benchmarks.peers.smolvlm_256m import add_work, prepare
 from moir_edge.bundle import Bundle, open_bundle
@@ -41,8 +43,12 @@ from moir_edge.runtime.interface import DecoderInputs
 from moir_edge.runtime.sessions import GraphSessions
 from moir_edge.threads import THREAD_WAITS, ThreadWait, default_threads, waiting_entries
 
-BUNDLES = ("fp32", "int4-head-int4")
-PEERS = {"fp32": "fp32", "int4-head-int4": "int4"}
+PEERS = {"fp32": "fp32", "int4-head-int4": "int4", "int4-head-int4-block-64": "int4-block-64"}
+"""What the peers' models of the same bits are called."""
+IN_GGUF = ("fp32", "int4")
+"""Those that llama.cpp has: its blocks are of 32."""
+BOTH_FORMS = ("fp32", "int4-head-int4")
+"""Bundles whose decoder runs in the form of every runtime too."""
 CONTEXTS = (92, 1000, 4000)
 _PAUSE = 0.3  # seconds
 MARKS = ("<!-- decoder: begin -->", "<!-- decoder: end -->")
@@ -60,8 +66,8 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
         options: Of the command line.
         progress: Called as ``progress(stage, done, total)``.
     """
-    require("torch", "transformers", "onnxruntime_genai")
-    checkpoint, folders = prepare(options.work, BUNDLES, progress=progress)
+    require("torch", "transformers", "onnxruntime_genai", "llama_cpp", "gguf")
+    checkpoint, folders = prepare(options.work, tuple(PEERS), progress=progress)
     bundles = [open_bundle(folder, verify=False) for folder in folders]
     threads = options.threads or default_threads()
     load_before, cpu = load_average(), CpuTimes()
@@ -111,11 +117,15 @@ def _runs(
     runs: Runs = {}
     for bundle in bundles:
         name = bundle.path.name
-        runs[f"moir-edge {name}"] = _bundle_run(bundle, threads, wait)
-        runs[f"moir-edge {name}, decoder.onnx"] = _bundle_run(_plain(bundle), threads, wait)
         peer = PEERS[name]
+        runs[f"moir-edge {name}"] = _bundle_run(bundle, threads, wait)
+        if name in BOTH_FORMS:
+            runs[f"moir-edge {name}, decoder.onnx"] = _bundle_run(_plain(bundle), threads, wait)
         folder = genai_model(checkpoint, work, peer)
         runs[f"GenAI {peer}"] = _genai_run(folder, threads, wait)
+        if peer in IN_GGUF:
+            file = gguf_model(text_checkpoint(checkpoint, work), work, peer)
+            runs[f"llama.cpp {peer}"] = llama_cpp_run(file, threads)
     return runs
 
 
@@ -138,7 +148,7 @@ def _figures(timed: Sequence[Timed]) -> dict[str, Any]:
 
 
 def table(record: Mapping[str, Any]) -> str:
-    """Return the record as Markdown tables, one for each way in which threads wait; factors are against GenAI.
+    """Return the record as Markdown tables, one for each way in which threads wait; factors are against GenAI's same bits.
 
     Args:
         record: Of `measure`.
@@ -171,14 +181,20 @@ def table(record: Mapping[str, Any]) -> str:
 
 
 def _cells(name: str, measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    own = next((key for key in PEERS if name.startswith(f"moir-edge {key}")), None)
+    held = _held_against(name)
     cells = [name]
     for key, digits in (("prefill_ms", 0), ("decode_ms_per_token", 1)):
         for one in measured.values():
             figure = one[name][key]
-            factor = "" if own is None else f" ({figure / one[f'GenAI {PEERS[own]}'][key]:.2f}×)"
+            factor = "" if held == name else f" ({figure / one[held][key]:.2f}×)"
             cells.append(f"{figure:.{digits}f}{factor}")
     return cells
+
+
+def _held_against(name: str) -> str:
+    """Return GenAI's candidate of the same bits."""
+    tool, precision, *_ = name.replace(",", "").split()
+    return f"GenAI {PEERS[precision] if tool == 'moir-edge' else precision}"
 
 
 def _bundle_run(bundle: Bundle, threads: int, wait: ThreadWait) -> Callable[[Prompt, int], Timed]:
@@ -247,20 +263,23 @@ def genai_model(checkpoint: Path, work: Path, precision: str) -> Path:
     folder = work / f"genai-{precision}"
     if (folder / "genai_config.json").is_file():
         return folder
-    source = work / "text-decoder"
-    if not (source / "tokenizer.json").is_file():
-        _save_text_decoder(checkpoint, source)
+    source = text_checkpoint(checkpoint, work)
     command = module_command("onnxruntime_genai.models.builder")
-    command += ["-i", str(source), "-o", str(folder), "-p", precision, "-e", "cpu"]
+    kind, _, block = precision.partition("-block-")
+    command += ["-i", str(source), "-o", str(folder), "-p", kind, "-e", "cpu"]
     command += ["-c", str(work / "genai-cache")]
-    if precision == "int4":
-        command += ["--extra_options", "int4_accuracy_level=4", "int4_block_size=32"]
+    if kind == "int4":
+        # Names of GenAI 0.18; it takes those of earlier versions without a word and without effect.
+        command += ["--extra_options", "accuracy_level=4", f"block_size={block or 32}"]
     subprocess.run(command, env=child_environment(), check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
-def _save_text_decoder(checkpoint: Path, folder: Path) -> None:
-    """Write the language model alone, as a Llama checkpoint with the same weights."""
+def text_checkpoint(checkpoint: Path, work: Path) -> Path:
+    """Return the language model alone, as a Llama checkpoint with the same weights; made where it is missing."""
+    folder = work / "text-decoder"
+    if (folder / "tokenizer.json").is_file():
+        return folder
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     from moir_edge.export import load_checkpoint
@@ -272,6 +291,7 @@ def _save_text_decoder(checkpoint: Path, folder: Path) -> None:
     model.tie_weights()
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False).save_pretrained(folder)
+    return folder
 
 
 def _contexts(text: str) -> tuple[int, ...]:
@@ -284,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: The words after the command; those of the process by default.
     """
-    parser = new_parser("peers.genai_decoder", __doc__)
+    parser = new_parser("peers.text_decoder", __doc__)
     add_work(parser)
     add_count(parser, "--rounds", 9, "prompts per candidate")
     add_count(parser, "--tokens", 32, "decoded tokens per round")
