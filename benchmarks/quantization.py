@@ -27,7 +27,7 @@ from benchmarks.common import (
     new_parser,
     run,
 )
-from benchmarks.quantization_candidates import ACCEPTANCE, FP32, Candidate, chosen
+from benchmarks.quantization_candidates import ACCEPTANCE, FP32, Candidate, Int4Way, chosen
 from benchmarks.quantization_checks import recovery_check, reference_checks, size_check
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
     records = []
     for one, found in zip(candidates, compared, strict=False):
         checks.append(recovery_check(found, one.min_recovery))
-        output_db = exports.output_db.get(one.int4_method or "")
+        output_db = exports.output_db.get(one.int4_way)
         facts = {"name": one.name, "tensor_bytes": found.weights_bytes, "output_db": output_db}
         records.append(facts | agreement_record(found))
     return Result(
@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
 class _Exports:
     reference: Path
     bundles: Sequence[Path]
-    output_db: Mapping[str, float]
+    output_db: Mapping[Int4Way | None, float]
     parity: Mapping[str, Any]
 
 
@@ -129,11 +129,11 @@ def _export(
         )
         for one in candidates
     ]
-    methods = {one.int4_method for one in candidates if one.int4_method is not None}
+    ways = {one.int4_way for one in candidates if one.int4_way is not None}
     return _Exports(
         reference=reference,
         bundles=bundles,
-        output_db=_output_db(traced, reference, settings, methods) if methods else {},
+        output_db=_output_db(traced, reference, settings, ways) if ways else {},
         parity=_parity(traced, reference) if parity else {},
     )
 
@@ -164,9 +164,9 @@ def _parity(traced: TracedModel, bundle: Path) -> dict[str, Any]:
 
 
 def _output_db(
-    traced: TracedModel, folder: Path, settings: CalibrationSettings, methods: Iterable[str]
-) -> dict[str, float]:
-    """Return the median signal to noise of the outputs of INT4 layers by method, in dB."""
+    traced: TracedModel, folder: Path, settings: CalibrationSettings, ways: Iterable[Int4Way]
+) -> dict[Int4Way | None, float]:
+    """Return the median signal to noise of the outputs of INT4 layers by method and block size, in dB."""
     from moir_edge.calibration.layers import LayerOptions, quantize_layers
     from moir_edge.calibration.preparation import calibrate
 
@@ -178,13 +178,13 @@ def _output_db(
         components=("vision", "decoder"),
         weights_only=("vision", "decoder"),
     )
-    found: dict[str, float] = {}
-    for method in methods:
+    found: dict[Int4Way | None, float] = {}
+    for method, block_size in ways:
         summaries = [
             quantize_layers(
                 traced.graphs[name].clone(),
                 "int4",
-                options=LayerOptions(int4_method=method),
+                options=LayerOptions(int4_method=method, block_size=block_size),
                 observers=observers,
             )
             for name, observers in calibrated.observers.items()
@@ -196,7 +196,9 @@ def _output_db(
             if one.precision == "int4"
         ]
         ratios = [one.output_signal_to_noise_db for one in scales if one is not None]
-        found[method] = float(np.median([ratio for ratio in ratios if ratio is not None]))
+        found[method, block_size] = float(
+            np.median([ratio for ratio in ratios if ratio is not None])
+        )
     return found
 
 
@@ -206,7 +208,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     Args:
         records: With ``name``; ``tensor_bytes`` of all graphs; what `agreement_record` gives; and ``output_db``, the median
             signal to noise of the outputs of the vision and decoder layers over the calibration data, were each in
-            INT4 by the row's method, or None.
+            INT4 by the row's method and block size, or None.
     """
     return markdown_table(
         ("", "weights MB", *AGREEMENT_HEAD, "INT4 layers dB"),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from moir_edge.errors import UnsupportedError, closest
 
-__all__ = ["ACCEPTANCE", "CANDIDATES", "FP32", "Candidate", "chosen"]
+__all__ = ["ACCEPTANCE", "CANDIDATES", "FP32", "Candidate", "Int4Way", "chosen"]
 
 FP32 = "fp32"
 """The reference; named among the candidates to choose, it is compared with torch."""
@@ -17,6 +17,10 @@ ACCEPTANCE = (FP32, "int8-weight-only", "int4-rtn")
 """What `--acceptance` measures: each precision as it is exported without calibration data."""
 
 _GPU = "jetson-thor"  # graphs for a GPU, whose products are run exactly on a CPU
+
+
+Int4Way: TypeAlias = tuple[str, int]
+"""Method and block size of INT4 weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,12 @@ class Candidate:
     def int4_method(self) -> str | None:
         """Method of the INT4 weights; None without INT4."""
         return self.options.get("int4_method")
+
+    @property
+    def int4_way(self) -> Int4Way | None:
+        """Method and block size of the INT4 weights; None without INT4."""
+        method = self.int4_method
+        return None if method is None else (method, self.options.get("int4_block_size", 32))
 
 
 def _of(

@@ -25,8 +25,8 @@ from benchmarks.common import (
     run,
     take_turns,
 )
-from benchmarks.peers.text_decoder import BOTH_FORMS, PEERS, genai_model
 from benchmarks.peers.smolvlm_256m import add_work, prepare
+from benchmarks.peers.text_decoder import BOTH_FORMS, PEERS, genai_model
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.environment import require
 from moir_edge.evaluation.machine import CpuTimes, describe_machine, load_average

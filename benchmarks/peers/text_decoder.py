@@ -30,8 +30,8 @@ from benchmarks.common import (
     take_turns,
 )
 from benchmarks.peers.checkpoint import VOCABULARY_SIZE
-from benchmarks.peers.llama_cpp_peer import gguf_model, llama_cpp_run
 from benchmarks.peers.limits import decode_bytes, limit_ms, read_bandwidth
+from benchmarks.peers.llama_cpp_peer import gguf_model, llama_cpp_run
 from benchmarks.peers.smolvlm_256m import add_work, prepare
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.children import child_environment, module_command

@@ -37,12 +37,16 @@ def test_reordered_rows_give_the_same_attention() -> None:
 
     wanted = [
         _turn_halves(q, near) @ _turn_halves(k, far)
-        for q, k in zip((queries @ x).reshape(heads, -1), (keys @ y).reshape(heads, -1), strict=True)
+        for q, k in zip(
+            (queries @ x).reshape(heads, -1), (keys @ y).reshape(heads, -1), strict=True
+        )
     ]
     q_rows, k_rows = (_interleaved(one, heads) for one in (queries, keys))
     found = [
         _turn_neighbours(q, near) @ _turn_neighbours(k, far)
-        for q, k in zip((q_rows @ x).reshape(heads, -1), (k_rows @ y).reshape(heads, -1), strict=True)
+        for q, k in zip(
+            (q_rows @ x).reshape(heads, -1), (k_rows @ y).reshape(heads, -1), strict=True
+        )
     ]
     assert found == pytest.approx(wanted)
 
