@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -22,7 +21,7 @@ from moir_edge.precisions import (
 from moir_edge.targets import check_precision, get_target
 
 if TYPE_CHECKING:
-    from moir_edge.calibration import QuantizationSummary
+    from moir_edge.calibration import LayerOptions, QuantizationSummary
     from moir_edge.calibration.preparation import CalibratedGraphs
 
 __all__ = [
@@ -223,11 +222,8 @@ def apply_precision(
     *,
     component: str = "",
     calibrated: CalibratedGraphs | None = None,
-    signed: bool = True,
     stored_only: bool = False,
-    int4_method: str = "rtn",
-    int4_block_size: int = 32,
-    layer_precisions: Mapping[str, str] | None = None,
+    options: LayerOptions | None = None,
 ) -> QuantizationSummary | None:
     """Bring a float32 graph to a precision; its inputs and outputs stay float32 and int64.
 
@@ -236,11 +232,8 @@ def apply_precision(
         precision: What its weights become.
         component: Its name in `calibrated`.
         calibrated: Statistics, for ``int8``, ``fp8`` and for int4 methods that go by data.
-        signed: Store 8-bit activations signed, see `moir_edge.calibration.layers.LayerOptions`.
         stored_only: Let half precision be what weights are stored in, and compute in float32.
-        int4_method: From `choose_int4_method`.
-        int4_block_size: From `choose_int4_block_size`.
-        layer_precisions: Precision by node, for those that do not take the component's.
+        options: Of the layers; how ranges of activations are chosen comes from `calibrated`.
 
     Returns:
         What quantization did to each weight; None for a floating-point precision.
@@ -259,14 +252,7 @@ def apply_precision(
         return None
     from moir_edge.calibration.layers import LayerOptions, quantize_layers
 
-    # Names of nodes are taken literally, not as patterns.
-    patterns = {glob.escape(node): chosen for node, chosen in (layer_precisions or {}).items()}
-    options = LayerOptions(
-        signed=signed,
-        block_size=int4_block_size,
-        int4_method=int4_method,
-        precisions=patterns,
-    )
+    options = options or LayerOptions()
     if calibrated is None or component not in calibrated.observers:
         if PRECISIONS[precision].needs_data:
             raise UnsupportedError(f"{precision} needs statistics from calibration data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypedDict
@@ -117,18 +118,24 @@ class ExportPlan:
         def quantizer(
             component: str, model: ir.Model, layer_precisions: Mapping[str, str]
         ) -> QuantizationSummary | None:
+            from moir_edge.calibration import LayerOptions
+
             if component == "decoder" and self.head is not None:
                 layer_precisions = {_head_of(model): self.head, **layer_precisions}
+            options = LayerOptions(
+                signed=signed,
+                block_size=self.int4_block_size,
+                int4_method=self.int4_method,
+                # Names of nodes are taken literally, not as patterns.
+                precisions={glob.escape(node): one for node, one in layer_precisions.items()},
+            )
             return apply_precision(
                 model,
                 self.precisions[component],
                 component=component,
                 calibrated=calibrated,
-                signed=signed,
                 stored_only=not self.on_gpu,
-                int4_method=self.int4_method,
-                int4_block_size=self.int4_block_size,
-                layer_precisions=layer_precisions,
+                options=options,
             )
 
         return quantizer

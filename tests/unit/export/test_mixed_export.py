@@ -17,7 +17,7 @@ from scipy.stats import entropy
 import moir_edge
 from moir_edge.bundle import open_bundle
 from moir_edge.bundle.files import ModelFiles
-from moir_edge.calibration import CalibrationSettings, MixSettings
+from moir_edge.calibration import CalibrationSettings, LayerOptions, MixSettings
 from moir_edge.calibration.mixed.layers import LayerTable
 from moir_edge.calibration.mixed.measure import measure_sensitivity
 from moir_edge.calibration.mixed.prompts import PromptBatch, answer_ids, prompt_batches
@@ -74,7 +74,7 @@ def _quantizer(component: str, model: Any, precisions: Mapping[str, str]) -> Any
         model,
         PLAN.get(component, "fp32"),  # type: ignore[arg-type]
         component=component,
-        layer_precisions=precisions,
+        options=LayerOptions(precisions=precisions),
     )
 
 
