@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from moir_edge.metrics.sources import sources_found
 from .emulated import Emulated, emulated, why_not
 
 ROWS = 8
+KINDS = ("shipped", "exact")
 BUNDLES = ("bundle-fp32", "bundle-int8-weight-only", "bundle-int4")
 CODE = Path(__file__).with_name("emulated_rows.py")
 
@@ -84,11 +87,19 @@ def outputs(
 ) -> tuple[Path, Path]:
     """Folders with what this machine and the emulated one found."""
     here, there = tmp_path_factory.mktemp("x86-64"), tmp_path_factory.mktemp("arm64")
-    own = [sys.executable, "-P", CODE, job, here]
-    subprocess.run(own, check=True, env={**os.environ, "PYTHONPATH": str(board.moir_edge)})
-    done = subprocess.run(board.command(CODE, job, there), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "PYTHONPATH": str(board.moir_edge)}
+    for kind in KINDS:
+        own = [sys.executable, "-P", CODE, job, here, kind]
+        subprocess.run(own, check=True, env=environment)
+    commands = [board.command(CODE, job, there, kind) for kind in KINDS]
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(_run, commands):
+            assert done.returncode == 0, done.stderr
     return here, there
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def answers(outputs: tuple[Path, Path], bundle: str, kind: str) -> list[dict[str, np.ndarray]]:
