@@ -70,16 +70,15 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
             name = REFERENCE if dtype == "float32" else "transformers bf16"
             calls[name] = _forward(checkpoint, image, dtype, threads)
     models = {
-        f"moir-edge {folder.name}{'' if provider == 'cpu' else f', {provider}'}": moir_edge.load(
-            folder, threads=threads, provider=provider
-        )
+        _name(folder, provider): moir_edge.load(folder, threads=threads, provider=provider)
         for folder in folders
         for provider in options.providers
     }
     calls |= {name: partial(_first_token, model, image) for name, model in models.items()}
     with single_step(progress, "rounds"):
         samples = take_turns(calls, rounds=options.rounds, warm_up=1)
-    routed = dict(list(models.items())[:: len(options.providers)])
+    on_first = [_name(folder, options.providers[0]) for folder in folders]
+    routed = {name: models[name] for name in on_first}
     pairs = {
         str(tiles): _router_pairs(
             routed, [tile(seed) for seed in range(tiles)], options.pairs, progress
@@ -99,6 +98,10 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
     if options.write is not None:
         replace_between(options.write, *MARKS, text)
     return Result(text=text, record=record)
+
+
+def _name(folder: Path, provider: str) -> str:
+    return f"moir-edge {folder.name}{'' if provider == 'cpu' else f', {provider}'}"
 
 
 def _forward(checkpoint: Any, image: Image.Image, dtype: str, threads: int) -> Call:

@@ -5,6 +5,7 @@ Needs `pip install llama-cpp-python gguf`; the first is compiled where it is ins
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Callable
@@ -14,10 +15,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["gguf_model", "llama_cpp_run"]
+from moir_edge.errors import EnvironmentProblem
+
+__all__ = ["gguf_model", "llama_cpp_run", "require_llama_cpp"]
 
 _CONTEXT = 4096 + 64
 _PIECE = 512  # tokens that are computed at once; llama.cpp's own default
+
+
+def require_llama_cpp() -> None:
+    """Check that llama.cpp can be imported; its package has another name than its module.
+
+    Raises:
+        EnvironmentProblem: It is not installed.
+    """
+    if importlib.util.find_spec("llama_cpp") is None:
+        raise EnvironmentProblem(
+            "this needs the package 'llama-cpp-python', which is not installed; install it with `pip install llama-cpp-python`"
+        )
 
 
 def gguf_model(source: Path, work: Path, precision: str) -> Path:

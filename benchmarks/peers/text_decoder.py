@@ -31,7 +31,7 @@ from benchmarks.common import (
 )
 from benchmarks.peers.checkpoint import VOCABULARY_SIZE
 from benchmarks.peers.limits import decode_bytes, limit_ms, read_bandwidth
-from benchmarks.peers.llama_cpp_peer import gguf_model, llama_cpp_run
+from benchmarks.peers.llama_cpp_peer import gguf_model, llama_cpp_run, require_llama_cpp
 from benchmarks.peers.smolvlm_256m import add_work, prepare
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.children import child_environment, module_command
@@ -66,7 +66,8 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
         options: Of the command line.
         progress: Called as ``progress(stage, done, total)``.
     """
-    require("torch", "transformers", "onnxruntime_genai", "llama_cpp", "gguf")
+    require("torch", "transformers", "onnxruntime_genai", "gguf")
+    require_llama_cpp()
     checkpoint, folders = prepare(options.work, tuple(PEERS), progress=progress)
     bundles = [open_bundle(folder, verify=False) for folder in folders]
     threads = options.threads or default_threads()

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks.peers.llama_cpp_peer import _interleaved
+from benchmarks.peers.llama_cpp_peer import _interleaved, require_llama_cpp
 from benchmarks.peers.text_decoder import table
+from moir_edge.errors import EnvironmentProblem
 
 Rows = npt.NDArray[Any]
 
@@ -78,3 +79,9 @@ def test_factors_are_against_genai_of_the_same_bits() -> None:
         "5.0 (1.25×)",
     ]
     assert rows[-1].strip("| ").endswith("9.5")
+
+
+def test_llama_cpp_is_asked_for_by_its_packages_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(EnvironmentProblem, match="pip install llama-cpp-python"):
+        require_llama_cpp()
