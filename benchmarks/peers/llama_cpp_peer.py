@@ -1,23 +1,18 @@
-"""The text decoder of SmolVLM-256M in llama.cpp: the same weights in a GGUF file, run through `llama-cpp-python`.
-
-Needs `pip install llama-cpp-python gguf`; the first is compiled where it is installed, for the processor that is there.
-"""
+"""The text decoder of SmolVLM-256M in llama.cpp, through `llama-cpp-python`, which is compiled where it is installed."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from moir_edge.errors import EnvironmentProblem
 
-__all__ = ["gguf_model", "llama_cpp_run", "require_llama_cpp"]
+__all__ = ["llama_cpp_run", "require_llama_cpp"]
 
 _CONTEXT = 4096 + 64
 _PIECE = 512  # tokens that are computed at once; llama.cpp's own default
@@ -35,22 +30,6 @@ def require_llama_cpp() -> None:
         )
 
 
-def gguf_model(source: Path, work: Path, precision: str) -> Path:
-    """Return a Llama checkpoint as a GGUF file; made where it is missing.
-
-    Args:
-        source: Folder of the checkpoint, in one `model.safetensors`.
-        work: Folder that keeps the file.
-        precision: ``fp32``, or ``int4``: blocks of 32 with one float16 scale (`Q4_0`), the token table too.
-    """
-    path = work / f"llama-cpp-{precision}.gguf"
-    if not path.is_file():
-        part = path.with_suffix(".part")
-        _write(source, part, precision)
-        part.replace(path)
-    return path
-
-
 def llama_cpp_run(
     path: Path, threads: int
 ) -> Callable[[npt.NDArray[np.int64], int], tuple[float, list[float]]]:
@@ -60,7 +39,7 @@ def llama_cpp_run(
     the OpenMP library has it.
 
     Args:
-        path: Of `gguf_model`.
+        path: Of `gguf_file.gguf_model`.
         threads: That compute.
     """
     import llama_cpp
@@ -92,42 +71,3 @@ def llama_cpp_run(
         return prefill_ms, token_ms
 
     return run
-
-
-def _write(source: Path, path: Path, precision: str) -> None:
-    import gguf
-    from safetensors.numpy import load_file
-
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    heads, shared = config["num_attention_heads"], config["num_key_value_heads"]
-    kind = gguf.GGMLQuantizationType.Q4_0 if precision == "int4" else gguf.GGMLQuantizationType.F32
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(shared)
-    writer.add_rope_dimension_count(config["head_dim"])
-    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_tokenizer_model("none")
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-    for name, value in load_file(source / "model.safetensors").items():
-        weights = value.astype(np.float32)
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            weights = _interleaved(weights, heads if "q_proj" in name else shared)
-        stored = kind if weights.ndim > 1 else gguf.GGMLQuantizationType.F32
-        target = names.get_name(name, try_suffixes=(".weight",))
-        writer.add_tensor(target, gguf.quants.quantize(weights, stored), raw_dtype=stored)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _interleaved(weights: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
-    """Return rows in llama.cpp's order: its rotation turns neighbours, where Llama's turns the halves of a head."""
-    halves = weights.reshape(heads, 2, -1, weights.shape[1])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weights.shape)

@@ -1,9 +1,9 @@
-"""Measure the text decoder of SmolVLM-256M in moir-edge, ONNX Runtime GenAI and llama.cpp, in turns, in one process.
+"""Measure the text decoder of SmolVLM-256M in moir-edge, ONNX Runtime GenAI, OpenVINO GenAI and llama.cpp, in turns, in one process.
 
-Needs `pip install 'onnxruntime-genai>=0.18' llama-cpp-python gguf`. Weights and bundles are those of `smolvlm_256m.py`, which makes them
+Needs `pip install 'onnxruntime-genai>=0.18' openvino-genai llama-cpp-python gguf`. Weights and bundles are those of `smolvlm_256m.py`, which makes them
 where they are missing. GenAI's own builder makes its models; its int4 has the head in 4 bits, so the bundle that it is held against
-has too, and llama.cpp's file. Each candidate runs with threads that sleep and with threads that spin, and the bundles in both forms
-of their decoder. llama.cpp's threads wait in the one way that it has.
+has too, and the GGUF file of the other two. Each candidate runs with threads that sleep and with threads that spin, and the bundles in both forms
+of their decoder. The threads of llama.cpp and OpenVINO GenAI wait in the one way that each has.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from benchmarks.common import (
     take_turns,
 )
 from benchmarks.peers.checkpoint import VOCABULARY_SIZE
+from benchmarks.peers.gguf_file import gguf_model
 from benchmarks.peers.limits import decode_bytes, limit_ms, read_bandwidth
-from benchmarks.peers.llama_cpp_peer import gguf_model, llama_cpp_run, require_llama_cpp
+from benchmarks.peers.llama_cpp_peer import llama_cpp_run, require_llama_cpp
+from benchmarks.peers.openvino_genai_peer import openvino_genai_run
 from benchmarks.peers.smolvlm_256m import add_work, prepare
 from moir_edge.bundle import Bundle, open_bundle
 from moir_edge.children import child_environment, module_command
@@ -46,7 +48,9 @@ from moir_edge.threads import THREAD_WAITS, ThreadWait, default_threads, waiting
 PEERS = {"fp32": "fp32", "int4-head-int4": "int4", "int4-head-int4-block-64": "int4-block-64"}
 """What the peers' models of the same bits are called."""
 IN_GGUF = ("fp32", "int4")
-"""Those that llama.cpp has: its blocks are of 32."""
+"""Those that llama.cpp runs: its blocks are of 32."""
+IN_OPENVINO_GENAI = ("int4",)
+"""Those files that OpenVINO GenAI (2026.4) reads: float32 it refuses."""
 BOTH_FORMS = ("fp32", "int4-head-int4")
 """Bundles whose decoder runs in the form of every runtime too."""
 CONTEXTS = (92, 1000, 4000)
@@ -66,7 +70,7 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
         options: Of the command line.
         progress: Called as ``progress(stage, done, total)``.
     """
-    require("torch", "transformers", "onnxruntime_genai", "gguf")
+    require("torch", "transformers", "onnxruntime_genai", "openvino_genai", "gguf")
     require_llama_cpp()
     checkpoint, folders = prepare(options.work, tuple(PEERS), progress=progress)
     bundles = [open_bundle(folder, verify=False) for folder in folders]
@@ -127,6 +131,8 @@ def _runs(
         if peer in IN_GGUF:
             file = gguf_model(text_checkpoint(checkpoint, work), work, peer)
             runs[f"llama.cpp {peer}"] = llama_cpp_run(file, threads)
+            if peer in IN_OPENVINO_GENAI:
+                runs[f"OpenVINO GenAI {peer}"] = openvino_genai_run(file, threads)
     return runs
 
 
@@ -194,8 +200,8 @@ def _cells(name: str, measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _held_against(name: str) -> str:
     """Return GenAI's candidate of the same bits."""
-    tool, precision, *_ = name.replace(",", "").split()
-    return f"GenAI {PEERS[precision] if tool == 'moir-edge' else precision}"
+    precision = name.partition(",")[0].rpartition(" ")[2]
+    return f"GenAI {PEERS.get(precision, precision)}"
 
 
 def _bundle_run(bundle: Bundle, threads: int, wait: ThreadWait) -> Callable[[Prompt, int], Timed]:
