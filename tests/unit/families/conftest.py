@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from tests.unit.families.tiny import save_tiny
 Row = tuple[str, list[Image.Image]]
 ANSWER = 8
 """Tokens of an answer at most."""
+TOLD: dict[str, str] = {}
+"""What was logged when the graphs of `traced` were made, by the type of the model."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,15 @@ class Twins:
 def traced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TracedModel:
     """The traced graphs of a tiny checkpoint with a router; tracing is nearly all that an export of it costs."""
     folder = save_tiny(request.param, tmp_path_factory.mktemp("family") / request.param)
-    return trace_components(load_checkpoint(folder))
+    told = logging.StreamHandler(io.StringIO())
+    log = logging.getLogger("moir_edge")
+    log.addHandler(told)
+    try:
+        model = trace_components(load_checkpoint(folder))
+    finally:
+        log.removeHandler(told)
+    TOLD[model.facts.model_type] = told.stream.getvalue()
+    return model
 
 
 @pytest.fixture(scope="session")
