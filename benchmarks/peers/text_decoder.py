@@ -72,7 +72,7 @@ def measure(options: argparse.Namespace, progress: Progress) -> Result:
     """
     require("torch", "transformers", "onnxruntime_genai", "openvino_genai", "gguf")
     require_llama_cpp()
-    checkpoint, folders = prepare(options.work, tuple(PEERS), progress=progress)
+    checkpoint, folders = prepare(options.work, options.bundles, progress=progress)
     bundles = [open_bundle(folder, verify=False) for folder in folders]
     threads = options.threads or default_threads()
     load_before, cpu = load_average(), CpuTimes()
@@ -325,6 +325,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=THREAD_WAITS,
         default=THREAD_WAITS,
         help="how idle threads wait",
+    )
+    parser.add_argument(
+        "--bundles",
+        nargs="+",
+        choices=tuple(PEERS),
+        default=tuple(PEERS),
+        help="only these, and what the other tools have of the same bits",
     )
     parser.add_argument("--write", type=Path, metavar="PAGE", help="page to write the table into")
     return run(parser, measure, arguments)
