@@ -20,7 +20,7 @@ from moir_edge.whole_files import write_whole
 
 __all__ = ["main", "picture_of"]
 
-_SIZE = {"width": 1185, "height": 1400}  # CSS pixels; wide enough for a table of three candidates
+_WIDTH, _HEIGHT = 1185, 1400  # CSS pixels; wide enough for a table of three candidates
 
 
 def picture_of(report: Path) -> bytes:
@@ -44,7 +44,9 @@ def picture_of(report: Path) -> bytes:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium)
         try:
-            page = browser.new_page(viewport=_SIZE, color_scheme="light")
+            page = browser.new_page(
+                viewport={"width": _WIDTH, "height": _HEIGHT}, color_scheme="light"
+            )
             page.goto(report.resolve().as_uri())
             return page.screenshot()
         finally:
