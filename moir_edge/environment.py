@@ -23,6 +23,7 @@ _EXTRA_OF = {
     "tensorrt_rtx": "rtx",
     "cuda": "rtx",
     "triton": "fused",
+    "playwright": "dev",
     "sklearn": "demo",
     "datasets": "hub",
     "starlette": "serve",
