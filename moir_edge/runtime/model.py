@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from moir_edge.runtime.generation import Generation, GenerationRun, prepare_prom
 from moir_edge.runtime.generation_config import read_generation_config
 from moir_edge.runtime.image_cache import ImageCache
 from moir_edge.runtime.opening import open_sessions
-from moir_edge.runtime.processor import ModelInputs, Processor
+from moir_edge.runtime.processor import EncodedRow, ModelInputs, Processor
 from moir_edge.runtime.prompt_cache import PromptCache
 from moir_edge.runtime.prompts import Images, Prompt, conversations_of
 from moir_edge.runtime.providers import Provider
@@ -198,6 +198,17 @@ class EdgeModel:
         conversations, pictures = conversations_of(prompts, images, context)
         return self.processor(conversations, pictures)
 
+    def encode_row(
+        self, prompt: Prompt, images: Images = None, *, context: str | None = None
+    ) -> EncodedRow:
+        """Encode one prompt ahead of its turn, for `begin_rows`; another thread may do so while this one computes.
+
+        Raises:
+            DataError: The prompt is empty or too long, or an image cannot be used.
+        """
+        conversations, pictures = conversations_of([prompt], [images], context)
+        return self.processor.row(conversations[0], pictures[0])
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -306,6 +317,34 @@ class EdgeModel:
             DataError: A prompt, an image or a setting cannot be used.
             UnsupportedError: The generation config asks for beam search.
         """
+        return self._begun(lambda: self.encode(prompts, images, context=context), settings, logprobs)
+
+    def begin_rows(
+        self,
+        rows: Iterable[EncodedRow],
+        *,
+        settings: GenerationSettings | None = None,
+        logprobs: int | None = None,
+    ) -> GenerationRun:
+        """Return the run of prompts that were encoded before; else as `begin`.
+
+        Args:
+            rows: From `encode_row`. What an iterator takes to give them counts as preprocessing.
+            settings: As in `generate`.
+            logprobs: As in `begin`.
+
+        Raises:
+            DataError: A setting cannot be used.
+            UnsupportedError: The generation config asks for beam search.
+        """
+        return self._begun(lambda: self.processor.batch(list(rows)), settings, logprobs)
+
+    def _begun(
+        self,
+        encoded: Callable[[], ModelInputs],
+        settings: GenerationSettings | None,
+        logprobs: int | None,
+    ) -> GenerationRun:
         watch = Stopwatch()
         facts = self.manifest.model
         settings = instance("settings", settings, GenerationSettings) or GenerationSettings()
@@ -315,7 +354,7 @@ class EdgeModel:
         pruning = self._pruning(settings)
         rules = settings.rules(self.generation_config, vocab_size=facts.vocab_size)
         with watch.part("preprocess"):
-            inputs = self.encode(prompts, images, context=context)
+            inputs = encoded()
         return GenerationRun(
             sessions=self.sessions,
             family=self.processor.family,

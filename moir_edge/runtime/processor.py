@@ -21,7 +21,7 @@ from moir_edge.runtime.images import ImageInput, read_image
 from moir_edge.runtime.prompt_bound import PromptBound, characters_of
 from moir_edge.runtime.tokenizer import Tokenizer
 
-__all__ = ["EncodedPrompt", "ModelInputs", "Processor"]
+__all__ = ["EncodedPrompt", "EncodedRow", "ModelInputs", "Processor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,19 @@ class EncodedPrompt:
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
     images: tuple[tuple[View, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRow:
+    """One row of a batch with its images.
+
+    Attributes:
+        prompt: The tokens.
+        pictures: The images as the vision tower reads them.
+    """
+
+    prompt: EncodedPrompt
+    pictures: tuple[ProcessedImage, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,15 +140,34 @@ class Processor:
             DataError: An image cannot be used, image parts and images differ in number, or a prompt
                 is longer than the model's context; by its characters, before it is rendered.
         """
-        prompts: list[EncodedPrompt] = []
-        pictures: list[ProcessedImage] = []
         for messages in conversations:
             self._bound.check(characters_of(messages))
-        for messages, sources in zip(conversations, images, strict=True):
-            processed = self._processed(sources)
-            words = messages if self._control is None else self._control.marked(messages)
-            prompts.append(self.encode(self.chat_template.render(words), processed))
-            pictures.extend(processed)
+        return self.batch(list(map(self.row, conversations, images)))
+
+    def row(self, messages: Messages, images: Sequence[ImageInput]) -> EncodedRow:
+        """Encode one row; several threads may do so at a time.
+
+        Args:
+            messages: The conversation.
+            images: In the order in which the messages name them.
+
+        Raises:
+            DataError: See `__call__`.
+        """
+        self._bound.check(characters_of(messages))
+        pictures = self._processed(images)
+        words = messages if self._control is None else self._control.marked(messages)
+        prompt = self.encode(self.chat_template.render(words), pictures)
+        return EncodedRow(prompt=prompt, pictures=tuple(pictures))
+
+    def batch(self, rows: Sequence[EncodedRow]) -> ModelInputs:
+        """Join rows to a left-padded batch.
+
+        Args:
+            rows: At least one.
+        """
+        prompts = tuple(row.prompt for row in rows)
+        pictures = [picture for row in rows for picture in row.pictures]
         input_ids, attention_mask = _left_padded(
             [prompt.ids for prompt in prompts], self.facts.pad_token_id
         )
@@ -143,7 +175,7 @@ class Processor:
             input_ids=input_ids,
             attention_mask=attention_mask,
             pixel_values=_joined([picture.pixel_values for picture in pictures]),
-            prompts=tuple(prompts),
+            prompts=prompts,
             images=tuple(picture.shape for picture in pictures),
         )
 

@@ -42,12 +42,8 @@ def answer(jobs: Sequence[Job], started: float) -> None:
 
 def _begun(jobs: Sequence[Job]) -> GenerationRun:
     first = jobs[0]
-    return first.model.begin(
-        [job.conversation for job in jobs],
-        [list(job.images) for job in jobs],
-        settings=first.settings,
-        logprobs=first.logprobs,
-    )
+    rows = (job.encoded() for job in jobs)
+    return first.model.begin_rows(rows, settings=first.settings, logprobs=first.logprobs)
 
 
 def _fail(jobs: Sequence[Job], error: Exception) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from moir_edge.runtime import EdgeModel, Generation
 from moir_edge.runtime.logprobs import TokenLogprob
+from moir_edge.runtime.processor import EncodedRow
 from moir_edge.runtime.settings import GenerationSettings
 from moir_edge.serve.errors import ApiError
 
@@ -74,6 +75,31 @@ class Job:
     emit: Callable[[Event], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
     queued: float = field(default_factory=time.monotonic)
+    _encoding: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _row: EncodedRow | None = field(default=None, init=False)
+    _problem: Exception | None = field(default=None, init=False)
+
+    def encoded(self) -> EncodedRow:
+        """Return the prompt and its images as the graphs take them; the first thread that asks encodes them.
+
+        Raises:
+            Exception: Whatever the encoding raised, to each caller.
+        """
+        with self._encoding:
+            if self._row is None and self._problem is None:
+                try:
+                    self._row = self.model.encode_row(self.conversation, list(self.images))
+                except Exception as error:
+                    self._problem = error
+        if self._row is None:
+            assert self._problem is not None
+            raise self._problem
+        return self._row
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether `encoded` has been asked, and has nothing left to do."""
+        return self._row is not None or self._problem is not None
 
     @property
     def bytes(self) -> int:

@@ -1,10 +1,12 @@
-"""One thread that computes for one device, and the requests that wait for it."""
+"""One thread that computes for one device, one that reads ahead for it, and the requests that wait."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 
 from moir_edge.limits import REQUESTS_BYTES
 from moir_edge.serve.answering import answer
@@ -20,6 +22,9 @@ _LAST_RUN_SECONDS = 60
 class Worker:
     """Takes jobs in the order in which they came: one after the other, or several of a kind together.
 
+    While the device computes, a second thread encodes the prompts and images that have their turn next, and no others: what is
+    encoded takes much more memory than the files.
+
     Args:
         most_waiting: Jobs that wait at most, those that run not counted.
         most_together: Jobs that run as one batch at most.
@@ -28,13 +33,17 @@ class Worker:
     def __init__(self, *, most_waiting: int, most_together: int = 1) -> None:
         self._most_waiting = most_waiting
         self._most_together = most_together
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._next_changed = threading.Condition(lock)  # of those that have their turn next
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._stopping = False
         self._seconds = 1.0  # of a job, a running mean
         self._thread = threading.Thread(target=self._work, name="moir-edge-device", daemon=True)
+        self._ahead = threading.Thread(target=self._read_ahead, name="moir-edge-reader", daemon=True)
         self._thread.start()
+        self._ahead.start()
 
     @property
     def waiting(self) -> int:
@@ -71,6 +80,8 @@ class Worker:
                 raise self._full("large images of other requests wait for the device already")
             self._waiting.append(job)
             self._changed.notify()
+            if len(self._waiting) <= self._most_together:
+                self._next_changed.notify()
 
     def cancel(self, job: Job) -> None:
         """Take a job out of the queue, or stop it at its next step; without effect on one that has ended."""
@@ -88,6 +99,7 @@ class Worker:
         with self._changed:
             self._stopping = True
             self._changed.notify()
+            self._next_changed.notify()
         self._thread.join(seconds)
         with self._changed:
             left = [*self._waiting, *self._running]
@@ -96,6 +108,7 @@ class Worker:
         # It sees that between two tokens. Python must not end while the thread is in a run of a graph: its return to an
         # interpreter that is gone aborts the process.
         self._thread.join(_LAST_RUN_SECONDS)
+        self._ahead.join(_LAST_RUN_SECONDS)
 
     def _full(self, reason: str) -> ApiError:
         after = max(1, round(self._seconds * (len(self._waiting) + 1)))
@@ -116,8 +129,29 @@ class Worker:
         with self._changed:
             while not self._waiting and not self._stopping:
                 self._changed.wait()
-            fitting = [job for job in self._waiting if job.goes_with(self._waiting[0])]
-            self._running = fitting[: self._most_together]
+            self._running = list(self._fitting())
             for job in self._running:
                 self._waiting.remove(job)
+            self._next_changed.notify()
             return self._running
+
+    def _fitting(self) -> Sequence[Job]:
+        """Return the jobs that have their turn next, the first of the queue among them."""
+        fitting = [job for job in self._waiting if job.goes_with(self._waiting[0])]
+        return fitting[: self._most_together]
+
+    def _read_ahead(self) -> None:
+        while (job := self._next_unread()) is not None:
+            with suppress(Exception):  # raised again, and told, when the job has its turn
+                job.encoded()
+
+    def _next_unread(self) -> Job | None:
+        """Wait until the device computes and a job that has its turn next is not encoded; None at the end."""
+        with self._changed:
+            while self._waiting or not self._stopping:
+                # An idle device takes a job at once, and encodes it itself.
+                unread = [job for job in self._fitting() if not job.is_encoded]
+                if self._running and unread:
+                    return unread[0]
+                self._next_changed.wait()
+        return None

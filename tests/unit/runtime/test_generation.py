@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from PIL import Image
 import moir_edge
 from moir_edge.errors import BundleError, DataError, EnvironmentProblem, UnsupportedError
 from moir_edge.runtime import EdgeModel
+from moir_edge.runtime.processor import EncodedRow
+from moir_edge.runtime.settings import GenerationSettings
 
 COUNT = 12
 
@@ -76,6 +80,39 @@ def test_a_batch_gives_each_row_what_it_gets_alone(
     assert batch.texts == tuple(one.texts[0] for one in alone)
     assert batch.token_ids == tuple(one.token_ids[0] for one in alone)
     assert batch.prompt_tokens == tuple(one.prompt_tokens[0] for one in alone)
+
+
+def test_rows_that_another_thread_encoded_meanwhile_give_the_same_answers(
+    model: EdgeModel, rows: list[Any]
+) -> None:
+    settings = GenerationSettings(max_new_tokens=COUNT)
+    rows = [rows[at] for at in (3, 0, 1)]
+    alone = [model.generate(*row, settings=settings) for row in rows]
+    with ThreadPoolExecutor(1) as reader:
+        found = []
+        for _ in range(10):
+            ahead = [reader.submit(model.encode_row, *row) for row in rows]
+            run = model.begin_rows((row.result() for row in ahead), settings=settings)
+            again = [reader.submit(model.encode_row, *row) for row in rows]
+            list(run)
+            found.append(run.result)
+            assert all(row.result() for row in again)
+    for batch in found:
+        assert batch.texts == tuple(one.texts[0] for one in alone)
+        assert batch.prompt_tokens == tuple(one.prompt_tokens[0] for one in alone)
+
+
+def test_encoding_a_row_is_part_of_the_time_of_those_who_wait_for_it(
+    model: EdgeModel, rows: list[Any]
+) -> None:
+    def slowly() -> Iterator[EncodedRow]:
+        time.sleep(0.05)
+        yield model.encode_row(*rows[0])
+
+    run = model.begin_rows(slowly())
+    list(run)
+    timings = run.result.timings
+    assert 50 <= timings.preprocess_ms <= timings.ttft_ms
 
 
 def test_streaming_joins_to_the_same_text(model: EdgeModel, rows: list[Any]) -> None:

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -74,16 +74,22 @@ class Model:
         runs: A run, or what is raised in place of it.
 
     Attributes:
-        asked: Conversations and images of each run.
+        encoded: Conversations in the order in which they were encoded.
+        asked: Conversations with their images, of each run.
     """
 
     def __init__(self, *runs: Run | Exception) -> None:
         self._runs = iter(runs)
         self.processor = SimpleNamespace(tokenizer=None)
-        self.asked: list[tuple[Any, Any]] = []
+        self.encoded: list[Any] = []
+        self.asked: list[list[Any]] = []
 
-    def begin(self, prompts: Any, images: Any, **_: object) -> Run:
-        self.asked.append((prompts, images))
+    def encode_row(self, prompt: Any, images: Any) -> Any:
+        self.encoded.append(prompt)
+        return prompt, images
+
+    def begin_rows(self, rows: Iterable[Any], **_: object) -> Run:
+        self.asked.append(list(rows))
         run = next(self._runs)
         if isinstance(run, Exception):
             raise run

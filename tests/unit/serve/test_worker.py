@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -38,6 +39,18 @@ def job_of(model: Model, images: tuple[bytes, ...] = (), **settings: Any) -> tup
         emit=events.append,
     )
     return made, events
+
+
+def told_jobs(model: Model, count: int) -> list[tuple[Job, Events]]:
+    """Return jobs whose conversations are their numbers."""
+    found = [job_of(model) for _ in range(count)]
+    for number, (one, _) in enumerate(found):
+        one.conversation = [{"content": number}]
+    return found
+
+
+def numbers(conversations: list[Any]) -> list[int]:
+    return [one[0]["content"] for one in conversations]
 
 
 @pytest.fixture
@@ -183,7 +196,7 @@ def test_jobs_of_a_kind_run_together_and_each_ends_in_its_time(together: Worker)
         assert isinstance(events[-1], Done)
         assert events[-1].generation.texts == (text,)
         assert events[-1].generation.prompt_tokens == (prompt_tokens,)
-    assert [len(prompts) for prompts, _ in model.asked] == [3, 1]
+    assert [len(rows) for rows in model.asked] == [3, 1]
 
 
 def test_only_jobs_of_a_kind_run_together(together: Worker) -> None:
@@ -197,7 +210,7 @@ def test_only_jobs_of_a_kind_run_together(together: Worker) -> None:
     waiting_behind(together, *(one for one, _ in asked))
     for _, events in asked:
         events.wait(2)
-    assert [len(prompts) for prompts, _ in model.asked] == [1, 1, 1, 1]
+    assert [len(rows) for rows in model.asked] == [1, 1, 1, 1]
 
 
 def test_a_bad_job_of_a_batch_spoils_no_other(together: Worker) -> None:
@@ -223,3 +236,101 @@ def test_a_batch_goes_on_without_those_who_left(together: Worker) -> None:
     stays.wait(4)
     assert isinstance(stays[-1], Done)
     assert not any(isinstance(one, Done) for one in gone)
+
+
+def test_what_has_its_turn_next_is_encoded_while_the_device_computes() -> None:
+    worker = Worker(most_waiting=9)
+    model = Model(*(released(1) for _ in range(3)))
+    asked = told_jobs(model, 3)
+    run = begun(worker)
+    for one, _ in asked:
+        worker.submit(one)
+    wait_until(lambda: asked[0][0].is_encoded)
+    assert worker.running  # the device is still at work
+    assert numbers(model.encoded) == [0]  # and no more is held than what comes next
+    run.go.release()
+    for _, events in asked:
+        events.wait(2)
+    worker.stop(SECONDS)
+    assert numbers(model.encoded) == [0, 1, 2]  # each once
+    assert [numbers([row[0] for row in rows]) for rows in model.asked] == [[0], [1], [2]]
+
+
+def test_all_rows_of_the_next_batch_are_encoded_ahead(together: Worker) -> None:
+    model = Model(Run(1, 1, 1), released(1))
+    asked = told_jobs(model, 4)
+    run = begun(together)
+    for one, _ in asked:
+        together.submit(one)
+    wait_until(lambda: all(one.is_encoded for one, _ in asked[:3]))
+    assert together.running
+    assert not asked[3][0].is_encoded
+    run.go.release()
+
+
+def test_an_idle_device_encodes_by_itself(worker: Worker) -> None:
+    model = Model(released(1))
+    names: list[str] = []
+    encode = model.encode_row
+
+    def noted(prompt: Any, images: Any) -> Any:
+        names.append(threading.current_thread().name)
+        return encode(prompt, images)
+
+    model.encode_row = noted  # type: ignore[method-assign]
+    asked, events = job_of(model)
+    worker.submit(asked)
+    events.wait(2)
+    assert names == ["moir-edge-device"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "status"), [(DataError("the image is broken"), 400), (ZeroDivisionError(), 500)]
+)
+def test_what_fails_ahead_is_told_once_and_in_its_turn(problem: Exception, status: int) -> None:
+    worker = Worker(most_waiting=9)
+    model, calls = Model(released(1)), []
+
+    def failing(prompt: Any, images: Any) -> Any:
+        calls.append((prompt, images))
+        raise problem
+
+    model.encode_row = failing  # type: ignore[method-assign]
+    asked, events = job_of(model)
+    run = begun(worker)
+    worker.submit(asked)
+    good, done = job(released(1))
+    worker.submit(good)
+    wait_until(lambda: asked.is_encoded)
+    assert events == []
+    run.go.release()
+    done.wait(2)
+    worker.stop(SECONDS)
+    assert len(calls) == 1
+    assert [one.error.status for one in events if isinstance(one, Failed)] == [status]
+    assert isinstance(done[-1], Done)
+
+
+def test_a_cancelled_job_is_not_encoded_ahead() -> None:
+    worker = Worker(most_waiting=9)
+    run = begun(worker)
+    model = Model(released(1))
+    first, second = (one for one, _ in told_jobs(model, 2))
+    slow, go = threading.Event(), threading.Event()
+
+    def waits(prompt: Any, images: Any) -> Any:
+        slow.set()
+        assert go.wait(SECONDS)
+        return prompt, images
+
+    blocker, events = job(released(1))
+    cast("Any", blocker.model).encode_row = waits
+    for one in (blocker, first, second):
+        worker.submit(one)
+    assert slow.wait(SECONDS)
+    worker.cancel(first)  # while the reader is at the one before it
+    go.set()
+    run.go.release()
+    events.wait(2)
+    worker.stop(SECONDS)
+    assert numbers(model.encoded) == [1]
