@@ -317,7 +317,9 @@ class EdgeModel:
             DataError: A prompt, an image or a setting cannot be used.
             UnsupportedError: The generation config asks for beam search.
         """
-        return self._begun(lambda: self.encode(prompts, images, context=context), settings, logprobs)
+        return self._begun(
+            lambda: self.encode(prompts, images, context=context), settings, logprobs
+        )
 
     def begin_rows(
         self,

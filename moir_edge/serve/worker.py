@@ -41,7 +41,9 @@ class Worker:
         self._stopping = False
         self._seconds = 1.0  # of a job, a running mean
         self._thread = threading.Thread(target=self._work, name="moir-edge-device", daemon=True)
-        self._ahead = threading.Thread(target=self._read_ahead, name="moir-edge-reader", daemon=True)
+        self._ahead = threading.Thread(
+            target=self._read_ahead, name="moir-edge-reader", daemon=True
+        )
         self._thread.start()
         self._ahead.start()
 
@@ -80,7 +82,7 @@ class Worker:
                 raise self._full("large images of other requests wait for the device already")
             self._waiting.append(job)
             self._changed.notify()
-            if len(self._waiting) <= self._most_together:
+            if self._running and len(self._waiting) <= self._most_together:
                 self._next_changed.notify()
 
     def cancel(self, job: Job) -> None:
@@ -132,7 +134,10 @@ class Worker:
             self._running = list(self._fitting())
             for job in self._running:
                 self._waiting.remove(job)
-            self._next_changed.notify()
+            if (
+                self._waiting or self._stopping
+            ):  # else the other thread has nothing to do, and would be woken for it
+                self._next_changed.notify()
             return self._running
 
     def _fitting(self) -> Sequence[Job]:
