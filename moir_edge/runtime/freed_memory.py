@@ -12,7 +12,7 @@ from moir_edge.mapped_pages import c_library
 __all__ = ["give_back_freed_memory", "large_blocks_apart"]
 
 _MMAP_THRESHOLD = -3  # of glibc's malloc.h
-_LARGE = 4 << 20
+_LARGE = 1 << 20
 """Bytes of a block that is mapped on its own; glibc begins with 128 kB and goes up to 32 MB by itself."""
 
 _SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")

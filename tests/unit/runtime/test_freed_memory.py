@@ -44,7 +44,7 @@ def test_holes_of_the_heap_go_back() -> None:
         library.free(block)
 
 
-# Freeing one block of 16 MB lets the C library put the next one of 8 MB into the heap; the count is of blocks that are mapped.
+# Freeing one block of 16 MB lets the C library put the next one of 2 MB into the heap; the count is of blocks that are mapped.
 MAPPED = """
 import ctypes
 from moir_edge.runtime.freed_memory import large_blocks_apart
@@ -57,7 +57,7 @@ library.mallinfo2.restype = Info
 large_blocks_apart()
 library.free(library.malloc(16 << 20))
 before = library.mallinfo2().hblks
-library.malloc(8 << 20)
+library.malloc(2 << 20)
 print(library.mallinfo2().hblks - before)
 """
 
