@@ -43,7 +43,10 @@ def answer(jobs: Sequence[Job], started: float) -> None:
 def _begun(jobs: Sequence[Job]) -> GenerationRun:
     first = jobs[0]
     rows = (job.encoded() for job in jobs)
-    return first.model.begin_rows(rows, settings=first.settings, logprobs=first.logprobs)
+    run = first.model.begin_rows(rows, settings=first.settings, logprobs=first.logprobs)
+    for job in jobs:
+        job.forget_encoded()  # the run has the pixels of several images joined, and needs them once
+    return run
 
 
 def _fail(jobs: Sequence[Job], error: Exception) -> None:

@@ -96,9 +96,13 @@ class Job:
             raise self._problem
         return self._row
 
+    def forget_encoded(self) -> None:
+        """Let go of what was encoded, once the run has it."""
+        self._row = None
+
     @property
     def is_encoded(self) -> bool:
-        """Whether `encoded` has been asked, and has nothing left to do."""
+        """Whether `encoded` has been asked, and would not encode again."""
         return self._row is not None or self._problem is not None
 
     @property

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from moir_edge.errors import DataError
@@ -257,7 +259,9 @@ def test_what_has_its_turn_next_is_encoded_while_the_device_computes() -> None:
 
 
 def test_all_rows_of_the_next_batch_are_encoded_ahead(together: Worker) -> None:
-    model = Model(Run(1, 1, 1), released(1))
+    batch = Run(1, 1, 1)
+    batch.go.release()
+    model = Model(batch, released(1))
     asked = told_jobs(model, 4)
     run = begun(together)
     for one, _ in asked:
@@ -334,3 +338,18 @@ def test_a_cancelled_job_is_not_encoded_ahead() -> None:
     events.wait(2)
     worker.stop(SECONDS)
     assert numbers(model.encoded) == [1]
+
+
+def test_a_run_holds_the_only_copy_of_what_was_encoded(worker: Worker) -> None:
+    run = Run(1)
+    model, made = Model(run), [np.zeros(1)]
+    left = weakref.ref(made[0])
+    model.encode_row = lambda prompt, images: made.pop()  # type: ignore[method-assign]
+    asked, events = job_of(model)
+    worker.submit(asked)
+    assert run.begun.wait(SECONDS)
+    assert len(model.asked) == 1
+    model.asked.clear()  # as a run that has joined its rows
+    wait_until(lambda: left() is None)
+    run.go.release()
+    events.wait(2)
