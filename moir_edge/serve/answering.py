@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -26,7 +27,7 @@ def answer(jobs: Sequence[Job], started: float) -> None:
     except DataError as error:
         if len(jobs) > 1:  # it is the fault of one, and not of the others
             for job in jobs:
-                answer([job], started)
+                answer([job], time.monotonic())
         else:
             jobs[0].emit(Failed(error=api_error(error)))
         return
@@ -45,7 +46,7 @@ def _begun(jobs: Sequence[Job]) -> GenerationRun:
     rows = (job.encoded() for job in jobs)
     run = first.model.begin_rows(rows, settings=first.settings, logprobs=first.logprobs)
     for job in jobs:
-        job.forget_encoded()  # the run has the pixels of several images joined, and needs them once
+        job.hand_over()  # the run has the pixels of several images joined, and needs them once
     return run
 
 

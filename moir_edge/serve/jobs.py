@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from moir_edge.errors import MoirEdgeError
 from moir_edge.runtime import EdgeModel, Generation
 from moir_edge.runtime.logprobs import TokenLogprob
 from moir_edge.runtime.processor import EncodedRow
@@ -78,32 +79,52 @@ class Job:
     _encoding: threading.Lock = field(default_factory=threading.Lock, init=False)
     _row: EncodedRow | None = field(default=None, init=False)
     _problem: Exception | None = field(default=None, init=False)
+    _handed_over: bool = field(default=False, init=False)
+
+    def encode(self) -> None:
+        """Make the prompt and its images what the graphs take, unless a thread has; what that raises is kept for `encoded`."""
+        with self._encoding:
+            if self.is_encoded:
+                return
+            try:
+                self._row = self.model.encode_row(self.conversation, list(self.images))
+            except (
+                MoirEdgeError
+            ) as error:  # told in one line; the frames of its trace hold the pictures
+                self._problem = error.with_traceback(None)
+            except Exception as error:
+                self._problem = error
 
     def encoded(self) -> EncodedRow:
-        """Return the prompt and its images as the graphs take them; the first thread that asks encodes them.
+        """Return what `encode` made.
 
         Raises:
-            Exception: Whatever the encoding raised, to each caller.
+            Exception: What it raised; who asks again lets it try again.
         """
-        with self._encoding:
-            if self._row is None and self._problem is None:
-                try:
-                    self._row = self.model.encode_row(self.conversation, list(self.images))
-                except Exception as error:
-                    self._problem = error
-        if self._row is None:
-            assert self._problem is not None
-            raise self._problem
-        return self._row
+        self.encode()
+        row = self._row
+        if row is None:
+            raise self._taken_problem()  # in no variable: its trace holds this frame, and would keep itself
+        return row
+
+    def _taken_problem(self) -> Exception:
+        problem, self._problem = self._problem, None
+        assert problem is not None
+        return problem
 
     def forget_encoded(self) -> None:
-        """Let go of what was encoded, once the run has it."""
+        """Let go of what was encoded: others have their turn before."""
+        self._row = None
+
+    def hand_over(self) -> None:
+        """Let go of what was encoded for good: the run has it."""
+        self._handed_over = True
         self._row = None
 
     @property
     def is_encoded(self) -> bool:
-        """Whether `encoded` has been asked, and would not encode again."""
-        return self._row is not None or self._problem is not None
+        """Whether `encode` has nothing to do."""
+        return self._row is not None or self._problem is not None or self._handed_over
 
     @property
     def bytes(self) -> int:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 
 from moir_edge.limits import REQUESTS_BYTES
 from moir_edge.serve.answering import answer
@@ -82,7 +81,7 @@ class Worker:
                 raise self._full("large images of other requests wait for the device already")
             self._waiting.append(job)
             self._changed.notify()
-            if self._running and len(self._waiting) <= self._most_together:
+            if self._running and job in self._fitting():
                 self._next_changed.notify()
 
     def cancel(self, job: Job) -> None:
@@ -91,6 +90,7 @@ class Worker:
         with self._changed:
             if job in self._waiting:
                 self._waiting.remove(job)
+                self._next_changed.notify()
 
     def stop(self, seconds: float) -> None:
         """Take no more jobs, let those that are there end, and wait for them.
@@ -125,6 +125,7 @@ class Worker:
             with self._changed:
                 self._running = []
                 self._seconds += 0.2 * ((time.monotonic() - started) / len(jobs) - self._seconds)
+            del jobs  # with their images, while it waits for others
 
     def _next(self) -> list[Job]:
         """Wait for a job and return it with others that may run together with it; nothing at the end."""
@@ -146,17 +147,24 @@ class Worker:
         return fitting[: self._most_together]
 
     def _read_ahead(self) -> None:
-        while (job := self._next_unread()) is not None:
-            with suppress(Exception):  # raised again, and told, when the job has its turn
-                job.encoded()
+        while self._reads_one():
+            pass
 
-    def _next_unread(self) -> Job | None:
-        """Wait until the device computes and a job that has its turn next is not encoded; None at the end."""
+    def _reads_one(self) -> bool:
+        """Encode the next job that needs it; False at the end. No variable of a caller holds the job while it waits."""
         with self._changed:
-            while self._waiting or not self._stopping:
-                # An idle device takes a job at once, and encodes it itself.
-                unread = [job for job in self._fitting() if not job.is_encoded]
-                if self._running and unread:
-                    return unread[0]
+            while (job := self._unread()) is None:
+                if self._stopping and not self._waiting:
+                    return False
                 self._next_changed.wait()
-        return None
+        job.encode()
+        return True
+
+    def _unread(self) -> Job | None:
+        """Return a job that has its turn next and is not encoded; an idle device takes it at once, and encodes it itself."""
+        fitting = self._fitting()
+        for job in self._waiting:
+            if job not in fitting:  # one that went away has changed whose turn is next
+                job.forget_encoded()
+        unread = (job for job in fitting if not job.is_encoded)
+        return next(unread, None) if self._running else None

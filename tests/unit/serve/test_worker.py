@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any, cast
@@ -313,6 +315,99 @@ def test_what_fails_ahead_is_told_once_and_in_its_turn(problem: Exception, statu
     assert len(calls) == 1
     assert [one.error.status for one in events if isinstance(one, Failed)] == [status]
     assert isinstance(done[-1], Done)
+
+
+def test_where_the_next_client_goes_away_the_one_behind_is_encoded() -> None:
+    patient = Worker(most_waiting=9)
+    model = Model(released(1))
+    (first, _), (second, events) = told_jobs(model, 2)
+    run = begun(patient)
+    patient.submit(first)
+    patient.submit(second)
+    wait_until(lambda: first.is_encoded)
+    assert not second.is_encoded
+    patient.cancel(first)
+    wait_until(lambda: second.is_encoded)
+    assert patient.running  # the device is still at work
+    run.go.release()
+    events.wait(2)
+    patient.stop(SECONDS)
+
+
+def test_one_that_fits_is_encoded_though_others_are_before_it(together: Worker) -> None:
+    model, other = Model(released(1), Run(1, 1)), Model(*(released(1) for _ in range(4)))
+    asked = told_jobs(model, 2)
+    run = begun(together)
+    together.submit(asked[0][0])
+    for one, _ in told_jobs(other, 4):
+        together.submit(one)
+    together.submit(asked[1][0])
+    wait_until(lambda: asked[1][0].is_encoded)
+    assert together.running
+    assert other.encoded == []
+    run.go.release()
+
+
+def test_what_lost_its_turn_is_not_held_encoded(together: Worker) -> None:
+    model, other = Model(*(released(1) for _ in range(3))), Model(*(released(1) for _ in range(3)))
+    (head, _), *rest = told_jobs(model, 3)
+    run = begun(together)
+    together.submit(head)
+    (second, _), *behind = told_jobs(other, 3)
+    together.submit(second)
+    for one, _ in (*rest, *behind):
+        together.submit(one)
+    wait_until(lambda: all(one.is_encoded for one, _ in rest))
+    together.cancel(head)
+    wait_until(lambda: all(one.is_encoded for one, _ in behind))
+    assert not any(one.is_encoded for one, _ in rest)
+    run.go.release()
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_refused_prompt_leaves_nothing_behind(worker: Worker, ahead: bool) -> None:
+    left: list[weakref.ref[Any]] = []
+
+    def refusing(prompt: Any, images: Any) -> Any:
+        pixels = np.zeros(1)
+        left.append(weakref.ref(pixels))
+        raise DataError(f"the prompt is too long for {len(pixels)} pixel")
+
+    model = Model()
+    model.encode_row = refusing  # type: ignore[method-assign]
+    asked, events = job_of(model)
+    watched = weakref.ref(asked)
+    gc.disable()  # what is left must not wait for it
+    try:
+        run = begun(worker) if ahead else None
+        worker.submit(asked)
+        del asked
+        if run is not None:
+            wait_until(lambda: bool(left))
+            wait_until(lambda: left[0]() is None)  # while it waits for its turn
+            run.go.release()
+        events.wait(1)
+        assert isinstance(events.pop(), Failed)
+        wait_until(lambda: left[0]() is None and watched() is None)
+    finally:
+        gc.enable()
+
+
+def test_the_wait_of_those_beside_a_bad_one_ends_with_their_own_turn(together: Worker) -> None:
+    bad, slow = DataError("the second image is broken"), Run(1)
+    model = Model(bad, slow, released(1))
+    asked = [job_of(model) for _ in range(2)]
+    waiting_behind(together, *(one for one, _ in asked))
+    assert slow.begun.wait(SECONDS)
+    time.sleep(0.05)
+    slow.go.release()
+    asked[1][1].wait(2)
+    (first, _), (second, _) = asked
+    done = [events[-1] for _, events in asked]
+    assert isinstance(done[0], Done)
+    assert isinstance(done[1], Done)
+    assert first.queued <= second.queued
+    assert done[1].queue_ms >= done[0].queue_ms + 49 - 1000 * (second.queued - first.queued)
 
 
 def test_a_cancelled_job_is_not_encoded_ahead() -> None:
