@@ -339,8 +339,10 @@ def test_one_that_fits_is_encoded_though_others_are_before_it(together: Worker) 
     asked = told_jobs(model, 2)
     run = begun(together)
     together.submit(asked[0][0])
+    wait_until(lambda: asked[0][0].is_encoded)
     for one, _ in told_jobs(other, 4):
         together.submit(one)
+    time.sleep(0.05)  # the reader waits again; it is not told of those
     together.submit(asked[1][0])
     wait_until(lambda: asked[1][0].is_encoded)
     assert together.running
