@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from moir_edge.runtime.pruning import DENSITY, Pruning, chosen_pruning
 from moir_edge.runtime.pruning.settings import check_selector, check_share
 from moir_edge.runtime.routing import RoutingMap, routing_maps
 from moir_edge.runtime.settings import GenerationSettings
+from moir_edge.runtime.text_stream import TextStream
 from moir_edge.runtime.timing import Stopwatch
 from moir_edge.threads import ThreadWait, check_thread_wait
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from moir_edge.runtime.settings import GenerationOptions
 
-__all__ = ["EdgeModel", "TextStream", "load"]
+__all__ = ["EdgeModel", "load"]
 
 
 def load(
@@ -370,30 +371,6 @@ class EdgeModel:
             prompt_cache=self.prompt_cache,
             pruning=pruning,
         )
-
-
-class TextStream(Iterator[str]):
-    """The pieces of one answer; `result` holds the whole once they are read.
-
-    Args:
-        run: The run of one prompt.
-    """
-
-    def __init__(self, run: GenerationRun) -> None:
-        self._run = run
-        self._pieces = (step[0] for step in run)
-
-    def __next__(self) -> str:
-        """Return the next piece of text that is not empty."""
-        for piece in self._pieces:
-            if piece:
-                return piece
-        raise StopIteration
-
-    @property
-    def result(self) -> Generation:
-        """The answer so far, with timings and routing."""
-        return self._run.result
 
 
 def _kept(name: str, given: int) -> int:

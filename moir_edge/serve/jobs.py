@@ -88,9 +88,8 @@ class Job:
                 return
             try:
                 self._row = self.model.encode_row(self.conversation, list(self.images))
-            except (
-                MoirEdgeError
-            ) as error:  # told in one line; the frames of its trace hold the pictures
+            except MoirEdgeError as error:
+                # Told in one line; the frames of its trace hold the pictures.
                 self._problem = error.with_traceback(None)
             except Exception as error:
                 self._problem = error

@@ -135,9 +135,8 @@ class Worker:
             self._running = list(self._fitting())
             for job in self._running:
                 self._waiting.remove(job)
-            if (
-                self._waiting or self._stopping
-            ):  # else the other thread has nothing to do, and would be woken for it
+            # Else the other thread has nothing to do, and would be woken for it.
+            if self._waiting or self._stopping:
                 self._next_changed.notify()
             return self._running
 
